@@ -1,0 +1,134 @@
+"""Speaks to Airflow's public REST interface: what is parsed, what runs, and start this one now."""
+
+from __future__ import annotations
+
+import json
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from jobs.errors import ExchangeError
+
+_PAGE = 100
+_SECONDS = 30
+
+
+@dataclass(frozen=True)
+class DagState:
+    """One DAG as Airflow knows it."""
+
+    dag_id: str
+    parsed_at: datetime | None
+    is_paused: bool
+
+
+@dataclass(frozen=True)
+class DagRunState:
+    """One run of a DAG; the state is queued, running, success or failed."""
+
+    dag_id: str
+    run_id: str
+    state: str
+    queued_at: datetime | None
+
+    @property
+    def is_active(self) -> bool:
+        """Whether it has still to end."""
+        return self.state in ("queued", "running")
+
+
+class Client:
+    """A logged-in user of one Airflow."""
+
+    def __init__(self, address: str, user: str, password: str) -> None:
+        self._address = address
+        self._login = {"username": user, "password": password}
+        self._token = ""
+        # The loopback interface is never behind a proxy, whatever the environment says.
+        self._opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+
+    def is_up(self) -> bool:
+        """Whether the server answers and lets the user in."""
+        try:
+            self._token = self._send("POST", "/auth/token", self._login)["access_token"]
+        except (OSError, ExchangeError):
+            return False
+        return True
+
+    def dags(self) -> dict[str, DagState]:
+        """All DAGs that are in the DAG files now, by their ids."""
+        return {
+            found["dag_id"]: DagState(found["dag_id"], _instant(found["last_parsed_time"]), found["is_paused"])
+            for found in self._all("/api/v2/dags", "dags")
+        }
+
+    def import_errors(self) -> list[str]:
+        """The text of each import error of the DAG files."""
+        return [found["stack_trace"] for found in self._all("/api/v2/importErrors", "import_errors")]
+
+    def runs(self, updated_since: datetime) -> list[DagRunState]:
+        """Runs of all DAGs that changed since an instant, oldest first."""
+        return self._runs({"updated_at_gte": updated_since.isoformat()})
+
+    def active_runs(self) -> list[DagRunState]:
+        """Runs of all DAGs that have still to end."""
+        return self._runs({"state": ["queued", "running"]})
+
+    def trigger(self, dag_id: str, run_id: str, logical_date: datetime, conf: dict[str, Any]) -> None:
+        """Start a run of a DAG."""
+        body = {"dag_run_id": run_id, "logical_date": logical_date.isoformat(), "conf": conf}
+        self._request("POST", f"/api/v2/dags/{dag_id}/dagRuns", body)
+
+    def give_up(self, run: DagRunState) -> None:
+        """Mark a run that nobody works on any more as failed."""
+        path = f"/api/v2/dags/{run.dag_id}/dagRuns/{urllib.parse.quote(run.run_id, safe='')}"
+        self._request("PATCH", path, {"state": "failed"})
+
+    def failed_tasks(self, run: DagRunState) -> list[str]:
+        """Names of the tasks of a run that failed."""
+        path = f"/api/v2/dags/{run.dag_id}/dagRuns/{urllib.parse.quote(run.run_id, safe='')}/taskInstances"
+        return [found["task_id"] for found in self._all(path, "task_instances") if found["state"] == "failed"]
+
+    def _runs(self, query: dict[str, Any]) -> list[DagRunState]:
+        return [
+            DagRunState(found["dag_id"], found["dag_run_id"], found["state"], _instant(found["queued_at"]))
+            for found in self._all("/api/v2/dags/~/dagRuns", "dag_runs", query)
+        ]
+
+    def _all(self, path: str, key: str, query: dict[str, Any] | None = None) -> Iterator[dict[str, Any]]:
+        offset = 0
+        while True:
+            words = urllib.parse.urlencode({**(query or {}), "limit": _PAGE, "offset": offset}, doseq=True)
+            page = self._request("GET", f"{path}?{words}")
+            yield from page[key]
+            offset += _PAGE
+            if offset >= page["total_entries"]:
+                return
+
+    def _request(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
+        try:
+            return self._send(method, path, body)
+        except urllib.error.HTTPError as error:
+            detail = error.read().decode("utf-8", "replace")[:300]
+            what = f"Airflow answered {error.code} to {method} {path}: {detail}"
+            raise ExchangeError(what, where=self._address) from None
+        except OSError as error:
+            raise ExchangeError(f"Airflow does not answer: {error}", where=self._address) from None
+
+    def _send(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
+        headers = {"Content-Type": "application/json", "Accept": "application/json"}
+        if self._token:
+            headers["Authorization"] = f"Bearer {self._token}"
+        data = json.dumps(body).encode() if body is not None else None
+        # The address is our own server's on the loopback interface.
+        request = urllib.request.Request(f"{self._address}{path}", data=data, headers=headers, method=method)  # noqa: S310
+        with self._opener.open(request, timeout=_SECONDS) as answer:
+            return json.load(answer)
+
+
+def _instant(text: str | None) -> datetime | None:
+    return datetime.fromisoformat(text) if text else None

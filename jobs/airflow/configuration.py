@@ -1,0 +1,63 @@
+"""Writes Airflow's configuration for one machine: loopback only, SQLite, quick turns, nothing sent to anybody."""
+
+from __future__ import annotations
+
+import configparser
+import os
+from pathlib import Path
+
+from jobs.airflow.secrets import USER, password_file, write_private
+from jobs.settings import CHECKOUT
+
+
+def write_configuration(home: Path, address: str, port: int) -> None:
+    """Write ``airflow.cfg`` in Airflow's home; it holds no secret, those are passed in the environment."""
+    # No interpolation: a percent sign in a path is a percent sign.
+    written = configparser.RawConfigParser()
+    written.read_dict(_sections(home, address, port))
+    lines: list[str] = ["# Written by every start of the exchange; changes made here do not stay.\n"]
+    for section in written.sections():
+        lines.append(f"\n[{section}]\n")
+        lines.extend(f"{key} = {value}\n" for key, value in written[section].items())
+    write_private(home / "airflow.cfg", "".join(lines))
+
+
+def _sections(home: Path, address: str, port: int) -> dict[str, dict[str, object]]:
+    return {
+        "core": {
+            "dags_folder": CHECKOUT / "dags",
+            "plugins_folder": home / "plugins",
+            "executor": "LocalExecutor",
+            # The engine in each task uses all cores; more tasks than this only wait for each other.
+            "parallelism": max(3, os.cpu_count() or 1),
+            "load_examples": False,
+            "dags_are_paused_at_creation": False,
+            # The message is the whole story: file, line, field. The trace below it would be ours, not the reader's.
+            "dagbag_import_error_tracebacks": False,
+            "min_serialized_dag_update_interval": 5,
+            "auth_manager": "airflow.api_fastapi.auth.managers.simple.simple_auth_manager.SimpleAuthManager",
+            "simple_auth_manager_users": f"{USER}:admin",
+            "simple_auth_manager_passwords_file": password_file(home),
+            "execution_api_server_url": f"{address}/execution/",
+        },
+        "database": {"sql_alchemy_conn": f"sqlite:///{home / 'airflow.db'}"},
+        "logging": {
+            "base_log_folder": home / "logs",
+            "dag_processor_child_process_log_directory": home / "logs" / "dag_processor",
+            "colored_console_log": False,
+        },
+        "api": {"host": "127.0.0.1", "port": port, "base_url": address, "workers": 1},
+        "scheduler": {
+            # How long a finished task waits before the next one is looked for.
+            "scheduler_idle_sleep_time": 0.2,
+            # A task that stopped telling it lives was killed with its service, and is tried again.
+            "task_instance_heartbeat_timeout": 60,
+            "scheduler_health_check_threshold": 30,
+        },
+        "dag_processor": {
+            "parsing_processes": 2,
+            "min_file_process_interval": 30,
+            "refresh_interval": 30,
+        },
+        "workers": {"missing_dag_retry_delay": 5},
+    }

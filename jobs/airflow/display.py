@@ -1,0 +1,141 @@
+"""Shows a round through the catalogue while it runs, and what came of it: live on a terminal, else as lines."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from types import TracebackType
+
+from rich.console import Console, RenderableType
+from rich.live import Live
+from rich.markup import escape
+from rich.spinner import Spinner
+from rich.table import Table
+
+from jobs.airflow.progress import Subject
+from jobs.registry.models import Run
+
+_COLOURS = {
+    "done": "green", "unchanged": "dim", "failed": "red", "running": "cyan", "paused": "yellow", "waiting": "dim",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One product as it stands at the end: its newest release, and whether this round made it."""
+
+    product: str
+    release: str
+    rows: int | None
+    grade: str
+    licence: str
+    news: str
+
+
+@dataclass
+class Display:
+    """The runner's one way to the screen; use as a context manager around what is shown live."""
+
+    console: Console
+    _live: Live | None = None
+    _phase: str = ""
+    _subjects: list[Subject] = field(default_factory=list)
+    _began: float = field(default_factory=time.monotonic)
+
+    def __enter__(self) -> Display:
+        if self.console.is_terminal:
+            self._live = Live(get_renderable=self._render, console=self.console, refresh_per_second=5, transient=False)
+            self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._live:
+            self._phase = ""
+            self._live.stop()
+            self._live = None
+
+    def phase(self, text: str) -> None:
+        """Say what is being waited for."""
+        self._phase = text
+        if not self._live and text:
+            self.console.print(f"{self._clock()} {escape(text)}", highlight=False)
+
+    def follow(self, subjects: Iterable[Subject]) -> None:
+        """Show these sources and products from now on."""
+        self._subjects = list(subjects)
+
+    def ended(self, records: Iterable[Run]) -> None:
+        """Tell of steps that have just ended; on a terminal the table says so already."""
+        if self._live:
+            return
+        for run in records:
+            seconds = (run.ended_at - run.started_at).total_seconds() if run.ended_at else 0.0
+            words = (run.step, run.name, run.status, f"{_count(run.rows_out)} rows", f"{seconds:.1f} s")
+            message = f"  {run.message}" if run.message else ""
+            self.console.print(f"{self._clock()} {escape('  '.join(words) + message)}", highlight=False, soft_wrap=True)
+
+    def _clock(self) -> str:
+        return f"{time.monotonic() - self._began:6.1f} s "
+
+    def _render(self) -> RenderableType:
+        table = Table(box=None, pad_edge=False, header_style="bold")
+        for column, justify in (("", "left"), ("step", "left"), ("rows", "right"), ("seconds", "right"), ("", "left")):
+            table.add_column(column, justify=justify, no_wrap=True)  # type: ignore[arg-type]
+        for subject in self._subjects:
+            table.add_row(
+                subject.label, subject.step, _count(subject.rows), f"{subject.seconds:.1f}" if subject.steps else "",
+                f"[{_COLOURS[subject.state]}]{escape(_state(subject))}[/]",
+            )  # fmt: skip
+        if not self._phase:
+            return table
+        whole = Table.grid()
+        if self._subjects:
+            whole.add_row(table)
+        whole.add_row(Spinner("dots", f"{escape(self._phase)} ({time.monotonic() - self._began:.0f} s)"))
+        return whole
+
+
+def print_outcome(console: Console, outcomes: Sequence[Outcome]) -> None:
+    """The table at the end of a round: what can be read now."""
+    table = Table(title="Products", title_justify="left", title_style="bold", header_style="bold")
+    for column in ("product", "release", "rows", "grade", "licence", ""):
+        table.add_column(column, justify="right" if column == "rows" else "left", overflow="fold")
+    for outcome in outcomes:
+        colour = "green" if outcome.news == "new" else "dim"
+        table.add_row(
+            outcome.product, outcome.release, _count(outcome.rows), outcome.grade, escape(outcome.licence),
+            f"[{colour}]{escape(outcome.news)}[/]",
+        )  # fmt: skip
+    console.print(table)
+
+
+def print_ways_to_read(console: Console, product: str, python: str, exchange: str) -> None:
+    """How to read one product: pandas, Spark SQL, shell."""
+    table = f"release.{product}"
+    lines = (
+        f"Read {product}, for example (Python is {python}):",
+        f"  pandas     from jobs.spark import session; session().table('{table}').toPandas()",
+        f"  Spark SQL  from jobs.spark import session; session().sql('DESCRIBE {table}').show()",
+        f"  shell      {exchange} sql 'FROM {table} LIMIT 10'",
+    )
+    for line in lines:
+        console.print(escape(line), highlight=False, soft_wrap=True)
+
+
+def print_failures(console: Console, failures: Iterable[str]) -> None:
+    """What failed and why, one line each."""
+    for failure in failures:
+        console.print(f"[red]failed[/]  {escape(failure)}", highlight=False, soft_wrap=True)
+
+
+def _state(subject: Subject) -> str:
+    if subject.state == "failed" and subject.note:
+        return f"failed: {subject.note}"
+    return subject.state
+
+
+def _count(rows: int | None) -> str:
+    return "" if rows is None else f"{rows:,}"

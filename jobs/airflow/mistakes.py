@@ -1,0 +1,42 @@
+"""Collects every mistake in declarations, contracts and queries, so that Airflow shows them all in one import error."""
+
+from __future__ import annotations
+
+from jobs.catalog import Catalog, load_catalog
+from jobs.contract import load_contract
+from jobs.errors import DeclarationError, ExchangeError
+from jobs.rules import compile_rules
+
+
+class BrokenDeclarations(ExchangeError):
+    """Declarations that cannot be used; the message has one line for each mistake."""
+
+    def __init__(self, mistakes: tuple[DeclarationError, ...]) -> None:
+        self.mistakes = mistakes
+        super().__init__("\n".join(str(mistake) for mistake in mistakes))
+
+
+def refuse_mistakes() -> None:
+    """Read the whole catalogue with its contracts and rules.
+
+    Raises:
+        BrokenDeclarations: something in it is wrong; each mistake is one line with file, line and field.
+    """
+    mistakes = find_mistakes(load_catalog())
+    if mistakes:
+        raise BrokenDeclarations(mistakes)
+
+
+def find_mistakes(catalog: Catalog) -> tuple[DeclarationError, ...]:
+    """The catalogue's own mistakes, then those of the contracts of its tables."""
+    tables = [s.table for s in catalog.sources.values()] + [p.table for p in catalog.products.values()]
+    found = [mistake for table in tables if (mistake := _mistake_in_contract(table))]
+    return catalog.mistakes + tuple(found)
+
+
+def _mistake_in_contract(table: str) -> DeclarationError | None:
+    try:
+        compile_rules(load_contract(table))
+    except DeclarationError as mistake:
+        return mistake
+    return None

@@ -1,0 +1,40 @@
+"""What a round left for readers: each product's newest release, and whether this round made it."""
+
+from __future__ import annotations
+
+from sqlalchemy import select
+
+from jobs.airflow.display import Outcome
+from jobs.airflow.progress import Subject
+from jobs.catalog import Catalog, Product
+from jobs.registry import reading
+from jobs.registry.models import Release
+
+
+def newest_releases() -> dict[str, Release]:
+    """The newest published release of each product that has one."""
+    with reading() as db:
+        # Later rows replace earlier ones.
+        published = select(Release).where(Release.status == "published").order_by(Release.id)
+        return {release.product: release for release in db.scalars(published)}
+
+
+def outcomes_of(catalog: Catalog, before: dict[str, Release], subjects: dict[str, Subject]) -> list[Outcome]:
+    """One line for each declared product, compared with the releases there were before."""
+    now = newest_releases()
+    return [
+        _outcome(product, now.get(product.name), before.get(product.name), subjects.get(product.dag_id))
+        for product in catalog.products.values()
+    ]
+
+
+def _outcome(product: Product, now: Release | None, before: Release | None, subject: Subject | None) -> Outcome:
+    if now is None:
+        waits = f"no release yet: waits for {', '.join(product.inputs)}"
+        news = "failed" if subject and subject.state == "failed" else waits
+        return Outcome(product.name, "", None, "", product.declared.licence.id, news)
+    if before is None or before.id != now.id:
+        news = "new"
+    else:
+        news = "failed, the release before stays" if subject and subject.state == "failed" else "unchanged"
+    return Outcome(product.name, now.number, now.rows, now.grade, now.licence, news)

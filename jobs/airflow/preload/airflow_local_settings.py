@@ -1,0 +1,43 @@
+"""Airflow imports this when a service starts: it sets up SQLite, and in the scheduler pays the tasks' imports once.
+
+Only imports: an engine started here would not survive the fork of a task.
+"""
+
+from __future__ import annotations
+
+import gc
+import importlib
+import os
+import warnings
+from typing import Any
+
+from sqlalchemy import Engine, event
+
+# What a task needs and takes seconds to import.
+_TASK_MODULES = (
+    "jobs.flow", "pyarrow.csv", "deltalake", "pysail.spark", "pyspark.sql.connect.session", "great_expectations",
+)  # fmt: skip
+
+
+@event.listens_for(Engine, "connect")
+def _let_readers_and_writers_meet(connection: Any, _record: object) -> None:
+    # Several services share the file. Without a write-ahead log each waits up to five seconds for the others.
+    if "sqlite" not in type(connection).__module__:
+        return
+    cursor = connection.cursor()
+    for setting in ("journal_mode = WAL", "synchronous = NORMAL", "busy_timeout = 30000"):
+        cursor.execute(f"PRAGMA {setting}")
+    cursor.close()
+
+
+def _import_for_tasks() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for module in _TASK_MODULES:
+            importlib.import_module(module)
+    # Objects made by the imports stay for good: collecting around them would only copy their pages in every task.
+    gc.freeze()
+
+
+if os.environ.get("EXCHANGE_PRELOAD") == "1":
+    _import_for_tasks()

@@ -1,0 +1,78 @@
+"""What one round through the catalogue has done so far, per source and product, from the registry and Airflow."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Literal
+
+from jobs.catalog import Catalog
+from jobs.registry.models import Run
+
+State = Literal["waiting", "running", "done", "unchanged", "failed", "paused"]
+
+
+@dataclass
+class Subject:
+    """One source or product on its way."""
+
+    kind: Literal["source", "product"]
+    name: str
+    label: str
+    dag_id: str
+    state: State = "waiting"
+    note: str = ""
+    steps: dict[str, Run] = field(default_factory=dict)
+
+    @property
+    def step(self) -> str:
+        """The step it is at, or came to last."""
+        return next(reversed(self.steps), "")
+
+    @property
+    def rows(self) -> int | None:
+        """Rows that the latest step that counts rows put out."""
+        counted = [run.rows_out for run in self.steps.values() if run.rows_out is not None]
+        return counted[-1] if counted else None
+
+    @property
+    def seconds(self) -> float:
+        """Time spent in its steps that have ended."""
+        return sum((run.ended_at - run.started_at).total_seconds() for run in self.steps.values() if run.ended_at)
+
+    @property
+    def has_moved(self) -> bool:
+        """Whether a step made something new."""
+        return any(run.status == "succeeded" for run in self.steps.values())
+
+    def take(self, run: Run) -> bool:
+        """Note a step's record; tells whether it is one that has just ended."""
+        before = self.steps.get(run.step)
+        news = run.status != "running" and (before is None or before.id != run.id or before.status == "running")
+        if before is not None and before.id != run.id:
+            # Tried again: it moves to the end of the line.
+            del self.steps[run.step]
+        self.steps[run.step] = run
+        if run.message and run.status in ("failed", "unchanged"):
+            self.note = run.message
+        return news
+
+
+def subjects_of(catalog: Catalog) -> dict[str, Subject]:
+    """All sources and products that can run, by DAG id, in the order they are shown."""
+    sources = [
+        Subject("source", source.name, f"{source.sector}/{source.name}", source.dag_id)
+        for source in sorted(catalog.sources.values(), key=lambda source: (source.sector, source.name))
+    ]
+    products = [Subject("product", product.name, product.name, product.dag_id) for product in catalog.products.values()]
+    return {subject.dag_id: subject for subject in sources + products}
+
+
+def take_records(subjects: dict[str, Subject], records: Iterable[Run]) -> list[Run]:
+    """Note the steps' records, oldest first; returns those of steps that have ended since the last time."""
+    by_name: dict[tuple[str, str], Subject] = {(subject.kind, subject.name): subject for subject in subjects.values()}
+    return [
+        record
+        for record in records
+        if (subject := by_name.get((record.kind, record.name))) is not None and subject.take(record)
+    ]

@@ -1,0 +1,205 @@
+"""One round through the catalogue in a running Airflow: every source now, then every product whose inputs moved."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+from sqlalchemy import func, select
+
+from jobs.airflow.client import Client, DagRunState
+from jobs.airflow.display import Display
+from jobs.airflow.progress import Subject, subjects_of, take_records
+from jobs.airflow.services import Services
+from jobs.catalog import Catalog
+from jobs.errors import ExchangeError
+from jobs.registry import reading
+from jobs.registry.models import Run
+
+# Of tries by a task whose publisher is at fault, when somebody waits for the end; a schedule is more patient.
+TRIES = 2
+
+_PAUSE = 0.4
+_START_SECONDS = 120.0
+_PARSE_SECONDS = 120.0
+_STALL_SECONDS = 300.0
+# An Asset event becomes a run of its product within two turns of the scheduler.
+_ASSET_SECONDS = 3.0
+
+
+@dataclass
+class Round:
+    """What it needs, and what it has come to; `failures` is empty when all went well."""
+
+    services: Services
+    client: Client
+    catalog: Catalog
+    display: Display
+    subjects: dict[str, Subject] = field(init=False)
+    failures: list[str] = field(default_factory=list)
+    _began: datetime = field(default_factory=lambda: datetime.now(UTC))
+    _triggered: set[tuple[str, str]] = field(default_factory=set)
+    _seen: dict[tuple[str, str], DagRunState] = field(default_factory=dict)
+    _last_news: float = field(default_factory=time.monotonic)
+    _quiet_since: float | None = None
+    _after: int = 0
+
+    def __post_init__(self) -> None:
+        self.subjects = subjects_of(self.catalog)
+        with reading() as db:
+            self._after = db.scalar(select(func.max(Run.id))) or 0
+
+    def go(self) -> None:
+        """Run it to its end.
+
+        Raises:
+            ExchangeError: Airflow does not start, a service ended, or nothing has moved for five minutes.
+        """
+        self.display.phase("starting Airflow")
+        self._wait(self.client.is_up, _START_SECONDS, "Airflow's API server does not answer")
+        self.display.phase("reading the declarations")
+        self._wait_for_dags()
+        self._give_up_leftovers()
+        self.display.follow(self.subjects.values())
+        self._trigger(subject for subject in self.subjects.values() if subject.kind == "source")
+        self.display.phase("running")
+        while not self._is_over():
+            self.services.check()
+            time.sleep(_PAUSE)
+        self.display.phase("")
+
+    def _wait(self, ready: Callable[[], bool], seconds: float, otherwise: str) -> None:
+        deadline = time.monotonic() + seconds
+        while not ready():
+            self.services.check()
+            if time.monotonic() > deadline:
+                raise ExchangeError(
+                    f"{otherwise} after {seconds:.0f} seconds",
+                    where=str(self.services.logs),
+                    next_step="read the logs there, then start again",
+                )
+            time.sleep(_PAUSE / 2)
+
+    def _wait_for_dags(self) -> None:
+        deadline = time.monotonic() + _PARSE_SECONDS
+        while True:
+            known = self.client.dags()
+            missing = [
+                dag_id for dag_id in self.subjects
+                if dag_id not in known or (known[dag_id].parsed_at or self._began) <= self._began
+            ]  # fmt: skip
+            if not missing:
+                break
+            self.services.check()
+            errors = self.client.import_errors()
+            if time.monotonic() > deadline:
+                reason = "; ".join(errors) or "no import error"
+                for dag_id in missing:
+                    lost = self.subjects.pop(dag_id)
+                    self.failures.append(f"{lost.label}: Airflow has no DAG {dag_id}: {reason}")
+                break
+            time.sleep(_PAUSE / 2)
+        for dag_id, subject in self.subjects.items():
+            if known[dag_id].is_paused:
+                subject.state, subject.note = "paused", "paused in Airflow"
+
+    def _give_up_leftovers(self) -> None:
+        """End what a killed runner left unfinished in Airflow's records; this round does that work again."""
+        for run in self.client.active_runs():
+            if run.queued_at is not None and run.queued_at < self._began:
+                self.client.give_up(run)
+
+    def _trigger(self, subjects: Iterable[Subject]) -> None:
+        active = {run.dag_id for run in self.client.active_runs()}
+        for subject in subjects:
+            if subject.state == "paused" or subject.dag_id in active:
+                continue
+            now = datetime.now(UTC)
+            run_id = f"run_{now:%Y%m%dT%H%M%S.%f}Z"
+            self.client.trigger(subject.dag_id, run_id, now, {"tries": TRIES})
+            self._triggered.add((subject.dag_id, run_id))
+            subject.state = "running"
+
+    def _is_over(self) -> bool:
+        self._look()
+        active = any(run.is_active for run in self._seen.values()) or not self._triggered <= self._seen.keys()
+        if active:
+            self._quiet_since = None
+            self._refuse_stall()
+            return False
+        self._quiet_since = self._quiet_since or time.monotonic()
+        stale = self._stale()
+        if not stale:
+            return True
+        if time.monotonic() - self._quiet_since > _ASSET_SECONDS:
+            self._trigger(stale)
+            self._quiet_since = None
+        return False
+
+    def _stale(self) -> list[Subject]:
+        """Products whose inputs moved without an Asset event that this Airflow saw; those they read from come first."""
+        from jobs.flow import stale_products
+
+        names = set(stale_products())
+        tried = {dag_id for dag_id, _ in self._seen}
+        return [
+            subject for subject in self.subjects.values()
+            if subject.kind == "product" and subject.name in names and subject.state != "paused"
+            and subject.dag_id not in tried
+            and not {f"gold.{name}" for name in names} & set(self.catalog.products[subject.name].inputs)
+        ]  # fmt: skip
+
+    def _look(self) -> None:
+        with reading() as db:
+            records = list(db.scalars(select(Run).where(Run.id > self._after).order_by(Run.id)))
+        news = take_records(self.subjects, records)
+        self.display.ended(news)
+        before = dict(self._seen)
+        for run in self.client.runs(self._began):
+            self._seen[run.dag_id, run.run_id] = run
+        for dag_id, subject in self.subjects.items():
+            mine = [run for run in self._seen.values() if run.dag_id == dag_id]
+            if mine:
+                _judge(subject, mine)
+        if news or before != self._seen or any(run.status == "running" for run in records):
+            self._last_news = time.monotonic()
+
+    def _refuse_stall(self) -> None:
+        quiet = time.monotonic() - self._last_news
+        if quiet > _STALL_SECONDS:
+            waiting = ", ".join(sorted({run.dag_id for run in self._seen.values() if run.is_active}))
+            raise ExchangeError(
+                f"nothing has moved for {quiet:.0f} seconds; still open: {waiting}",
+                where=str(self.services.logs),
+                next_step="read the logs there, then start again",
+            )
+
+    def collect_failures(self) -> list[str]:
+        """One line for each thing that failed."""
+        lines = list(self.failures)
+        for subject in self.subjects.values():
+            if subject.state == "failed":
+                lines.append(f"{subject.label}: {self._why(subject)}")
+        return lines
+
+    def _why(self, subject: Subject) -> str:
+        failed = [run for run in subject.steps.values() if run.status == "failed"]
+        if failed:
+            return f"{failed[-1].step}: {failed[-1].message}"
+        runs = [run for run in self._seen.values() if run.dag_id == subject.dag_id and run.state == "failed"]
+        tasks = "a task"
+        with suppress(ExchangeError):
+            tasks = f"task {', '.join(self.client.failed_tasks(runs[-1]))}"
+        return f"{tasks} ended without a record; its log is in {self.services.home}/logs/dag_id={subject.dag_id}"
+
+
+def _judge(subject: Subject, runs: list[DagRunState]) -> None:
+    if any(run.is_active for run in runs):
+        subject.state = "running"
+    elif any(run.state == "failed" for run in runs[-1:]):
+        subject.state = "failed"
+    else:
+        subject.state = "done" if subject.has_moved else "unchanged"

@@ -1,0 +1,169 @@
+"""Runs the whole catalogue through a real Airflow, once (`run`) or for as long as somebody wants it (`up`)."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import NoReturn
+
+from rich.console import Console
+from rich.markup import escape
+
+from jobs import locks
+from jobs.airflow.client import Client
+from jobs.airflow.display import Display, print_failures, print_outcome, print_ways_to_read
+from jobs.airflow.mistakes import find_mistakes
+from jobs.airflow.outcome import newest_releases, outcomes_of
+from jobs.airflow.round import Round
+from jobs.airflow.secrets import USER, password_file
+from jobs.airflow.services import Services, free_port
+from jobs.catalog import load_catalog
+from jobs.errors import Busy, ExchangeError
+from jobs.settings import settings
+
+_Handler = signal.Handlers | Callable[[int, FrameType | None], NoReturn]
+
+FAILED = 1
+INTERRUPTED = 130
+
+
+def run() -> int:
+    """Bring in every source, release every product that moved, show it, stop everything.
+
+    Returns:
+        0 if all went well; 1 if something failed, which is then named in one line each; 130 after Ctrl-C.
+    """
+    return _guarded(_one_round)
+
+
+def up() -> int:
+    """Do what `run` does, then stay: Airflow on its schedules and the sharing server, until Ctrl-C.
+
+    Returns:
+        0 after Ctrl-C; 1 if a service cannot start or ends by itself.
+    """
+    return _guarded(_stay)
+
+
+def _guarded(work: Callable[[Console, Services], int]) -> int:
+    console = Console()
+    services = Services()
+    try:
+        with _ended_by_signals(), _only_runner():
+            try:
+                return work(console, services)
+            finally:
+                with _undisturbed():
+                    services.stop()
+    except ExchangeError as error:
+        print_failures(console, [str(error)])
+        return FAILED
+    except KeyboardInterrupt:
+        console.print("interrupted; everything that was started has been stopped", highlight=False)
+        return INTERRUPTED
+
+
+def _one_round(console: Console, services: Services) -> int:
+    catalog = load_catalog()
+    if not catalog.sources and not catalog.mistakes:
+        raise ExchangeError(
+            "no source is declared",
+            where=str(settings().catalogue / "dags" / "sources"),
+            next_step="exchange source new writes a declaration from a sample of the data",
+        )
+    before = newest_releases()
+    with Display(console) as display:
+        display.phase("starting Airflow")
+        services.begin()
+        client = Client(services.address, USER, services.secrets.password)
+        this = Round(services, client, catalog, display)
+        try:
+            this.go()
+        except ExchangeError as error:
+            this.failures.append(str(error))
+    outcomes = outcomes_of(catalog, before, this.subjects)
+    print_outcome(console, outcomes)
+    readable = next((outcome.product for outcome in outcomes if outcome.rows is not None), None)
+    if readable:
+        print_ways_to_read(console, readable, *_programs())
+    failures = [str(mistake) for mistake in find_mistakes(catalog)]
+    failures += [line for line in this.collect_failures() if not any(known in line for known in failures)]
+    print_failures(console, failures)
+    return FAILED if failures else 0
+
+
+def _stay(console: Console, services: Services) -> int:
+    _one_round(console, services)
+    port = free_port(settings().share_port)
+    services.start("sharing-server", [sys.executable, "-m", "jobs.cli", "serve"], {"EXCHANGE_SHARE_PORT": str(port)})
+    # On a terminal the password is seen by whoever started this; anywhere else it might be kept in a log.
+    secret = services.secrets.password if console.is_terminal else f"the one in {password_file(services.home)}"
+    for line in (
+        f"Airflow         {services.address}  user {USER}, password {secret}",
+        f"Delta Sharing   http://{settings().share_host}:{port}  profiles: exchange grant <product> --to <buyer>",
+        f"logs            {services.logs}",
+        "Ctrl-C stops everything.",
+    ):
+        console.print(escape(line), highlight=False, soft_wrap=True)
+    try:
+        while True:
+            services.check()
+            time.sleep(1)
+    except KeyboardInterrupt:
+        console.print("stopping", highlight=False)
+        return 0
+
+
+def _programs() -> tuple[str, str]:
+    """Python and the console script, as short as they can be typed from here."""
+    folder = Path(sys.executable).parent
+    if folder.is_relative_to(Path.cwd()):
+        folder = folder.relative_to(Path.cwd())
+    return str(folder / "python"), str(folder / "exchange")
+
+
+@contextmanager
+def _only_runner() -> Iterator[None]:
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(locks.hold("runner"))
+        except Busy as error:
+            raise Busy(
+                f"another `exchange run` or `exchange up` is at work here: {error.what}",
+                where=str(settings().home),
+                next_step="wait until it is done or end it; EXCHANGE_HOME names another place to work in",
+            ) from None
+        yield
+
+
+@contextmanager
+def _ended_by_signals() -> Iterator[None]:
+    """Let a closed terminal and a plain kill end the block as Ctrl-C does."""
+
+    def interrupt(_number: int, _frame: FrameType | None) -> NoReturn:
+        raise KeyboardInterrupt
+
+    with _handlers({signal.SIGTERM: interrupt, signal.SIGHUP: interrupt}):
+        yield
+
+
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Let no second Ctrl-C leave half of the services behind."""
+    with _handlers(dict.fromkeys((signal.SIGINT, signal.SIGTERM, signal.SIGHUP), signal.SIG_IGN)):
+        yield
+
+
+@contextmanager
+def _handlers(wanted: dict[signal.Signals, _Handler]) -> Iterator[None]:
+    before = {number: signal.signal(number, handler) for number, handler in wanted.items()}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,53 @@
+"""Airflow's secrets and its configuration: made once per EXCHANGE_HOME, readable by their owner only."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import secrets
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+USER = "admin"
+
+
+@dataclass(frozen=True)
+class Secrets:
+    """What Airflow encrypts and signs with, and the password of its one user."""
+
+    fernet_key: str
+    jwt_secret: str
+    session_key: str
+    password: str
+
+
+def load_secrets(folder: Path) -> Secrets:
+    """Read the secrets in a folder, making them at first use; also writes the password file that Airflow reads."""
+    file = folder / "secrets.json"
+    if file.exists():
+        known = Secrets(**json.loads(file.read_text(encoding="utf-8")))
+    else:
+        known = Secrets(
+            fernet_key=base64.urlsafe_b64encode(secrets.token_bytes(32)).decode(),
+            jwt_secret=secrets.token_urlsafe(48),
+            session_key=secrets.token_urlsafe(48),
+            password=secrets.token_urlsafe(12),
+        )
+        write_private(file, json.dumps(asdict(known)))
+    write_private(password_file(folder), json.dumps({USER: known.password}) + "\n")
+    return known
+
+
+def password_file(folder: Path) -> Path:
+    """Where Airflow's simple auth manager finds the password."""
+    return folder / "passwords.json"
+
+
+def write_private(file: Path, text: str) -> None:
+    """Write a file that only its owner can read, whole or not at all."""
+    temporary = file.with_name(f".{file.name}.{os.getpid()}")
+    temporary.unlink(missing_ok=True)
+    with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as out:
+        out.write(text)
+    temporary.replace(file)

@@ -1,0 +1,229 @@
+"""Starts a real Airflow (scheduler, DAG processor, API server) on the loopback interface and ends all of it."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO
+
+import psutil
+
+from jobs.airflow.configuration import write_configuration
+from jobs.airflow.secrets import Secrets, load_secrets
+from jobs.errors import ExchangeError
+from jobs.settings import CHECKOUT, settings
+
+# Carried by every process of an Airflow of ours, whatever group or parent it ends up with.
+MARK = "EXCHANGE_SERVICES_OF"
+
+_PRELOAD = Path(__file__).parent / "preload"
+_COMMANDS = {
+    "scheduler": ("scheduler", "--skip-serve-logs"),
+    "dag-processor": ("dag-processor",),
+    "api-server": ("api-server",),
+}
+_STOP_SECONDS = 8.0
+_LOG_BYTES = 5_000_000
+
+
+@dataclass
+class Services:
+    """The services of one EXCHANGE_HOME: `begin` starts Airflow's, `start` one more, `stop` ends them all."""
+
+    address: str = ""
+    secrets: Secrets = field(init=False)
+    _running: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+
+    @property
+    def home(self) -> Path:
+        """Where Airflow keeps its state."""
+        return settings().home / "airflow"
+
+    @property
+    def logs(self) -> Path:
+        """Folder of the services' own logs."""
+        return self.home / "logs" / "services"
+
+    def begin(self) -> None:
+        """Clear away what a killed runner left, then start Airflow's services; from the main thread only.
+
+        Raises:
+            ExchangeError: Airflow's database cannot be made.
+        """
+        end_leftovers()
+        self.home.mkdir(parents=True, exist_ok=True)
+        self.home.chmod(0o700)
+        self.logs.mkdir(parents=True, exist_ok=True)
+        self.secrets = load_secrets(self.home)
+        port = free_port(8080)
+        self.address = f"http://127.0.0.1:{port}"
+        write_configuration(self.home, self.address, port)
+        environment = self._environment()
+        self._migrate(environment)
+        for name, command in _COMMANDS.items():
+            extra = {"EXCHANGE_PRELOAD": "1"} if name == "scheduler" else {}
+            self.start(name, [sys.executable, "-m", "airflow", *command], environment | extra)
+
+    def start(self, name: str, command: list[str], environment: Mapping[str, str]) -> None:
+        """Start one more service; its output goes to a log file of its name.
+
+        Args:
+            environment: variables it gets beside, or instead of, those of this process.
+        """
+        with self._log(name) as log:
+            self._running[name] = subprocess.Popen(  # noqa: S603 - our own interpreter and fixed words
+                command,
+                env=dict(os.environ) | dict(environment) | {MARK: str(settings().home)},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                cwd=CHECKOUT,
+                start_new_session=True,
+                preexec_fn=_end_with_parent(),
+            )
+
+    def check(self) -> None:
+        """Raise ExchangeError if one of the services has ended."""
+        for name, process in self._running.items():
+            code = process.poll()
+            if code is not None:
+                raise ExchangeError(
+                    f"the {name} ended by itself (exit code {code}): {last_line(self.logs / f'{name}.log')}",
+                    where=str(self.logs / f"{name}.log"),
+                    next_step="read that log, then start again",
+                )
+
+    def stop(self) -> None:
+        """End every service and every process that came from one, at once those that do not end by themselves."""
+        for process in self._running.values():
+            with suppress(ProcessLookupError):
+                process.terminate()
+        deadline = time.monotonic() + _STOP_SECONDS
+        for process in self._running.values():
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(max(0.0, deadline - time.monotonic()))
+        end_leftovers()
+        for process in self._running.values():
+            process.wait()
+        self._running.clear()
+
+    def _environment(self) -> dict[str, str]:
+        bin_folder = str(Path(sys.executable).parent)
+        paths = [str(_PRELOAD), str(CHECKOUT), os.environ.get("PYTHONPATH", "")]
+        loopback = "127.0.0.1,localhost"
+        no_proxy = ",".join(filter(None, (os.environ.get("no_proxy") or os.environ.get("NO_PROXY"), loopback)))
+        return {
+            "PATH": f"{bin_folder}{os.pathsep}{os.environ.get('PATH', '')}",
+            "PYTHONPATH": os.pathsep.join(filter(None, paths)),
+            "PYTHONWARNINGS": "ignore",
+            "PYTHONUNBUFFERED": "1",
+            "NO_PROXY": no_proxy,
+            "no_proxy": no_proxy,
+            "EXCHANGE_HOME": str(settings().home),
+            "EXCHANGE_CATALOGUE": str(settings().catalogue),
+            "AIRFLOW_HOME": str(self.home),
+            "AIRFLOW_CONFIG": str(self.home / "airflow.cfg"),
+            "AIRFLOW__CORE__FERNET_KEY": self.secrets.fernet_key,
+            "AIRFLOW__API_AUTH__JWT_SECRET": self.secrets.jwt_secret,
+            "AIRFLOW__API__SECRET_KEY": self.secrets.session_key,
+            # A process that renames itself would otherwise overwrite the environment by which it is found again.
+            "SPT_NOENV": "1",
+            "GX_ANALYTICS_ENABLED": "false",
+            "SCARF_ANALYTICS": "false",
+            "SCARF_NO_ANALYTICS": "true",
+            "DO_NOT_TRACK": "1",
+        }
+
+    def _migrate(self, environment: dict[str, str]) -> None:
+        done = self.home / "migrated"
+        version = _airflow_version()
+        if done.exists() and done.read_text(encoding="utf-8") == version and (self.home / "airflow.db").exists():
+            return
+        with self._log("migrate") as log:
+            command = [sys.executable, "-m", "airflow", "db", "migrate"]
+            ended = subprocess.run(  # noqa: S603 - our own interpreter and fixed words
+                command, env=dict(os.environ) | environment, stdout=log, stderr=subprocess.STDOUT, cwd=CHECKOUT, check=False
+            )
+        if ended.returncode:
+            raise ExchangeError(
+                f"Airflow's database could not be made: {last_line(self.logs / 'migrate.log')}",
+                where=str(self.home / "airflow.db"),
+                next_step=f"read {self.logs / 'migrate.log'}",
+            )
+        done.write_text(version, encoding="utf-8")
+
+    def _log(self, name: str) -> IO[bytes]:
+        file = self.logs / f"{name}.log"
+        if file.exists() and file.stat().st_size > _LOG_BYTES:
+            shutil.move(file, file.with_suffix(".log.1"))
+        return file.open("ab")
+
+
+def end_leftovers() -> None:
+    """End at once every process that services of this EXCHANGE_HOME started and that still runs."""
+    for _ in range(3):
+        found = _marked()
+        for process in found:
+            with suppress(psutil.Error):
+                process.kill()
+        if not psutil.wait_procs(found, timeout=3)[1] and not found:
+            return
+
+
+def free_port(preferred: int) -> int:
+    """A port nobody listens on, the preferred one if it is free."""
+    for port in (preferred, 0):
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return int(probe.getsockname()[1])
+    raise ExchangeError("no port is free on the loopback interface", next_step="end some programs and try again")
+
+
+def last_line(log: Path) -> str:
+    """The last line of a log that says something."""
+    with suppress(OSError):
+        lines = [line.strip() for line in log.read_text(encoding="utf-8", errors="replace").splitlines()]
+        return next((line for line in reversed(lines) if line), "its log is empty")
+    return "it wrote no log"
+
+
+def _marked() -> list[psutil.Process]:
+    home = str(settings().home)
+    found = []
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            if process.pid != os.getpid() and process.environ().get(MARK) == home:
+                found.append(process)
+    return found
+
+
+def _airflow_version() -> str:
+    from importlib.metadata import version
+
+    return version("apache-airflow-core")
+
+
+def _end_with_parent() -> Callable[[], None] | None:
+    if not sys.platform.startswith("linux"):
+        return None
+    set_option = ctypes.CDLL(None).prctl
+
+    def ask() -> None:
+        # PR_SET_PDEATHSIG: a runner that is killed cannot stop its services, so the kernel does.
+        set_option(1, signal.SIGTERM)
+
+    return ask

@@ -1,0 +1,135 @@
+"""The folder of a release, with manifest, certificate, contract and evidence: put in place whole, once, read-only."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from jobs.errors import ExchangeError, Tampered
+from jobs.manifest import CONTRACT_FILE, CREDENTIAL_FILE, EVIDENCE_FILE, MANIFEST_FILE, Manifest, digest
+from jobs.settings import settings
+
+Sign = Callable[[Manifest], str]
+
+
+def folder_of(product: str, number: str) -> Path:
+    """Where a release's own files are."""
+    return settings().releases / product / number
+
+
+def evidence(result_sha256: str) -> bytes:
+    """The expectations' full result, as it was kept under its own sha256.
+
+    Raises:
+        ExchangeError: it is not there.
+        Tampered: it is not what was kept.
+    """
+    file = settings().evidence / f"{result_sha256}.json"
+    try:
+        data = file.read_bytes()
+    except FileNotFoundError:
+        raise ExchangeError(
+            "the result of the expectations is not there",
+            where=str(file),
+            expected="the evidence of every check",
+            next_step="run the check again",
+        ) from None
+    if digest(data) != result_sha256:
+        raise Tampered(
+            "the result of the expectations was changed",
+            where=str(file),
+            expected=f"sha256 {result_sha256}, found {digest(data)}",
+            next_step="run the check again",
+        )
+    return data
+
+
+def keep(manifest: Manifest, *, contract: bytes, evidence: bytes, sign: Sign) -> tuple[Manifest, str]:
+    """Put a release's folder in place; the caller holds the product's lock.
+
+    A folder that a killed process put there, but never registered, is adopted with its instant of release if it says
+    the same in every other respect, and replaced otherwise.
+
+    Returns:
+        The manifest and the certificate that now stand in the folder.
+    """
+    folder = folder_of(manifest.product, manifest.release)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    _clear_leftovers(folder.parent)
+    if folder.exists():
+        adopted = _adopt(folder, manifest, contract, evidence, sign)
+        if adopted:
+            return adopted
+        _discard(folder)
+    token = sign(manifest)
+    _place(folder, _contents(manifest, token, contract, evidence))
+    return manifest, token
+
+
+def sha256_of(file: Path) -> str:
+    """Digest of a file's bytes, read in pieces."""
+    with file.open("rb") as data:
+        return hashlib.file_digest(data, "sha256").hexdigest()
+
+
+def _contents(manifest: Manifest, token: str, contract: bytes, evidence: bytes) -> dict[str, bytes]:
+    return {
+        MANIFEST_FILE: manifest.encode(),
+        CREDENTIAL_FILE: token.encode(),
+        CONTRACT_FILE: contract,
+        EVIDENCE_FILE: evidence,
+    }
+
+
+def _adopt(
+    folder: Path, manifest: Manifest, contract: bytes, evidence: bytes, sign: Sign
+) -> tuple[Manifest, str] | None:
+    try:
+        found = Manifest.model_validate_json((folder / MANIFEST_FILE).read_bytes())
+    except (OSError, ValidationError):
+        return None
+    same = manifest.model_copy(update={"released_at": found.released_at, "run_id": found.run_id})
+    token = sign(same)
+    expected = _contents(same, token, contract, evidence)
+    present = {file.name: file.read_bytes() for file in folder.iterdir() if file.is_file()}
+    return (same, token) if present == expected else None
+
+
+def _place(folder: Path, contents: dict[str, bytes]) -> None:
+    """Write all files under a temporary name, and rename the folder: it is there whole or not at all."""
+    temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
+    for name, data in contents.items():
+        with (temporary / name).open("xb") as out:
+            out.write(data)
+            out.flush()
+            os.fsync(out.fileno())
+        (temporary / name).chmod(0o444)
+    temporary.chmod(0o755)
+    _sync(temporary)
+    temporary.rename(folder)
+    _sync(folder.parent)
+
+
+def _discard(folder: Path) -> None:
+    aside = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
+    folder.rename(aside / "discarded")
+    shutil.rmtree(aside)
+
+
+def _clear_leftovers(parent: Path) -> None:
+    for leftover in parent.glob(".*"):
+        shutil.rmtree(leftover)
+
+
+def _sync(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

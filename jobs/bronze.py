@@ -1,0 +1,220 @@
+"""Bronze: every record of every landed file as a row of text, good or refused, with where it came from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import select, update
+
+from jobs import lake
+from jobs.catalog import Source
+from jobs.errors import RefusedFile
+from jobs.registry import reading, transaction
+from jobs.registry.models import Landing
+from jobs.rules import quote
+from jobs.runs import Recorded
+from jobs.settings import settings
+from jobs.spark import connect
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from pyspark.sql import DataFrame
+
+    from jobs.formats.declaration import Format
+
+EXTRAS: tuple[tuple[str, str, str], ...] = (
+    ("_extra", "STRING", "JSON of cells under columns that source.yaml does not declare"),
+    ("_refused", "STRING", "why the record could not be read; null for a good one"),
+    ("_raw", "STRING", "the record as received, if it was refused"),
+)
+# A record number that no record has: the refusal speaks of the whole file.
+WHOLE_FILE = 0
+_SLICE = "_landing_sha256"
+
+
+@dataclass(frozen=True)
+class _Arrival:
+    """What a parser needs to know of one landed file."""
+
+    path: str
+    file_name: str
+    sha256: str
+    logical_date: datetime
+
+
+def bronze(source: Source, record: Recorded) -> None:
+    """Load every landed file of the source that bronze does not hold yet, in one commit.
+
+    A file that cannot be read becomes one refused row, so that the others go on; loading a file again replaces its rows.
+    """
+    _create(source)
+    landings = waiting(source.name)
+    if not landings:
+        record.status = "unchanged"
+        return
+    _load(source, landings)
+    _count(source, landings, record)
+
+
+def waiting(source: str) -> list[Landing]:
+    """Landed files that bronze does not hold yet, in the order of their arrival."""
+    with reading() as db:
+        return list(
+            db.scalars(select(Landing).where(Landing.source == source, Landing.loaded_at.is_(None)).order_by(Landing.id))
+        )
+
+
+def table_of(source: Source) -> str:
+    """Name of the source's bronze table."""
+    return f"bronze.{source.name}"
+
+
+def columns_of(source: Source) -> tuple[str, ...]:
+    """The publisher's columns, as declared, names stripped of blanks."""
+    return tuple(c.strip() for c in source.declared.format.columns)
+
+
+def slice_of(sha256s: list[str]) -> str:
+    """SQL that holds for the rows of these landings, over bronze's and quarantine's partition column."""
+    return lake.predicate([((_SLICE, sha256),) for sha256 in sha256s])
+
+
+def _fields(source: Source) -> tuple[lake.Field, ...]:
+    published = tuple(lake.Field(name, "STRING", "as published") for name in columns_of(source))
+    return (*published, *(lake.Field(*extra) for extra in EXTRAS), *lake.bookkeeping_fields())
+
+
+def _create(source: Source) -> None:
+    table, fields = table_of(source), _fields(source)
+    if lake.exists(table) and set(lake.columns_at(table)) != {f.name for f in fields}:
+        forget(source)
+        empty = connect().createDataFrame([], ", ".join(f"{quote(f.name)} {f.type}" for f in fields))
+        lake.overwrite(table, empty, schema=True)
+        return
+    lake.create(table, fields, (_SLICE,), f"{source.declared.title}: rows as received")
+
+
+def forget(source: Source) -> None:
+    """Let every landed file be loaded again, because what bronze holds of it was read by other declarations."""
+    with transaction() as db:
+        db.execute(update(Landing).where(Landing.source == source.name).values(loaded_at=None, rows=None, rows_refused=None))
+
+
+def _load(source: Source, landings: list[Landing]) -> None:
+    frame = _parsed(source, landings)
+    lake.overwrite(table_of(source), frame, slice_of=slice_of([x.sha256 for x in landings]))
+
+
+def _parsed(source: Source, landings: list[Landing]) -> DataFrame:
+    from pyspark.sql import functions as F  # noqa: N812 - the name every Spark reader knows
+
+    home = settings().home
+    arrivals = [(str(home / x.path), x.file_name, x.sha256, x.logical_date, x.run_id) for x in landings]
+    spark = connect()
+    listed = spark.createDataFrame(
+        arrivals, "path string, file_name string, sha256 string, logical_date timestamp, run_id string"
+    )
+    published = ", ".join(f"{quote(name)} string" for name in columns_of(source))
+    parsed = listed.select("path", "file_name", "sha256").mapInArrow(
+        _parser(source.declared.format),
+        f"{published}, _extra string, _refused string, _raw string, _row bigint, _file string, _landing_sha256 string",
+    )
+    dates = {x.logical_date for x in landings}
+    runs = {x.run_id for x in landings}
+    if len(dates) == 1 and len(runs) == 1:
+        return parsed.withColumn("_run_id", F.lit(runs.pop())).withColumn("_logical_date", F.lit(dates.pop()).cast("timestamp"))
+    origin = listed.selectExpr("sha256 as _landing_sha256", "run_id as _run_id", "logical_date as _logical_date")
+    return parsed.join(F.broadcast(origin), "_landing_sha256")
+
+
+def _parser(form: Format) -> Any:
+    """A function over Arrow batches of (path, file_name, sha256) that yields the files' records."""
+
+    def parse(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        import pyarrow as pa
+
+        for batch in batches:
+            for file in batch.to_pylist():
+                for records in _records(file, form):
+                    count = records.num_rows
+                    sha256 = pa.array([file["sha256"]] * 1, pa.string()).take(pa.array([0] * count, pa.int32()))
+                    yield records.append_column("_landing_sha256", sha256)
+
+    return parse
+
+
+def _records(file: dict[str, str], form: Format) -> Iterator[pa.RecordBatch]:
+    from pathlib import Path
+
+    from jobs.formats import read
+
+    try:
+        for records in read(Path(file["path"]), file["file_name"], form):
+            yield _ordered(records, form)
+    except RefusedFile as refusal:
+        yield _refusal(file, form, str(refusal))
+
+
+def _ordered(records: pa.RecordBatch, form: Format) -> pa.RecordBatch:
+    names = [*(c.strip() for c in form.columns), "_extra", "_refused", "_raw", "_row", "_member"]
+    chosen = records.select(names) if records.schema.names != names else records
+    return chosen.rename_columns([*names[:-1], "_file"])
+
+
+def _refusal(file: dict[str, str], form: Format, reason: str) -> pa.RecordBatch:
+    import pyarrow as pa
+
+    nothing = pa.array([None], pa.string())
+    columns = [nothing] * len(form.columns)
+    return pa.RecordBatch.from_arrays(
+        [*columns, nothing, pa.array([reason]), nothing, pa.array([WHOLE_FILE], pa.int64()), pa.array([file["file_name"]])],
+        names=[*(c.strip() for c in form.columns), "_extra", "_refused", "_raw", "_row", "_file"],
+    )
+
+
+def _count(source: Source, landings: list[Landing], record: Recorded) -> None:
+    """Note what was loaded of each file, from the committed rows themselves."""
+    shas = slice_of([x.sha256 for x in landings])
+    loaded = {
+        row["_landing_sha256"]: row
+        for row in lake.read(table_of(source))
+        .where(shas)
+        .groupBy("_landing_sha256")
+        .agg(*_count_columns())
+        .collect()
+    }
+    now = datetime.now(UTC)
+    with transaction() as db:
+        for landing in landings:
+            row = loaded.get(landing.sha256)
+            found = db.get_one(Landing, landing.id)
+            found.loaded_at = now
+            found.rows = row["rows"] if row else 0
+            found.rows_refused = row["refused"] if row else 0
+            found.fault = row["fault"] if row else None
+    record.counts.rows_in = record.counts.rows_out = sum(row["rows"] for row in loaded.values())
+    record.counts.bytes_in = sum(x.size for x in landings)
+    record.output_version = lake.version(table_of(source))
+    record.message = _message(source, landings, loaded)
+
+
+def _count_columns() -> list[Any]:
+    from pyspark.sql import functions as F  # noqa: N812 - the name every Spark reader knows
+
+    return [
+        F.count(F.lit(1)).alias("rows"),
+        F.count("_refused").alias("refused"),
+        F.max(F.when(F.col("_row") == WHOLE_FILE, F.col("_refused"))).alias("fault"),
+        F.max("_extra").alias("extra"),
+    ]
+
+
+def _message(source: Source, landings: list[Landing], loaded: dict[str, Any]) -> str | None:
+    parts = [f"{x.file_name} {loaded[x.sha256]['fault']}" for x in landings if x.sha256 in loaded and loaded[x.sha256]["fault"]]
+    extra = next((row["extra"] for row in loaded.values() if row["extra"]), None)
+    if extra:
+        parts.append(f"undeclared columns are kept in _extra, such as {extra[:120]}; declare them in {source.file}")
+    return "; ".join(parts) or None

@@ -1,0 +1,102 @@
+"""Check: run a table's expectations on the version just built, and move its pointer there only if they hold."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from jobs import lake
+from jobs.contract import Contract, load_contract
+from jobs.errors import ExchangeError, ExpectationsFailed
+from jobs.pointers import move, pointer, take_back
+from jobs.registry import transaction
+from jobs.registry.models import Check, Pointer, Run
+from jobs.runs import Recorded, last_build
+from jobs.views import current_rows
+
+if TYPE_CHECKING:
+    from jobs.evaluate import Outcome
+
+
+def check(table: str, logical_date: datetime, record: Recorded) -> None:
+    """Evaluate the newest version of a table and let the pointer stand on it, or take the version back.
+
+    Only partitions that changed since the checked version are evaluated, as long as the contract is the same one.
+
+    Raises:
+        ExpectationsFailed: a rule of severity error failed; the message names each with an example.
+        ExchangeError: the newest version was made by no recorded build.
+    """
+    from jobs.evaluate import evaluate
+
+    stands = pointer(table)
+    head = lake.version(table)
+    if head is None or (stands and stands.head_version == head):
+        record.status = "unchanged"
+        return
+    built = last_build(table, head)
+    if built is None:
+        raise ExchangeError(
+            f"version {head} of {table} was left by a build that did not end",
+            next_step=f"run the build again: exchange {'silver' if table.startswith('silver') else 'gold'} {table.split('.')[1]}",
+        )
+    contract = load_contract(table)
+    scope = _scope(table, contract, stands, head)
+    frame = current_rows(table, head)
+    outcome = evaluate(
+        frame.where(scope) if scope else frame,
+        contract,
+        delta_version=head,
+        scope=scope,
+        logical_date=logical_date,
+        run_id=record.run_id,
+    )
+    record.counts.rows_in = outcome.rows
+    record.output_version = head
+    _decide(table, contract, outcome, scope, built, stands, record)
+
+
+def _scope(table: str, contract: Contract, stands: Pointer | None, head: int) -> str | None:
+    if stands is None or not contract.partitions or stands.contract_digest != contract.digest:
+        return None
+    return lake.predicate(lake.touched(table, stands.delta_version, head))
+
+
+def _decide(
+    table: str, contract: Contract, outcome: Outcome, scope: str | None, built: Run, stands: Pointer | None, record: Recorded
+) -> None:
+    row = Check(
+        table_name=table, delta_version=record.output_version or 0, contract_digest=contract.digest,
+        suite_digest=outcome.suite_digest, result_sha256=outcome.result_sha256, passed=outcome.passed,
+        score=outcome.score, grade=outcome.grade, dimensions=dict(outcome.dimensions),
+        scope={"where": scope, "failed": [_shown(f) for f in outcome.failed]},
+        run_id=record.run_id, checked_at=datetime.now(UTC),
+    )  # fmt: skip
+    if outcome.passed:
+        inputs = built.input or {}
+        move(
+            table, row.delta_version, check=row, landing_id=inputs.get("landing_id"),
+            inputs=inputs if "tables" in inputs else None, run_id=record.run_id,
+        )  # fmt: skip
+        record.message = f"grade {outcome.grade}, score {outcome.score:.1f}, {outcome.rules} rules"
+        return
+    with transaction() as db:
+        db.add(row)
+    take_back(table, stands)
+    raise _failure(table, outcome, stands)
+
+
+def _shown(failed: Any) -> str:
+    example = f", such as {failed.example}" if failed.example is not None else ""
+    count = f"{failed.unexpected} rows" if failed.unexpected is not None else f"found {failed.observed}"
+    return f"{failed.rule_id} ({failed.severity}: {failed.description}): {count}{example}"
+
+
+def _failure(table: str, outcome: Outcome, stands: Pointer | None) -> ExpectationsFailed:
+    errors = [_shown(f) for f in outcome.failed if f.severity == "error"]
+    kept = f"version {stands.delta_version} stays the checked one" if stands else "the table has no checked version"
+    return ExpectationsFailed(
+        f"{len(errors)} expectation{'s' if len(errors) != 1 else ''} failed: " + "; ".join(errors),
+        where=table,
+        next_step=f"{kept}; see `exchange quality {table}`, then correct the source or the contract and run again",
+    )

@@ -1,0 +1,137 @@
+"""Turns a YAML file into a validated model, and any mistake in it into file, line and field."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from jobs.errors import DeclarationError
+
+# The C loader parses some ten times faster; PyYAML wheels carry it, source builds may not.
+_Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+class Declared(BaseModel):
+    """Base of everything read from YAML: immutable, and a key it does not know is a mistake."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+def read_yaml(file: Path) -> dict[str, Any]:
+    """Parse one YAML mapping.
+
+    Raises:
+        DeclarationError: the file is absent, not UTF-8, not YAML or not a mapping.
+    """
+    try:
+        text = file.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise DeclarationError("the file does not exist", file=file, next_step="write it") from None
+    except UnicodeDecodeError as error:
+        raise DeclarationError(f"not UTF-8 at byte {error.start}", file=file, expected="a UTF-8 text file") from None
+    try:
+        parsed = yaml.load(text, Loader=_Loader)  # noqa: S506 - both loaders are the safe ones
+    except yaml.YAMLError as error:
+        raise _yaml_mistake(error, file) from None
+    if not isinstance(parsed, dict):
+        raise DeclarationError("not a mapping of keys to values", file=file, line=1, expected="lines such as 'title: …'")
+    return parsed
+
+
+def read_model(file: Path, model: type[Model]) -> Model:
+    """Parse and validate one YAML file.
+
+    Raises:
+        DeclarationError: naming the line and field of every mistake.
+    """
+    parsed = read_yaml(file)
+    try:
+        return model.model_validate(parsed)
+    except ValidationError as error:
+        raise _validation_mistake(error, file, model) from None
+
+
+def line_of(file: Path, location: tuple[str | int, ...]) -> int | None:
+    """Line (1-based) of the value at a path of keys and indexes, or of its nearest existing parent."""
+    node = yaml.compose(file.read_text(encoding="utf-8"), Loader=_Loader)
+    line = None
+    for step in location:
+        child = _child(node, step)
+        if child is None:
+            if isinstance(step, str) and not isinstance(node, yaml.MappingNode):
+                continue
+            break
+        line, node = child
+    return line
+
+
+def _child(node: Any, step: str | int) -> tuple[int, Any] | None:
+    if isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            if key.value == str(step):
+                return key.start_mark.line + 1, value
+    if isinstance(node, yaml.SequenceNode) and isinstance(step, int) and step < len(node.value):
+        item = node.value[step]
+        return item.start_mark.line + 1, item
+    return None
+
+
+def _yaml_mistake(error: yaml.YAMLError, file: Path) -> DeclarationError:
+    mark = getattr(error, "problem_mark", None)
+    problem = getattr(error, "problem", None) or "not YAML"
+    return DeclarationError(
+        str(problem),
+        file=file,
+        line=mark.line + 1 if mark else None,
+        expected="valid YAML",
+        next_step="check indentation, colons and quotes on that line and the one above",
+    )
+
+
+def _validation_mistake(error: ValidationError, file: Path, model: type[BaseModel]) -> DeclarationError:
+    mistakes = error.errors(include_url=False)
+    first = mistakes[0]
+    location = tuple(first["loc"])
+    what = _sentence(first, model)
+    if len(mistakes) > 1:
+        rest = "; ".join(f"{_dotted(tuple(m['loc']))}: {_sentence(m, model)}" for m in mistakes[1:6])
+        what = f"{what} (and {len(mistakes) - 1} more: {rest})"
+    return DeclarationError(
+        what,
+        file=file,
+        line=line_of(file, location),
+        field=_dotted(location),
+        next_step="correct the field",
+    )
+
+
+def _sentence(mistake: Any, model: type[BaseModel]) -> str:
+    if mistake["type"] == "missing":
+        return "the field is required and absent"
+    if mistake["type"] == "extra_forbidden":
+        name = str(mistake["loc"][-1])
+        near = difflib.get_close_matches(name, _field_names(model), n=1)
+        return f"no such field '{name}'" + (f", did you mean '{near[0]}'?" if near else "")
+    message = str(mistake["msg"]).removeprefix("Value error, ")
+    return f"{message} (found {mistake['input']!r:.80})"
+
+
+def _field_names(model: type[BaseModel]) -> list[str]:
+    names: list[str] = []
+    for name, field in model.model_fields.items():
+        names.append(name)
+        annotation = field.annotation
+        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+            names.extend(_field_names(annotation))
+    return names
+
+
+def _dotted(location: tuple[str | int, ...]) -> str:
+    return ".".join(str(step) for step in location)

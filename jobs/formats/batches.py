@@ -1,0 +1,74 @@
+"""The one shape in which every format hands on rows: declared columns, then bookkeeping columns."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+BOOKKEEPING = ("_extra", "_refused", "_raw", "_row", "_member")
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """One record that is not a row: where it begins, why, and its text."""
+
+    row: int
+    reason: str
+    raw: str
+
+
+class Batches:
+    """Builds the batches of one member.
+
+    Args:
+        columns: the declared names, in declared order.
+        member: what ``_member`` says.
+    """
+
+    def __init__(self, columns: Sequence[str], member: str) -> None:
+        self.member = member
+        text = [pa.field(name, pa.string()) for name in (*columns, "_extra", "_refused", "_raw")]
+        self.schema = pa.schema([*text, pa.field("_row", pa.int64()), pa.field("_member", pa.string())])
+        self._width = len(columns)
+
+    def good(self, cells: Sequence[pa.Array], extra: pa.Array | None, rows: pa.Array) -> pa.RecordBatch:
+        """Make a batch of good rows from one array a declared column."""
+        nothing = pa.nulls(len(rows), pa.string())
+        return self._batch([*cells, nothing if extra is None else extra, nothing, nothing], rows)
+
+    def refused(self, refusals: Sequence[Refusal]) -> pa.RecordBatch:
+        """Make a batch of refused records."""
+        nothing = pa.nulls(len(refusals), pa.string())
+        reasons = pa.array([refusal.reason for refusal in refusals], pa.string())
+        raws = pa.array([refusal.raw for refusal in refusals], pa.string())
+        rows = pa.array([refusal.row for refusal in refusals], pa.int64())
+        return self._batch([*[nothing] * (self._width + 1), reasons, raws], rows)
+
+    def _batch(self, text: list[pa.Array], rows: pa.Array) -> pa.RecordBatch:
+        member = pa.repeat(pa.scalar(self.member, pa.string()), len(rows))
+        return pa.RecordBatch.from_arrays([*text, rows, member], schema=self.schema)
+
+
+def extra_json(names: Sequence[str], cells: Sequence[Sequence[str | None]], optional: Sequence[bool]) -> pa.Array:
+    """Keep undeclared columns as one JSON object a row.
+
+    Args:
+        names: the undeclared columns' names.
+        cells: their values, column by column.
+        optional: True for a column without a name, whose empty cells mean nothing.
+
+    Returns:
+        one text a row; null where nothing is to be kept.
+    """
+    kept: list[str | None] = []
+    for row in zip(*cells, strict=True):
+        values = {
+            name: value
+            for name, value, may_be_empty in zip(names, row, optional, strict=True)
+            if value or not may_be_empty
+        }
+        kept.append(json.dumps(values, ensure_ascii=False, separators=(",", ":")) if values else None)
+    return pa.array(kept, pa.string())

@@ -1,0 +1,352 @@
+"""Opens what publishers wrap data in (gz, zip, tar) as streams, within bounds, and never writes a member to disk."""
+
+from __future__ import annotations
+
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from fnmatch import fnmatchcase
+from pathlib import Path, PurePosixPath
+from typing import IO, Protocol
+
+from jobs.errors import NotFound, RefusedFile
+
+HEAD = 1024
+CHUNK = 1 << 18
+MEMBER_LIMIT = 20 << 30
+RATIO_LIMIT = 1000
+RATIO_FREE = 100 << 20
+
+_GZIP, _ZIP = b"\x1f\x8b", (b"PK\x03\x04", b"PK\x05\x06", b"PK\x07\x08")
+_FOREIGN = {
+    b"%PDF-": "a PDF document",
+    b"PAR1": "a Parquet file",
+    b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1": "an old Office document (xls)",
+    b"7z\xbc\xaf\x27\x1c": "a 7z archive",
+    b"Rar!\x1a\x07": "a RAR archive",
+    b"BZh": "a bzip2 file",
+    b"\xfd7zXZ\x00": "an xz file",
+    b"\x28\xb5\x2f\xfd": "a Zstandard file",
+    b"\x80\x04\x95": "a Python pickle",
+}
+
+
+class Readable(Protocol):
+    """The only thing a format needs of a stream."""
+
+    def read(self, size: int, /) -> bytes:
+        """Return up to ``size`` bytes; nothing only at the end."""
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """One file of data: the landed file itself, or a member of it. Its stream ends when the next one is asked for."""
+
+    name: str
+    stream: Readable
+
+
+def members(path: Path, file_name: str, globs: Sequence[str] = ()) -> Iterator[Member]:
+    """Open the files of data inside a landed file, one after the other.
+
+    What a file is, is told by its first bytes, not by its name. A gz is one member; of a zip or tar the members
+    that match ``globs`` are opened (without globs it must hold one file). A member may itself be a gz; a zip or
+    tar inside an archive is refused.
+
+    Raises:
+        NotFound: there is no such file.
+        RefusedFile: truncated, damaged, encrypted or unpacking to too much; or no member matches.
+    """
+    try:
+        raw = path.open("rb")
+    except FileNotFoundError as error:
+        raise NotFound("the landed file is gone", where=str(path), next_step="restore it from a backup") from error
+    with raw:
+        budget = Budget(file_name, path.stat().st_size)
+        head = raw.read(HEAD)
+        raw.seek(0)
+        if head.startswith(_ZIP):
+            yield from _zip_members(raw, file_name, globs, budget)
+        elif _is_tar(head, file_name):
+            yield from _tar_members(raw, file_name, globs, budget)
+        elif head.startswith(_GZIP):
+            yield from _gz_members(raw, file_name, globs, budget)
+        else:
+            yield Member(file_name, _plain(file_name, raw, head))
+
+
+def _gz_members(raw: Readable, file_name: str, globs: Sequence[str], budget: Budget) -> Iterator[Member]:
+    stream = Guarded(_Gunzip(raw), file_name, budget)
+    head = _read_fully(stream, HEAD)
+    whole = _Rest(head, stream)
+    if _is_tar(head, file_name):
+        yield from _tar_members(whole, file_name, globs, budget)
+    elif head.startswith((*_ZIP, _GZIP)):
+        raise _nested(file_name)
+    else:
+        yield Member(file_name, _plain(file_name, whole, head))
+
+
+def _zip_members(raw: IO[bytes], file_name: str, globs: Sequence[str], budget: Budget) -> Iterator[Member]:
+    try:
+        archive = zipfile.ZipFile(raw)
+    except (zipfile.BadZipFile, EOFError, OSError, ValueError) as error:
+        raise _truncated(file_name, "zip", error) from error
+    with archive:
+        files = [info for info in archive.infolist() if not info.is_dir() and not _is_clutter(info.filename)]
+        names = [info.filename for info in files]
+        if "[Content_Types].xml" in names:
+            raise _foreign(file_name, "an Office document (xlsx, docx)")
+        wanted = _chosen(names, globs, file_name)
+        for info in (info for info in files if info.filename in wanted):
+            name = f"{file_name}!{info.filename}"
+            if info.flag_bits & 0x1:
+                raise RefusedFile(
+                    "the member is encrypted", where=name, next_step="ask the publisher for a file without password"
+                )
+            try:
+                member = archive.open(info)
+            except (zipfile.BadZipFile, NotImplementedError, EOFError, OSError) as error:
+                raise _truncated(name, "zip member", error) from error
+            with member:
+                yield _inner(Guarded(member, name, budget), name, budget)
+
+
+def _tar_members(raw: Readable, file_name: str, globs: Sequence[str], budget: Budget) -> Iterator[Member]:
+    tail = _Tail(raw)
+    seen: list[str] = []
+    opened: list[str] = []
+    try:
+        with tarfile.open(fileobj=tail, mode="r|") as archive:  # type: ignore[call-overload]  # only read() is used
+            for info in archive:
+                if not info.isfile() or _is_clutter(info.name):
+                    continue
+                seen.append(info.name)
+                if globs and not _matches(info.name, globs):
+                    continue
+                if opened and not globs:
+                    raise _several(file_name, seen)
+                opened.append(info.name)
+                name = f"{file_name}!{info.name}"
+                content = archive.extractfile(info)
+                if content is not None:
+                    yield _inner(Guarded(content, name, budget), name, budget)
+    except tarfile.TarError as error:
+        raise _truncated(file_name, "tar", error) from error
+    if not tail.is_closed_properly():
+        raise _truncated(file_name, "tar", "its end mark is missing")
+    if not opened:
+        _chosen(seen, globs, file_name)
+
+
+def _inner(stream: Readable, name: str, budget: Budget) -> Member:
+    head = _read_fully(stream, HEAD)
+    whole = _Rest(head, stream)
+    if head.startswith(_ZIP) or _is_tar(head, name):
+        raise _nested(name)
+    if not head.startswith(_GZIP):
+        return Member(name, _plain(name, whole, head))
+    unpacked = Guarded(_Gunzip(whole), name, budget)
+    head = _read_fully(unpacked, HEAD)
+    if head.startswith((*_ZIP, _GZIP)) or _is_tar(head, ""):
+        raise _nested(name)
+    return Member(name, _plain(name, _Rest(head, unpacked), head))
+
+
+def _plain(name: str, stream: Readable, head: bytes) -> Readable:
+    for magic, what in _FOREIGN.items():
+        if head.startswith(magic):
+            raise _foreign(name, what)
+    return stream
+
+
+def _chosen(names: list[str], globs: Sequence[str], where: str) -> set[str]:
+    if not names:
+        raise RefusedFile("the archive holds no file", where=where, next_step="ask the publisher for the data")
+    if globs:
+        chosen = {name for name in names if _matches(name, globs)}
+        if chosen:
+            return chosen
+        near = list(dict.fromkeys(near for glob in globs for near in get_close_matches(glob, names, 5, 0.3))) or names
+        raise RefusedFile(
+            f"no member of the archive matches {', '.join(globs)}",
+            where=where,
+            expected=f"one of {_listed(near)}",
+            next_step="correct `members:` in the format block",
+        )
+    if len(names) > 1:
+        raise _several(where, names)
+    return set(names)
+
+
+def _matches(name: str, globs: Sequence[str]) -> bool:
+    return any(fnmatchcase(name if "/" in glob else PurePosixPath(name).name, glob) for glob in globs)
+
+
+def _is_clutter(name: str) -> bool:
+    path = PurePosixPath(name)
+    return path.name.startswith(".") or "__MACOSX" in path.parts
+
+
+def _is_tar(head: bytes, name: str) -> bool:
+    return head[257:262] == b"ustar" or (name.lower().endswith(".tar") and len(head) >= 512)
+
+
+def _read_fully(stream: Readable, size: int) -> bytes:
+    got = b""
+    while len(got) < size and (more := stream.read(size - len(got))):
+        got += more
+    return got
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
+
+
+def _several(where: str, names: list[str]) -> RefusedFile:
+    return RefusedFile(
+        f"the archive holds several files: {_listed(names)}",
+        where=where,
+        expected="one file, or `members:` to say which",
+        next_step='declare for example `members: ["*.csv"]` in the format block',
+    )
+
+
+def _nested(where: str) -> RefusedFile:
+    return RefusedFile(
+        "an archive inside an archive",
+        where=where,
+        expected="at most a gz inside a zip or tar",
+        next_step="ask the publisher for the inner archive",
+    )
+
+
+def _foreign(where: str, what: str) -> RefusedFile:
+    return RefusedFile(
+        f"{what} instead of text",
+        where=where,
+        expected="delimited text or JSON, as it is or in gz, zip or tar",
+        next_step="open the file, then correct the connector or the format",
+    )
+
+
+def _truncated(where: str, what: str, detail: object) -> RefusedFile:
+    return RefusedFile(
+        f"the {what} is truncated or damaged ({str(detail).strip().rstrip('.') or type(detail).__name__})",
+        where=where,
+        next_step="fetch it again; if it comes the same, tell the publisher",
+    )
+
+
+class Budget:
+    """Bytes unpacked from one landed file, so that a small file cannot become an endless one."""
+
+    def __init__(self, file_name: str, packed: int) -> None:
+        self.file_name = file_name
+        self._packed = packed
+        self._unpacked = 0
+
+    def spend(self, size: int) -> None:
+        """Count bytes; raise RefusedFile when they are out of proportion."""
+        self._unpacked += size
+        if self._unpacked > RATIO_FREE and self._unpacked > RATIO_LIMIT * self._packed:
+            raise RefusedFile(
+                f"{self._packed} bytes unpack to more than {self._unpacked} bytes: a zip bomb",
+                where=self.file_name,
+                expected=f"at most {RATIO_LIMIT} times the packed size",
+                next_step="look at the file before you trust its publisher again",
+            )
+
+
+class Guarded:
+    """A stream of unpacked bytes that counts them and turns every kind of damage into a refusal."""
+
+    def __init__(self, stream: Readable, name: str, budget: Budget) -> None:
+        self._stream = stream
+        self._name = name
+        self._budget = budget
+        self._size = 0
+
+    def read(self, size: int, /) -> bytes:
+        """Return up to ``size`` bytes; raise RefusedFile when they are damaged or too many."""
+        try:
+            data = self._stream.read(size)
+        except (zlib.error, EOFError, zipfile.BadZipFile, tarfile.TarError, NotImplementedError) as error:
+            raise _truncated(self._name, "packed data", error) from error
+        self._size += len(data)
+        if self._size > MEMBER_LIMIT:
+            raise RefusedFile(
+                f"unpacks to more than {MEMBER_LIMIT >> 30} GiB",
+                where=self._name,
+                next_step="ask the publisher for it in parts",
+            )
+        self._budget.spend(len(data))
+        return data
+
+
+class _Gunzip:
+    """gzip, with larger steps than the standard library takes and an error at a missing end."""
+
+    def __init__(self, raw: Readable) -> None:
+        self._raw = raw
+        self._packed = b""
+        self._decoder = zlib.decompressobj(wbits=31)
+
+    def read(self, size: int, /) -> bytes:
+        while True:
+            if self._decoder.eof and not self._next_part():
+                return b""
+            if not self._packed:
+                self._packed = self._raw.read(CHUNK)
+            ended = not self._packed
+            data = self._decoder.decompress(self._packed, size)
+            self._packed = self._decoder.unconsumed_tail
+            if data:
+                return data
+            if ended and not self._decoder.eof:
+                raise EOFError("it ends before its end mark")
+
+    def _next_part(self) -> bool:
+        rest = self._decoder.unused_data
+        while not (packed := rest.lstrip(b"\0")):
+            rest = self._raw.read(CHUNK)
+            if not rest:
+                return False
+        self._packed = packed
+        self._decoder = zlib.decompressobj(wbits=31)
+        return True
+
+
+class _Rest:
+    """A stream whose beginning was already read."""
+
+    def __init__(self, head: bytes, stream: Readable) -> None:
+        self._head = head
+        self._stream = stream
+
+    def read(self, size: int, /) -> bytes:
+        if not self._head:
+            return self._stream.read(size)
+        data, self._head = self._head[:size], self._head[size:]
+        return data
+
+
+class _Tail:
+    """Remembers the end of a tar, because the standard library takes a cut one for a complete one."""
+
+    def __init__(self, raw: Readable) -> None:
+        self._raw = raw
+        self._last = b""
+
+    def read(self, size: int, /) -> bytes:
+        data = self._raw.read(size)
+        self._last = (self._last + data)[-1024:] if len(data) < 1024 else data[-1024:]
+        return data
+
+    def is_closed_properly(self) -> bool:
+        while self.read(CHUNK):
+            pass
+        return self._last == bytes(1024)

@@ -1,0 +1,101 @@
+"""The ``format:`` block of a source: what its bytes mean, checked before any byte is read."""
+
+from __future__ import annotations
+
+import codecs
+from typing import Annotated, Literal, Self
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
+
+
+def _codec(name: str) -> str:
+    try:
+        info = codecs.lookup(name)
+    except LookupError as error:
+        raise ValueError(f"{name!r} is not an encoding; expected a name such as utf-8, gb18030, big5hkscs") from error
+    if not getattr(info, "_is_text_encoding", True) or info.incrementaldecoder is None:
+        raise ValueError(f"{name!r} is not an encoding of text that can be read as a stream")
+    return name
+
+
+def _character(value: str) -> str:
+    if len(value) != 1 or not value.isascii() or value in "\r\n":
+        raise ValueError(f"{value!r} must be one ASCII character that does not end a line")
+    return value
+
+
+def _distinct(names: tuple[str, ...]) -> tuple[str, ...]:
+    for name in names:
+        if not name.strip():
+            raise ValueError("a column needs a name")
+        if name.startswith("_"):
+            raise ValueError(f"{name!r}: names beginning with an underscore are kept for bookkeeping")
+    stripped = [name.strip() for name in names]
+    twice = sorted({name for name in stripped if stripped.count(name) > 1})
+    if twice:
+        raise ValueError(f"declared twice: {', '.join(twice)}")
+    return names
+
+
+Encoding = Annotated[str, AfterValidator(_codec)]
+Character = Annotated[str, AfterValidator(_character)]
+Columns = Annotated[tuple[str, ...], Field(min_length=1), AfterValidator(_distinct)]
+
+
+class _Form(BaseModel):
+    """What every form shares: the encoding, the published names, the members wanted from an archive."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    encoding: Encoding = Field(default="utf-8", description="encoding of the text; a byte order mark is always dropped")
+    columns: Columns = Field(description="names as published, in the order they are wanted")
+    null_values: tuple[str, ...] = Field(default=("",), description="texts that mean no value; applied when typed")
+    members: tuple[str, ...] = Field(
+        default=(), description="globs choosing the members of a zip or tar; needed when it holds several files"
+    )
+
+    @field_validator("members")
+    @classmethod
+    def _no_empty_glob(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if any(not glob.strip() for glob in value):
+            raise ValueError('a member glob must not be empty; expected for example "*.csv"')
+        return value
+
+
+class Delimited(_Form):
+    """Text with one record a line and a character between cells: CSV, TSV and their relatives."""
+
+    type: Literal["delimited"] = "delimited"
+    delimiter: Character | None = Field(default=None, description="between cells; null: found from the first lines")
+    quote: Character | None = Field(default='"', description="around cells; null: quotes mean nothing")
+    escape: Character | None = Field(default=None, description="makes the next character literal; null: none")
+    header: bool = Field(default=True, description="the first line names the columns, which are matched by name")
+    skip_lines: int = Field(default=0, ge=0, le=10_000, description="lines before the header or the first record")
+
+    @model_validator(mode="after")
+    def _different_characters(self) -> Self:
+        given = [mark for mark in (self.delimiter, self.quote, self.escape) if mark]
+        if len(set(given)) != len(given):
+            raise ValueError("delimiter, quote and escape must be different characters")
+        return self
+
+
+class JsonLines(_Form):
+    """One JSON object a line."""
+
+    type: Literal["json_lines"] = "json_lines"
+
+
+class JsonDocument(_Form):
+    """One JSON document that holds an array of objects."""
+
+    type: Literal["json"] = "json"
+    record_path: str = Field(default="", description="dotted keys that lead to the array; empty: it is the document")
+
+    @property
+    def path(self) -> tuple[str, ...]:
+        """The keys of ``record_path``, outermost first."""
+        return tuple(self.record_path.split(".")) if self.record_path else ()
+
+
+Format = Annotated[Delimited | JsonLines | JsonDocument, Field(discriminator="type")]

@@ -1,0 +1,80 @@
+"""Land: fetch what a publisher offers and keep its bytes, each once."""
+
+from __future__ import annotations
+
+import shutil
+from datetime import datetime
+from pathlib import Path
+
+from sqlalchemy import select
+
+from jobs import landing
+from jobs.catalog import Source
+from jobs.registry import reading, transaction
+from jobs.registry.models import Landing
+from jobs.runs import Recorded
+from jobs.settings import settings
+
+
+def land(source: Source, logical_date: datetime, record: Recorded) -> None:
+    """Fetch the source's files and land those whose bytes are new.
+
+    Raises:
+        PublisherError: the publisher or the way to it is at fault; trying again may help.
+        ExchangeError: the declaration asks for something that is not there, or the disk is full.
+    """
+    from jobs.connectors import fetch
+
+    scratch = settings().home / "scratch" / source.name
+    shutil.rmtree(scratch, ignore_errors=True)
+    scratch.mkdir(parents=True)
+    new = seen = size = 0
+    try:
+        for fetched in fetch(source.declared.connector, source=source.name, scratch=scratch):
+            seen += 1
+            added = _keep(source, fetched, logical_date, record.run_id)
+            new += added is not None
+            size += added or 0
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    record.counts.bytes_in = size
+    record.status = "succeeded" if new or held_back(source) else "unchanged"
+    record.message = f"{seen} file{'s' if seen != 1 else ''} offered, {new} new"
+
+
+def held_back(source: Source) -> bool:
+    """Whether anything landed that the checked version does not have yet."""
+    from jobs.pointers import pointer
+
+    stands = pointer(source.table)
+    with reading() as db:
+        newest = db.scalars(
+            select(Landing.id).where(Landing.source == source.name).order_by(Landing.id.desc()).limit(1)
+        ).first()
+    return newest is not None and (stands is None or (stands.landing_id or 0) < newest)
+
+
+def _keep(source: Source, fetched: landing.Fetched, logical_date: datetime, run_id: str) -> int | None:
+    """Land one file unless its bytes are known; returns its size if they were new."""
+    sha256 = landing.digest(fetched.path)
+    with reading() as db:
+        known = db.scalars(select(Landing).where(Landing.source == source.name, Landing.sha256 == sha256)).first()
+    if known and (settings().home / known.path).exists():
+        return None
+    landed = landing.store(fetched, source.name, logical_date)
+    with transaction() as db:
+        if db.scalars(select(Landing).where(Landing.source == source.name, Landing.sha256 == landed.sha256)).first():
+            return None
+        db.add(
+            Landing(
+                source=source.name, sha256=landed.sha256, path=str(landed.path), file_name=landed.file_name,
+                url=landed.url, size=landed.size, etag=landed.etag, published_at=landed.published_at,
+                fetched_at=landed.fetched_at, logical_date=landed.logical_date, run_id=run_id,
+            )  # fmt: skip
+        )
+    return landed.size
+
+
+def path_of(found: Landing) -> Path:
+    """Where a landed file is kept."""
+    return settings().home / found.path

@@ -1,0 +1,208 @@
+"""The manifest of a release: everything its certificate vouches for, in one canonical JSON document."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Annotated, Any, Literal
+
+import rfc8785
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+
+Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+Number = Annotated[str, StringConstraints(pattern=r"^(0|[1-9]\d*)\.(0|[1-9]\d*)\.(0|[1-9]\d*)$")]
+TableName = Annotated[str, StringConstraints(pattern=r"^(silver|gold)\.[a-z][a-z0-9_]*$")]
+Count = Annotated[int, Field(ge=0)]
+
+MANIFEST_FILE = "manifest.json"
+CREDENTIAL_FILE = "certificate.jwt"
+CONTRACT_FILE = "contract.yaml"
+EVIDENCE_FILE = "evidence.json"
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_by_name=True, validate_by_alias=True)
+
+
+class Terms(_Part):
+    """A licence, and where its text is."""
+
+    id: str
+    url: str
+    attribution: str | None = None
+
+
+class SourceTerms(_Part):
+    """One source that the product comes from, and on what terms it was published."""
+
+    source: str
+    title: str
+    publisher: str
+    licence: Terms
+    redistribution: str
+    basis: str
+
+
+class ColumnType(_Part):
+    """One column: its Delta type, and whether the contract lets it be absent."""
+
+    name: str
+    type: str
+    nullable: bool
+
+
+class TableVersion(_Part):
+    """The Delta version that is released; `path` is relative to the exchange's home."""
+
+    name: TableName
+    path: str
+    id: str
+    delta_version: Count
+    rows: Count
+    bytes: Count
+    columns: tuple[ColumnType, ...] = Field(validation_alias="schema", serialization_alias="schema")
+    key: tuple[str, ...]
+    partitions: tuple[str, ...] = ()
+
+
+class ReleasedFile(_Part):
+    """One data file; `path` is relative to the table's folder, as it stands on disk."""
+
+    path: str
+    sha256: Sha256
+    size: Count
+    rows: Count
+
+
+class ContractCopy(_Part):
+    """The contract: sha256 of the copy's bytes, and the digest of its terms however they are laid out."""
+
+    path: str
+    sha256: Sha256
+    digest: Sha256
+    version: str
+
+
+class Expectations(_Part):
+    """What the expectations said of this very version."""
+
+    path: str
+    result_sha256: Sha256
+    suite_digest: str
+    grade: str
+    score: float | None
+    dimensions: dict[str, Any]
+
+
+class Input(_Part):
+    """A table that the product was built from, directly or through another product."""
+
+    table: TableName
+    delta_version: Count
+
+
+class Content(_Part):
+    """Identity of the rows themselves, whatever files and whatever engine they were written with.
+
+    `fingerprint` is the sum over all rows of the row's 64-bit hash, twice with the columns in opposite orders.
+    """
+
+    algorithm: Literal["xxhash64-sum-2"]
+    fingerprint: str
+    sha256: Sha256
+
+
+class SchemaChange(_Part):
+    """One thing that changed in the table's shape."""
+
+    kind: Literal["column_added", "column_removed", "type_changed", "key_changed", "may_be_absent", "always_present"]
+    column: str | None = None
+    before: str | None = None
+    after: str | None = None
+
+    @property
+    def breaks(self) -> bool:
+        """Whether a reader of the release before may stop working."""
+        return self.kind in ("column_removed", "type_changed", "key_changed", "may_be_absent")
+
+
+class Changes(_Part):
+    """What differs from the release before, by key; `against` is None for a first release."""
+
+    against: Number | None
+    added: Count
+    removed: Count
+    changed: Count
+    shape: tuple[SchemaChange, ...] = Field(default=(), validation_alias="schema", serialization_alias="schema")
+
+
+class Manifest(_Part):
+    """The manifest of one release."""
+
+    format: Literal["exchange-release/1"] = "exchange-release/1"
+    product: str
+    release: Number
+    title: str
+    released_at: str
+    run_id: str
+    licence: Terms
+    sources: tuple[SourceTerms, ...]
+    table: TableVersion
+    files: tuple[ReleasedFile, ...]
+    content: Content
+    contract: ContractCopy
+    expectations: Expectations
+    inputs: tuple[Input, ...]
+    landed: tuple[Sha256, ...]
+    diff: Changes
+
+    def document(self) -> dict[str, Any]:
+        """The manifest as JSON values."""
+        return self.model_dump(mode="json", by_alias=True)
+
+    def statement(self) -> dict[str, Any]:
+        """What the release's certificate states: enough to tell any change of anything that the manifest lists."""
+        return {
+            "id": f"urn:data-exchange-lake:release:{self.product}:{self.release}",
+            "product": self.product,
+            "release": self.release,
+            "manifestSha256": digest(self.encode()),
+            "contentSha256": self.content.sha256,
+            "deltaVersion": self.table.delta_version,
+            "rows": self.table.rows,
+            "bytes": self.table.bytes,
+            "grade": self.expectations.grade,
+            "licence": self.licence.id,
+        }
+
+    def encode(self) -> bytes:
+        """The manifest's one byte form (RFC 8785): equal manifests are equal bytes."""
+        return canonical(self.document())
+
+
+def canonical(document: Any) -> bytes:
+    """JSON values in the canonical form of RFC 8785.
+
+    Raises:
+        ValueError: a number that JSON cannot carry exactly.
+    """
+    return rfc8785.dumps(document)
+
+
+def digest(data: bytes) -> str:
+    """sha256 as lower-case hex."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def content_digest(columns: dict[str, str], rows: int, fingerprint: str) -> str:
+    """Digest of a table's content apart from its files: column names and types in any order, row count, fingerprint."""
+    shape = sorted([name, kind] for name, kind in columns.items())
+    return digest(canonical({"columns": shape, "rows": rows, "fingerprint": fingerprint}))
+
+
+def parse_number(number: str) -> tuple[int, int, int] | None:
+    """``1.2.0`` as three integers, or None if it is not a release's number."""
+    parts = number.split(".")
+    if len(parts) != 3 or not all(p.isascii() and p.isdigit() and str(int(p)) == p for p in parts):
+        return None
+    major, minor, patch = map(int, parts)
+    return major, minor, patch

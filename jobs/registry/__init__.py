@@ -1,0 +1,5 @@
+"""The exchange's records in a relational database: what landed, ran, was checked, released, granted and read."""
+
+from jobs.registry.database import engine, reading, transaction
+
+__all__ = ["engine", "reading", "transaction"]

@@ -1,0 +1,259 @@
+"""How the registry's database is reached: one engine per address and process, migrated before its first use."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import sqlite3
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection, Engine, create_engine, event, make_url, text
+from sqlalchemy.engine import URL
+from sqlalchemy.exc import (
+    ArgumentError,
+    DataError,
+    DBAPIError,
+    IntegrityError,
+    NoSuchModuleError,
+    OperationalError,
+    ProgrammingError,
+)
+from sqlalchemy.orm import Session
+
+from jobs.errors import Busy, ExchangeError
+from jobs.settings import settings
+
+# The newest revision under migrations/versions, written here so that a database at head is recognised
+# by one select, without importing Alembic. A test holds the two together.
+HEAD = "0001"
+
+BUSY_SECONDS = 30
+
+_engines: dict[tuple[str, int], Engine] = {}
+_guard = threading.Lock()
+_writing: ContextVar[bool] = ContextVar("writing the registry", default=False)
+
+
+def engine(url: str | None = None) -> Engine:
+    """Return this process's engine for the registry, its schema at head.
+
+    Args:
+        url: SQLAlchemy address; the registry of the settings if absent.
+
+    Raises:
+        ExchangeError: the address cannot be used, or its database cannot be reached or is newer.
+    """
+    address = url or settings().registry_url
+    key = (address, os.getpid())
+    found = _engines.get(key)
+    if found is not None:
+        return found
+    with _guard:
+        found = _engines.get(key)
+        if found is None:
+            found = _open(address)
+            _to_head(found)
+            _engines[key] = found
+    return found
+
+
+@contextmanager
+def transaction() -> Iterator[Session]:
+    """Give a session for reading and writing; it is committed at the end, or rolled back if the block raises.
+
+    On SQLite the transaction takes the write lock when it begins, so it never fails half way because another process
+    wrote in between. Objects stay readable after the end. Keep it short: writers wait for each other. One transaction
+    cannot begin within another: it would wait for itself.
+
+    Raises:
+        Busy: another writer kept the lock for more than 30 seconds.
+        ExchangeError: the database cannot be reached or written.
+    """
+    if _writing.get():
+        raise RuntimeError("a transaction of the registry was begun within another; pass the session on instead")
+    begun = _writing.set(True)
+    try:
+        with _session(engine()) as session:
+            yield session
+    finally:
+        _writing.reset(begun)
+
+
+@contextmanager
+def reading() -> Iterator[Session]:
+    """Give a session that only reads, from one consistent state, without waiting for writers.
+
+    Raises:
+        ExchangeError: the database cannot be reached.
+    """
+    with _session(engine().execution_options(exchange_begin="DEFERRED")) as session:
+        yield session
+        # Taken out first, what was read stays usable; whatever was changed by mistake is not written.
+        session.expunge_all()
+
+
+@contextmanager
+def _session(bind: Engine) -> Iterator[Session]:
+    try:
+        with Session(bind, expire_on_commit=False) as session, session.begin():
+            yield session
+    except (IntegrityError, DataError, ProgrammingError):
+        # Not the database's fault; whoever wrote the statement knows what it means.
+        raise
+    except DBAPIError as error:
+        raise _explained(error, bind.url) from error
+
+
+def _open(address: str) -> Engine:
+    try:
+        url = make_url(address)
+        opened = create_engine(url, hide_parameters=True, pool_pre_ping=not address.startswith("sqlite"), **_pool(url))
+    except (ArgumentError, NoSuchModuleError, ImportError, ValueError) as error:
+        # The address itself is not repeated: it may carry a password.
+        raise ExchangeError(
+            f"the registry's address cannot be used ({type(error).__name__})",
+            where="EXCHANGE_DATABASE_URL",
+            expected="an SQLAlchemy address such as sqlite:////srv/exchange/registry.db, with its driver installed",
+            next_step="correct it, or unset it to use SQLite under EXCHANGE_HOME",
+        ) from error
+    if opened.dialect.name == "sqlite":
+        _make_folder(Path(opened.url.database or "").parent)
+        _prepare_sqlite(opened)
+    return opened
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ExchangeError(
+            f"the registry's folder cannot be made: {error.strerror}",
+            where=str(folder),
+            next_step="check EXCHANGE_HOME and its permissions",
+        ) from error
+
+
+def _pool(url: URL) -> dict[str, Any]:
+    if url.get_backend_name() == "sqlite" and url.database in (None, "", ":memory:"):
+        raise ValueError("a registry in memory would be gone with the process")
+    # The sharing server answers in up to 40 threads, each of which needs a connection for some milliseconds.
+    return {"pool_size": 5, "max_overflow": 40}
+
+
+def _prepare_sqlite(opened: Engine) -> None:
+    @event.listens_for(opened, "connect")
+    def _pragmas(connection: sqlite3.Connection, _record: object) -> None:
+        # The driver would begin transactions by itself, late and DEFERRED; _begin below does it instead.
+        connection.isolation_level = None
+        connection.execute(f"PRAGMA busy_timeout = {BUSY_SECONDS * 1000}")
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA foreign_keys = ON")
+
+    @event.listens_for(opened, "begin")
+    def _begin(connection: Connection) -> None:
+        # A DEFERRED transaction that reads first and writes later fails at once with "database is locked" when
+        # somebody else wrote in between, whatever the timeout: IMMEDIATE waits at the beginning instead.
+        kind = connection.get_execution_options().get("exchange_begin", "IMMEDIATE")
+        connection.exec_driver_sql(f"BEGIN {kind}")
+
+
+def _before_fork() -> None:
+    # SQLite's locks belong to the process: a child that inherits an open connection believes that it holds locks
+    # which only its parent has, even for connections it opens itself. So idle connections are closed before a fork.
+    for (_, pid), known in list(_engines.items()):
+        if pid == os.getpid():
+            known.dispose()
+
+
+def _after_fork_in_child() -> None:
+    # Another thread of the parent may have held the lock at the moment of the fork; nobody would release it here.
+    global _guard
+    _guard = threading.Lock()
+
+
+os.register_at_fork(before=_before_fork, after_in_child=_after_fork_in_child)
+
+
+def revision(bind: Engine) -> str | None:
+    """Tell the schema revision that a database is at, None if it has none yet."""
+    try:
+        with bind.execution_options(exchange_begin="DEFERRED").connect() as connection:
+            return connection.execute(text("select version_num from alembic_version")).scalar()
+    except (OperationalError, ProgrammingError) as error:
+        if _is_missing_table(error):
+            return None
+        raise
+
+
+def migrate(bind: Engine, target: str = "head") -> None:
+    """Bring a database to a revision: ``head`` or a later one upgrades, ``base`` or an earlier one downgrades.
+
+    Two processes never migrate at once: the second waits at a file lock.
+    """
+    from alembic import command
+    from alembic.config import Config
+
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent / "migrations").replace("%", "%%"))
+    with _migration_lock(bind.url), bind.connect() as connection:
+        config.attributes["connection"] = connection
+        if target == "head" or target > (revision(bind) or ""):
+            command.upgrade(config, target)
+        else:
+            command.downgrade(config, target)
+
+
+def _to_head(bind: Engine) -> None:
+    try:
+        at = revision(bind)
+        if at == HEAD:
+            return
+        if at is not None and at > HEAD:
+            raise ExchangeError(
+                f"the registry is at revision {at}, newer than this program knows",
+                where=_shown(bind.url),
+                expected=f"revision {HEAD} or older",
+                next_step="run the newer version of the program",
+            )
+        migrate(bind)
+    except DBAPIError as error:
+        raise _explained(error, bind.url) from error
+
+
+@contextmanager
+def _migration_lock(url: URL) -> Iterator[None]:
+    folder = Path(url.database).parent if url.get_backend_name() == "sqlite" and url.database else settings().locks
+    _make_folder(folder)
+    with (folder / ".registry-migration.lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _is_missing_table(error: DBAPIError) -> bool:
+    # SQLite has no error code of its own for a missing table; PostgreSQL's is 42P01.
+    return "no such table" in str(error.orig) or getattr(error.orig, "sqlstate", None) == "42P01"
+
+
+def _shown(url: URL) -> str:
+    return url.render_as_string(hide_password=True)
+
+
+def _explained(error: DBAPIError, url: URL) -> ExchangeError:
+    cause = str(error.orig).strip().splitlines()[0] if error.orig else type(error).__name__
+    if "database is locked" in cause or "database table is locked" in cause:
+        return Busy(
+            f"another process has been writing the registry for more than {BUSY_SECONDS} seconds",
+            where=_shown(url),
+            next_step="wait for it to end, then run this again",
+        )
+    return ExchangeError(
+        f"the registry cannot be used: {cause}",
+        where=_shown(url),
+        expected="a database that can be reached, read and written",
+        next_step="check EXCHANGE_DATABASE_URL, the server, the disk and the permissions",
+    )

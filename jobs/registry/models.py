@@ -1,0 +1,301 @@
+"""The registry's tables: what landed, ran, was checked, was released, to whom it was granted and what they read."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    CheckConstraint,
+    DateTime,
+    Dialect,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Text,
+    UniqueConstraint,
+    event,
+    inspect,
+)
+from sqlalchemy.engine import Connection
+from sqlalchemy.orm import DeclarativeBase, Mapped, Mapper, mapped_column, relationship
+from sqlalchemy.types import TypeDecorator
+
+from jobs.errors import Tampered
+
+
+class UtcDateTime(TypeDecorator[datetime]):
+    """An instant: only aware datetimes go in, they are kept in UTC, and aware UTC datetimes come out."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002 - inherited
+        """Refuse a naive datetime, whose instant nobody knows."""
+        if value is None:
+            return None
+        if value.tzinfo is None:
+            raise ValueError(f"a datetime without a time zone cannot be stored: {value.isoformat()}")
+        return value.astimezone(UTC)
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002 - inherited
+        """SQLite hands back what was stored without its zone; PostgreSQL in the session's zone."""
+        if value is None:
+            return None
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+# SQLite only numbers rows by itself when the key is declared INTEGER, which is 64 bits there anyway.
+Sequence64 = BigInteger().with_variant(Integer, "sqlite")
+
+
+class Base(DeclarativeBase):
+    """Common ground of all tables; constraints are named so that later migrations can find them."""
+
+    metadata = MetaData(
+        naming_convention={
+            "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+            "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+            "ck": "ck_%(table_name)s_%(constraint_name)s",
+            "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+            "pk": "pk_%(table_name)s",
+        }
+    )
+    type_annotation_map = {  # noqa: RUF012 - SQLAlchemy reads this name from the class
+        datetime: UtcDateTime(),
+        dict[str, Any]: JSON(none_as_null=True),
+    }
+
+
+class Landing(Base):
+    """One file that landed; ``id`` is its place in the order of arrival.
+
+    ``loaded_at``, ``rows`` and ``rows_refused`` are known once bronze has it; ``fault`` says why a file could not be
+    read to its end.
+    """
+
+    __tablename__ = "landings"
+    __table_args__ = (
+        UniqueConstraint("source", "sha256"),
+        Index(None, "source", "id"),
+        # Without it SQLite would give the number of a deleted last row to the next one.
+        {"sqlite_autoincrement": True},
+    )
+
+    id: Mapped[int] = mapped_column(Sequence64, primary_key=True)
+    source: Mapped[str] = mapped_column(String(255))
+    sha256: Mapped[str] = mapped_column(String(64))
+    path: Mapped[str] = mapped_column(Text)
+    file_name: Mapped[str] = mapped_column(Text)
+    url: Mapped[str | None] = mapped_column(Text)
+    size: Mapped[int] = mapped_column(BigInteger)
+    etag: Mapped[str | None] = mapped_column(Text)
+    published_at: Mapped[datetime | None]
+    fetched_at: Mapped[datetime]
+    logical_date: Mapped[datetime]
+    run_id: Mapped[str] = mapped_column(String(255))
+    loaded_at: Mapped[datetime | None]
+    rows: Mapped[int | None] = mapped_column(BigInteger)
+    rows_refused: Mapped[int | None] = mapped_column(BigInteger)
+    fault: Mapped[str | None] = mapped_column(Text)
+
+
+class Run(Base):
+    """One step of one source or product, with the counts that must balance."""
+
+    __tablename__ = "runs"
+    __table_args__ = (
+        CheckConstraint("kind in ('source', 'product')", name="kind"),
+        CheckConstraint("status in ('running', 'succeeded', 'unchanged', 'failed')", name="status"),
+        Index(None, "run_id"),
+        Index(None, "name", "step", "started_at"),
+    )
+
+    id: Mapped[int] = mapped_column(Sequence64, primary_key=True)
+    run_id: Mapped[str] = mapped_column(String(255))
+    step: Mapped[str] = mapped_column(String(32))
+    kind: Mapped[str] = mapped_column(String(16))
+    name: Mapped[str] = mapped_column(String(255))
+    table_name: Mapped[str | None] = mapped_column(String(255))
+    logical_date: Mapped[datetime]
+    started_at: Mapped[datetime]
+    ended_at: Mapped[datetime | None]
+    status: Mapped[str] = mapped_column(String(16))
+    rows_in: Mapped[int | None] = mapped_column(BigInteger)
+    rows_out: Mapped[int | None] = mapped_column(BigInteger)
+    rows_quarantined: Mapped[int | None] = mapped_column(BigInteger)
+    rows_duplicate: Mapped[int | None] = mapped_column(BigInteger)
+    rows_dropped: Mapped[int | None] = mapped_column(BigInteger)
+    rows_unchanged: Mapped[int | None] = mapped_column(BigInteger)
+    rows_superseded: Mapped[int | None] = mapped_column(BigInteger)
+    bytes_in: Mapped[int | None] = mapped_column(BigInteger)
+    input: Mapped[dict[str, Any] | None]
+    output_version: Mapped[int | None] = mapped_column(BigInteger)
+    message: Mapped[str | None] = mapped_column(Text)
+
+
+class Check(Base):
+    """What the expectations said about one Delta version of one table."""
+
+    __tablename__ = "checks"
+    __table_args__ = (Index(None, "table_name", "delta_version"),)
+
+    id: Mapped[int] = mapped_column(Sequence64, primary_key=True)
+    table_name: Mapped[str] = mapped_column(String(255))
+    delta_version: Mapped[int] = mapped_column(BigInteger)
+    contract_digest: Mapped[str] = mapped_column(String(64))
+    suite_digest: Mapped[str] = mapped_column(String(64))
+    result_sha256: Mapped[str] = mapped_column(String(64))
+    passed: Mapped[bool]
+    score: Mapped[float | None] = mapped_column(Float)
+    grade: Mapped[str] = mapped_column(String(1))
+    dimensions: Mapped[dict[str, Any]]
+    scope: Mapped[dict[str, Any] | None]
+    run_id: Mapped[str] = mapped_column(String(255))
+    checked_at: Mapped[datetime]
+
+
+class Pointer(Base):
+    """The checked version of a table: what the next table, a view and a release may read."""
+
+    __tablename__ = "pointers"
+
+    table_name: Mapped[str] = mapped_column(String(255), primary_key=True)
+    delta_version: Mapped[int] = mapped_column(BigInteger)
+    head_version: Mapped[int] = mapped_column(BigInteger)
+    check_id: Mapped[int | None] = mapped_column(ForeignKey("checks.id"))
+    landing_id: Mapped[int | None] = mapped_column(BigInteger)
+    inputs: Mapped[dict[str, Any] | None]
+    contract_digest: Mapped[str | None] = mapped_column(String(64))
+    run_id: Mapped[str | None] = mapped_column(String(255))
+    moved_at: Mapped[datetime]
+
+    check: Mapped[Check | None] = relationship()
+
+
+class Release(Base):
+    """A numbered, certified version of a product; nothing of it changes any more, apart from its status."""
+
+    __tablename__ = "releases"
+    __table_args__ = (
+        UniqueConstraint("product", "major", "minor", "patch"),
+        CheckConstraint("status in ('published', 'recalled')", name="status"),
+    )
+
+    id: Mapped[int] = mapped_column(Sequence64, primary_key=True)
+    product: Mapped[str] = mapped_column(String(255))
+    major: Mapped[int]
+    minor: Mapped[int]
+    patch: Mapped[int]
+    delta_version: Mapped[int] = mapped_column(BigInteger)
+    check_id: Mapped[int | None] = mapped_column(ForeignKey("checks.id"))
+    manifest_sha256: Mapped[str] = mapped_column(String(64))
+    manifest: Mapped[dict[str, Any]]
+    credential: Mapped[str] = mapped_column(Text)
+    rows: Mapped[int] = mapped_column(BigInteger)
+    bytes: Mapped[int] = mapped_column(BigInteger)
+    grade: Mapped[str] = mapped_column(String(1))
+    licence: Mapped[str] = mapped_column(String(255))
+    status: Mapped[str] = mapped_column(String(16), default="published")
+    released_at: Mapped[datetime]
+
+    check: Mapped[Check | None] = relationship()
+
+    @property
+    def number(self) -> str:
+        """The release's semantic version, ``1.2.0``."""
+        return f"{self.major}.{self.minor}.{self.patch}"
+
+
+class Participant(Base):
+    """Somebody who takes part in the exchange: a name and a role."""
+
+    __tablename__ = "participants"
+    __table_args__ = (
+        UniqueConstraint("name"),
+        CheckConstraint("role in ('provider', 'broker', 'buyer', 'assessor', 'staff')", name="role"),
+    )
+
+    id: Mapped[int] = mapped_column(Sequence64, primary_key=True)
+    name: Mapped[str] = mapped_column(String(255))
+    role: Mapped[str] = mapped_column(String(16))
+    created_at: Mapped[datetime]
+
+
+class Grant(Base):
+    """A buyer's right to read one product for some time, and the hash of the token that proves it."""
+
+    __tablename__ = "grants"
+    __table_args__ = (
+        UniqueConstraint("token_sha256"),
+        CheckConstraint("not_before < expires_at", name="period"),
+        Index(None, "buyer_id", "product"),
+    )
+
+    id: Mapped[int] = mapped_column(Sequence64, primary_key=True)
+    product: Mapped[str] = mapped_column(String(255))
+    buyer_id: Mapped[int] = mapped_column(ForeignKey("participants.id"))
+    token_sha256: Mapped[str] = mapped_column(String(64))
+    not_before: Mapped[datetime]
+    expires_at: Mapped[datetime]
+    revoked_at: Mapped[datetime | None]
+    revoked_reason: Mapped[str | None] = mapped_column(String(512))
+    created_at: Mapped[datetime]
+
+    buyer: Mapped[Participant] = relationship(lazy="joined", innerjoin=True)
+
+
+class Usage(Base):
+    """One request at the buyer's door, allowed or not."""
+
+    __tablename__ = "usage"
+    __table_args__ = (
+        UniqueConstraint("request_id"),
+        CheckConstraint("operation in ('list', 'version', 'metadata', 'query', 'changes', 'file')", name="operation"),
+        Index(None, "at"),
+        Index(None, "buyer", "product"),
+    )
+
+    id: Mapped[int] = mapped_column(Sequence64, primary_key=True)
+    request_id: Mapped[str] = mapped_column(String(64))
+    at: Mapped[datetime]
+    grant_id: Mapped[int | None] = mapped_column(ForeignKey("grants.id"))
+    buyer: Mapped[str | None] = mapped_column(String(255))
+    operation: Mapped[str] = mapped_column(String(16))
+    product: Mapped[str | None] = mapped_column(String(255))
+    version: Mapped[int | None] = mapped_column(BigInteger)
+    files: Mapped[int] = mapped_column(default=0)
+    bytes: Mapped[int] = mapped_column(BigInteger, default=0)
+    status: Mapped[int]
+    allowed: Mapped[bool]
+    reason: Mapped[str | None] = mapped_column(Text)
+    client: Mapped[str | None] = mapped_column(Text)
+
+
+@event.listens_for(Release, "before_update")
+def _only_status_moves(_mapper: Mapper[Any], _connection: Connection, release: Release) -> None:
+    changed = sorted(
+        attribute.key
+        for attribute in inspect(release).attrs
+        if attribute.key != "status" and attribute.history.has_changes()
+    )
+    if changed:
+        raise Tampered(
+            f"a release never changes, but {', '.join(changed)} would",
+            where=f"{release.product}@{release.number}",
+            next_step="make a new release; this one can only be recalled",
+        )
+
+
+@event.listens_for(Release, "before_delete")
+def _never_deleted(_mapper: Mapper[Any], _connection: Connection, release: Release) -> None:
+    raise Tampered(
+        "a release is never deleted",
+        where=f"{release.product}@{release.number}",
+        next_step="recall it instead",
+    )

@@ -1,0 +1,57 @@
+"""Who takes part in the exchange: thin, a name and a role."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from jobs.errors import ExchangeError
+from jobs.registry.database import reading, transaction
+from jobs.registry.models import Participant
+
+ROLES = ("provider", "broker", "buyer", "assessor", "staff")
+
+
+def enrol(name: str, role: str) -> Participant:
+    """Add a participant, or return the one of this name if it has this role already.
+
+    Raises:
+        ExchangeError: the name cannot be used, the role is unknown, or the name has another role.
+    """
+    with transaction() as session:
+        return enrol_in(session, name, role)
+
+
+def enrol_in(session: Session, name: str, role: str) -> Participant:
+    """Do what ``enrol`` does, as a part of a larger transaction."""
+    if role not in ROLES:
+        raise ExchangeError(f"there is no role {role!r}", expected=f"one of {', '.join(ROLES)}")
+    _require_name(name)
+    found = session.scalar(select(Participant).where(Participant.name == name))
+    if found is None:
+        found = Participant(name=name, role=role, created_at=datetime.now(UTC))
+        session.add(found)
+        session.flush()
+    if found.role != role:
+        raise ExchangeError(
+            f"{name} takes part as {found.role}, which is not {role}",
+            expected=f"a participant with the role {role}, or a new name",
+            next_step=f"use another name for the same organisation's part as {role}",
+        )
+    return found
+
+
+def participants() -> list[Participant]:
+    """List everybody, by name."""
+    with reading() as session:
+        return list(session.scalars(select(Participant).order_by(Participant.name)))
+
+
+def _require_name(name: str) -> None:
+    if name.strip() != name or not 0 < len(name) <= 255 or not name.isprintable():
+        raise ExchangeError(
+            f"{name!r} cannot be a participant's name",
+            expected="1 to 255 printable characters without spaces at either end",
+        )

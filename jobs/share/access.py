@@ -1,0 +1,247 @@
+"""Who is knocking, and what the exchange lets them see at this very moment."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from jobs.registry import reading
+from jobs.registry.grants import Standing, grant_of, grants_of_buyer, standing
+from jobs.registry.models import Grant, Release
+from jobs.registry.usage import Request
+from jobs.share.refusal import Refusal, forbidden, invalid, missing, unauthenticated
+from jobs.share.tickets import Ticket
+
+SHARE = "exchange"
+SCHEMA = "products"
+
+_LONGEST_TOKEN = 512
+
+
+@dataclass(frozen=True)
+class Version:
+    """A published release, as a version of its table."""
+
+    release: int
+    number: str
+    delta_version: int
+    released_at: datetime
+
+    @property
+    def milliseconds(self) -> int:
+        """When it was released, in milliseconds since 1970."""
+        return int(self.released_at.timestamp() * 1000)
+
+
+@dataclass(frozen=True)
+class SharedTable:
+    """A product that a buyer may read now."""
+
+    name: str
+    token_grant: int
+    product_grant: int
+    versions: tuple[Version, ...]
+
+    @property
+    def latest(self) -> Version:
+        """The newest published release."""
+        return self.versions[-1]
+
+    def at(self, version: int) -> Version:
+        """Return the release at a Delta version.
+
+        Raises:
+            Refusal: no published release is at this version.
+        """
+        for known in self.versions:
+            if known.delta_version == version:
+                return known
+        raise invalid(f"version {version} of {self.name} is not shared; {self.choice}")
+
+    def as_of(self, instant: datetime) -> Version:
+        """Return the release that was the latest at an instant.
+
+        Raises:
+            Refusal: nothing had been released by then.
+        """
+        known = [version for version in self.versions if version.released_at <= instant]
+        if not known:
+            raise invalid(f"nothing of {self.name} had been released by {instant.isoformat()}; {self.choice}")
+        return known[-1]
+
+    def since(self, instant: datetime) -> Version:
+        """Return the first release at or after an instant.
+
+        Raises:
+            Refusal: nothing has been released since.
+        """
+        for version in self.versions:
+            if version.released_at >= instant:
+                return version
+        raise invalid(f"nothing of {self.name} has been released since {instant.isoformat()}; {self.choice}")
+
+    @property
+    def choice(self) -> str:
+        """Which versions there are, for messages."""
+        known = ", ".join(
+            f"{v.delta_version} (release {v.number} of {v.released_at:%Y-%m-%d %H:%M:%S} UTC)" for v in self.versions
+        )
+        return f"the shared versions are {known}"
+
+
+@dataclass(frozen=True)
+class Visitor:
+    """A buyer with a token that is worth something now."""
+
+    buyer: str
+    token_grant: int
+    tables: dict[str, SharedTable]
+    lapsed: dict[str, str]
+
+    def table(self, share: str, schema: str, name: str) -> SharedTable:
+        """Return a table by its names, which are case-insensitive.
+
+        Raises:
+            Refusal: there is none that this buyer may know of, or its right to it has ended.
+        """
+        require_schema(share, schema)
+        wanted = name.casefold()
+        found = self.tables.get(wanted)
+        if found is not None:
+            return found
+        if wanted in self.lapsed:
+            raise forbidden(self.lapsed[wanted])
+        raise missing(f"there is no table {share}.{schema}.{name[:255]} among what is shared with {self.buyer}")
+
+
+def require_share(share: str) -> None:
+    """Refuse every share but the one that there is."""
+    if share.casefold() != SHARE:
+        raise missing(f"there is no share {share[:255]}; the one there is is called {SHARE}")
+
+
+def require_schema(share: str, schema: str) -> None:
+    """Refuse every schema but the one that there is."""
+    require_share(share)
+    if schema.casefold() != SCHEMA:
+        raise missing(f"there is no schema {share[:255]}.{schema[:255]}; the one there is is called {SCHEMA}")
+
+
+def enter(authorization: str | None, entry: Request) -> Visitor:
+    """Let a request in by its ``Authorization`` header, and note on its meter entry who it is.
+
+    Raises:
+        Refusal: no token, one that is unknown, expired or revoked.
+    """
+    token = _bearer(authorization)
+    now = datetime.now(UTC)
+    with reading() as session:
+        own = grant_of(session, token)
+        if own is None:
+            raise unauthenticated("nobody knows this token; check the bearerToken of the profile")
+        entry.buyer, entry.grant_id = own.buyer.name, own.id
+        refusal = _worthless(own, now)
+        if refusal is not None:
+            raise refusal
+        held = grants_of_buyer(session, own.buyer_id)
+        return _visitor(session, own, held, now)
+
+
+def require_live(ticket: Ticket, entry: Request) -> None:
+    """Check, at this moment, everything that a ticket for a file rests on, and note on the meter entry whose it is.
+
+    Raises:
+        Refusal: the token's grant or the product's is over, or the release is recalled.
+    """
+    now = datetime.now(UTC)
+    with reading() as session:
+        grants = {
+            grant.id: grant
+            for grant in session.scalars(select(Grant).where(Grant.id.in_([ticket.token_grant, ticket.product_grant])))
+        }
+        covering = grants.get(ticket.product_grant)
+        if covering is None or ticket.token_grant not in grants:
+            raise forbidden("this ticket belongs to a grant that does not exist")
+        entry.buyer, entry.grant_id, entry.product = covering.buyer.name, covering.id, covering.product
+        for grant in grants.values():
+            if standing(grant, now) is not Standing.LIVE:
+                raise forbidden(_ended(grant, now))
+        release = session.execute(
+            select(Release.product, Release.delta_version, Release.status).where(Release.id == ticket.release)
+        ).one_or_none()
+    if release is None or release.product != covering.product:
+        raise forbidden("this ticket belongs to a release that its grant does not cover")
+    entry.version = release.delta_version
+    if release.status != "published":
+        raise forbidden(f"version {release.delta_version} of {release.product} was recalled")
+
+
+def _visitor(session: Session, own: Grant, held: list[Grant], now: datetime) -> Visitor:
+    versions = _published(session, {grant.product for grant in held})
+    tables: dict[str, SharedTable] = {}
+    lapsed: dict[str, str] = {}
+    for grant in held:
+        key = grant.product.casefold()
+        if standing(grant, now) is not Standing.LIVE:
+            lapsed.setdefault(key, _ended(grant, now))
+        elif grant.product not in versions:
+            lapsed[key] = (
+                f"every release of {grant.product} has been recalled; ask the exchange when the next one is due"
+            )
+        elif key not in tables:
+            tables[key] = SharedTable(grant.product, own.id, grant.id, versions[grant.product])
+    return Visitor(own.buyer.name, own.id, tables, lapsed)
+
+
+def _published(session: Session, products: set[str]) -> dict[str, tuple[Version, ...]]:
+    rows = session.execute(
+        select(
+            Release.id,
+            Release.product,
+            Release.major,
+            Release.minor,
+            Release.patch,
+            Release.delta_version,
+            Release.released_at,
+        )
+        .where(Release.product.in_(products), Release.status == "published")
+        .order_by(Release.delta_version, Release.major, Release.minor, Release.patch)
+    )
+    found: dict[str, dict[int, Version]] = {}
+    for row in rows:
+        # Two releases may pin the same version of the table; buyers see it once, under the later number.
+        found.setdefault(row.product, {})[row.delta_version] = Version(
+            row.id, f"{row.major}.{row.minor}.{row.patch}", row.delta_version, row.released_at
+        )
+    return {product: tuple(by_version.values()) for product, by_version in found.items()}
+
+
+def _bearer(authorization: str | None) -> str:
+    if not authorization:
+        raise unauthenticated("this request has no token; send the header `Authorization: Bearer <bearerToken>`")
+    scheme, _, token = authorization.partition(" ")
+    token = token.strip()
+    if scheme.lower() != "bearer" or not token or len(token) > _LONGEST_TOKEN:
+        raise unauthenticated("the Authorization header is not understood; expected `Bearer <bearerToken>`")
+    return token
+
+
+def _worthless(grant: Grant, now: datetime) -> Refusal | None:
+    worth = standing(grant, now)
+    if worth is Standing.LIVE:
+        return None
+    if worth is Standing.REVOKED:
+        return forbidden(_ended(grant, now))
+    return unauthenticated(_ended(grant, now))
+
+
+def _ended(grant: Grant, now: datetime) -> str:
+    worth = standing(grant, now)
+    if worth is Standing.REVOKED and grant.revoked_at is not None:
+        return f"the grant of {grant.product} was revoked on {grant.revoked_at:%Y-%m-%d %H:%M:%S} UTC; ask the exchange"
+    if worth is Standing.EARLY:
+        return f"the grant of {grant.product} begins on {grant.not_before:%Y-%m-%d %H:%M:%S} UTC"
+    return f"the grant of {grant.product} expired on {grant.expires_at:%Y-%m-%d %H:%M:%S} UTC; ask for a new one"

@@ -1,0 +1,208 @@
+"""The lines of a Delta Sharing answer, in both response formats."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from datetime import date
+from typing import Any
+
+from jobs.share.access import Version
+from jobs.share.capabilities import DELTA, PARQUET
+from jobs.share.snapshot import DataFile, Snapshot
+
+CONTENT_TYPE = "application/x-ndjson; charset=utf-8"
+
+# Delta readers only give a change feed for tables that are said to have one. Ours is computed from whole files, which
+# is what a feed amounts to where nothing is updated in place; the writer version is the first that knows the feature.
+_CHANGE_FEED = "delta.enableChangeDataFeed"
+_CHANGE_FEED_WRITER = 4
+
+
+@dataclass(frozen=True)
+class Change:
+    """A data file that came or went with a version."""
+
+    kind: str
+    file: DataFile
+    version: Version
+    held_by: Version
+
+
+@dataclass(frozen=True)
+class Writer:
+    """Writes the lines of one answer.
+
+    Args:
+        format: ``parquet`` or ``delta``.
+        id_hash: which format's hash makes the file ids.
+        url_of: gives the address of a file of a release.
+        expires: when the addresses stop working, in milliseconds since 1970.
+    """
+
+    format: str
+    id_hash: str
+    url_of: Callable[[DataFile, Version], str]
+    expires: int
+
+    def head(self, snapshot: Snapshot, *, version: int | None = None, change_feed: bool = False) -> Iterator[str]:
+        """Write the protocol and the metadata; ``version`` says which version they are of, where that matters."""
+        yield self.protocol(snapshot, change_feed=change_feed)
+        yield self.metadata(snapshot, version=version, change_feed=change_feed)
+
+    def protocol(self, snapshot: Snapshot, *, change_feed: bool = False) -> str:
+        """Write what a reader must know."""
+        if self.format == PARQUET:
+            return _line({"protocol": {"minReaderVersion": 1}})
+        return _line({"protocol": {"deltaProtocol": _delta_protocol(snapshot, change_feed)}})
+
+    def metadata(self, snapshot: Snapshot, *, version: int | None = None, change_feed: bool = False) -> str:
+        """Write schema, partitioning and size."""
+        facts: dict[str, Any] = {
+            "id": snapshot.table_id,
+            "format": {"provider": "parquet"},
+            "schemaString": snapshot.schema_string,
+            "partitionColumns": list(snapshot.partition_columns),
+        }
+        facts |= {name: text for name in ("name", "description") if (text := getattr(snapshot, name)) is not None}
+        sizes = {"size": snapshot.size, "numFiles": len(snapshot.files)}
+        versioned = {} if version is None else {"version": version}
+        if self.format == PARQUET:
+            return _line({"metaData": facts | {"configuration": {"enableChangeDataFeed": "true"}} | versioned | sizes})
+        configuration = snapshot.configuration | ({_CHANGE_FEED: "true"} if change_feed else {})
+        facts |= {"format": {"provider": "parquet", "options": {}}, "configuration": configuration}
+        if snapshot.created is not None:
+            facts["createdTime"] = snapshot.created
+        return _line({"metaData": {"deltaMetadata": facts} | versioned | sizes})
+
+    def file(self, file: DataFile, version: Version, *, dated: bool) -> str:
+        """Write one file of a snapshot; with version and time where the client asked for a version."""
+        when = {"version": version.delta_version, "timestamp": version.milliseconds} if dated else {}
+        address = self.url_of(file, version)
+        if self.format == DELTA:
+            return self._delta({"add": _add(file, address)}, file, when)
+        return _line({"file": self._parquet(file, address) | when})
+
+    def change(self, change: Change) -> str:
+        """Write one file that came or went."""
+        when = {"version": change.version.delta_version, "timestamp": change.version.milliseconds}
+        address = self.url_of(change.file, change.held_by)
+        if self.format == PARQUET:
+            return _line({change.kind: self._parquet(change.file, address) | when})
+        if change.kind == "add":
+            return self._delta({"add": _add(change.file, address)}, change.file, when)
+        return self._delta({"remove": _remove(change.file, address, change.version)}, change.file, when)
+
+    def end(self) -> str:
+        """Write the line that says that nothing is missing."""
+        return _line({"endStreamAction": {"minUrlExpirationTimestamp": self.expires}})
+
+    def _parquet(self, file: DataFile, address: str) -> dict[str, Any]:
+        facts: dict[str, Any] = {
+            "url": address,
+            "id": self._id(file),
+            "partitionValues": {name: value or "" for name, value in file.partition.items()},
+            "size": file.size,
+            "expirationTimestamp": self.expires,
+        }
+        statistics = _statistics(file)
+        return facts | ({"stats": statistics} if statistics else {})
+
+    def _delta(self, action: dict[str, Any], file: DataFile, when: dict[str, int]) -> str:
+        facts = {"id": self._id(file), "size": file.size, "expirationTimestamp": self.expires}
+        return _line({"file": facts | when | {"deltaSingleAction": action}})
+
+    def _id(self, file: DataFile) -> str:
+        # As the reference server does it: MD5 of the path for parquet, SHA-256 for delta. Clients cache by it.
+        if self.id_hash == DELTA:
+            return file.key
+        return hashlib.md5(file.path.encode(), usedforsecurity=False).hexdigest()
+
+
+def changes_between(before: tuple[Version, Snapshot] | None, after: tuple[Version, Snapshot]) -> Iterator[Change]:
+    """Tell which files went and came between a release and the one before it, None for the first release.
+
+    A file that went is still handed out under the earlier release, which keeps it.
+    """
+    version, snapshot = after
+    old = {file.path: file for file in before[1].files} if before else {}
+    new = {file.path for file in snapshot.files}
+    for path, file in old.items():
+        if before is not None and path not in new:
+            yield Change("remove", file, version, before[0])
+    for file in snapshot.files:
+        if file.path not in old:
+            yield Change("add", file, version, version)
+
+
+def body(lines: Iterable[str]) -> bytes:
+    """Join lines to a response body."""
+    return "".join(f"{line}\n" for line in lines).encode()
+
+
+def _line(action: dict[str, Any]) -> str:
+    return json.dumps(action, separators=(",", ":"), ensure_ascii=False)
+
+
+def _delta_protocol(snapshot: Snapshot, change_feed: bool) -> dict[str, Any]:
+    writer_features = set(snapshot.writer_features)
+    min_writer = snapshot.min_writer_version
+    if change_feed and writer_features:
+        writer_features.add("changeDataFeed")
+    elif change_feed:
+        min_writer = max(min_writer, _CHANGE_FEED_WRITER)
+    facts: dict[str, Any] = {"minReaderVersion": snapshot.min_reader_version, "minWriterVersion": min_writer}
+    if snapshot.reader_features:
+        facts["readerFeatures"] = sorted(snapshot.reader_features)
+    if writer_features:
+        facts["writerFeatures"] = sorted(writer_features)
+    return facts
+
+
+def _add(file: DataFile, address: str) -> dict[str, Any]:
+    statistics = _statistics(file)
+    return {
+        "path": address,
+        "partitionValues": file.partition,
+        "size": file.size,
+        "modificationTime": file.modified,
+        "dataChange": True,
+    } | ({"stats": statistics} if statistics else {})
+
+
+def _remove(file: DataFile, address: str, version: Version) -> dict[str, Any]:
+    return {
+        "path": address,
+        "deletionTimestamp": version.milliseconds,
+        "dataChange": True,
+        "extendedFileMetadata": True,
+        "partitionValues": file.partition,
+        "size": file.size,
+    }
+
+
+def _statistics(file: DataFile) -> str | None:
+    """Write the statistics of which JSON keeps the exact value: counts, integers, text and dates."""
+    if file.rows is None:
+        return None
+    lower = {name: _exact(value) for name, value in file.lower.items() if _exact(value) is not None}
+    upper = {name: _exact(value) for name, value in file.upper.items() if _exact(value) is not None}
+    both = lower.keys() & upper.keys()
+    return json.dumps(
+        {
+            "numRecords": file.rows,
+            "minValues": {name: lower[name] for name in sorted(both)},
+            "maxValues": {name: upper[name] for name in sorted(both)},
+            "nullCount": {name: count for name, count in sorted(file.nulls.items()) if isinstance(count, int)},
+        },
+        separators=(",", ":"),
+    )
+
+
+def _exact(value: Any) -> Any:
+    # type() because a datetime is a date and a bool is an int, and neither is meant.
+    if type(value) is date:
+        return value.isoformat()
+    return value if type(value) in (int, str) else None

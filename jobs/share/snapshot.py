@@ -1,0 +1,194 @@
+"""One released version of a table as its Delta log and its manifest describe it; both never change, so it is kept."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from datetime import date, datetime
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
+
+import pyarrow as pa
+from deltalake import DeltaTable
+from sqlalchemy import select
+
+from jobs.errors import Tampered
+from jobs.registry import reading
+from jobs.registry.models import Release
+from jobs.settings import settings
+from jobs.share.refusal import unsupported
+
+# Deletion vectors and column mapping change what a data file means; a buyer whose client does not know them would read
+# deleted rows or wrong columns. Tables for release are built without them.
+SAFE_FEATURES = frozenset({"timestampNtz"})
+
+
+@dataclass(frozen=True)
+class DataFile:
+    """One Parquet file of a version, with what the log tells about its rows."""
+
+    path: str
+    size: int
+    sha256: str
+    modified: int
+    partition: dict[str, str | None]
+    rows: int | None
+    nulls: dict[str, Any]
+    lower: dict[str, Any]
+    upper: dict[str, Any]
+
+    @cached_property
+    def key(self) -> str:
+        """What names this file within its table, in tickets and as its id."""
+        return hashlib.sha256(self.path.encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A released version of a table."""
+
+    folder: Path
+    min_reader_version: int
+    min_writer_version: int
+    reader_features: frozenset[str]
+    writer_features: frozenset[str]
+    table_id: str
+    name: str | None
+    description: str | None
+    schema_string: str
+    partition_columns: tuple[str, ...]
+    configuration: dict[str, str]
+    created: int | None
+    files: tuple[DataFile, ...]
+
+    @property
+    def size(self) -> int:
+        """Bytes of all files."""
+        return sum(file.size for file in self.files)
+
+    @cached_property
+    def types(self) -> dict[str, Any]:
+        """Type of each top-level column, as the schema spells it."""
+        return {column["name"]: column["type"] for column in json.loads(self.schema_string)["fields"]}
+
+    @cached_property
+    def by_key(self) -> dict[str, DataFile]:
+        """The files by the key that a ticket names them with."""
+        return {file.key: file for file in self.files}
+
+
+def snapshot(release_id: int) -> Snapshot:
+    """Return what a release pins, from its manifest and the Delta log at its version.
+
+    Raises:
+        Tampered: log, manifest and the files on disk do not agree.
+        Refusal: the table uses a feature that must not be shared.
+    """
+    return _snapshot(_Release(settings().registry_url, settings().lake / "gold", release_id))
+
+
+@dataclass(frozen=True)
+class _Release:
+    """What a kept snapshot is known by: a release's number means something in one registry only."""
+
+    registry_url: str
+    gold: Path
+    number: int
+
+
+@lru_cache(maxsize=128)
+def _snapshot(release: _Release) -> Snapshot:
+    with reading() as session:
+        product, version, manifest = session.execute(
+            select(Release.product, Release.delta_version, Release.manifest).where(Release.id == release.number)
+        ).one()
+    folder = release.gold / product
+    table = DeltaTable(str(folder), version=version)
+    protocol, metadata = table.protocol(), table.metadata()
+    features = frozenset(protocol.reader_features or ())
+    if features - SAFE_FEATURES or protocol.min_reader_version == 2:
+        raise unsupported(f"{product} version {version} uses features that cannot be shared: {', '.join(features)}")
+    return Snapshot(
+        folder=folder,
+        min_reader_version=protocol.min_reader_version,
+        min_writer_version=protocol.min_writer_version,
+        reader_features=features,
+        writer_features=frozenset(protocol.writer_features or ()),
+        table_id=str(metadata.id),
+        name=metadata.name,
+        description=metadata.description,
+        schema_string=table.schema().to_json(),
+        partition_columns=tuple(metadata.partition_columns),
+        configuration=dict(metadata.configuration),
+        created=metadata.created_time,
+        files=_files(table, folder, manifest),
+    )
+
+
+def _files(table: DeltaTable, folder: Path, manifest: dict[str, Any]) -> tuple[DataFile, ...]:
+    listed = {_on_disk(folder, entry["path"]): entry for entry in manifest["files"]}
+    files = []
+    for action in _actions(table):
+        path = _on_disk(folder, action["path"])
+        entry = listed.get(path)
+        if entry is None or entry["size"] != action["size_bytes"]:
+            raise Tampered(
+                "a file of this version is not what the manifest of its release says",
+                where=str(folder / path),
+                next_step="run `exchange verify` on the release",
+            )
+        files.append(_file(path, action, entry["sha256"]))
+    if len(files) != len(listed):
+        raise Tampered("the manifest lists files that this version does not have", where=str(folder))
+    return tuple(sorted(files, key=lambda file: file.path))
+
+
+def _actions(table: DeltaTable) -> list[dict[str, Any]]:
+    actions = pa.table(table.get_add_actions(flatten=False))
+    try:
+        rows: list[dict[str, Any]] = actions.to_pylist()
+    except (ValueError, OverflowError):
+        # Statistics may hold dates that Parquet can write and Python cannot; files are then handed out without.
+        rows = actions.drop_columns(["min", "max"]).to_pylist()
+    return rows
+
+
+def _file(path: str, action: dict[str, Any], sha256: str) -> DataFile:
+    return DataFile(
+        path=path,
+        size=action["size_bytes"],
+        sha256=sha256,
+        modified=action["modification_time"],
+        partition={name: _serialised(value) for name, value in (action.get("partition") or {}).items()},
+        rows=action["num_records"],
+        nulls=action.get("null_count") or {},
+        lower=action.get("min") or {},
+        upper=action.get("max") or {},
+    )
+
+
+def _on_disk(folder: Path, path: str) -> str:
+    # The log spells paths as parts of an address: a partition value with a space or a colon is percent-encoded once
+    # more than its folder is. A path that leaves the table's folder is never followed.
+    for candidate in (unquote(path), path):
+        place = (folder / candidate).resolve()
+        if place.is_file() and place.is_relative_to(folder.resolve()):
+            return candidate
+    raise Tampered("a file of a release is missing", where=str(folder / path), next_step="restore it from a copy")
+
+
+def _serialised(value: Any) -> str | None:
+    """Write a partition value as the protocol does."""
+    if value is None:
+        return None
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, datetime):
+        text = value.strftime("%Y-%m-%d %H:%M:%S")
+        return f"{text}.{value.microsecond:06d}" if value.microsecond else text
+    if isinstance(value, date):
+        return value.isoformat()
+    return str(value)

@@ -1,0 +1,82 @@
+"""The one place that opens the engine: embedded Sail, or any Spark Connect server, behind the same session."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import re
+from typing import TYPE_CHECKING, Any
+
+from jobs.errors import ExchangeError
+from jobs.settings import settings
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
+_OPTIONS = {"spark.sql.session.timeZone": "UTC"}
+
+_open: dict[tuple[str, int], tuple[SparkSession, Any]] = {}
+
+
+def connect() -> SparkSession:
+    """The process's session, opened at first use; tables are reached by path or through `jobs.lake`.
+
+    Raises:
+        ExchangeError: EXCHANGE_SPARK names no engine, or none answers there.
+    """
+    address = settings().spark
+    key = (address, os.getpid())
+    if key not in _open:
+        _open[key] = _embedded() if address == "embedded" else (_remote(address), None)
+    return _open[key][0]
+
+
+def session() -> SparkSession:
+    """A session with every checked table as ``silver.x`` and ``gold.x``, every release as ``release.<product>``
+    (the newest) and ``release.<product>_v1_2_0``, and the counts of all runs as ``ops.runs``.
+
+    Raises:
+        ExchangeError: as `connect`.
+    """
+    from jobs.views import register
+
+    spark = connect()
+    register(spark)
+    return spark
+
+
+def close() -> None:
+    """End this process's sessions and the engines that it started."""
+    for key in [k for k in _open if k[1] == os.getpid()]:
+        spark, server = _open.pop(key)
+        spark.stop()
+        if server is not None:
+            server.stop()
+
+
+def _embedded() -> tuple[SparkSession, Any]:
+    # Sail logs to stderr from Rust, and its notices about normal work would drown the user's output.
+    os.environ.setdefault("RUST_LOG", "off")
+    from pysail.spark import SparkConnectServer
+
+    server = SparkConnectServer("127.0.0.1", 0)
+    server.start(background=True)
+    _, port = server.listening_address
+    atexit.register(close)
+    return _remote(f"sc://127.0.0.1:{port}"), server
+
+
+def _remote(address: str) -> SparkSession:
+    if not re.match(r"^sc://[^/\s]+", address):
+        raise ExchangeError(
+            f"the engine '{address}' is unknown",
+            where="EXCHANGE_SPARK",
+            expected="embedded, or sc://host:port",
+            next_step="correct the variable, or unset it for the embedded engine",
+        )
+    from pyspark.sql import SparkSession
+
+    builder = SparkSession.builder.remote(address)
+    for name, value in _OPTIONS.items():
+        builder = builder.config(name, value)
+    return builder.create()

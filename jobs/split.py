@@ -1,0 +1,254 @@
+"""Compiles a source's declaration and contract into SQL that reshapes, types and splits rows: good ones, and refused ones with reasons."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import sqlglot
+from sqlglot import exp
+
+from jobs.bronze import columns_of
+from jobs.catalog import Source
+from jobs.contract import Column, Contract
+from jobs.errors import DeclarationError
+from jobs.lake import BOOKKEEPING
+from jobs.query import columns_read, read_select
+from jobs.rules import literal, quote, row_rules
+
+ORIGIN = tuple(name for name, _, _ in BOOKKEEPING)
+_RULE = "_rule"
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """One reason to refuse a row: the rule, the columns it shows, and SQL that is true for a row it refuses."""
+
+    rule: str
+    columns: tuple[str, ...]
+    shown: tuple[str, ...]
+    condition: str
+
+
+@dataclass(frozen=True)
+class Split:
+    """The SQL of one source's way from bronze rows (a view `bronze`) to silver rows.
+
+    Each attribute is one SELECT; `good` yields the contract's columns and the origin columns.
+    """
+
+    source: Source
+    contract: Contract
+
+    @cached_property
+    def reshaped(self) -> str:
+        """Rows in silver's grain, every cell still text as published; nothing dropped yet."""
+        if self.source.silver_sql:
+            return self._own_query()
+        read = "SELECT * FROM bronze WHERE _refused IS NULL"
+        if not self.source.declared.reshape:
+            return read
+        unpivot = self.source.declared.reshape.unpivot
+        kept = {k.strip() for k in unpivot.keep}
+        wide = [c for c in columns_of(self.source) if c not in kept]
+        keep = ", ".join(quote(c) for c in (*[k.strip() for k in unpivot.keep], *ORIGIN))
+        return (
+            f"SELECT {keep}, {quote(unpivot.name)}, {quote(unpivot.value)} FROM (SELECT {keep}, {', '.join(map(quote, wide))} FROM ({read}))"
+            f" UNPIVOT INCLUDE NULLS ({quote(unpivot.value)} FOR {quote(unpivot.name)} IN ({', '.join(map(quote, wide))}))"
+        )
+
+    @cached_property
+    def raw_columns(self) -> tuple[str, ...]:
+        """Names of the text columns that `reshaped` yields, origin columns apart."""
+        if self.source.silver_sql:
+            names = [p.alias_or_name for p in read_select(self.source.silver_sql).selects]
+            return tuple(n for n in names if n not in ORIGIN and not n.startswith("_"))
+        if not self.source.declared.reshape:
+            return columns_of(self.source)
+        unpivot = self.source.declared.reshape.unpivot
+        return (*(k.strip() for k in unpivot.keep), unpivot.name, unpivot.value)
+
+    @cached_property
+    def dropped(self) -> str | None:
+        """SQL that is true for a reshaped row which the publisher means as "nothing here"; None if nothing is dropped."""
+        terms = []
+        for drop in self.source.declared.drop:
+            self._known(drop.column, f"drop of {drop.column}")
+            listed = ", ".join(literal(v) for v in drop.values)
+            empty = f" OR {quote(drop.column)} IS NULL" if "" in drop.values else ""
+            terms.append(f"({quote(drop.column)} IN ({listed}){empty})")
+        return " OR ".join(terms) or None
+
+    @cached_property
+    def cells(self) -> str:
+        """Reshaped rows that are not dropped, with the publisher's words for "no value" turned into nulls."""
+        nothing = self.source.declared.format.null_values
+        keep = f" WHERE NOT coalesce({self.dropped}, false)" if self.dropped else ""
+        if self.source.silver_sql or not nothing:
+            return f"SELECT * FROM ({self.reshaped}){keep}"
+        listed = ", ".join(literal(v) for v in nothing)
+        cells = ", ".join(
+            f"CASE WHEN {quote(c)} IN ({listed}) THEN NULL ELSE {quote(c)} END AS {quote(c)}" for c in self.raw_columns
+        )
+        origin = ", ".join(map(quote, ORIGIN))
+        return f"SELECT {cells}, {origin} FROM ({self.reshaped}){keep}"
+
+    @cached_property
+    def refusals(self) -> tuple[Refusal, ...]:
+        """All reasons to refuse a row, first those of type, then those of the contract's row rules."""
+        typing = [r for r in (self._typing(c) for c in self.contract.columns) if r]
+        return (*typing, *self._rules())
+
+    @cached_property
+    def typed(self) -> str:
+        """Every cell row, typed, with the number of its first refusal in `_rule` (null for a good row)."""
+        return self._typed(raw=False)
+
+    @cached_property
+    def good(self) -> str:
+        """The rows that no rule refuses."""
+        columns = ", ".join(map(quote, (*self.contract.names, *ORIGIN)))
+        return f"SELECT {columns} FROM ({self.typed}) WHERE {_RULE} IS NULL"
+
+    @cached_property
+    def refused(self) -> str:
+        """The refused rows as quarantine keeps them: rule, column, value, the row, and its origin."""
+        return f"{self._refused_cells()} UNION ALL {refused_records()}"
+
+    def _typed(self, *, raw: bool) -> str:
+        typing = [r for r in self.refusals if r.rule.endswith(".type")]
+        cases = " ".join(f"WHEN {r.condition} THEN {i}" for i, r in enumerate(typing))
+        first = f"CASE {cases} END" if cases else "CAST(NULL AS INT)"
+        exprs = ", ".join(f"{self.expression(c)} AS {quote(c.name)}" for c in self.contract.columns)
+        shown = ", ".join(f"{literal(c)}, CAST({quote(c)} AS STRING)" for c in self.raw_columns)
+        extra = f", to_json(named_struct({shown})) AS _cells" if raw else ""
+        origin = ", ".join(map(quote, ORIGIN))
+        inner = f"SELECT {exprs}, {first} AS _typing, {origin}{extra} FROM ({self.cells})"
+        rules = " ".join(
+            f"WHEN {r.condition} THEN {i}" for i, r in enumerate(self.refusals) if not r.rule.endswith(".type")
+        )
+        verdict = f"coalesce(_typing, CASE {rules} END)" if rules else "_typing"
+        return f"SELECT *, {verdict} AS {_RULE} FROM ({inner})"
+
+    def _refused_cells(self) -> str:
+        rule = _case(_RULE, [literal(r.rule) for r in self.refusals])
+        column = _case(_RULE, [literal(", ".join(r.columns)) for r in self.refusals])
+        value = _case(_RULE, [self._shown(r) for r in self.refusals])
+        origin = ", ".join(map(quote, ORIGIN))
+        return (
+            f"SELECT {rule} AS rule, {column} AS column_name, {value} AS value, _cells AS record, {origin}"
+            f" FROM ({self._typed(raw=True)}) WHERE {_RULE} IS NOT NULL"
+        )
+
+    def _shown(self, refusal: Refusal) -> str:
+        values = [f"get_json_object(_cells, {literal('$.' + c)})" for c in refusal.shown if "." not in c]
+        return f"concat_ws(', ', {', '.join(values)})" if values else "CAST(NULL AS STRING)"
+
+    def expression(self, column: Column) -> str:
+        """The SQL that makes a column from the published text."""
+        if column.transform:
+            return f"try_cast(({column.transform}) AS {column.type})" if column.type != "STRING" else f"({column.transform})"
+        source = self._same_name(column)
+        return quote(source) if column.type == "STRING" else f"try_cast(trim({quote(source)}) AS {column.type})"
+
+    def _typing(self, column: Column) -> Refusal | None:
+        """A cell that is there but is not of the promised type."""
+        if not column.transform:
+            if column.type == "STRING":
+                return None
+            source = self._same_name(column)
+            condition = f"({quote(source)} IS NOT NULL AND {self.expression(column)} IS NULL)"
+            return Refusal(f"{column.name}.type", (column.name,), (source,), condition)
+        read = columns_read(column.transform, self.contract.file, f"{column.name}.transformLogic")
+        for name in read:
+            self._known(name, f"transformLogic of {column.name}")
+        attempts = _attempts(column.transform, self.contract, column)
+        if column.type != "STRING":
+            attempts.append((self.expression(column), f"({column.transform})"))
+        if not attempts:
+            return None
+        condition = " OR ".join(f"({of} IS NOT NULL AND {attempt} IS NULL)" for attempt, of in attempts)
+        return Refusal(f"{column.name}.type", (column.name,), read, f"({condition})")
+
+    def _rules(self) -> list[Refusal]:
+        sources = {c.name: self._sources(c) for c in self.contract.columns}
+        return [
+            Refusal(
+                rule.id,
+                rule.columns,
+                tuple(dict.fromkeys(s for c in rule.columns for s in sources.get(c, ()))),
+                f"NOT coalesce(({rule.predicate}), true)",
+            )
+            for rule in row_rules(self.contract)
+        ]
+
+    def _sources(self, column: Column) -> tuple[str, ...]:
+        if not column.transform:
+            return (self._same_name(column),)
+        return columns_read(column.transform, self.contract.file, f"{column.name}.transformLogic")
+
+    def _same_name(self, column: Column) -> str:
+        for name in self.raw_columns:
+            if name.lower() == column.name.lower():
+                return name
+        raise DeclarationError(
+            f"nothing says where column '{column.name}' comes from",
+            file=self.contract.file,
+            field=f"{column.name}.transformLogic",
+            expected=f"a published column of that name, or SQL over: {', '.join(self.raw_columns)}",
+        )
+
+    def _known(self, name: str, where: str) -> None:
+        known = {c.lower() for c in (*self.raw_columns, *ORIGIN)}
+        if name.lower() not in known:
+            raise DeclarationError(
+                f"the {where} reads '{name}', which the rows do not have",
+                file=self.contract.file,
+                expected=f"one of: {', '.join((*self.raw_columns, *ORIGIN))}",
+                next_step="correct the name, or add the column to format.columns",
+            )
+
+    def _own_query(self) -> str:
+        file = self.source.silver_sql
+        assert file is not None  # noqa: S101 - narrows the type; the caller has just looked
+        statement = read_select(file)
+        for table in statement.find_all(exp.Table):
+            own = {cte.alias_or_name for cte in statement.find_all(exp.CTE)}
+            if table.db or table.name not in {"bronze", *own}:
+                raise DeclarationError(f"silver.sql reads '{table.sql()}'", file=file, expected="only the view bronze")
+        missing = [c for c in ORIGIN if c not in [p.alias_or_name for p in statement.selects]]
+        if missing and not statement.find(exp.Star):
+            raise DeclarationError(
+                f"silver.sql does not select {', '.join(missing)}", file=file,
+                expected=f"the columns that say where a row came from: {', '.join(ORIGIN)}",
+            )  # fmt: skip
+        return f"SELECT * FROM ({file.read_text(encoding='utf-8').strip().rstrip(';')})"
+
+
+def refused_records() -> str:
+    """Records that no parser could read, as quarantine keeps them."""
+    origin = ", ".join(map(quote, ORIGIN))
+    return (
+        "SELECT concat('format.', regexp_extract(_refused, '^([a-z_]*)', 1)) AS rule, CAST(NULL AS STRING) AS column_name,"
+        f" _refused AS value, _raw AS record, {origin} FROM bronze WHERE _refused IS NOT NULL"
+    )
+
+
+def _attempts(transform: str, contract: Contract, column: Column) -> list[tuple[str, str]]:
+    """The places of an expression where a value may fail to convert: (the attempt, what it converts), as SQL."""
+    parsed = sqlglot.parse_one(transform, dialect="spark")
+    for cast in parsed.find_all(exp.Cast):
+        if not isinstance(cast, exp.TryCast) and not isinstance(cast.this, exp.Literal):
+            raise DeclarationError(
+                f"the transformLogic of {column.name} uses CAST, which stops the whole run at one bad value",
+                file=contract.file, field=f"{column.name}.transformLogic", expected="TRY_CAST, which refuses that row only",
+            )  # fmt: skip
+    found = [(node, node.this) for node in parsed.find_all(exp.TryCast)]
+    for node in parsed.find_all(exp.Anonymous):
+        if node.name.lower().startswith("try_") and node.expressions:
+            found.append((node, node.expressions[0]))
+    return [(a.sql(dialect="spark"), of.sql(dialect="spark")) for a, of in found]
+
+
+def _case(name: str, values: list[str]) -> str:
+    return f"CASE {name} " + " ".join(f"WHEN {i} THEN {v}" for i, v in enumerate(values)) + " END"

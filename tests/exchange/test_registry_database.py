@@ -1,0 +1,258 @@
+"""The registry's database: its schema, its migrations, and many processes at it at once."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import re
+import subprocess
+import sys
+from datetime import UTC, datetime, timedelta, timezone
+from pathlib import Path
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import create_engine, inspect, select, text
+from sqlalchemy.dialects import postgresql
+from sqlalchemy.schema import CreateIndex, CreateTable
+
+import jobs.registry.database as database
+from jobs.errors import Busy, ExchangeError, Tampered
+from jobs.registry import engine, reading, transaction
+from jobs.registry.models import Base, Landing, Participant, Release, Run
+
+AN_INSTANT = datetime(2026, 3, 29, 1, 30, 15, 123456, tzinfo=UTC)
+
+
+def _participant(name: str) -> Participant:
+    return Participant(name=name, role="buyer", created_at=AN_INSTANT)
+
+
+def test_a_migrated_database_is_what_the_models_say(home: Path) -> None:
+    with engine().connect() as connection:
+        context = MigrationContext.configure(connection, opts={"compare_type": True, "compare_server_default": True})
+        assert compare_metadata(context, Base.metadata) == []
+        migrated = _definitions(connection)
+    fresh = create_engine("sqlite://")
+    Base.metadata.create_all(fresh)
+    with fresh.connect() as connection:
+        # Word by word, so that checks, names and nullability are compared as well.
+        assert migrated == _definitions(connection)
+
+
+def _definitions(connection) -> dict[str, list[str]]:
+    rows = connection.execute(
+        text("select name, sql from sqlite_master where sql is not null and name not like '%alembic%'")
+    )
+    # Constraints may stand in any order.
+    return {name: sorted(re.split(r"[\s,]+", sql)) for name, sql in rows if not name.startswith("sqlite_")}
+
+
+def test_downgrading_leaves_nothing_and_upgrading_again_works(home: Path) -> None:
+    bind = engine()
+    database.migrate(bind, "base")
+    assert set(inspect(bind).get_table_names()) <= {"alembic_version"}
+    assert database.revision(bind) is None
+    database.migrate(bind)
+    assert database.revision(bind) == database.HEAD
+    assert set(Base.metadata.tables) <= set(inspect(bind).get_table_names())
+
+
+def test_the_head_in_the_code_is_the_newest_revision() -> None:
+    scripts = ScriptDirectory(str(Path(database.__file__).parent / "migrations"))
+    assert scripts.get_current_head() == database.HEAD
+
+
+def test_the_tables_can_be_made_in_postgresql() -> None:
+    for table in Base.metadata.sorted_tables:
+        made = str(CreateTable(table).compile(dialect=postgresql.dialect()))
+        assert "TIMESTAMP WITHOUT" not in made
+        for index in table.indexes:
+            str(CreateIndex(index).compile(dialect=postgresql.dialect()))
+    assert "BIGSERIAL" in str(CreateTable(Landing.__table__).compile(dialect=postgresql.dialect()))
+
+
+def test_importing_the_registry_is_light() -> None:
+    heavy = "import sys, jobs.registry, jobs.registry.models; print([m for m in ('pandas', 'pyarrow', 'pyspark', " \
+        "'alembic', 'deltalake', 'airflow') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", heavy], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_instants_come_back_aware_and_in_utc(home: Path) -> None:
+    elsewhere = AN_INSTANT.astimezone(timezone(timedelta(hours=8)))
+    with transaction() as session:
+        session.add(Participant(name="a", role="buyer", created_at=elsewhere))
+    with reading() as session:
+        found = session.scalars(select(Participant)).one()
+        assert session.scalar(select(Participant.id).where(Participant.created_at <= elsewhere)) == found.id
+    assert found.created_at == AN_INSTANT
+    assert found.created_at.tzinfo is UTC
+
+
+def test_an_instant_without_a_zone_is_refused(home: Path) -> None:
+    with pytest.raises(Exception, match="without a time zone"), transaction() as session:
+        session.add(Participant(name="a", role="buyer", created_at=datetime(2026, 1, 1)))
+        session.flush()
+
+
+def test_a_transaction_that_raises_leaves_nothing(home: Path) -> None:
+    with pytest.raises(KeyError), transaction() as session:
+        session.add(_participant("a"))
+        session.flush()
+        raise KeyError
+    with reading() as session:
+        assert session.scalars(select(Participant)).all() == []
+
+
+def test_a_transaction_within_another_is_refused_at_once(home: Path) -> None:
+    with transaction(), pytest.raises(RuntimeError, match="within another"), transaction():
+        pass
+    with transaction() as session:
+        session.add(_participant("a"))
+
+
+def test_a_reader_neither_waits_for_a_writer_nor_writes(home: Path) -> None:
+    with transaction() as session:
+        session.add(_participant("a"))
+    with transaction() as writer:
+        writer.add(_participant("b"))
+        writer.flush()
+        with reading() as session:
+            assert [p.name for p in session.scalars(select(Participant))] == ["a"]
+    with reading() as session:
+        session.scalars(select(Participant)).first().name = "changed"
+    with reading() as session:
+        assert session.scalars(select(Participant.name).order_by(Participant.name)).all() == ["a", "b"]
+
+
+def test_a_release_cannot_change_or_go_but_can_be_recalled(home: Path) -> None:
+    with transaction() as session:
+        made = Release(
+            product="p", major=1, minor=0, patch=0, delta_version=0, manifest_sha256="0" * 64, manifest={"files": []},
+            credential="x", rows=1, bytes=1, grade="A", licence="CC0-1.0", released_at=AN_INSTANT,
+        )
+        session.add(made)
+    assert (made.status, made.number) == ("published", "1.0.0")
+    with pytest.raises(Tampered, match="rows"), transaction() as session:
+        session.get_one(Release, made.id).rows = 2
+    with pytest.raises(Tampered, match="never deleted"), transaction() as session:
+        session.delete(session.get_one(Release, made.id))
+    with transaction() as session:
+        session.get_one(Release, made.id).status = "recalled"
+
+
+def test_a_landing_never_gets_the_number_of_another(home: Path) -> None:
+    def landing(sha256: str) -> Landing:
+        return Landing(
+            source="s", sha256=sha256, path="p", file_name="f", size=1, fetched_at=AN_INSTANT,
+            logical_date=AN_INSTANT, run_id="r",
+        )
+
+    with transaction() as session:
+        session.add(landing("a"))
+    with transaction() as session:
+        session.delete(session.scalars(select(Landing)).one())
+    with transaction() as session:
+        session.add(landing("b"))
+        session.flush()
+        assert session.scalars(select(Landing.id)).one() == 2
+
+
+@pytest.mark.parametrize("url", ["nonsense", "oracle://u:secret@h/d", "nosuch://u:secret@h/d", "sqlite://", "sqlite:///:memory:"])
+def test_an_address_that_cannot_be_used_is_explained(home: Path, monkeypatch: pytest.MonkeyPatch, url: str) -> None:
+    monkeypatch.setenv("EXCHANGE_DATABASE_URL", url)
+    with pytest.raises(ExchangeError, match="EXCHANGE_DATABASE_URL") as caught:
+        engine()
+    assert "secret" not in str(caught.value)
+
+
+def test_a_database_that_cannot_be_opened_is_explained(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    home.mkdir()
+    (home / "rubbish.db").write_bytes(b"this is no database at all" * 100)
+    monkeypatch.setenv("EXCHANGE_DATABASE_URL", f"sqlite:///{home / 'rubbish.db'}")
+    with pytest.raises(ExchangeError, match="not a database"):
+        engine()
+    monkeypatch.setenv("EXCHANGE_DATABASE_URL", f"sqlite:///{home}")
+    with pytest.raises(ExchangeError, match="cannot be used"):
+        engine()
+    monkeypatch.setenv("EXCHANGE_DATABASE_URL", f"sqlite:///{home / 'rubbish.db' / 'inside.db'}")
+    with pytest.raises(ExchangeError, match="folder cannot be made"):
+        engine()
+
+
+def test_a_database_of_a_newer_program_is_left_alone(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with engine().begin() as connection:
+        connection.execute(text("update alembic_version set version_num = '9999'"))
+    engine().dispose()
+    monkeypatch.setattr(database, "_engines", {})
+    with pytest.raises(ExchangeError, match="newer than this program"):
+        engine()
+
+
+def test_a_lock_that_is_never_given_up_is_explained(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(database, "BUSY_SECONDS", 0)
+    monkeypatch.setattr(database, "_engines", {})
+    other = create_engine(engine().url)
+    with other.connect() as connection:
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+        with pytest.raises(Busy, match="another process"), transaction():
+            pass
+
+
+def _count_up(rounds: int) -> None:
+    for _ in range(rounds):
+        with transaction() as session:
+            run = session.scalars(select(Run)).one()
+            run.rows_in = (run.rows_in or 0) + 1
+
+
+def _first_use(_index: int) -> int:
+    with transaction() as session:
+        session.add(_participant(f"p{os.getpid()}"))
+    return os.getpid()
+
+
+def test_processes_that_read_and_then_write_never_lose_an_update(home: Path) -> None:
+    with transaction() as session:
+        session.add(
+            Run(run_id="r", step="bronze", kind="source", name="s", logical_date=AN_INSTANT, started_at=AN_INSTANT,
+                status="running")
+        )
+    # Forked while this process has connections open, as Airflow forks its tasks.
+    context = multiprocessing.get_context("fork")
+    workers = [context.Process(target=_count_up, args=(25,)) for _ in range(4)]
+    for worker in workers:
+        worker.start()
+    _count_up(25)
+    for worker in workers:
+        worker.join(60)
+        assert worker.exitcode == 0
+    with reading() as session:
+        assert session.scalars(select(Run.rows_in)).one() == 125
+
+
+def test_processes_that_meet_an_empty_database_migrate_it_once(home: Path) -> None:
+    with multiprocessing.get_context("spawn").Pool(3) as pool:
+        assert len(pool.map(_first_use, range(3), chunksize=1)) == 3
+    with reading() as session:
+        assert session.scalars(select(Participant)).all()
+
+
+def test_a_fork_does_not_share_connections(home: Path) -> None:
+    mine = engine()
+    with reading() as session:
+        session.execute(text("select 1"))
+    assert mine.pool.checkedin() == 1
+    child = os.fork()
+    if child == 0:
+        try:
+            fine = engine() is not mine and _first_use(0) == os.getpid()
+        finally:
+            os._exit(0 if fine else 1)
+    assert mine.pool.checkedin() == 0
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    with reading() as session:
+        assert len(session.scalars(select(Participant)).all()) == 1

@@ -1,0 +1,322 @@
+"""Delimited text: rows come back as they were written, and damage costs the damaged lines only."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import tracemalloc
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from jobs.errors import RefusedFile
+from jobs.formats import Delimited, read
+from jobs.formats.containers import Member
+from jobs.formats.delimited import read_delimited
+from jobs.formats.window import Bounds
+
+DATA = Path(os.environ.get("EXCHANGE_TEST_DATA", Path(__file__).parents[3] / "shared" / "data"))
+TINY = Bounds(block=90, record=40, step=20)
+
+
+def publisher_file(name: str) -> Path:
+    path = DATA / name
+    if not path.exists():
+        pytest.skip(f"the publishers' files are not here: {path}")
+    return path
+
+
+def rows_of(data: bytes, bounds: Bounds | None = None, **form: Any) -> list[dict[str, Any]]:
+    member = Member("x.csv", io.BytesIO(data))
+    batches = read_delimited(member, Delimited(**form), bounds) if bounds else read_delimited(member, Delimited(**form))
+    return [row for batch in batches for row in batch.to_pylist()]
+
+
+def rows_in(path: Path, **form: Any) -> list[dict[str, Any]]:
+    return [row for batch in read(path, path.name, Delimited(**form)) for row in batch.to_pylist()]
+
+
+def good(rows: list[dict[str, Any]], *columns: str) -> list[tuple[Any, ...]]:
+    return [tuple(row[name] for name in columns) for row in rows if row["_refused"] is None]
+
+
+def refused(rows: list[dict[str, Any]]) -> list[tuple[int, str, str]]:
+    return [(row["_row"], row["_refused"], row["_raw"]) for row in rows if row["_refused"] is not None]
+
+
+cell_text = st.text(st.characters(codec="gb18030", exclude_categories=["Cs"], exclude_characters="\ufeff"), max_size=8)
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    table=st.integers(1, 4).flatmap(lambda width: st.lists(st.lists(cell_text, min_size=width, max_size=width))),
+    delimiter=st.sampled_from(",;\t|"),
+    line_end=st.sampled_from(["\n", "\r\n", "\r"]),
+    quoting=st.sampled_from([csv.QUOTE_MINIMAL, csv.QUOTE_ALL]),
+    encoding=st.sampled_from(["utf-8", "utf-8-sig", "gb18030", "utf-16", "utf-16-le", "utf-32"]),
+)
+@example(table=[["\x00", '"']], delimiter=",", line_end="\r", quoting=csv.QUOTE_ALL, encoding="utf-16")
+def test_what_csv_writes_comes_back(
+    table: list[list[str]], delimiter: str, line_end: str, quoting: int, encoding: str
+) -> None:
+    names = [f"name {number}" for number in range(len(table[0]) if table else 2)]
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, delimiter=delimiter, lineterminator=line_end, quoting=quoting)  # type: ignore[arg-type]
+    writer.writerows([names, *table])
+    content = text.getvalue()
+    # csv leaves a cell with the other line end bare; every reader of files takes that for a line end.
+    if quoting == csv.QUOTE_MINIMAL:
+        content = io.StringIO(newline="").getvalue()
+        text = io.StringIO(newline="")
+        csv.writer(text, delimiter=delimiter, lineterminator="\r\n").writerows([names, *table])
+        content = text.getvalue()
+    rows = rows_of(content.encode(encoding), columns=tuple(names), delimiter=delimiter, encoding=encoding)
+    assert refused(rows) == []
+    assert good(rows, *names) == [tuple(row) for row in table]
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    data=st.lists(
+        st.sampled_from([b"a", b"bb", b",", b",", b'"', b'""', b"\n", b"\n", b"\r\n", b"\r", b"\xff", b"\xc3\xa9"])
+    )
+    .map(b"".join)
+    .filter(lambda data: data.strip(b"\r\n") != b""),
+    block=st.integers(90, 140),
+    step=st.integers(1, 40),
+    escape=st.sampled_from([None, "b"]),
+)
+@example(data=b'a,"' + b"a" * 60 + b"\na,a\n" * 30, block=90, step=20, escape=None)
+@example(data=b"a" * 300 + b"\na,a\n", block=90, step=20, escape=None)
+def test_rows_do_not_depend_on_where_blocks_begin(data: bytes, block: int, step: int, escape: str | None) -> None:
+    form = {"columns": ("x", "y"), "header": False, "delimiter": ",", "escape": escape}
+    by_row = lambda row: (row["_row"], row["_refused"] or "")  # noqa: E731 - a key for two lines
+    blocks = sorted(rows_of(data, Bounds(max(block, step + 42), 40, step), **form), key=by_row)
+    whole = sorted(rows_of(data, Bounds(10_000, 40, 5_000), **form), key=by_row)
+    assert blocks == whole
+    letters = sum(data.count(letter) for letter in (b"a", b"\xc3"))
+    kept = sum(text.count("a") + text.count("é") for row in whole for text in (row["x"], row["y"], row["_raw"]) if text)
+    assert kept == letters
+
+
+def test_rows_have_physical_line_numbers_on_both_ways() -> None:
+    data = b'# made\n\na,b\n1,"two\nlines"\n\n3,4\n5\n6,7,8\n"9"x,"y\n10,11\n'
+    rows = rows_of(data, columns=("a", "b"), skip_lines=1)
+    assert [(row["_row"], row["a"]) for row in rows if not row["_refused"]] == [(4, "1"), (7, "3"), (11, "10")]
+    assert refused(rows) == [
+        (8, "too_few_cells: expected 2, found 1", "5"),
+        (9, "too_many_cells: expected 2, found 3", "6,7,8"),
+        (10, "quote_not_closed: the quote opened in cell 1 has no end", '"9"x,"y'),
+    ]
+
+
+def test_columns_are_matched_by_name_and_undeclared_ones_are_kept() -> None:
+    rows = rows_of(b"b, c ,a,\n1,x,2,\n3,,4,\n5,y,6,7\n", columns=("a", "b"))
+    assert good(rows, "a", "b") == [("2", "1"), ("4", "3"), ("6", "5")]
+    assert [json.loads(row["_extra"]) for row in rows] == [{"c": "x"}, {"c": ""}, {"c": "y", "column_4": "7"}]
+
+
+def test_an_empty_trailing_column_is_no_column() -> None:
+    rows = rows_of(b"a,b,\n1,2,\n", columns=("a", "b"))
+    assert good(rows, "a", "b", "_extra") == [("1", "2", None)]
+
+
+def test_a_renamed_column_names_both() -> None:
+    with pytest.raises(RefusedFile) as told:
+        rows_of(b"Date,Country,Exchange rate\n1,2,3\n", columns=("Date", "Country", "Exchange_rates"))
+    assert "missing column 'Exchange_rates'" in str(told.value)
+    assert "'Exchange rate' may be the new name of 'Exchange_rates'" in str(told.value)
+
+
+def test_a_column_named_twice_is_refused() -> None:
+    with pytest.raises(RefusedFile, match="names a more than once"):
+        rows_of(b"a,a\n1,2\n", columns=("a",))
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        (b"", "an empty file"),
+        (b"\n\n\r\n", "an empty file"),
+        (b"\xef\xbb\xbf", "an empty file"),
+        (b"<!DOCTYPE html><html><head><title>Log\n in &amp; pay</title>", "an HTML page, title 'Log in & pay'"),
+        (b"\n <HTML><body>gone</body>", "an HTML page without title"),
+        ("<html><title>x</title>".encode("utf-16"), "an HTML page, title 'x'"),
+        ("名字,b\n".encode("gb18030"), "declare encoding: gb"),
+        ("a,b\n1,2\n".encode("utf-16"), "declare encoding: utf-16"),
+        (b"x" * 2_000_000, "no line end"),
+    ],
+)
+def test_what_is_no_data_is_said(data: bytes, said: str) -> None:
+    with pytest.raises(RefusedFile) as told:
+        rows_of(data, columns=("a", "b"))
+    assert said in str(told.value)
+
+
+def test_a_preamble_longer_than_the_file_is_said() -> None:
+    with pytest.raises(RefusedFile, match="ends after 2 lines"):
+        rows_of(b"a\nb\n", columns=("a",), skip_lines=3)
+
+
+def test_a_header_alone_is_no_row() -> None:
+    assert rows_of(b"a,b\r\n", columns=("a", "b")) == []
+
+
+@pytest.mark.parametrize("data", [b"a;b,c\n1;2\n", b"a\tb,c\n1\t2\n", b"a|b,c\n1|2\n"])
+def test_the_delimiter_is_found_by_the_names(data: bytes) -> None:
+    assert good(rows_of(data, columns=("a", "b,c")), "a", "b,c") == [("1", "2")]
+
+
+def test_the_delimiter_is_found_by_the_number_of_cells() -> None:
+    data = b"1,5;2;x\n" * 3
+    assert good(rows_of(data, columns=("a", "b", "c"), header=False), "a", "b", "c") == [("1,5", "2", "x")] * 3
+
+
+def test_only_undecodable_rows_are_refused() -> None:
+    clean = "".join(f"{number},香港\n" for number in range(40_000)).encode()
+    rows = rows_of(b"a,b\n" + clean + b"x,\xff\xfe\n" + clean, columns=("a", "b"))
+    assert len(good(rows, "a")) == 80_000
+    assert refused(rows) == [(40_002, "undecodable: not utf-8 at byte 0 (0xff) of cell 2", "x,\\xff\\xfe")]
+    assert max(row["_row"] for row in rows) == 80_002
+
+
+def test_undecodable_rows_of_other_encodings_are_refused_with_their_byte() -> None:
+    data = "a,b\n一,二\n".encode("gb18030") + b"x,ab\x81\n" + "三,四\n".encode("gb18030")
+    rows = rows_of(data, columns=("a", "b"), encoding="gb18030")
+    assert good(rows, "a", "b") == [("一", "二"), ("三", "四")]
+    assert refused(rows) == [(3, "undecodable: not gb18030 at byte 2 (0x81) of cell 2", "x,ab\\x81")]
+
+
+def test_undecodable_and_miscounted_is_refused_once() -> None:
+    assert refused(rows_of(b"a,b\n\xff,\xff,3\n1,2\n", columns=("a", "b"))) == [
+        (2, "too_many_cells: expected 2, found 3", "\\xff,\\xff,3")
+    ]
+
+
+def test_without_quotes_a_quote_is_a_character() -> None:
+    rows = rows_of(b'a\tb\n5" disk\t"x\n', columns=("a", "b"), quote=None, delimiter="\t")
+    assert good(rows, "a", "b") == [('5" disk', '"x')]
+
+
+def test_stray_quotes_inside_a_quoted_cell_are_kept() -> None:
+    rows = rows_of(b'a,b\n1,"a ""b"" or "split-system""\n2,"x"\n', columns=("a", "b"))
+    assert good(rows, "a", "b") == [("1", 'a "b" or "split-system"'), ("2", "x")]
+
+
+def test_escapes_make_the_next_character_literal() -> None:
+    rows = rows_of(b'a,b\n1\\,5,"say \\"hi\\"\\\n"\n', columns=("a", "b"), escape="\\")
+    assert good(rows, "a", "b") == [("1,5", 'say "hi"\n')]
+
+
+def test_an_open_quote_costs_its_line_in_bounded_memory(tmp_path: Path) -> None:
+    path = tmp_path / "open.csv"
+    block = b"".join(b"%d,%d,plain text of some length\n" % (number, number * 7) for number in range(40_000))
+    with path.open("wb") as file:
+        file.write(b"a,b,c\n" + block + b'7,"open,x\n')
+        for _ in range(48):
+            file.write(block)
+    counted, refusals = 0, []
+    tracemalloc.start()
+    for batch in read(path, path.name, Delimited(columns=("a", "b", "c"), delimiter=",")):
+        counted += batch.num_rows
+        refusals += refused(batch.to_pylist()) if batch.num_rows < 10 else []
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert path.stat().st_size > 64_000_000
+    assert counted == 49 * 40_000 + 1
+    assert refusals == [(40_002, "quote_not_closed: the quote opened in cell 2 has no end", '7,"open,x')]
+    assert peak < 64_000_000
+
+
+def test_an_endless_line_is_refused_in_bounded_memory() -> None:
+    rows = rows_of(b"a,b\n1,2\n" + b"x" * 20_000_000 + b"\n3,4\n", columns=("a", "b"))
+    assert good(rows, "a", "b") == [("1", "2"), ("3", "4")]
+    assert [(row, reason, len(raw)) for row, reason, raw in refused(rows)] == [
+        (3, "record_too_long: expected at most 1048576 bytes", 65536)
+    ]
+
+
+def test_a_wrong_width_without_header_refuses_each_row() -> None:
+    rows = rows_of(b"1,2,3\n4,5,6\n", columns=("a", "b"), header=False, delimiter=",")
+    assert [reason for _, reason, _ in refused(rows)] == ["too_many_cells: expected 2, found 3"] * 2
+
+
+PUBLISHED = [
+    ("government/cn-customs-by-city/derived-encodings/customs-v2-long.gb18030.csv", "gb18030", ","),
+    ("government/cn-customs-by-city/derived-encodings/customs-v2-long.utf16.csv", "utf-16", "\t"),
+    ("government/cn-customs-by-city/derived-encodings/customs-v2-long.utf8bom.csv", "utf-8", ","),
+]
+
+
+def test_one_table_in_three_encodings_is_one_table() -> None:
+    tables = []
+    for name, encoding, delimiter in PUBLISHED:
+        path = publisher_file(name)
+        with path.open(encoding="utf-8-sig" if encoding == "utf-8" else encoding, newline="") as file:
+            expected = list(csv.DictReader(file, delimiter=delimiter))
+        columns = tuple(expected[0])
+        rows = rows_in(path, columns=columns, encoding=encoding)
+        assert good(rows, *columns) == [tuple(row.values()) for row in expected]
+        tables.append(good(rows, *columns))
+    assert len(tables[0]) == 234
+    assert tables[0] == tables[1] == tables[2]
+
+
+def test_big5_hkscs_is_read_whole() -> None:
+    path = publisher_file("finance/hkex-listings/derived-encodings/hk-listings.2026-01-27.big5hkscs.csv")
+    rows = rows_in(path, columns=("symbol", "engName", "zhName", "url"), encoding="big5hkscs")
+    with path.open(encoding="big5hkscs", newline="") as file:
+        assert good(rows, "symbol", "engName", "zhName", "url") == [tuple(row.values()) for row in csv.DictReader(file)]
+
+
+def test_passenger_traffic_has_a_mark_and_a_trailing_comma() -> None:
+    path = publisher_file("government/hk-immd-passenger-traffic/statistics_on_daily_passenger_traffic.csv")
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        expected = [row[:7] for row in csv.reader(file)]
+    rows = rows_in(path, columns=tuple(expected[0]))
+    assert good(rows, *expected[0]) == [tuple(row) for row in expected[1:]]
+    assert {row["_extra"] for row in rows} == {None}
+    assert [row["_row"] for row in rows] == list(range(2, len(expected) + 1))
+
+
+def test_ecb_rates_come_out_of_their_zip() -> None:
+    path = publisher_file("finance/ecb-eurofxref/eurofxref-hist.2026-10-30.zip")
+    rows = rows_in(path, columns=("Date", "USD", "HKD", "BGN"))
+    assert len(rows) == 7126
+    assert {row["_member"] for row in rows} == {f"{path.name}!eurofxref-hist.csv"}
+    assert len(json.loads(rows[0]["_extra"])) == 38
+
+
+def test_padded_names_are_matched() -> None:
+    path = publisher_file("finance/ecb-eurofxref/eurofxref.csv")
+    rows = rows_in(path, columns=("Date", "USD"))
+    assert len(rows) == 1
+    assert rows[0]["USD"].startswith(" ")
+
+
+def test_a_stray_quote_in_the_harmonized_system_costs_nothing() -> None:
+    folder = publisher_file("government/un-comtrade/reference")
+    path = next(folder.glob("harmonized-system.2022-11-05*"))
+    rows = rows_in(path, columns=("section", "hscode", "description", "parent", "level"))
+    assert refused(rows) == []
+    assert len(rows) == 6940
+    assert next(row["description"] for row in rows if row["hscode"] == "841510").endswith('or "split-system"')
+
+
+def test_a_published_header_without_rows_is_no_row() -> None:
+    path = publisher_file("finance/fred-exchange-rates/daily.2026-03-09a.csv")
+    header = path.read_text().split("\n", 1)[0].strip().split(",")
+    assert rows_in(path, columns=tuple(header)) == []
+
+
+def test_gdelt_has_tabs_and_no_header() -> None:
+    path = publisher_file("media/gdelt/derived-publisher-layout/gdeltv2/20170501234500.export.CSV.zip")
+    columns = tuple(f"c{number}" for number in range(61))
+    rows = rows_in(path, columns=columns, header=False, delimiter="\t", quote=None)
+    assert len(rows) == 2105
+    assert refused(rows) == []
