@@ -129,7 +129,7 @@ def fingerprint(version: Snapshot) -> Fingerprint:
     frame = lake.read(version.table, version.version).selectExpr(
         f"sum(cast({forward} as decimal(38,0))) forward", f"sum(cast({backward} as decimal(38,0))) backward"
     )
-    row = frame.collect()[0]
+    row = _collected(frame, version)[0]
     return Fingerprint(int(row["forward"] or 0), int(row["backward"] or 0))
 
 
@@ -155,9 +155,8 @@ def rows_of(before: Side, after: Side, kind: RowKind, limit: int) -> list[RowDif
     }[kind]
     joined = _joined(old, new, names).where(condition)
     first = joined.orderBy(*[f"{side}_{n}" for n in names for side in ("a", "b")]).limit(limit)
-    found = first.selectExpr(
-        *[f"coalesce(a_{n}, b_{n}) key_{n}" for n in names], "b_row", "a_row"
-    ).toArrow().to_pylist()  # fmt: skip
+    wanted = [f"coalesce(a_{n}, b_{n}) key_{n}" for n in names]
+    found = _collected(first.selectExpr(*wanted, "b_row", "a_row"), after.version)
     return [
         RowDifference(
             kind=kind,
@@ -167,6 +166,22 @@ def rows_of(before: Side, after: Side, kind: RowKind, limit: int) -> list[RowDif
         )
         for row in found
     ]
+
+
+def _collected(frame: DataFrame, version: Snapshot) -> list[dict[str, Any]]:
+    from pyspark.errors import PySparkException
+
+    try:
+        # Through Arrow, instants keep their zone.
+        rows: list[dict[str, Any]] = frame.toArrow().to_pylist()
+    except PySparkException as error:
+        raise ExchangeError(
+            f"the engine cannot read the rows: {str(error).strip().splitlines()[0][:300]}",
+            where=f"{version.table} version {version.version}",
+            expected="the data files that the table's log lists",
+            next_step=f"exchange verify {version.table.split('.')[1]} names what is missing or damaged",
+        ) from None
+    return rows
 
 
 def _named(row: dict[str, Any], version: Snapshot) -> dict[str, Any]:
@@ -183,16 +198,13 @@ def _touched(before: Snapshot, after: Snapshot) -> frozenset[Any]:
 def _count(before: Side, after: Side, partitions: frozenset[Any]) -> tuple[int, int, int, Fingerprint, Fingerprint]:
     old, new = _side_frames(before, after, partitions)
     names = [f"k{i}" for i in range(len(after.key))]
-    row = (
-        _joined(old.drop("row"), new.drop("row"), names)
-        .selectExpr(
-            "count(case when b1 is null then 1 end) added",
-            "count(case when a1 is null then 1 end) removed",
-            "count(case when b1 <> a1 or b2 <> a2 then 1 end) changed",
-            *[f"sum(cast({c} as decimal(38,0))) s_{c}" for c in ("b1", "b2", "a1", "a2")],
-        )
-        .collect()[0]
+    counts = _joined(old.drop("row"), new.drop("row"), names).selectExpr(
+        "count(case when b1 is null then 1 end) added",
+        "count(case when a1 is null then 1 end) removed",
+        "count(case when b1 <> a1 or b2 <> a2 then 1 end) changed",
+        *[f"sum(cast({c} as decimal(38,0))) s_{c}" for c in ("b1", "b2", "a1", "a2")],
     )
+    row = _collected(counts, after.version)[0]
     taken = Fingerprint(int(row["s_b1"] or 0), int(row["s_b2"] or 0))
     given = Fingerprint(int(row["s_a1"] or 0), int(row["s_a2"] or 0))
     return row["added"], row["removed"], row["changed"], taken, given

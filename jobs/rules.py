@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from decimal import Decimal
 from typing import Any, Literal
 
 from jobs.contract import Column, Contract
@@ -33,6 +35,7 @@ class Rule:
         columns: the columns it speaks of; empty for the whole table.
         predicate: SQL that is false exactly for a row that breaks the rule; None for rules about the whole table.
         parameters: bounds, sets and queries, by kind.
+        location: where in the contract it is written, as keys and indexes.
     """
 
     id: str
@@ -43,6 +46,28 @@ class Rule:
     description: str
     predicate: str | None = None
     parameters: dict[str, Any] = field(default_factory=dict)
+    location: tuple[str | int, ...] = ()
+
+
+def satisfied(value: Any, sign: str, limit: Any) -> bool:
+    """Whether a value is within a limit such as ``<=`` 5 or ``between`` (1, 2), both ends included; null never is."""
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return False
+    if sign in ("between", "not between"):
+        inside = _compare(limit[0], value) <= 0 and _compare(value, limit[1]) <= 0
+        return inside if sign == "between" else not inside
+    order = _compare(value, limit)
+    return {"=": order == 0, "<>": order != 0, ">": order > 0, ">=": order >= 0, "<": order < 0, "<=": order <= 0}[sign]
+
+
+def _compare(left: Any, right: Any) -> int:
+    """-1, 0 or 1; numbers by value and exactly, anything else as text (ISO dates and instants sort as text)."""
+    numeric = (int, float, Decimal)
+    if isinstance(left, numeric) and isinstance(right, numeric):
+        a, b = Decimal(str(left)), Decimal(str(right))
+        return (a > b) - (a < b)
+    c, d = str(left), str(right)
+    return (c > d) - (c < d)
 
 
 def quote(name: str) -> str:
@@ -305,8 +330,6 @@ def _check_known(contract: Contract, columns: tuple[str, ...], location: tuple[s
 
 
 def _numbered(rules: list[Rule]) -> tuple[Rule, ...]:
-    from dataclasses import replace
-
     seen: dict[str, int] = {}
     out: list[Rule] = []
     for rule in rules:

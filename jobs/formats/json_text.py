@@ -6,6 +6,7 @@ import codecs
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping
+from json.encoder import encode_basestring
 from typing import Any
 
 import pyarrow as pa
@@ -22,6 +23,7 @@ _SHOWN_KEYS = 20
 _STRUCTURE = re.compile(r'["{}\[\]]')
 _STRING = re.compile(r'"(?:[^"\\]++|\\.)*+"', re.S)
 _SPACE = re.compile(r"[ \t\r\n]*")
+_CONSTANTS = {None: "null", True: "true", False: "false"}
 _KINDS = {dict: "an object", list: "an array", str: "a text", bool: "true or false", type(None): "null"}
 
 
@@ -200,7 +202,7 @@ class _Rows:
         others = {key: kept for key, kept in value.items() if key not in self._declared}
         extra = compact(others) if others else None
         try:
-            "".join(cell for cell in (*cells, extra) if cell).encode()
+            "".join([cell for cell in (*cells, extra) if cell]).encode()
         except UnicodeEncodeError:
             self.refuse(number, "undecodable: a text holds half a character (a lone surrogate)", raw())
             return
@@ -222,24 +224,21 @@ class _Rows:
 
 
 def _text(value: object) -> str | None:
-    if value is None:
-        return None
-    return str(value) if isinstance(value, str) else compact(value)
+    return value if value is None or isinstance(value, str) else compact(value)
 
 
 def compact(value: object) -> str:
     """Write a parsed value as compact JSON, numbers in their own digits."""
     if isinstance(value, _Number):
-        return str(value)
+        return value
+    if isinstance(value, str):
+        return encode_basestring(value)
     if isinstance(value, dict):
-        return "{" + ",".join(f"{_quoted(key)}:{compact(kept)}" for key, kept in value.items()) + "}"
+        inner = [f"{encode_basestring(key)}:{compact(kept)}" for key, kept in value.items()]
+        return "{" + ",".join(inner) + "}"
     if isinstance(value, list):
-        return "[" + ",".join(map(compact, value)) + "]"
-    return _quoted(value)
-
-
-def _quoted(value: object) -> str:
-    return json.dumps(value, ensure_ascii=False)
+        return "[" + ",".join([compact(kept) for kept in value]) + "]"
+    return _CONSTANTS[value]  # type: ignore[index]  # nothing else comes out of the decoder
 
 
 class _Cursor:

@@ -122,8 +122,7 @@ def _open(address: str) -> Engine:
             next_step="correct it, or unset it to use SQLite under EXCHANGE_HOME",
         ) from error
     if opened.dialect.name == "sqlite":
-        _make_folder(Path(opened.url.database or "").parent)
-        _prepare_sqlite(opened)
+        _listen(opened)
     return opened
 
 
@@ -145,13 +144,12 @@ def _pool(url: URL) -> dict[str, Any]:
     return {"pool_size": 5, "max_overflow": 40}
 
 
-def _prepare_sqlite(opened: Engine) -> None:
+def _listen(opened: Engine) -> None:
     @event.listens_for(opened, "connect")
     def _pragmas(connection: sqlite3.Connection, _record: object) -> None:
         # The driver would begin transactions by itself, late and DEFERRED; _begin below does it instead.
         connection.isolation_level = None
         connection.execute(f"PRAGMA busy_timeout = {BUSY_SECONDS * 1000}")
-        connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA foreign_keys = ON")
 
     @event.listens_for(opened, "begin")
@@ -202,14 +200,16 @@ def migrate(bind: Engine, target: str = "head") -> None:
     config.set_main_option("script_location", str(Path(__file__).parent / "migrations").replace("%", "%%"))
     with _migration_lock(bind.url), bind.connect() as connection:
         config.attributes["connection"] = connection
-        if target == "head" or target > (revision(bind) or ""):
-            command.upgrade(config, target)
-        else:
+        if target == "base" or (target != "head" and target < (revision(bind) or "")):
             command.downgrade(config, target)
+        else:
+            command.upgrade(config, target)
 
 
 def _to_head(bind: Engine) -> None:
     try:
+        if bind.dialect.name == "sqlite":
+            _write_ahead(bind)
         at = revision(bind)
         if at == HEAD:
             return
@@ -223,6 +223,13 @@ def _to_head(bind: Engine) -> None:
         migrate(bind)
     except DBAPIError as error:
         raise _explained(error, bind.url) from error
+
+
+def _write_ahead(bind: Engine) -> None:
+    # The mode is a property of the file. To change it SQLite needs the file for itself and does not wait for that as it
+    # waits for a lock: processes that meet an empty database at the same moment do it one after the other.
+    with _migration_lock(bind.url), bind.execution_options(isolation_level="AUTOCOMMIT").connect() as connection:
+        connection.exec_driver_sql("PRAGMA journal_mode = WAL")
 
 
 @contextmanager

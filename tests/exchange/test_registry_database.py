@@ -198,8 +198,8 @@ def test_a_lock_that_is_never_given_up_is_explained(home: Path, monkeypatch: pyt
     other = create_engine(engine().url)
     with other.connect() as connection:
         connection.exec_driver_sql("BEGIN IMMEDIATE")
-        with pytest.raises(Busy, match="another process"), transaction():
-            pass
+        with pytest.raises(Busy, match="another process"), transaction() as session:
+            session.scalars(select(Participant)).all()
 
 
 def _count_up(rounds: int) -> None:

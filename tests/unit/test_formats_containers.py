@@ -86,7 +86,7 @@ def test_several_members_are_chosen_by_glob(tmp_path: Path, pack: Any) -> None:
     [
         gzip.compress(CSV * 5000),
         zipped({"in.csv": CSV * 5000}),
-        tarred({"in.csv": CSV * 5000}),
+        tarred({"in.csv": CSV * 5120})[:-10240],
         tarred({"in.csv": CSV}, "w:gz"),
     ],
 )

@@ -1,0 +1,153 @@
+"""An exchange with one product whose checked versions a test makes at will, on real tables and a real registry."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import yaml
+from deltalake import DeltaTable, write_deltalake
+
+from jobs.catalog import Product, load_products
+from jobs.contract import load_contract
+from jobs.pointers import move
+from jobs.registry import transaction
+from jobs.registry.models import Check, Landing
+from jobs.release import Release, release
+from jobs.settings import settings
+
+PRODUCT, SOURCE = "load_by_day", "meters"
+NOW = datetime(2026, 3, 1, 12, 30, 15, 123456, tzinfo=UTC)
+PHYSICAL = {pa.int64(): "BIGINT", pa.int32(): "INT", pa.string(): "STRING", pa.float64(): "DOUBLE", pa.date32(): "DATE"}
+
+
+@dataclass
+class Desk:
+    """Makes landings and checked versions of the product, and releases them."""
+
+    root: Path
+    landings: int = 0
+
+    @property
+    def product(self) -> Product:
+        """The product as declared now."""
+        return load_products().product(PRODUCT)
+
+    @property
+    def table(self) -> Path:
+        """The product's Delta table."""
+        return settings().lake / "gold" / PRODUCT
+
+    def declare(self, licence: str = "CC-BY-4.0", redistribution: str = "yes") -> None:
+        """Write the declarations of the source and the product."""
+        source = {
+            "title": "Meters", "publisher": {"name": "Grid", "url": "https://grid.example"}, "owner": "data",
+            "licence": {"id": "ODbL-1.0", "url": "https://opendatacommons.org/licenses/odbl/1-0/"},
+            "rights": {"redistribution": redistribution, "basis": "open_licence", "evidence": "its terms"},
+            "cadence": "0 1 * * *", "connector": {"type": "drop", "files": ["*.csv"]},
+            "format": {"type": "delimited", "columns": ["meter", "day", "kwh"]}, "silver": {"mode": "append"},
+        }  # fmt: skip
+        product = {
+            "title": "Load by day", "question": "How much does each meter draw a day?", "buyers": ["lenders"],
+            "owner": "desk", "licence": {"id": licence, "url": "https://creativecommons.org/licenses/by/4.0/"},
+        }  # fmt: skip
+        write(self.root / "dags/sources/utility" / SOURCE / "source.yaml", yaml.safe_dump(source))
+        write(self.root / "dags/products" / PRODUCT / "product.yaml", yaml.safe_dump(product))
+        write(self.root / "dags/products" / PRODUCT / "query.sql", f"SELECT * FROM silver.{SOURCE}")
+
+    def agree(self, schema: pa.Schema, key: tuple[str, ...], required: tuple[str, ...] = ()) -> None:
+        """Write the product's contract for columns, key and columns that are never absent."""
+        properties = []
+        for field in schema:
+            entry: dict[str, Any] = {
+                "name": field.name, "logicalType": "string", "physicalType": PHYSICAL[field.type], "description": "…",
+            }  # fmt: skip
+            if field.name in key:
+                entry |= {"primaryKey": True, "primaryKeyPosition": key.index(field.name) + 1}
+            if field.name in required:
+                entry["required"] = True
+            properties.append(entry)
+        document = {
+            "apiVersion": "v3.1.0", "kind": "DataContract", "id": "load", "version": "1.0.0", "status": "active",
+            "schema": [{"name": PRODUCT, "properties": properties}],
+        }  # fmt: skip
+        write(self.root / "expectations/gold" / f"{PRODUCT}.yaml", yaml.safe_dump(document, sort_keys=False))
+
+    def land(self, text: str) -> str:
+        """Land a file, and return its sha256."""
+        self.landings += 1
+        sha256 = hashlib.sha256(text.encode()).hexdigest()
+        path = settings().landing / SOURCE / "2026/03/01" / f"{sha256}.csv"
+        write(path, text)
+        write(path.with_name(f"{sha256}.manifest.json"), "{}")
+        with transaction() as db:
+            db.add(
+                Landing(
+                    source=SOURCE, sha256=sha256, path=str(path.relative_to(settings().home)), file_name="m.csv",
+                    size=len(text), fetched_at=NOW, logical_date=NOW, run_id="r",
+                )  # fmt: skip
+            )
+        return sha256
+
+    def build(
+        self,
+        rows: pa.Table,
+        key: tuple[str, ...] = ("meter", "day"),
+        required: tuple[str, ...] = (),
+        mode: str = "overwrite",
+        **options: Any,
+    ) -> int:
+        """Commit a version with these rows; returns its number. It is not checked yet."""
+        self.agree(rows.schema if mode == "overwrite" else DeltaTable(str(self.table)).to_pyarrow_table().schema, key, required)
+        self.table.parent.mkdir(parents=True, exist_ok=True)
+        if mode == "overwrite" and "predicate" not in options and self.table.exists():
+            options["schema_mode"] = "overwrite"
+        write_deltalake(str(self.table), rows, mode=mode, **options)
+        return DeltaTable(str(self.table)).version()
+
+    def passes(self, version: int, grade: str = "A", passed: bool = True) -> Check:
+        """Let the version pass its expectations, on all that has landed."""
+        evidence = json.dumps({"version": version, "success": passed}).encode()
+        sha256 = hashlib.sha256(evidence).hexdigest()
+        write(settings().evidence / f"{sha256}.json", evidence.decode())
+        silver = self._check(f"silver.{SOURCE}", version, sha256, grade, "0" * 64, True)
+        move(f"silver.{SOURCE}", version, check=silver, landing_id=self.landings, inputs=None, run_id="r")
+        digest = load_contract(f"gold.{PRODUCT}").digest
+        check = self._check(f"gold.{PRODUCT}", version, sha256, grade, digest, passed)
+        inputs = {"tables": {f"silver.{SOURCE}": version}, "query": "q", "contract": digest}
+        move(f"gold.{PRODUCT}", version, check=check, landing_id=None, inputs=inputs, run_id="r")
+        return check
+
+    def release(self, at: datetime = NOW, run_id: str = "run-1") -> Release:
+        """Release what is checked."""
+        return release(self.product, run_id=run_id, now=at)
+
+    def ship(self, rows: pa.Table, **options: Any) -> Release:
+        """Build, check and release."""
+        self.passes(self.build(rows, **options))
+        return self.release(NOW + timedelta(days=self.landings))
+
+    def _check(self, table: str, version: int, result: str, grade: str, contract: str, passed: bool) -> Check:
+        return Check(
+            table_name=table, delta_version=version, contract_digest=contract, suite_digest="5" * 64,
+            result_sha256=result, passed=passed, score=97.5, grade=grade, dimensions={"validity": 1.0, "accuracy": None},
+            scope=None, run_id="r", checked_at=NOW,
+        )  # fmt: skip
+
+
+def write(file: Path, text: str) -> None:
+    """Write a file and the folders above it."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(text)
+
+
+def meters(*rows: tuple[Any, ...], names: tuple[str, ...] = ("meter", "day", "kwh")) -> pa.Table:
+    """Rows of the product; columns meter (text), day (whole number), kwh (double), unless told otherwise."""
+    types = {"meter": pa.string(), "day": pa.int64(), "kwh": pa.float64()}
+    columns = list(zip(*rows, strict=True)) or [() for _ in names]
+    return pa.table({n: pa.array(c, types.get(n)) for n, c in zip(names, columns, strict=True)})

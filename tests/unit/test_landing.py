@@ -1,0 +1,207 @@
+"""Landing: bytes and manifest appear whole, once, and are never changed."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta, timezone
+from pathlib import Path
+
+import pytest
+
+from jobs.connectors import Fetched
+from jobs.errors import ExchangeError, Tampered
+from jobs.landing import disk_full, manifests, store, verify
+
+DAY = datetime(2026, 11, 22, 16, tzinfo=UTC)
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("EXCHANGE_HOME", str(tmp_path / "home"))
+    return tmp_path / "home"
+
+
+def arrived(tmp_path: Path, data: bytes = b"a,b\n1,2\n", name: str = "x.csv") -> Fetched:
+    path = tmp_path / "arrived" / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(data)
+    return Fetched(path, name, f"drop:prices/{name}", "W/1", DAY - timedelta(days=1), {"package": "名"})
+
+
+def files_in(home: Path) -> list[str]:
+    return sorted(path.relative_to(home).as_posix() for path in home.rglob("*") if path.is_file())
+
+
+def test_bytes_and_manifest_lie_side_by_side(tmp_path: Path, home: Path) -> None:
+    fetched = arrived(tmp_path)
+    landed = store(fetched, "prices", DAY)
+    sha256 = hashlib.sha256(b"a,b\n1,2\n").hexdigest()
+    folder = "landing/prices/2026/11/22"
+    assert files_in(home) == [f"{folder}/{sha256}.csv", f"{folder}/{sha256}.manifest.json"]
+    assert landed.path == f"{folder}/{sha256}.csv"
+    assert landed.file.read_bytes() == fetched.path.read_bytes()
+    assert landed.file.stat().st_mode & 0o222 == 0
+    manifest = json.loads((home / folder / f"{sha256}.manifest.json").read_text())
+    assert manifest["facts"] == {"package": "名"}
+    assert manifest["logical_date"] == "2026-11-22T16:00:00+00:00"
+    assert list(manifests("prices")) == [landed]
+    verify(landed)
+
+
+def test_the_same_bytes_are_landed_once(tmp_path: Path, home: Path) -> None:
+    first = store(arrived(tmp_path), "prices", DAY)
+    again = store(arrived(tmp_path, name="renamed.csv"), "prices", DAY)
+    assert first.is_new
+    assert not again.is_new
+    assert (again.sha256, again.file_name, again.fetched_at) == (first.sha256, "x.csv", first.fetched_at)
+    changed = store(arrived(tmp_path, b"a,b\n1,3\n"), "prices", DAY)
+    assert changed.is_new
+    assert len(files_in(home)) == 4
+
+
+def test_manifests_come_in_order_of_their_dates(tmp_path: Path) -> None:
+    days = [DAY, DAY - timedelta(days=400), DAY + timedelta(days=1)]
+    for number, day in enumerate(days):
+        store(arrived(tmp_path, b"%d" % number), "prices", day)
+    store(arrived(tmp_path), "others", DAY)
+    assert [landed.logical_date for landed in manifests("prices")] == sorted(days)
+
+
+def test_a_json_file_does_not_meet_its_manifest(tmp_path: Path) -> None:
+    landed = store(arrived(tmp_path, b"{}", "x.json"), "prices", DAY)
+    assert landed.file.read_bytes() == b"{}"
+    assert [one.file_name for one in manifests("prices")] == ["x.json"]
+
+
+@pytest.mark.parametrize(
+    ("name", "suffix"),
+    [
+        ("a.csv.gz", ".csv.gz"),
+        ("A.ZIP", ".zip"),
+        ("no-suffix", ""),
+        ("data.2026.csv", ".csv"),
+        ("数据.csv", ".csv"),
+        ("x.<>", ""),
+    ],
+)
+def test_the_suffix_is_kept_where_it_is_one(tmp_path: Path, name: str, suffix: str) -> None:
+    landed = store(arrived(tmp_path, name.encode(), name), "prices", DAY)
+    assert landed.path.endswith(landed.sha256 + suffix)
+    assert landed.file_name == name
+
+
+def test_the_folder_is_the_date_in_utc(tmp_path: Path) -> None:
+    hong_kong = datetime(2026, 11, 23, 4, tzinfo=timezone(timedelta(hours=8)))
+    assert "/2026/11/22/" in store(arrived(tmp_path), "prices", hong_kong).path
+
+
+def test_tampering_is_found(tmp_path: Path) -> None:
+    landed = store(arrived(tmp_path), "prices", DAY)
+    landed.file.chmod(0o644)
+    landed.file.write_bytes(b"a,b\n1,9\n")
+    with pytest.raises(Tampered, match="their sha256 is"):
+        verify(landed)
+    landed.file.write_bytes(b"short")
+    with pytest.raises(Tampered, match="their size is another"):
+        store(arrived(tmp_path), "prices", DAY)
+    landed.file.unlink()
+    with pytest.raises(Tampered, match="are gone"):
+        verify(landed)
+
+
+def test_a_broken_manifest_is_named(tmp_path: Path, home: Path) -> None:
+    store(arrived(tmp_path), "prices", DAY)
+    manifest = next(home.rglob("*.manifest.json"))
+    manifest.chmod(0o644)
+    manifest.write_text("{")
+    with pytest.raises(Tampered, match="not a manifest"):
+        list(manifests("prices"))
+
+
+def test_two_at_once_land_one(tmp_path: Path, home: Path) -> None:
+    fetched = arrived(tmp_path, os.urandom(3_000_000))
+    with ThreadPoolExecutor(8) as pool:
+        landed = list(pool.map(lambda _: store(fetched, "prices", DAY), range(16)))
+    assert sum(one.is_new for one in landed) == 1
+    assert len({(one.path, one.fetched_at) for one in landed}) == 1
+    assert len(files_in(home)) == 2
+
+
+def test_a_full_disk_leaves_nothing_half_written(tmp_path: Path, home: Path) -> None:
+    fetched = arrived(tmp_path, b"x" * 200_000)
+    code = (
+        "import resource, signal, sys, datetime, pathlib\n"
+        "from jobs.connectors import Fetched\n"
+        "from jobs.errors import ExchangeError\n"
+        "from jobs.landing import store\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))\n"
+        "try:\n"
+        "    store(Fetched(pathlib.Path(sys.argv[1]), 'x.csv', 'u'), 'prices', datetime.datetime.now(datetime.UTC))\n"
+        "except ExchangeError as error:\n"
+        "    print(error)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(fetched.path)], capture_output=True, text=True, check=True)
+    assert "cannot be read or written (File too large)" in done.stdout
+    assert files_in(home) == []
+    said = str(disk_full(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), home))
+    assert "the disk is full" in said
+    assert "free some space" in said
+
+
+def test_a_source_that_vanished_is_no_traceback(tmp_path: Path) -> None:
+    with pytest.raises(ExchangeError, match="cannot be read or written"):
+        store(Fetched(tmp_path / "gone.csv", "gone.csv", "u"), "prices", DAY)
+
+
+def test_killed_at_any_instant_and_run_again_ends_the_same(tmp_path: Path, home: Path) -> None:
+    fetched = arrived(tmp_path, os.urandom(1 << 20) * 60)
+    code = (
+        "import sys, datetime, pathlib\n"
+        "from jobs.connectors import Fetched\n"
+        "from jobs.landing import store\n"
+        "print('ready', flush=True)\n"
+        "store(Fetched(pathlib.Path(sys.argv[1]), 'x.csv', 'u'), 'prices', datetime.datetime(2026, 11, 22, tzinfo=datetime.UTC))\n"
+    )
+    for wait in (0.005, 0.02, 0.05):
+        process = subprocess.Popen([sys.executable, "-c", code, str(fetched.path)], stdout=subprocess.PIPE)
+        assert process.stdout is not None
+        process.stdout.readline()
+        time.sleep(wait)
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        for path in home.rglob("*"):
+            if path.is_file() and not path.name.startswith("."):
+                assert path.stat().st_size in (60 << 20, path.stat().st_size if path.name.endswith(".json") else 0)
+    for draft in home.rglob(".*.part"):
+        os.utime(draft, (0, 0))
+    landed = store(fetched, "prices", datetime(2026, 11, 22, tzinfo=UTC))
+    verify(landed)
+    assert len(files_in(home)) == 2
+
+
+def test_landing_takes_bounded_memory(tmp_path: Path) -> None:
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    path = tmp_path / "large.csv"
+    with path.open("wb") as file:
+        file.truncate(300 << 20)
+    store(Fetched(path, "large.csv", "u"), "prices", DAY)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 60 << 10
+
+
+def test_reading_declarations_imports_nothing_heavy() -> None:
+    code = (
+        "import sys, jobs.formats.declaration, jobs.connectors.declaration, jobs.landing\n"
+        "print([name for name in ('pyarrow', 'numpy', 'pandas', 'pyspark', 'requests', 'sqlalchemy') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
