@@ -11,8 +11,8 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from jobs.errors import ExchangeError, Tampered
-from jobs.manifest import CONTRACT_FILE, CREDENTIAL_FILE, EVIDENCE_FILE, MANIFEST_FILE, Manifest, digest
+from jobs.errors import ExchangeError
+from jobs.manifest import CONTRACT_FILE, CREDENTIAL_FILE, EVIDENCE_FILE, MANIFEST_FILE, Manifest
 from jobs.settings import settings
 
 Sign = Callable[[Manifest], str]
@@ -23,33 +23,6 @@ def folder_of(product: str, number: str) -> Path:
     return settings().releases / product / number
 
 
-def evidence(result_sha256: str) -> bytes:
-    """The expectations' full result, as it was kept under its own sha256.
-
-    Raises:
-        ExchangeError: it is not there.
-        Tampered: it is not what was kept.
-    """
-    file = settings().evidence / f"{result_sha256}.json"
-    try:
-        data = file.read_bytes()
-    except FileNotFoundError:
-        raise ExchangeError(
-            "the result of the expectations is not there",
-            where=str(file),
-            expected="the evidence of every check",
-            next_step="run the check again",
-        ) from None
-    if digest(data) != result_sha256:
-        raise Tampered(
-            "the result of the expectations was changed",
-            where=str(file),
-            expected=f"sha256 {result_sha256}, found {digest(data)}",
-            next_step="run the check again",
-        )
-    return data
-
-
 def keep(manifest: Manifest, *, contract: bytes, evidence: bytes, sign: Sign) -> tuple[Manifest, str]:
     """Put a release's folder in place; the caller holds the product's lock.
 
@@ -58,6 +31,9 @@ def keep(manifest: Manifest, *, contract: bytes, evidence: bytes, sign: Sign) ->
 
     Returns:
         The manifest and the certificate that now stand in the folder.
+
+    Raises:
+        ExchangeError: the disk is full or cannot be written.
     """
     folder = folder_of(manifest.product, manifest.release)
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -67,8 +43,16 @@ def keep(manifest: Manifest, *, contract: bytes, evidence: bytes, sign: Sign) ->
         if adopted:
             return adopted
         _discard(folder)
-    token = sign(manifest)
-    _place(folder, _contents(manifest, token, contract, evidence))
+    try:
+        token = sign(manifest)
+        _place(folder, _contents(manifest, token, contract, evidence))
+    except OSError as error:
+        raise ExchangeError(
+            f"the release cannot be written: {error.strerror}",
+            where=str(folder.parent),
+            expected="a disk with room, that this user can write",
+            next_step="make room and run the release again; nothing was released",
+        ) from error
     return manifest, token
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -11,7 +13,8 @@ from sqlalchemy import select, update
 
 from jobs import lake
 from jobs.catalog import Source
-from jobs.errors import RefusedFile
+from jobs.errors import DeclarationError, RefusedFile, Tampered
+from jobs.failures import explained
 from jobs.registry import reading, transaction
 from jobs.registry.models import Landing
 from jobs.rules import quote
@@ -50,13 +53,38 @@ def bronze(source: Source, record: Recorded) -> None:
 
     A file that cannot be read becomes one refused row, so that the others go on; loading a file again replaces its rows.
     """
-    _create(source)
-    landings = waiting(source.name)
-    if not landings:
-        record.status = "unchanged"
-        return
-    _load(source, landings)
-    _count(source, landings, record)
+    _refuse_twins(source)
+    with explained(source.file):
+        _create(source)
+        landings = waiting(source.name)
+        if not landings:
+            record.status = "unchanged"
+            return
+        _see_bytes(landings)
+        _load(source, landings)
+        _count(source, landings, record)
+
+
+def _refuse_twins(source: Source) -> None:
+    seen: dict[str, str] = {}
+    for name in (*columns_of(source), *(extra for extra, _, _ in EXTRAS)):
+        twin = seen.setdefault(name.lower(), name)
+        if twin != name:
+            raise DeclarationError(
+                f"the columns '{twin}' and '{name}' differ in case only, which SQL cannot tell apart",
+                file=source.file, field="format.columns", expected="names that differ in more than case",
+                next_step="declare `header: false` and `skip_lines: 1`, and give the columns names of your own",
+            )  # fmt: skip
+
+
+def _see_bytes(landings: list[Landing]) -> None:
+    for landing in landings:
+        if not (settings().home / landing.path).exists():
+            raise Tampered(
+                f"the landed bytes of {landing.file_name} are gone",
+                where=landing.path,
+                next_step="restore the file from a backup, or run `exchange land` while the publisher still offers it",
+            )
 
 
 def waiting(source: str) -> list[Landing]:
@@ -88,13 +116,19 @@ def _fields(source: Source) -> tuple[lake.Field, ...]:
 
 
 def _create(source: Source) -> None:
-    table, fields = table_of(source), _fields(source)
-    if lake.exists(table) and set(lake.columns_at(table)) != {f.name for f in fields}:
+    """See that the table is there; one read by another `format:` is emptied, and every landed file read again."""
+    table, fields, title = table_of(source), _fields(source), f"{source.declared.title}: rows as received"
+    digest = format_digest(source.declared.format)
+    if lake.exists(table) and lake.made_by(table) != digest:
         forget(source)
-        empty = connect().createDataFrame([], ", ".join(f"{quote(f.name)} {f.type}" for f in fields))
-        lake.overwrite(table, empty, schema=True)
+        lake.replace(table, fields, (_SLICE,), title, digest)
         return
-    lake.create(table, fields, (_SLICE,), f"{source.declared.title}: rows as received")
+    lake.create(table, fields, (_SLICE,), title, digest)
+
+
+def format_digest(form: Format) -> str:
+    """sha256 of all that decides how bytes become bronze rows."""
+    return hashlib.sha256(json.dumps(form.model_dump(mode="json"), sort_keys=True).encode()).hexdigest()
 
 
 def forget(source: Source) -> None:
@@ -104,12 +138,16 @@ def forget(source: Source) -> None:
 
 
 def _load(source: Source, landings: list[Landing]) -> None:
-    frame = _parsed(source, landings)
-    lake.overwrite(table_of(source), frame, slice_of=slice_of([x.sha256 for x in landings]))
+    """Commit the landings' rows. Of a file that broke off half-way only the refusal remains: it is refused as a whole."""
+    table, shas = table_of(source), slice_of([x.sha256 for x in landings])
+    lake.overwrite(table, _parsed(source, landings), slice_of=shas)
+    broken = lake.read(table).where(f"({shas}) AND _row = {WHOLE_FILE}").select(_SLICE).collect()
+    if broken:
+        lake.delete(table, f"({slice_of([r[0] for r in broken])}) AND _row <> {WHOLE_FILE}")
 
 
 def _parsed(source: Source, landings: list[Landing]) -> DataFrame:
-    from pyspark.sql import functions as F  # noqa: N812 - the name every Spark reader knows
+    from pyspark.sql import functions as F
 
     home = settings().home
     arrivals = [(str(home / x.path), x.file_name, x.sha256, x.logical_date, x.run_id) for x in landings]
@@ -202,7 +240,7 @@ def _count(source: Source, landings: list[Landing], record: Recorded) -> None:
 
 
 def _count_columns() -> list[Any]:
-    from pyspark.sql import functions as F  # noqa: N812 - the name every Spark reader knows
+    from pyspark.sql import functions as F
 
     return [
         F.count(F.lit(1)).alias("rows"),
@@ -213,7 +251,7 @@ def _count_columns() -> list[Any]:
 
 
 def _message(source: Source, landings: list[Landing], loaded: dict[str, Any]) -> str | None:
-    parts = [f"{x.file_name} {loaded[x.sha256]['fault']}" for x in landings if x.sha256 in loaded and loaded[x.sha256]["fault"]]
+    parts = [loaded[x.sha256]["fault"] for x in landings if x.sha256 in loaded and loaded[x.sha256]["fault"]]
     extra = next((row["extra"] for row in loaded.values() if row["extra"]), None)
     if extra:
         parts.append(f"undeclared columns are kept in _extra, such as {extra[:120]}; declare them in {source.file}")

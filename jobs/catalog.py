@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from pydantic import Field, field_validator
 
@@ -114,7 +114,7 @@ class ProductDeclaration(Declared):
     cautions: tuple[str, ...] = ()
     partition: str | None = Field(
         default=None,
-        description="a column of the product and its inputs; one value's rows depend only on the same value's input rows",
+        description="column of product and inputs: a value's rows depend only on input rows of the same value",
     )
     tags: tuple[str, ...] = ()
 
@@ -190,6 +190,9 @@ class Product:
         return input_tables(self.query_file)
 
 
+Declaration = TypeVar("Declaration", Source, Product)
+
+
 @dataclass(frozen=True)
 class Catalog:
     """All declarations, and what is wrong with those that could not be read."""
@@ -205,20 +208,21 @@ class Catalog:
             DeclarationError: it is declared, but its declaration is broken.
             NotFound: there is none.
         """
-        return self._find(name, self.sources, "source")
+        return _find(name, self.sources, self.mistakes, "source")
 
     def product(self, name: str) -> Product:
         """The product of that name; raises as `source` does."""
-        return self._find(name, self.products, "product")
+        return _find(name, self.products, self.mistakes, "product")
 
-    def _find(self, name: str, among: dict[str, Any], kind: str) -> Any:
-        if name in among:
-            return among[name]
-        for mistake in self.mistakes:
-            if mistake.file.parent.name == name:
-                raise mistake
-        known = ", ".join(sorted(among)) or "none is declared"
-        raise NotFound(f"no {kind} '{name}'", expected=f"one of: {known}", next_step=f"exchange {kind}s lists them")
+
+def _find(name: str, among: dict[str, Declaration], mistakes: tuple[DeclarationError, ...], kind: str) -> Declaration:
+    if name in among:
+        return among[name]
+    for mistake in mistakes:
+        if mistake.file.parent.name == name:
+            raise mistake
+    known = ", ".join(sorted(among)) or "none is declared"
+    raise NotFound(f"no {kind} '{name}'", expected=f"one of: {known}", next_step=f"exchange {kind}s lists them")
 
 
 def load_sources(root: Path | None = None) -> Catalog:

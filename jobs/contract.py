@@ -1,9 +1,10 @@
-"""Reads a table's contract (Open Data Contract Standard 3): its columns, key, rules and promises, from one YAML file."""
+"""Reads a table's contract (Open Data Contract Standard 3): its columns, key, rules and promises."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache, cached_property, lru_cache
 from pathlib import Path
@@ -98,11 +99,12 @@ def load_contract(table: str) -> Contract:
     """
     file = contract_file(table)
     if not file.exists():
+        kind = "source" if table.startswith("silver.") else "product"
         raise DeclarationError(
             f"the table {table} has no contract",
             file=file,
             expected="one ODCS contract per table",
-            next_step=f"write it, or let `exchange {'source' if table.startswith('silver') else 'product'} new` propose one",
+            next_step=f"write it, or let `exchange {kind} new` propose one",
         )
     stat = file.stat()
     return _load(table, file, stat.st_mtime_ns, stat.st_size)
@@ -151,8 +153,9 @@ def _validator() -> Any:
 
 
 def _check_standard(document: dict[str, Any], file: Path) -> None:
-    from jsonschema.exceptions import best_match
+    from jsonschema import exceptions
 
+    best_match: Callable[[Iterator[Any]], Any] = exceptions.best_match
     error = best_match(_validator().iter_errors(json.loads(json.dumps(document, default=str))))
     if error:
         raise mistake(
@@ -198,7 +201,9 @@ def _check_columns(columns: tuple[Column, ...], file: Path) -> None:
     for position, column in enumerate(columns):
         location = ("schema", 0, "properties", position)
         if column.name.startswith("_"):
-            raise mistake(file, f"column '{column.name}' begins with an underscore", location, expected="a name of its own")
+            raise mistake(
+                file, f"column '{column.name}' begins with an underscore", location, expected="a name of its own"
+            )
         if column.name.lower() in seen:
             raise mistake(file, f"a second column '{column.name}'", location, expected="each name once")
         seen.add(column.name.lower())

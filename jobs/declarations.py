@@ -41,7 +41,9 @@ def read_yaml(file: Path) -> dict[str, Any]:
     except yaml.YAMLError as error:
         raise _yaml_mistake(error, file) from None
     if not isinstance(parsed, dict):
-        raise DeclarationError("not a mapping of keys to values", file=file, line=1, expected="lines such as 'title: …'")
+        raise DeclarationError(
+            "not a mapping of keys to values", file=file, line=1, expected="lines such as 'title: …'"
+        )
     return parsed
 
 
@@ -96,7 +98,8 @@ def _yaml_mistake(error: yaml.YAMLError, file: Path) -> DeclarationError:
 
 
 def _validation_mistake(error: ValidationError, file: Path, model: type[BaseModel]) -> DeclarationError:
-    mistakes = error.errors(include_url=False)
+    # A misspelt field is also an absent one: the spelling is what the reader has to see.
+    mistakes = sorted(error.errors(include_url=False), key=lambda mistake: mistake["type"] != "extra_forbidden")
     first = mistakes[0]
     location = tuple(first["loc"])
     what = _sentence(first, model)
@@ -106,7 +109,7 @@ def _validation_mistake(error: ValidationError, file: Path, model: type[BaseMode
     return DeclarationError(
         what,
         file=file,
-        line=line_of(file, location),
+        line=line_of(file, location) or 1,
         field=_dotted(location),
         next_step="correct the field",
     )

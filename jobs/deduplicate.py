@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from jobs import lake
 from jobs.catalog import SilverMode
 from jobs.contract import Contract
+from jobs.partitions import touched
 from jobs.rules import literal, quote
 from jobs.spark import connect
 from jobs.split import ORIGIN
@@ -17,7 +18,7 @@ class Clean:
     """A batch in which each key names one row (with `revisions`: one row per instant at which it became known).
 
     Attributes:
-        good: SELECT of the rows that remain.
+        good: SELECT of the rows that remain, with ``_whole``: whether all of the batch's rows of that key agree.
         refused_rows: SELECT of contradicting rows in quarantine's columns, or None.
     """
 
@@ -33,39 +34,65 @@ class Clean:
         return self.duplicate + self.superseded + self.refused
 
 
-def deduplicate(good: str, contract: Contract, mode: SilverMode, *, duplicates: bool) -> Clean:
+def deduplicate(table: str, good: str, contract: Contract, mode: SilverMode, *, duplicates: bool) -> Clean:
     """Leave one row per key.
 
     Rows of one landing that agree in every column are duplicates of the first. Rows of one landing that share a key and
-    disagree are all refused (``key.contradiction``): nothing says which of them is right. Between landings the later one
-    wins (`merge`, and `revisions` within one logical date), or the first one (`append`, where a later row that differs
-    is refused as ``key.changed``).
+    disagree are all refused (``key.contradiction``): nothing says which of them is right. Between landings the one of the
+    latest logical date wins (`merge`, and `revisions` within one logical date), or the first to arrive (`append`, where a
+    later row that differs is refused as ``key.changed``). The row that remains is the one by which its content became
+    known: later ones that only repeat it are duplicates.
 
     Args:
+        table: the table that the batch is to join; with `append`, what it holds came first.
         good: SELECT of the contract's columns and the origin columns; a view `landings` orders their landings.
         contract: the table's contract.
         mode: how later landings join earlier ones.
         duplicates: whether any key occurs twice; when not, nothing is looked at again.
     """
     if not duplicates:
-        return Clean(good)
+        return Clean(f"SELECT *, true AS _whole FROM ({good})")
     spark = connect()
     spark.sql(good).createOrReplaceTempView("good_rows")
     lake.stage("repeated", _repeated(contract))
-    lake.stage("verdicts", _verdicts(contract, mode))
-    counts = {r["verdict"]: r["n"] for r in spark.sql("SELECT verdict, count(*) AS n FROM verdicts GROUP BY verdict").collect()}
+    where = touched(table, contract, "good_rows") if mode == "append" and lake.rows(table) else None
+    lake.stage("verdicts", _verdicts(contract, mode, f"(SELECT * FROM delta.`{lake.location(table)}` t WHERE {where})" if where else None))
+    counts = lake.counts("verdicts", "verdict")
     columns = ", ".join(map(quote, (*contract.names, *ORIGIN)))
-    same = " AND ".join(f"g.{quote(k)} <=> k.{quote(k)}" for k in contract.key)
     refused = counts.get("contradiction", 0) + counts.get("changed", 0)
     return Clean(
         good=(
-            f"SELECT {columns} FROM good_rows g LEFT ANTI JOIN repeated k ON {same}"
-            f" UNION ALL SELECT {columns} FROM verdicts WHERE verdict = 'keep'"
+            f"SELECT {columns}, true AS _whole FROM good_rows g LEFT ANTI JOIN repeated k ON {same_key(contract, 'g', 'k')}"
+            f" UNION ALL SELECT {columns}, _whole FROM verdicts WHERE verdict = 'keep'"
         ),
         duplicate=counts.get("duplicate", 0),
         superseded=counts.get("superseded", 0),
         refused=refused,
-        refused_rows=_refused_rows(contract) if refused else None,
+        refused_rows=refusals("verdicts", contract, "concat('key.', verdict)", ("contradiction", "changed")) if refused else None,
+    )
+
+
+def same_key(contract: Contract, left: str, right: str, *more: str) -> str:
+    """SQL that is true where two rows have one key; no column of a key is null."""
+    return " AND ".join(f"{left}.{quote(k)} = {right}.{quote(k)}" for k in (*contract.key, *more))
+
+
+def content(contract: Contract, alias: str = "", *, but: tuple[str, ...] = ()) -> str:
+    """SQL of a text that two rows share if all their columns are equal; exact for every type."""
+    prefix = f"{alias}." if alias else ""
+    cells = ", ".join(f"{literal(c)}, CAST({prefix}{quote(c)} AS STRING)" for c in contract.names if c not in but)
+    return f"to_json(named_struct({cells}))" if cells else "''"
+
+
+def refusals(view: str, contract: Contract, rule: str, verdicts: tuple[str, ...]) -> str:
+    """SELECT of the rows of a view with one of these verdicts, in quarantine's columns."""
+    columns = literal(", ".join(contract.key))
+    value = "concat_ws(', ', " + ", ".join(f"CAST({quote(k)} AS STRING)" for k in contract.key) + ")"
+    origin = ", ".join(map(quote, ORIGIN))
+    listed = ", ".join(map(literal, verdicts))
+    return (
+        f"SELECT {rule} AS rule, {columns} AS column_name, {value} AS value, {content(contract)} AS record, {origin}"
+        f" FROM {view} WHERE verdict IN ({listed})"
     )
 
 
@@ -74,42 +101,46 @@ def _repeated(contract: Contract) -> str:
     return f"SELECT {key} FROM good_rows GROUP BY {key} HAVING count(*) > 1"
 
 
-def _verdicts(contract: Contract, mode: SilverMode) -> str:
-    """SELECT of every row whose key is repeated, with a verdict on it."""
+def _verdicts(contract: Contract, mode: SilverMode, standing: str | None) -> str:
+    """SELECT of every row whose key is repeated, with a verdict on it.
+
+    Rows that do not contradict each other stand in a line, in the order in which landings count. Where its content
+    changes, a line has a turn; the row at the last turn is the one that remains.
+    """
     columns = ", ".join(f"g.{quote(c)}" for c in (*contract.names, *ORIGIN))
-    same = " AND ".join(f"g.{quote(k)} <=> k.{quote(k)}" for k in contract.key)
-    shown = ", ".join(f"{literal(c)}, g.{quote(c)}" for c in contract.names)
     key = ", ".join(map(quote, contract.key))
-    instant = f"{key}, _logical_date" if mode == "revisions" else key
+    line = f"PARTITION BY {key}{', _logical_date' if mode == 'revisions' else ''}, _stands"
+    order = "_landing_id" if mode == "append" else "_logical_date, _landing_id"
     rows = (
-        f"SELECT {columns}, l._landing_id, to_json(named_struct({shown})) AS _content FROM good_rows g"
-        f" JOIN repeated k ON {same} JOIN landings l ON g._landing_sha256 = l._landing_sha256"
+        f"SELECT {columns}, l._landing_id, {content(contract, 'g')} AS _content FROM good_rows g"
+        f" JOIN repeated k ON {same_key(contract, 'g', 'k')} JOIN landings l ON g._landing_sha256 = l._landing_sha256"
     )
+    if standing:
+        known = ", ".join(f"t.{quote(c)}" for c in (*contract.names, *ORIGIN))
+        rows += (
+            f" UNION ALL SELECT {known}, 0 AS _landing_id, {content(contract, 't')} AS _content FROM {standing} t"
+            f" JOIN repeated k ON {same_key(contract, 't', 'k')}"
+        )
+    landing = f"PARTITION BY {key}, _landing_id"
     within = (
-        f"SELECT *, min(_content) OVER (PARTITION BY {key}, _landing_id) <> max(_content) OVER (PARTITION BY {key}, _landing_id)"
-        f" AS _contradicts, row_number() OVER (PARTITION BY {key}, _landing_id ORDER BY _file, _row) AS _nth FROM ({rows})"
+        f"SELECT *, min(_content) OVER ({landing}) <> max(_content) OVER ({landing}) AS _contradicts,"
+        f" row_number() OVER ({landing} ORDER BY _file, _row) AS _nth FROM ({rows})"
     )
-    candidate = "NOT _contradicts AND _nth = 1"
-    order = "_logical_date, _landing_id" if mode == "append" else "_logical_date DESC, _landing_id DESC"
-    across = (
-        f"SELECT *, row_number() OVER (PARTITION BY {instant}, {candidate} ORDER BY {order}) AS _place,"
-        f" first_value(_content) OVER (PARTITION BY {instant}, {candidate} ORDER BY {order}) AS _winner FROM ({within})"
+    stood = f"SELECT *, NOT _contradicts AND _nth = 1 AS _stands FROM ({within})"
+    before = (
+        f"SELECT *, lag(_content) OVER ({line} ORDER BY {order}) AS _before,"
+        f" first_value(_content) OVER ({line} ORDER BY {order}) AS _first FROM ({stood})"
     )
-    beaten = (
-        "CASE WHEN _content = _winner THEN 'duplicate' ELSE 'changed' END" if mode == "append"
-        else "CASE WHEN _content = _winner THEN 'duplicate' ELSE 'superseded' END"
-    )  # fmt: skip
+    turning = f"SELECT *, CASE WHEN _before IS NULL OR _before <> _content THEN 1 ELSE 0 END AS _turns FROM ({before})"
+    turns = (
+        f"SELECT *, sum(_turns) OVER ({line} ORDER BY {order} ROWS BETWEEN UNBOUNDED PRECEDING AND CURRENT ROW) AS _turn,"
+        f" sum(_turns) OVER ({line}) AS _last FROM ({turning})"
+    )
+    if mode == "append":
+        places = "WHEN _before IS NULL THEN 'keep' WHEN _content = _first THEN 'duplicate' ELSE 'changed'"
+    else:
+        places = "WHEN _turns = 0 THEN 'duplicate' WHEN _turn = _last THEN 'keep' ELSE 'superseded'"
     return (
-        "SELECT *, CASE WHEN _contradicts THEN 'contradiction' WHEN _nth > 1 THEN 'duplicate'"
-        f" WHEN _place = 1 THEN 'keep' ELSE {beaten} END AS verdict FROM ({across})"
-    )
-
-
-def _refused_rows(contract: Contract) -> str:
-    columns = literal(", ".join(contract.key))
-    value = "concat_ws(', ', " + ", ".join(f"CAST({quote(k)} AS STRING)" for k in contract.key) + ")"
-    origin = ", ".join(map(quote, ORIGIN))
-    return (
-        f"SELECT concat('key.', verdict) AS rule, {columns} AS column_name, {value} AS value, _content AS record, {origin}"
-        " FROM verdicts WHERE verdict IN ('contradiction', 'changed')"
+        "SELECT *, _last = 1 AS _whole, CASE WHEN _contradicts THEN 'contradiction' WHEN _nth > 1 THEN 'duplicate'"
+        f" {places} END AS verdict FROM ({turns}) WHERE _landing_id > 0"
     )

@@ -1,8 +1,8 @@
 """Lets Great Expectations decide, on the very Delta version just built, whether a table keeps its contract.
 
-One pass over all expectations asks GX only for yes or no; only those that failed are asked again for counts and examples.
-An expectation that could not be evaluated has failed. Examples of personal columns are masked before anything is kept or
-shown, because the evidence goes to buyers.
+One pass over all expectations asks GX only for yes or no; only those that failed are asked again for counts and
+examples. An expectation that could not be evaluated has failed. Examples of personal columns are masked before anything
+is kept or shown, because the evidence goes to buyers.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any, Literal
 
 from jobs import evidence
 from jobs.contract import Contract
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from great_expectations import ExpectationSuite
     from great_expectations.core import ExpectationValidationResult
     from great_expectations.datasource.fluent.interfaces import Batch
+    from great_expectations.expectations.expectation import Expectation
     from pyspark.sql import DataFrame
 
 MASK = "***"
@@ -123,11 +125,11 @@ def evaluate(
     _import_once()
     started = time.perf_counter()
     instant = logical_date if logical_date.tzinfo else logical_date.replace(tzinfo=UTC)
-    with _quiet():
+    with quiet():
         from jobs.expectations import suite_of
 
         suite = suite_of(contract, rules)
-        found = _decide(frame, suite, rules, {"logical_date": instant.isoformat()})
+        found = _decide(frame, suite, rules, contract, {"logical_date": instant.isoformat()})
         rows = frame.count()
     graded = grade((Finding(f.rule.dimension, f.rule.severity, f.passed, _for_score(f)) for f in found), rows)
     suite_document = _suite_document(suite)
@@ -143,6 +145,7 @@ def evaluate(
             "contract_sha256": contract.digest,
             "suite_sha256": suite_digest,
             "suite": suite_document,
+            "great_expectations": version("great_expectations"),
             "rules": [_rule_document(f, contract) for f in found],
             "weights": WEIGHTS,
             **_grade_document(graded),
@@ -157,27 +160,37 @@ def evaluate(
 
 
 def _decide(
-    frame: DataFrame, suite: ExpectationSuite, rules: tuple[Rule, ...], parameters: dict[str, Any]
+    frame: DataFrame, suite: ExpectationSuite, rules: tuple[Rule, ...], contract: Contract, parameters: dict[str, Any]
 ) -> list[_Found]:
     batch = _batch_definition(os.getpid()).get_batch(batch_parameters={"dataframe": frame})
-    expectations = {e.meta["rule"]: e for e in suite.expectations}
+    expectations = {str((e.meta or {})["rule"]): e for e in suite.expectations}
     quick = _validate(batch, suite, [expectations[r.id] for r in rules], "BOOLEAN_ONLY", parameters)
     # All aggregates travel in one query, so one that the engine refuses takes the others with it: ask them one by one.
     for rule_id in [name for name, result in quick.items() if _error(result)]:
         quick |= _validate(batch, suite, [expectations[rule_id]], "BOOLEAN_ONLY", parameters)
     broken = [expectations[n] for n, result in quick.items() if not result.success and not _error(result)]
     detailed = quick | (_validate(batch, suite, broken, "SUMMARY", parameters) if broken else {})
-    return [_Found(rule, detailed[rule.id], _error(detailed[rule.id])) for rule in rules]
+    personal = bool(_personal_columns(contract))
+    return [_Found(rule, detailed[rule.id], _shown_error(detailed[rule.id], personal)) for rule in rules]
 
 
 def _validate(
-    batch: Batch, suite: ExpectationSuite, expectations: list[Any], result_format: str, parameters: dict[str, Any]
+    batch: Batch,
+    suite: ExpectationSuite,
+    expectations: list[Expectation],
+    result_format: Literal["BOOLEAN_ONLY", "SUMMARY"],
+    parameters: dict[str, Any],
 ) -> dict[str, ExpectationValidationResult]:
     from great_expectations import ExpectationSuite
 
     part = ExpectationSuite(name=suite.name, expectations=[e.copy() for e in expectations])
     done = batch.validate(part, result_format=result_format, expectation_parameters=parameters)
-    return {result.expectation_config.meta["rule"]: result for result in done.results}
+    return {_rule_of(result): result for result in done.results}
+
+
+def _rule_of(result: ExpectationValidationResult) -> str:
+    configuration = result.expectation_config
+    return str(configuration.meta["rule"]) if configuration and configuration.meta else ""
 
 
 def _error(result: ExpectationValidationResult) -> str | None:
@@ -191,8 +204,17 @@ def _error(result: ExpectationValidationResult) -> str | None:
     return None
 
 
+def _shown_error(result: ExpectationValidationResult, personal: bool) -> str | None:
+    error = _error(result)
+    # An engine that cannot convert a value quotes it.
+    return re.sub(r"'[^']*'|\"[^\"]*\"", f"'{MASK}'", error) if error and personal else error
+
+
 def _rule_document(found: _Found, contract: Contract) -> dict[str, Any]:
-    rule, result = found.rule, found.result.to_json_dict()
+    rule = found.rule
+    result: dict[str, Any] = found.result.to_json_dict()
+    # GX's own account of an error is a traceback of this machine.
+    result["exception_info"] = {"raised_exception": found.error is not None, "exception_message": found.error}
     if _touches_personal(rule, contract):
         result["result"] = _masked(result.get("result") or {}, rule)
     return {
@@ -220,10 +242,10 @@ def _failed_rule(found: _Found, frame: DataFrame, contract: Contract) -> FailedR
 
 
 def _example(rule: Rule, frame: DataFrame, contract: Contract) -> dict[str, str | None] | None:
-    from pyspark.sql import functions as F  # noqa: N812 - the field's name for it
+    from pyspark.sql import functions as F
 
     if rule.predicate or rule.kind == "share":
-        broken = frame.where(rule.parameters["bad"] if rule.kind == "share" else f"not ({rule.predicate})")
+        broken = frame.where(f"not ({rule.parameters['good'] if rule.kind == 'share' else rule.predicate})")
         origin = [n for n in _ORIGIN if n in frame.columns]
         names = list(dict.fromkeys((*contract.key, *rule.columns, *origin)))
     elif rule.kind == "unique":
@@ -251,7 +273,14 @@ def _touches_personal(rule: Rule, contract: Contract) -> bool:
 
 def _masked(result: Mapping[str, Any], rule: Rule) -> dict[str, Any]:
     shown = _COUNTS | {"observed_value"} if rule.kind in _AGGREGATES else _COUNTS
-    return {k: v if k in shown or v in (None, [], {}) else MASK for k, v in result.items()}
+    return {k: v if k in shown or v in (None, [], {}) else _hidden(v) for k, v in result.items()}
+
+
+def _hidden(value: Any) -> Any:
+    """The value's shape without its content, because Data Docs expect lists of values and of counted values."""
+    if isinstance(value, list):
+        return [{"value": MASK, "count": v["count"]} if isinstance(v, dict) and "count" in v else MASK for v in value]
+    return MASK
 
 
 def _masked_scope(scope: str | None, contract: Contract) -> str | None:
@@ -261,9 +290,9 @@ def _masked_scope(scope: str | None, contract: Contract) -> str | None:
 
 
 def _suite_document(suite: ExpectationSuite) -> dict[str, Any]:
-    document = suite.to_json_dict()
+    document: dict[str, Any] = suite.to_json_dict()
     expectations = [{k: v for k, v in e.items() if k != "id"} for e in document["expectations"]]
-    return {"name": document["name"], "expectations": expectations, "meta": document["meta"]}
+    return {"name": document["name"], "expectations": expectations}
 
 
 def _grade_document(graded: Grade) -> dict[str, Any]:
@@ -276,7 +305,7 @@ def _grade_document(graded: Grade) -> dict[str, Any]:
 
 
 def _import_once() -> None:
-    with _quiet():
+    with quiet():
         import jobs.expectations  # noqa: F401 - the import is what costs
 
 
@@ -294,7 +323,7 @@ def _batch_definition(_process: int) -> Any:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Keep GX's chatter out of the user's output: what it has to say is in its results."""
     logger = logging.getLogger("great_expectations")
     level = logger.level

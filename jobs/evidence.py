@@ -1,4 +1,4 @@
-"""Keeps what checks found, each document under the sha256 of its bytes, so that a certificate can point at it forever."""
+"""Keeps what checks found, each document under the sha256 of its bytes, so that a certificate can point at it."""
 
 from __future__ import annotations
 
@@ -56,14 +56,18 @@ def read(digest: str) -> dict[str, Any]:
         content = file.read_bytes()
     except FileNotFoundError:
         raise NotFound(
-            f"no evidence is kept under {digest}", where=str(file.parent), next_step="run the check again to make it anew"
+            f"no evidence is kept under {digest}",
+            where=str(file.parent),
+            next_step="run the check again to make it anew",
         ) from None
     found = hashlib.sha256(content).hexdigest()
     if found != digest:
         raise Tampered(
-            "the evidence has been changed since it was kept", where=str(file), expected=f"sha256 {digest}, found {found}",
+            "the evidence has been changed since it was kept",
+            where=str(file),
+            expected=f"sha256 {digest}, found {found}",
             next_step="restore the file from a copy, or run the check again",
-        )  # fmt: skip
+        )
     document: dict[str, Any] = json.loads(content)
     return document
 

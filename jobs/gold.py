@@ -11,6 +11,8 @@ from jobs import lake
 from jobs.catalog import Product
 from jobs.contract import Contract, load_contract
 from jobs.errors import DeclarationError
+from jobs.failures import explained
+from jobs.partitions import check_partitions
 from jobs.pointers import begin, checked
 from jobs.query import read_select
 from jobs.registry.models import Pointer
@@ -33,6 +35,7 @@ def gold(product: Product, record: Recorded) -> None:
         DeclarationError: query.sql or the contract cannot be used, or they do not fit each other.
     """
     contract = load_contract(product.table)
+    check_partitions(contract)
     versions = {table: checked(table).delta_version for table in product.inputs}
     stands = begin(product.table)
     inputs = {"tables": versions, "query": query_digest(product), "contract": contract.digest}
@@ -40,17 +43,17 @@ def gold(product: Product, record: Recorded) -> None:
     if stands and stands.inputs == inputs:
         record.status = "unchanged"
         return
-    lake.create(product.table, lake.fields_of(contract.columns), contract.partitions, product.declared.title)
+    fields = lake.fields_of(contract.columns)
+    lake.create(product.table, fields, contract.partitions, product.declared.title)
     moved = _moved(product, stands, inputs)
     if moved == ():
         _take_note(product, stands, inputs, record)
         return
     frame = _built(product, contract, versions, lake.predicate(moved) if moved else None)
-    fresh = set(lake.columns_at(product.table)) != set(contract.names) or _retyped(stands, contract)
-    if moved and not fresh:
-        record.output_version = lake.overwrite(product.table, frame, slice_of=lake.predicate(moved))
-    else:
-        record.output_version = lake.overwrite(product.table, frame, schema=fresh)
+    if not moved and not lake.is_shaped(product.table, fields, contract.partitions):
+        lake.replace(product.table, fields, contract.partitions, product.declared.title)
+    with explained(product.query_file):
+        record.output_version = lake.overwrite(product.table, frame, slice_of=lake.predicate(moved) if moved else None)
     record.counts.rows_out = lake.rows(product.table)
 
 
@@ -67,10 +70,6 @@ def is_current(product: Product) -> bool:
     tables = {t: p.delta_version for t in product.inputs if (p := pointer(t))}
     wanted = {"tables": tables, "query": query_digest(product), "contract": load_contract(product.table).digest}
     return stands is not None and stands.inputs == wanted
-
-
-def _retyped(stands: Pointer | None, contract: Contract) -> bool:
-    return stands is not None and stands.contract_digest != contract.digest
 
 
 def _moved(product: Product, stands: Pointer | None, inputs: dict[str, Any]) -> Any:

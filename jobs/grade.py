@@ -1,10 +1,10 @@
 """Turns what expectations found into a score per dimension, a total and a grade that a buyer can recompute.
 
-Every rule weighs the same, whatever its severity, except that ``info`` rules inform and do not count. A rule about rows
-scores the share of rows that keep it; a rule about the whole table scores 1 or 0. A dimension's score is the mean of its
-rules, the total is the mean over the assessed dimensions, both out of 100. A dimension that nothing checks is not assessed
-(None) and caps the grade at C. A failed rule of severity ``error`` gives E, whatever the score. The arithmetic is exact;
-shown scores are cut, not rounded, to four decimals, so that a shown 95 is never a B.
+Every rule weighs the same, whatever its severity, except that ``info`` rules inform and do not count. A rule about
+rows scores the share of rows that keep it; a rule about the whole table scores 1 or 0. A dimension's score is the mean
+of its rules, the total is the mean over the assessed dimensions, both out of 100. A dimension that nothing checks is
+not assessed (None) and caps the grade at C. A failed rule of severity ``error`` gives E, whatever the score. The
+arithmetic is exact; shown scores are cut, not rounded, to four decimals, so that a shown 95 is never a B.
 """
 
 from __future__ import annotations

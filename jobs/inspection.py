@@ -12,7 +12,7 @@ from jobs.archive import sha256_of
 from jobs.errors import ExchangeError
 from jobs.manifest import CONTRACT_FILE, CREDENTIAL_FILE, EVIDENCE_FILE, MANIFEST_FILE, Manifest, ReleasedFile, digest
 from jobs.settings import settings
-from jobs.snapshot import Snapshot, snapshot
+from jobs.snapshot import Snapshot, rows_in, snapshot
 
 MISSING = "nothing there"
 # Beside each landed file stands what is known of it; that may be added to, and is not certified.
@@ -129,9 +129,7 @@ def data_files(work: Inspection, manifest: Manifest) -> int:
 
 
 def _count_rows(work: Inspection, place: Path, file: ReleasedFile) -> None:
-    from pyarrow import parquet
-
-    rows = parquet.read_metadata(place).num_rows
+    rows = rows_in(place)
     work.compare("a data file has another number of rows than the manifest says", place, file.rows, rows)
 
 

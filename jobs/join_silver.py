@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import datetime
 
 from jobs import lake
 from jobs.catalog import SilverMode
 from jobs.contract import Contract
-from jobs.rules import literal, quote
+from jobs.deduplicate import refusals, same_key
+from jobs.partitions import touched
+from jobs.rules import quote
 from jobs.spark import connect
 from jobs.split import ORIGIN
-
-_REVISION = ("_known_at", "_superseded_at")
 
 
 @dataclass(frozen=True)
@@ -19,9 +20,10 @@ class Change:
     """What a batch does to a table.
 
     Attributes:
-        view: SELECT of the rows to write, in the table's columns.
-        how: `append` needs no look at the table; `merge` replaces rows by key; `replace` makes the table anew.
-        where: SQL over the table (alias t) that holds the partitions which a merge may touch.
+        view: SELECT of the rows to write, in the table's columns; for `merge` with ``_gone``, true for rows to delete.
+        how: `append` needs no look at the table; `merge` replaces and deletes rows by key.
+        written: rows of the batch that the table gets.
+        on: SQL over the table (alias t) and the view (alias s) by which a merge finds rows.
     """
 
     view: str
@@ -31,64 +33,57 @@ class Change:
     superseded: int = 0
     refused: int = 0
     refused_rows: str | None = None
-    where: str = "true"
+    on: str = "true"
 
 
-def changes(table: str, good: str, contract: Contract, mode: SilverMode, *, rebuild: bool, rows: int) -> Change:
-    """Compare a clean batch with the table's newest version.
+@dataclass(frozen=True)
+class Incoming:
+    """A clean batch.
 
-    Args:
-        table: the silver table, standing at its checked version.
-        good: SELECT of the batch, one row per key (per key and instant for `revisions`).
-        contract: the table's contract.
-        mode: how later landings join earlier ones.
-        rebuild: make the table anew from this batch alone.
-        rows: number of rows of the batch.
+    Attributes:
+        good: SELECT of its rows, one per key (per key and instant for `revisions`), with ``_whole``.
+        rows: their number.
+        since: the earliest logical date in it.
+        is_late: whether the table holds rows of that date or a later one; landings of those dates are then all in the batch.
     """
-    spark = connect()
+
+    good: str
+    rows: int
+    since: datetime
+    is_late: bool = False
+
+
+def changes(table: str, batch: Incoming, contract: Contract, mode: SilverMode) -> Change:
+    """Compare a clean batch with the table's newest version, which stands at its checked one or is empty."""
     if mode == "revisions":
         from jobs.revisions import revision_changes
 
-        return revision_changes(table, good, contract, rebuild=rebuild, rows=rows)
-    empty = rebuild or lake.rows(table) == 0
-    if empty:
-        return Change(good, "replace" if rebuild else "append", rows)
-    spark.sql(good).createOrReplaceTempView("batch")
+        return revision_changes(table, batch, contract)
+    columns = ", ".join(map(quote, (*contract.names, *ORIGIN)))
+    everything = f"SELECT {columns} FROM ({batch.good})"
+    if lake.rows(table) == 0:
+        return Change(everything, "append", batch.rows)
+    connect().sql(batch.good).createOrReplaceTempView("batch")
     where = touched(table, contract, "batch")
     if where is None:
-        return Change(good, "append", rows)
+        return Change(everything, "append", batch.rows)
     lake.stage("compared", _compared(table, contract, where))
-    counts = {r["verdict"]: r["n"] for r in spark.sql("SELECT verdict, count(*) AS n FROM compared GROUP BY verdict").collect()}
-    return _joined(counts, contract, mode, where)
+    return _joined(lake.counts("compared", "verdict"), contract, mode, where)
 
 
-def touched(table: str, contract: Contract, view: str) -> str | None:
-    """SQL over alias t for the table's partitions that a batch falls into; None if it falls into none that exist."""
-    if not contract.partitions:
-        return "true"
-    names = ", ".join(map(quote, contract.partitions))
-    wanted = {
-        tuple((n, None if row[n] is None else str(row[n])) for n in contract.partitions)
-        for row in connect().sql(f"SELECT DISTINCT {names} FROM {view}").collect()
-    }
-    present = wanted & {f.partition for f in lake.files(table)}
-    return lake.predicate(present, "t") if present else None
-
-
-def write(table: str, change: Change, contract: Contract, mode: SilverMode) -> int | None:
+def write(table: str, change: Change) -> int | None:
     """Commit a change; returns the version it made, or None if there is nothing to write."""
-    if change.how == "replace":
-        return lake.overwrite(table, connect().sql(change.view), schema=True)
-    if not change.written:
-        return None
     if change.how == "append":
-        return lake.append(table, connect().sql(change.view))
+        return lake.append(table, connect().sql(change.view)) if change.written else None
     connect().sql(change.view).createOrReplaceTempView("merged")
-    key = (*contract.key, "_known_at") if mode == "revisions" else contract.key
-    same = " AND ".join(f"t.{quote(k)} = s.{quote(k)}" for k in key)
+    columns = list(lake.columns_at(table))
+    setting = ", ".join(f"{quote(c)} = s.{quote(c)}" for c in columns)
+    names, values = ", ".join(map(quote, columns)), ", ".join(f"s.{quote(c)}" for c in columns)
     return lake.merge(
-        table, "merged", f"({change.where}) AND {same}", "WHEN MATCHED THEN UPDATE SET * WHEN NOT MATCHED THEN INSERT *"
-    )
+        table, "merged", change.on,
+        f"WHEN MATCHED AND s._gone THEN DELETE WHEN MATCHED THEN UPDATE SET {setting}"
+        f" WHEN NOT MATCHED AND NOT s._gone THEN INSERT ({names}) VALUES ({values})",
+    )  # fmt: skip
 
 
 def differs(contract: Contract, left: str, right: str) -> str:
@@ -98,39 +93,37 @@ def differs(contract: Contract, left: str, right: str) -> str:
 
 
 def _compared(table: str, contract: Contract, where: str) -> str:
+    """SELECT of the batch's rows with a verdict on each.
+
+    A row equal to the table's is unchanged, unless the table's row is itself of the batch, or the batch held another
+    content in between: its origin then moves to the landing by which that content became known again.
+    """
     columns = ", ".join(f"g.{quote(c)}" for c in (*contract.names, *ORIGIN))
-    same = " AND ".join(f"t.{quote(k)} = g.{quote(k)}" for k in contract.key)
+    repeats = "t._landing_sha256 = g._landing_sha256 AND t._row = g._row OR g._whole AND l._landing_id IS NULL"
     verdict = (
         "CASE WHEN t._landing_sha256 IS NULL THEN 'new'"
-        f" WHEN NOT ({differs(contract, 't', 'g')}) THEN 'unchanged'"
-        " WHEN t._logical_date > g._logical_date THEN 'older' ELSE 'changed' END"
+        f" WHEN {differs(contract, 't', 'g')} THEN 'changed' WHEN {repeats} THEN 'unchanged' ELSE 'again' END"
     )
     present = f"(SELECT * FROM delta.`{lake.location(table)}` t WHERE {where})"
-    return f"SELECT {columns}, {verdict} AS verdict FROM batch g LEFT JOIN {present} t ON {same}"
+    return (
+        f"SELECT {columns}, {verdict} AS verdict FROM batch g LEFT JOIN {present} t ON {same_key(contract, 't', 'g')}"
+        " LEFT JOIN landings l ON t._landing_sha256 = l._landing_sha256"
+    )
 
 
 def _joined(counts: dict[str, int], contract: Contract, mode: SilverMode, where: str) -> Change:
     columns = ", ".join(map(quote, (*contract.names, *ORIGIN)))
     new, changed = counts.get("new", 0), counts.get("changed", 0)
-    unchanged, older = counts.get("unchanged", 0), counts.get("older", 0)
+    again, unchanged = counts.get("again", 0), counts.get("unchanged", 0)
     fresh = f"SELECT {columns} FROM compared WHERE verdict = 'new'"
     if mode == "append":
-        refused = changed + older
         return Change(
-            fresh, "append", new, unchanged=unchanged, refused=refused,
-            refused_rows=_refused_rows(contract) if refused else None,
+            fresh, "append", new, unchanged=unchanged + again, refused=changed,
+            refused_rows=refusals("compared", contract, "'key.changed'", ("changed",)) if changed else None,
         )  # fmt: skip
-    if not changed:
-        return Change(fresh, "append", new, unchanged=unchanged, superseded=older)
-    both = f"SELECT {columns} FROM compared WHERE verdict IN ('new', 'changed')"
-    return Change(both, "merge", new + changed, unchanged=unchanged, superseded=older, where=where)
-
-
-def _refused_rows(contract: Contract) -> str:
-    value = "concat_ws(', ', " + ", ".join(f"CAST({quote(k)} AS STRING)" for k in contract.key) + ")"
-    shown = ", ".join(f"{literal(c)}, {quote(c)}" for c in contract.names)
-    origin = ", ".join(map(quote, ORIGIN))
-    return (
-        f"SELECT 'key.changed' AS rule, {literal(', '.join(contract.key))} AS column_name, {value} AS value,"
-        f" to_json(named_struct({shown})) AS record, {origin} FROM compared WHERE verdict IN ('changed', 'older')"
-    )
+    if not changed and not again:
+        return Change(fresh, "append", new, unchanged=unchanged)
+    return Change(
+        f"SELECT {columns}, false AS _gone FROM compared WHERE verdict <> 'unchanged'", "merge", new + changed + again,
+        unchanged=unchanged, on=f"({where}) AND {same_key(contract, 't', 's')}",
+    )  # fmt: skip

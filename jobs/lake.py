@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 # A reader of version N must read every commit since the last checkpoint.
 _COMMITS_PER_CHECKPOINT = 20
+_MADE_BY = "exchange.made_by"
+_DELTA_TYPES = {"TINYINT": "byte", "SMALLINT": "short", "INT": "integer", "BIGINT": "long"}
 
 BOOKKEEPING: tuple[tuple[str, str, str], ...] = (
     ("_landing_sha256", "STRING", "sha256 of the landed bytes that the row came from"),
@@ -31,6 +33,11 @@ BOOKKEEPING: tuple[tuple[str, str, str], ...] = (
     ("_logical_date", "TIMESTAMP", "the date whose run brought the bytes in"),
 )
 
+
+# Sail 0.7 reads the log's smallest and largest value of these types through a double: it then skips files that hold a
+# value it looks for, and shows that double in place of a value which all rows of a file share.
+_INEXACT = ("DECIMAL", "DOUBLE", "FLOAT")
+_STATISTICS = "delta.dataSkippingStatsColumns"
 
 @dataclass(frozen=True)
 class Field:
@@ -101,22 +108,62 @@ def version(table: str) -> int | None:
     return delta(table).version() if exists(table) else None
 
 
-def create(table: str, fields: Sequence[Field], partitions: Sequence[str] = (), comment: str = "") -> None:
-    """Create an empty table, if it is not there, with exactly these columns."""
-    if exists(table):
-        return
-    columns = ", ".join(
-        f"{quote(f.name)} {f.type} COMMENT {literal(f.comment)}" for f in fields
-    )
+def create(
+    table: str, fields: Sequence[Field], partitions: Sequence[str] = (), comment: str = "", made_by: str = ""
+) -> None:
+    """Create an empty table, if it is not there, with exactly these columns.
+
+    Args:
+        table: its name.
+        fields: its columns.
+        partitions: those it is partitioned by.
+        comment: what it holds.
+        made_by: digest of the declarations that its rows are made by; `made_by` reads it back.
+    """
+    if not exists(table):
+        _create(table, fields, partitions, comment, made_by, "CREATE TABLE")
+
+
+def replace(
+    table: str, fields: Sequence[Field], partitions: Sequence[str] = (), comment: str = "", made_by: str = ""
+) -> None:
+    """Empty a table and give it these columns, by a new version; older versions stay as they are.
+
+    A write never changes a table's columns, because an engine would infer more than the contract says.
+    """
+    _create(table, fields, partitions, comment, made_by, "CREATE OR REPLACE TABLE" if exists(table) else "CREATE TABLE")
+
+
+def made_by(table: str) -> str:
+    """Digest of the declarations by which the newest version's rows were made; empty if nobody told."""
+    return str(delta(table).metadata().configuration.get(_MADE_BY) or "")
+
+
+def _create(
+    table: str, fields: Sequence[Field], partitions: Sequence[str], comment: str, made_by: str, command: str
+) -> None:
+    columns = ", ".join(f"{quote(f.name)} {f.type} COMMENT {literal(f.comment)}" for f in fields)
     layer, name = table.split(".", 1)
     parted = f"PARTITIONED BY ({', '.join(map(quote, partitions))}) " if partitions else ""
+    properties = {_STATISTICS: ",".join(quote(f.name) for f in fields if not f.type.startswith(_INEXACT))}
+    if made_by:
+        properties[_MADE_BY] = made_by
+    told = ", ".join(f"{literal(name)} = {literal(value)}" for name, value in properties.items())
     attached = f"{_database(layer)}.{quote(name)}"
     spark = connect()
     spark.sql(f"DROP TABLE IF EXISTS {attached}").collect()
     spark.sql(
-        f"CREATE TABLE {attached} ({columns}) USING delta {parted}"
-        f"LOCATION {literal(str(location(table)))} COMMENT {literal(comment)}"
+        f"{command} {attached} ({columns}) USING delta {parted}"
+        f"LOCATION {literal(str(location(table)))} COMMENT {literal(comment)} TBLPROPERTIES ({told})"
     ).collect()
+
+
+def is_shaped(table: str, fields: Iterable[Field], partitions: Sequence[str] = ()) -> bool:
+    """Whether the newest version has exactly these columns, of these types, and these partitions."""
+    log = delta(table)
+    found = {f.name: str(getattr(f.type, "type", f.type)) for f in log.schema().fields}
+    wanted = {f.name: _DELTA_TYPES.get(f.type, f.type.lower()) for f in fields}
+    return found == wanted and tuple(log.metadata().partition_columns) == tuple(partitions)
 
 
 def attach(table: str) -> str:
@@ -143,6 +190,11 @@ def stage(view: str, query: str) -> None:
     spark.read.parquet(str(folder)).createOrReplaceTempView(view)
 
 
+def counts(view: str, column: str) -> dict[Any, int]:
+    """Number of rows of a view for each value of a column."""
+    return {r[0]: r[1] for r in connect().sql(f"SELECT {quote(column)}, count(*) FROM {view} GROUP BY 1").collect()}
+
+
 def clear_stages() -> None:
     """Remove what this process and processes that have ended staged."""
     for folder in (settings().lake / "_stage").glob("*"):
@@ -160,26 +212,29 @@ def read(table: str, at: int | None = None) -> DataFrame:
 
 def append(table: str, frame: DataFrame) -> int:
     """Add rows in one commit; returns the version it made."""
-    frame.write.format("delta").mode("append").save(str(location(table)))
+    _by_partition(table, frame).write.format("delta").mode("append").save(str(location(table)))
     return _committed(table)
 
 
-def overwrite(table: str, frame: DataFrame, *, slice_of: str | None = None, schema: bool = False) -> int:
+def overwrite(table: str, frame: DataFrame, *, slice_of: str | None = None) -> int:
     """Replace a table's rows, or only those of a slice, in one commit; returns the version it made.
 
     Args:
         table: the table.
         frame: the new rows; with `slice_of` they all fall into the slice.
         slice_of: SQL predicate over partition columns.
-        schema: let the frame's columns replace the table's.
     """
-    writer = frame.write.format("delta").mode("overwrite")
+    writer = _by_partition(table, frame).write.format("delta").mode("overwrite")
     if slice_of:
         writer = writer.option("replaceWhere", slice_of)
-    if schema:
-        writer = writer.option("overwriteSchema", "true")
     writer.save(str(location(table)))
     return _committed(table)
+
+
+def _by_partition(table: str, frame: DataFrame) -> DataFrame:
+    """Bring each partition's rows together first: as many files as there are tasks would be made of each otherwise."""
+    partitions = delta(table).metadata().partition_columns
+    return frame.repartition(*map(quote, partitions)) if partitions else frame
 
 
 def merge(table: str, view: str, on: str, clauses: str) -> int:

@@ -24,6 +24,7 @@ def land(source: Source, logical_date: datetime, record: Recorded) -> None:
         ExchangeError: the declaration asks for something that is not there, or the disk is full.
     """
     from jobs.connectors import fetch
+    from jobs.silver import held_back
 
     scratch = settings().home / "scratch" / source.name
     shutil.rmtree(scratch, ignore_errors=True)
@@ -42,18 +43,6 @@ def land(source: Source, logical_date: datetime, record: Recorded) -> None:
     record.message = f"{seen} file{'s' if seen != 1 else ''} offered, {new} new"
 
 
-def held_back(source: Source) -> bool:
-    """Whether anything landed that the checked version does not have yet."""
-    from jobs.pointers import pointer
-
-    stands = pointer(source.table)
-    with reading() as db:
-        newest = db.scalars(
-            select(Landing.id).where(Landing.source == source.name).order_by(Landing.id.desc()).limit(1)
-        ).first()
-    return newest is not None and (stands is None or (stands.landing_id or 0) < newest)
-
-
 def _keep(source: Source, fetched: landing.Fetched, logical_date: datetime, run_id: str) -> int | None:
     """Land one file unless its bytes are known; returns its size if they were new."""
     sha256 = landing.digest(fetched.path)
@@ -63,7 +52,10 @@ def _keep(source: Source, fetched: landing.Fetched, logical_date: datetime, run_
         return None
     landed = landing.store(fetched, source.name, logical_date)
     with transaction() as db:
-        if db.scalars(select(Landing).where(Landing.source == source.name, Landing.sha256 == landed.sha256)).first():
+        found = db.scalars(select(Landing).where(Landing.source == source.name, Landing.sha256 == landed.sha256)).first()
+        if found:
+            # The bytes were known, but gone from where they were kept.
+            found.path = str(landed.path)
             return None
         db.add(
             Landing(

@@ -22,7 +22,9 @@ def read_select(file: Path) -> exp.Query:
     try:
         text = file.read_text(encoding="utf-8")
     except FileNotFoundError:
-        raise DeclarationError("the file does not exist", file=file, next_step="write the SELECT that builds it") from None
+        raise DeclarationError(
+            "the file does not exist", file=file, next_step="write the SELECT that builds it"
+        ) from None
     try:
         statements = [s for s in sqlglot.parse(text, dialect="spark") if s is not None]
     except (ParseError, TokenError) as error:

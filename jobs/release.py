@@ -8,14 +8,14 @@ from datetime import datetime
 from sqlalchemy import Select, desc, select
 from sqlalchemy.exc import IntegrityError
 
-from jobs import archive, credential
+from jobs import archive, credential, evidence
 from jobs.catalog import Product
 from jobs.contract import Contract, load_contract
 from jobs.describe import NO_LICENCE, Candidate, describe
 from jobs.difference import Difference, Fingerprint, RowDifference, RowKind, Side, difference, fingerprint, rows_of
 from jobs.errors import Busy, ExchangeError, ExpectationsFailed, NotFound, Tampered
 from jobs.locks import hold
-from jobs.manifest import Changes, Manifest, digest, parse_number
+from jobs.manifest import Changes, Manifest, canonical, digest, parse_number
 from jobs.pointers import checked
 from jobs.registry import reading, transaction
 from jobs.registry.models import Check, Pointer
@@ -205,7 +205,7 @@ def _publish(candidate: Candidate, manifest: Manifest) -> Release:
     manifest, token = archive.keep(
         manifest,
         contract=candidate.contract_copy,
-        evidence=archive.evidence(candidate.check.result_sha256),
+        evidence=canonical(evidence.read(candidate.check.result_sha256)),
         sign=_sign,
     )
     row = _row(candidate.check, manifest, token)

@@ -2,99 +2,116 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+
 from jobs import lake
 from jobs.contract import Contract
-from jobs.join_silver import Change, differs, touched
+from jobs.deduplicate import content, same_key
+from jobs.join_silver import Change, Incoming, differs
+from jobs.partitions import touched
 from jobs.rules import quote
 from jobs.spark import connect
 from jobs.split import ORIGIN
 
 CURRENT = "_superseded_at IS NULL"
+_PERIOD = ("_known_at", "_superseded_at")
 
 
-def revision_changes(table: str, good: str, contract: Contract, *, rebuild: bool, rows: int) -> Change:
-    """Compare a batch with the revisions that a table holds; an instant's rows may arrive in any order.
+def revision_changes(table: str, batch: Incoming, contract: Contract) -> Change:
+    """Compare a batch with the revisions that a table holds.
 
     A row equal to the version known before it is unchanged; a differing one becomes a new version and closes the one
-    before. A row that arrives late takes its place in between.
+    before. If the table holds anything as late as the batch, the touched keys' versions since then are made anew from
+    the batch, so that the order in which landings came does not matter.
     """
     spark = connect()
+    spark.sql(batch.good).createOrReplaceTempView("batch")
+    where = touched(table, contract, "batch") if lake.rows(table) else None
+    one_instant = spark.sql("SELECT count(DISTINCT _logical_date) FROM batch").collect()[0][0] <= 1
+    if where is None and one_instant:
+        return Change(_first(contract, "batch"), "append", batch.rows)
+    known = f"(SELECT * FROM delta.`{lake.location(table)}` t WHERE {where})" if where else None
+    if known and one_instant and not batch.is_late:
+        return _next(known, contract, where or "true")
+    return _chains(known, batch, contract, where or "true")
+
+
+def _first(contract: Contract, view: str) -> str:
     columns = ", ".join(map(quote, (*contract.names, *ORIGIN)))
-    spark.sql(good).createOrReplaceTempView("batch")
-    instants = [r["d"] for r in spark.sql("SELECT DISTINCT _logical_date AS d FROM batch").collect()]
-    empty = rebuild or lake.rows(table) == 0
-    if empty and len(instants) <= 1:
-        first = f"SELECT {columns}, _logical_date AS _known_at, CAST(NULL AS TIMESTAMP) AS _superseded_at FROM batch"
-        return Change(first, "replace" if rebuild else "append", rows)
-    where = "false" if empty else (touched(table, contract, "batch") or "false")
-    known = f"(SELECT * FROM delta.`{lake.location(table)}` t WHERE {where})" if not empty else None
-    if known and len(instants) == 1 and not _later_known(known, instants[0]):
-        return _in_order(known, contract, where)
-    return _out_of_order(known, contract, where, rebuild=rebuild)
+    return f"SELECT {columns}, _logical_date AS _known_at, CAST(NULL AS TIMESTAMP) AS _superseded_at FROM {view}"
 
 
-def _later_known(known: str, instant: object) -> bool:
-    newest = connect().sql(f"SELECT max(_known_at) AS d FROM {known}").collect()[0]["d"]
-    return newest is not None and newest >= instant
-
-
-def _in_order(known: str, contract: Contract, where: str) -> Change:
-    """The usual case: everything in the batch became known after everything in the table."""
-    spark = connect()
-    same = " AND ".join(f"t.{quote(k)} = g.{quote(k)}" for k in contract.key)
+def _next(known: str, contract: Contract, where: str) -> Change:
+    """The usual case: everything in the batch became known at one instant, after everything in the table."""
     new = ", ".join(f"g.{quote(c)}" for c in (*contract.names, *ORIGIN))
+    standing = f"(SELECT * FROM {known} WHERE {CURRENT})"
     lake.stage(
         "compared",
         f"SELECT {new}, CASE WHEN t._known_at IS NULL THEN 'new' WHEN {differs(contract, 't', 'g')} THEN 'changed'"
-        f" ELSE 'unchanged' END AS verdict FROM batch g LEFT JOIN (SELECT * FROM {known} WHERE {CURRENT}) t ON {same}",
+        f" ELSE 'unchanged' END AS verdict FROM batch g LEFT JOIN {standing} t ON {same_key(contract, 't', 'g')}",
     )
-    counts = {r["verdict"]: r["n"] for r in spark.sql("SELECT verdict, count(*) AS n FROM compared GROUP BY verdict").collect()}
-    columns = ", ".join(map(quote, (*contract.names, *ORIGIN)))
-    added = (
-        f"SELECT {columns}, _logical_date AS _known_at, CAST(NULL AS TIMESTAMP) AS _superseded_at"
-        " FROM compared WHERE verdict IN ('new', 'changed')"
-    )
-    written = counts.get("new", 0) + counts.get("changed", 0)
+    counts = lake.counts("compared", "verdict")
+    written, unchanged = counts.get("new", 0) + counts.get("changed", 0), counts.get("unchanged", 0)
+    added = f"{_first(contract, 'compared')} WHERE verdict IN ('new', 'changed')"
     if not counts.get("changed"):
-        return Change(added, "append", written, unchanged=counts.get("unchanged", 0))
+        return Change(added, "append", written, unchanged=unchanged)
     old = ", ".join(f"t.{quote(c)}" for c in (*contract.names, *ORIGIN))
     closed = (
-        f"SELECT {old}, t._known_at, g._logical_date AS _superseded_at FROM (SELECT * FROM {known} WHERE {CURRENT}) t"
-        f" JOIN compared g ON {same} WHERE g.verdict = 'changed'"
+        f"SELECT {old}, t._known_at, g._logical_date AS _superseded_at FROM {standing} t"
+        f" JOIN compared g ON {same_key(contract, 't', 'g')} WHERE g.verdict = 'changed'"
     )
-    return Change(f"{added} UNION ALL {closed}", "merge", written, unchanged=counts.get("unchanged", 0), where=where)
+    return _merge(f"SELECT *, false AS _gone FROM ({added} UNION ALL {closed})", contract, where, written, unchanged)
 
 
-def _out_of_order(known: str | None, contract: Contract, where: str, *, rebuild: bool) -> Change:
-    """Some of the batch became known before some of the table: the touched keys' whole chains are laid anew."""
-    spark = connect()
+def _chains(known: str | None, batch: Incoming, contract: Contract, where: str) -> Change:
+    """Lay the versions of the batch's keys anew, from the version that stood before the batch's first instant on."""
     key = ", ".join(map(quote, contract.key))
     columns = ", ".join(map(quote, (*contract.names, *ORIGIN)))
-    chain = f"SELECT {columns}, _logical_date AS _known_at, CAST(NULL AS TIMESTAMP) AS _old_end, 1 AS _arrives FROM batch"
+    links = f"SELECT {columns}, _logical_date AS _known_at, 1 AS _arrives FROM batch"
     if known:
-        same = " AND ".join(f"t.{quote(k)} = g.{quote(k)}" for k in contract.key)
-        old = ", ".join(f"t.{quote(c)}" for c in (*contract.names, *ORIGIN))
-        chain += (
-            f" UNION ALL SELECT {old}, t._known_at, t._superseded_at, 0 FROM {known} t"
-            f" LEFT SEMI JOIN batch g ON {same}"
-        )
-    others = [c for c in contract.names if c not in contract.key]
-    content = "to_json(named_struct(" + ", ".join(f"'{c}', {quote(c)}" for c in others) + "))" if others else "''"
-    # At one instant the batch's row wins over the table's, so that loading a date again corrects it.
-    ranked = (
-        f"SELECT *, {content} AS _content, row_number() OVER (PARTITION BY {key}, _known_at ORDER BY _arrives DESC) AS _nth"
-        f" FROM ({chain})"
+        since = _instant(batch.since)
+        open_since = f"(t._superseded_at IS NULL OR t._superseded_at >= {since})"
+        lake.stage("standing", f"SELECT t.* FROM {known} t LEFT SEMI JOIN batch g ON {same_key(contract, 't', 'g')} WHERE {open_since}")
+        links += f" UNION ALL SELECT {columns}, _known_at, 0 FROM standing WHERE _known_at < {since}"
+    line = f"PARTITION BY {key} ORDER BY _known_at"
+    told = f"SELECT *, {content(contract, but=contract.key)} AS _content FROM ({links})"
+    compared = f"SELECT *, lag(_content) OVER ({line}) AS _before FROM ({told})"
+    turns = f"SELECT * FROM ({compared}) WHERE _arrives = 0 OR _before IS NULL OR _before <> _content"
+    lake.stage(
+        "chains", f"SELECT {columns}, _known_at, lead(_known_at) OVER ({line}) AS _superseded_at, _arrives FROM ({turns})"
     )
-    compared = (
-        f"SELECT *, lag(_content) OVER (PARTITION BY {key} ORDER BY _known_at) AS _before FROM ({ranked}) WHERE _nth = 1"
+    if not known:
+        written = lake.counts("chains", "_arrives").get(1, 0)
+        rows = f"SELECT {columns}, {', '.join(_PERIOD)} FROM chains"
+        return Change(rows, "append", written, unchanged=batch.rows - written)
+    return _relaid(batch, contract, where)
+
+
+def _relaid(batch: Incoming, contract: Contract, where: str) -> Change:
+    """Only links that differ from those of the table are written, and links that are no more are deleted."""
+    names = (*contract.names, *ORIGIN, *_PERIOD)
+    columns = ", ".join(map(quote, names))
+    new, old = (", ".join(f"{a}.{quote(c)}" for c in names) for a in ("n", "o"))
+    same = same_key(contract, "n", "o", "_known_at")
+    kept = " AND ".join(f"n.{quote(c)} <=> o.{quote(c)}" for c in names if c != "_run_id")
+    lake.stage(
+        "relaid",
+        f"SELECT {new}, n._arrives = 1 AS _counts, false AS _gone FROM chains n LEFT JOIN standing o ON {same}"
+        f" WHERE o._known_at IS NULL OR NOT ({kept})"
+        f" UNION ALL SELECT {old}, false, true FROM standing o LEFT ANTI JOIN chains n ON {same}",
     )
-    kept = f"SELECT * FROM ({compared}) WHERE _before IS NULL OR _before <> _content OR _arrives = 0"
-    ended = f"SELECT *, lead(_known_at) OVER (PARTITION BY {key} ORDER BY _known_at) AS _end FROM ({kept})"
-    lake.stage("chains", ended)
-    arrived = spark.sql("SELECT count(*) AS n FROM batch").collect()[0]["n"]
-    written = spark.sql("SELECT count_if(_arrives = 1) AS n FROM chains").collect()[0]["n"]
-    rows = (
-        f"SELECT {columns}, _known_at, _end AS _superseded_at FROM chains WHERE _arrives = 1 OR NOT (_end <=> _old_end)"
-    )
-    how = "merge" if known else ("replace" if rebuild else "append")
-    return Change(rows, how, written, unchanged=arrived - written, where=where)
+    found = connect().sql("SELECT count(*), count_if(_counts) FROM relaid").collect()[0]
+    rows, written = int(found[0]), int(found[1])
+    if not rows:
+        return Change("", "append", 0, unchanged=batch.rows)
+    return _merge(f"SELECT {columns}, _gone FROM relaid", contract, where, written, batch.rows - written)
+
+
+def _merge(view: str, contract: Contract, where: str, written: int, unchanged: int) -> Change:
+    on = f"({where}) AND {same_key(contract, 't', 's', '_known_at')}"
+    return Change(view, "merge", written, unchanged=unchanged, on=on)
+
+
+def _instant(at: datetime) -> str:
+    """An instant as SQL literal; sessions are in UTC."""
+    return f"TIMESTAMP '{at.astimezone(UTC):%Y-%m-%d %H:%M:%S.%f}'"

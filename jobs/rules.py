@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from typing import Any, Literal
@@ -16,13 +15,11 @@ Kind = Literal[
     "not_null", "in_set", "range", "pattern", "length", "row_sql",
     "unique", "row_count", "share", "scalar_sql", "great_expectations", "freshness",
 ]  # fmt: skip
+Location = tuple[str | int, ...]
+Limit = tuple[str, Any]
 
 DIMENSIONS: tuple[Dimension, ...] = ("completeness", "uniqueness", "validity", "consistency", "timeliness", "accuracy")
-_ODCS_DIMENSION: dict[str, Dimension] = {"conformity": "validity", "coverage": "completeness"}
-_OPERATORS = {
-    "mustBe": "=", "mustNotBe": "<>", "mustBeGreaterThan": ">", "mustBeGreaterOrEqualTo": ">=",
-    "mustBeLessThan": "<", "mustBeLessOrEqualTo": "<=",
-}  # fmt: skip
+_TEMPORAL = ("DATE", "TIMESTAMP")
 
 
 @dataclass(frozen=True)
@@ -46,28 +43,7 @@ class Rule:
     description: str
     predicate: str | None = None
     parameters: dict[str, Any] = field(default_factory=dict)
-    location: tuple[str | int, ...] = ()
-
-
-def satisfied(value: Any, sign: str, limit: Any) -> bool:
-    """Whether a value is within a limit such as ``<=`` 5 or ``between`` (1, 2), both ends included; null never is."""
-    if value is None or (isinstance(value, float) and math.isnan(value)):
-        return False
-    if sign in ("between", "not between"):
-        inside = _compare(limit[0], value) <= 0 and _compare(value, limit[1]) <= 0
-        return inside if sign == "between" else not inside
-    order = _compare(value, limit)
-    return {"=": order == 0, "<>": order != 0, ">": order > 0, ">=": order >= 0, "<": order < 0, "<=": order <= 0}[sign]
-
-
-def _compare(left: Any, right: Any) -> int:
-    """-1, 0 or 1; numbers by value and exactly, anything else as text (ISO dates and instants sort as text)."""
-    numeric = (int, float, Decimal)
-    if isinstance(left, numeric) and isinstance(right, numeric):
-        a, b = Decimal(str(left)), Decimal(str(right))
-        return (a > b) - (a < b)
-    c, d = str(left), str(right)
-    return (c > d) - (c < d)
+    location: Location = ()
 
 
 def quote(name: str) -> str:
@@ -84,21 +60,34 @@ def literal(value: Any) -> str:
     return "'" + str(value).replace("\\", "\\\\").replace("'", "\\'") + "'"
 
 
+def satisfied(value: Any, sign: str, limit: Any) -> bool:
+    """Whether a value is within a limit such as ``<=`` 5 or ``between`` (1, 2), both ends included; null never is."""
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return False
+    if sign in ("between", "not between"):
+        inside = _compare(limit[0], value) <= 0 and _compare(value, limit[1]) <= 0
+        return inside if sign == "between" else not inside
+    order = _compare(value, limit)
+    return {"=": order == 0, "<>": order != 0, ">": order > 0, ">=": order >= 0, "<": order < 0, "<=": order <= 0}[sign]
+
+
 def compile_rules(contract: Contract) -> tuple[Rule, ...]:
     """All rules of a contract, in its order.
 
     Raises:
         DeclarationError: a quality entry that cannot be compiled, with its line.
     """
+    from jobs.quality import quality_rule
+
     rules: list[Rule] = [_unique(contract.key)]
     document = contract.document["schema"][0]
     for position, column in enumerate(contract.columns):
-        rules += _column_rules(column)
-        location = ("schema", 0, "properties", position, "quality")
+        location: Location = ("schema", 0, "properties", position)
+        rules += _column_rules(contract, column, location)
         for index, entry in enumerate(document["properties"][position].get("quality") or []):
-            rules.append(_quality(contract, entry, column, (*location, index)))
+            rules.append(quality_rule(contract, entry, column, (*location, "quality", index)))
     for index, entry in enumerate(document.get("quality") or []):
-        rules.append(_quality(contract, entry, None, ("schema", 0, "quality", index)))
+        rules.append(quality_rule(contract, entry, None, ("schema", 0, "quality", index)))
     if contract.freshness:
         rules.append(_freshness(contract))
     return _numbered(rules)
@@ -107,6 +96,40 @@ def compile_rules(contract: Contract) -> tuple[Rule, ...]:
 def row_rules(contract: Contract) -> tuple[Rule, ...]:
     """The rules that decide, row by row, between the table and quarantine: severity error, one row each."""
     return tuple(r for r in compile_rules(contract) if r.predicate and r.severity == "error")
+
+
+def in_set(
+    rule_id: str, column: Column, values: tuple[Any, ...], location: Location,
+    *, severity: Severity = "error", dimension: Dimension = "validity",
+) -> Rule:  # fmt: skip
+    """The rule that a column's values are among these."""
+    members = ", ".join(literal(v) for v in values)
+    return Rule(
+        rule_id, "in_set", (column.name,), dimension, severity,
+        f"{column.name} is one of {', '.join(map(str, values))}"[:200],
+        f"{quote(column.name)} in ({members})", {"values": values}, location,
+    )  # fmt: skip
+
+
+def pattern(
+    rule_id: str, column: Column, expression: str, location: Location,
+    *, severity: Severity = "error", dimension: Dimension = "validity",
+) -> Rule:  # fmt: skip
+    """The rule that a regular expression is found in a column's values."""
+    return Rule(
+        rule_id, "pattern", (column.name,), dimension, severity, f"{column.name} matches {expression}",
+        f"{quote(column.name)} rlike {literal(expression)}", {"pattern": expression}, location,
+    )  # fmt: skip
+
+
+def _compare(left: Any, right: Any) -> int:
+    """-1, 0 or 1; numbers by value and exactly, anything else as text (ISO dates and instants sort as text)."""
+    numeric = (int, float, Decimal)
+    if isinstance(left, numeric) and isinstance(right, numeric):
+        a, b = Decimal(str(left)), Decimal(str(right))
+        return (a > b) - (a < b)
+    c, d = str(left), str(right)
+    return (c > d) - (c < d)
 
 
 def _unique(key: tuple[str, ...]) -> Rule:
@@ -119,41 +142,64 @@ def _freshness(contract: Contract) -> Rule:
     return Rule(
         f"{promise.column}.freshness", "freshness", (promise.column,), "timeliness", "warning",
         f"the newest {promise.column} is at most {promise.days:g} days old", parameters={"days": promise.days},
+        location=("slaProperties",),
     )  # fmt: skip
 
 
-def _column_rules(column: Column) -> list[Rule]:
+def _column_rules(contract: Contract, column: Column, location: Location) -> list[Rule]:
     rules: list[Rule] = []
     name, shown = quote(column.name), column.name
     if column.required:
         rules.append(
-            Rule(f"{shown}.required", "not_null", (shown,), "completeness", "error", f"{shown} is present", f"{name} is not null")
+            Rule(
+                f"{shown}.required",
+                "not_null",
+                (shown,),
+                "completeness",
+                "error",
+                f"{shown} is present",
+                f"{name} is not null",
+                location=location,
+            )
         )
     if column.enum:
-        rules.append(_in_set(f"{shown}.enum", column, column.enum, "error", "validity"))
+        rules.append(in_set(f"{shown}.enum", column, column.enum, location))
     options = dict(column.options)
-    low, high = options.get("minimum"), options.get("maximum")
-    over, under = options.get("exclusiveMinimum"), options.get("exclusiveMaximum")
-    if any(bound is not None for bound in (low, high, over, under)):
-        rules.append(_range(column, low, high, over, under))
+    _check_options(contract, column, options, (*location, "logicalTypeOptions"))
+    if any(options.get(o) is not None for o in ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum")):
+        rules.append(_range(column, options, location))
     if options.get("pattern"):
-        rules.append(_pattern(f"{shown}.pattern", column, str(options["pattern"]), "error", "validity"))
+        rules.append(pattern(f"{shown}.pattern", column, str(options["pattern"]), location))
     if options.get("minLength") is not None or options.get("maxLength") is not None:
-        shortest, longest = options.get("minLength"), options.get("maxLength")
-        terms = [f"length({name}) >= {shortest}"] if shortest is not None else []
-        terms += [f"length({name}) <= {longest}"] if longest is not None else []
-        rules.append(
-            Rule(
-                f"{shown}.length", "length", (shown,), "validity", "error", f"{shown} has {shortest or 0} to {longest or 'any'} characters",
-                " and ".join(terms), {"minimum": shortest, "maximum": longest},
-            )  # fmt: skip
-        )
+        rules.append(_length(column, options.get("minLength"), options.get("maxLength"), location))
     return rules
 
 
-def _range(column: Column, low: Any, high: Any, over: Any, under: Any) -> Rule:
+def _check_options(contract: Contract, column: Column, options: dict[str, Any], location: Location) -> None:
+    """Refuse an option that the column's type cannot have, which the engine would meet only at the check."""
+    bounds = {"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"}
+    known = bounds if column.type not in ("STRING", "BOOLEAN") else {"pattern", "minLength", "maxLength"}
+    for name in sorted(bounds | {"pattern", "minLength", "maxLength"}):
+        if options.get(name) is None:
+            continue
+        if name not in known or column.type == "BOOLEAN":
+            raise contract.mistake(
+                f"{name} stands at the {column.type} column '{column.name}'", (*location, name),
+                expected="bounds at numbers, dates and instants; pattern and length at strings",
+            )  # fmt: skip
+    for low, high in (("minimum", "maximum"), ("minLength", "maxLength")):
+        least, most = options.get(low), options.get(high)
+        if least is not None and most is not None and _compare(least, most) > 0:
+            raise contract.mistake(
+                f"{low} {least} is above {high} {most}", (*location, low), expected="the lower one first"
+            )
+
+
+def _range(column: Column, options: dict[str, Any], location: Location) -> Rule:
     name = quote(column.name)
-    temporal = column.type in ("DATE", "TIMESTAMP")
+    temporal = column.type in _TEMPORAL
+    low, high = options.get("minimum"), options.get("maximum")
+    over, under = options.get("exclusiveMinimum"), options.get("exclusiveMaximum")
 
     def bound(value: Any) -> str:
         return f"{column.type} {literal(str(value))}" if temporal else literal(value)
@@ -161,172 +207,29 @@ def _range(column: Column, low: Any, high: Any, over: Any, under: Any) -> Rule:
     pairs = ((">=", low), ("<=", high), (">", over), ("<", under))
     terms = [f"{name} {sign} {bound(value)}" for sign, value in pairs if value is not None]
     shown = " and ".join(f"{sign} {value}" for sign, value in pairs if value is not None)
+    # Both an inclusive and an exclusive bound on one side say more than one expectation of a range can.
+    single = (low is None or over is None) and (high is None or under is None)
     return Rule(
-        f"{column.name}.range", "range", (column.name,), "validity", "error", f"{column.name} {shown}", " and ".join(terms),
-        {"minimum": low if low is not None else over, "maximum": high if high is not None else under,
-         "strict_minimum": over is not None, "strict_maximum": under is not None, "temporal": temporal},
+        f"{column.name}.range", "range", (column.name,), "validity", "error", f"{column.name} {shown}",
+        " and ".join(terms),
+        {
+            "minimum": low if low is not None else over, "maximum": high if high is not None else under,
+            "strict_minimum": over is not None, "strict_maximum": under is not None,
+            "plain": single and not temporal,
+        },
+        location,
     )  # fmt: skip
 
 
-def _in_set(rule_id: str, column: Column, values: tuple[Any, ...], severity: Severity, dimension: Dimension) -> Rule:
-    members = ", ".join(literal(v) for v in values)
-    return Rule(
-        rule_id, "in_set", (column.name,), dimension, severity, f"{column.name} is one of {', '.join(map(str, values))}"[:200],
-        f"{quote(column.name)} in ({members})", {"values": values},
-    )  # fmt: skip
-
-
-def _pattern(rule_id: str, column: Column, pattern: str, severity: Severity, dimension: Dimension) -> Rule:
-    return Rule(
-        rule_id, "pattern", (column.name,), dimension, severity, f"{column.name} matches {pattern}",
-        f"{quote(column.name)} rlike {literal(pattern)}", {"pattern": pattern},
-    )  # fmt: skip
-
-
-def _quality(contract: Contract, entry: dict[str, Any], column: Column | None, location: tuple[str | int, ...]) -> Rule:
-    kind = entry.get("type") or "library"
-    named = dict(
-        rule_id=_rule_id(entry, column),
-        dimension=_ODCS_DIMENSION.get(entry.get("dimension", ""), entry.get("dimension") or "validity"),
-        severity=_severity(contract, entry, location),
-    )
-    if kind == "library":
-        return _library(contract, entry, column, location, **named)
-    if kind == "sql":
-        return _sql(contract, entry, column, location, **named)
-    if kind == "custom":
-        return _custom(contract, entry, column, location, **named)
-    raise contract.mistake(
-        f"a quality rule of type '{kind}'", (*location, "type"), expected="library, sql or custom",
-        next_step="a rule that is only text cannot be checked: put it into the description",
-    )  # fmt: skip
-
-
-def _severity(contract: Contract, entry: dict[str, Any], location: tuple[str | int, ...]) -> Severity:
-    severity = entry.get("severity") or "error"
-    if severity not in ("error", "warning", "info"):
-        raise contract.mistake(f"the severity '{severity}'", (*location, "severity"), expected="error, warning or info")
-    return severity  # type: ignore[no-any-return]  # narrowed by the line above
-
-
-def _rule_id(entry: dict[str, Any], column: Column | None) -> str:
-    given = entry.get("name") or entry.get("id") or entry.get("metric") or entry.get("type") or "rule"
-    return f"{column.name if column else 'table'}.{re.sub(r'[^A-Za-z0-9_]+', '_', str(given))}"
-
-
-def _library(
-    contract: Contract, entry: dict[str, Any], column: Column | None, location: tuple[str | int, ...],
-    *, rule_id: str, dimension: Dimension, severity: Severity,
-) -> Rule:  # fmt: skip
-    metric, arguments = entry["metric"], entry.get("arguments") or {}
-    limit = _limit(contract, entry, location)
-    if metric == "rowCount":
-        return Rule(rule_id, "row_count", (), dimension, severity, f"the number of rows {_shown(limit)}", parameters={"limit": limit})
-    if metric == "duplicateValues":
-        columns = tuple(arguments.get("properties") or ((column.name,) if column else ()))
-        _check_known(contract, columns, location)
-        return Rule(rule_id, "unique", columns, "uniqueness", severity, f"({', '.join(columns)}) is unique")
-    if column is None:
-        raise contract.mistake(f"the metric {metric} stands at the table", location, expected="it under a column's quality")
-    bad, rule = _bad_value(contract, metric, arguments, column, location, rule_id, severity, dimension)
-    if limit == ("=", 0) and rule:
-        return rule
-    unit = entry.get("unit") or "rows"
-    return Rule(
-        rule_id, "share", (column.name,), dimension, severity, f"{metric} of {column.name} ({unit}) {_shown(limit)}",
-        parameters={"bad": bad, "limit": limit, "unit": unit},
-    )  # fmt: skip
-
-
-def _bad_value(
-    contract: Contract, metric: str, arguments: dict[str, Any], column: Column, location: tuple[str | int, ...],
-    rule_id: str, severity: Severity, dimension: Dimension,
-) -> tuple[str, Rule | None]:  # fmt: skip
+def _length(column: Column, shortest: int | None, longest: int | None, location: Location) -> Rule:
     name = quote(column.name)
-    if metric == "nullValues":
-        good = f"{name} is not null"
-        return f"{name} is null", Rule(rule_id, "not_null", (column.name,), dimension, severity, f"{column.name} is present", good)
-    if metric == "missingValues":
-        missing = ", ".join(literal(v) for v in arguments.get("missingValues") or [] if v is not None)
-        bad = f"({name} is null" + (f" or {name} in ({missing}))" if missing else ")")
-        return bad, Rule(rule_id, "row_sql", (column.name,), dimension, severity, f"{column.name} is present", f"not {bad}")
-    if arguments.get("validValues"):
-        rule = _in_set(rule_id, column, tuple(arguments["validValues"]), severity, dimension)
-    elif arguments.get("pattern"):
-        rule = _pattern(rule_id, column, str(arguments["pattern"]), severity, dimension)
-    else:
-        raise contract.mistake("invalidValues without arguments", location, expected="arguments: validValues or pattern")
-    return f"not ({rule.predicate})", rule
-
-
-def _sql(
-    contract: Contract, entry: dict[str, Any], column: Column | None, location: tuple[str | int, ...],
-    *, rule_id: str, dimension: Dimension, severity: Severity,
-) -> Rule:  # fmt: skip
-    query = str(entry["query"]).strip().rstrip(";")
-    if column:
-        query = query.replace("${column}", quote(column.name)).replace("${property}", quote(column.name))
-    description = str(entry.get("description") or rule_id)
-    row = re.fullmatch(r"select\s+count\(\*\)\s+from\s+\$\{(?:table|object)\}\s+where\s+not\s*\((.*)\)", query, re.I | re.S)
-    limit = _limit(contract, entry, location)
-    if row and limit == ("=", 0):
-        predicate = " ".join(row.group(1).split())
-        columns = (column.name,) if column else _mentioned(contract, predicate)
-        return Rule(rule_id, "row_sql", columns, dimension, severity, description, predicate)
-    if "${table}" not in query and "${object}" not in query:
-        raise contract.mistake("the query does not read ${table}", (*location, "query"), expected="SELECT … FROM ${table}")
+    terms = [f"length({name}) >= {shortest}"] if shortest is not None else []
+    terms += [f"length({name}) <= {longest}"] if longest is not None else []
     return Rule(
-        rule_id, "scalar_sql", (column.name,) if column else (), dimension, severity, description,
-        parameters={"query": query.replace("${object}", "${table}"), "limit": limit},
+        f"{column.name}.length", "length", (column.name,), "validity", "error",
+        f"{column.name} has {shortest or 0} to {'any number of' if longest is None else longest} characters",
+        " and ".join(terms), {"minimum": shortest, "maximum": longest}, location,
     )  # fmt: skip
-
-
-def _mentioned(contract: Contract, predicate: str) -> tuple[str, ...]:
-    from jobs.query import columns_read
-
-    return tuple(n for n in columns_read(predicate, contract.file, "quality") if n in contract.names)
-
-
-def _custom(
-    contract: Contract, entry: dict[str, Any], column: Column | None, location: tuple[str | int, ...],
-    *, rule_id: str, dimension: Dimension, severity: Severity,
-) -> Rule:  # fmt: skip
-    implementation = entry.get("implementation")
-    engine = str(entry.get("engine", "")).lower().replace("-", "").replace("_", "")
-    if engine != "greatexpectations" or not isinstance(implementation, dict) or "type" not in implementation:
-        raise contract.mistake(
-            "a custom rule that Great Expectations cannot run", location,
-            expected="engine: greatExpectations, implementation: {type: expect_…, kwargs: {…}}",
-        )  # fmt: skip
-    kwargs = dict(implementation.get("kwargs") or {})
-    if column and "column" not in kwargs:
-        kwargs["column"] = column.name
-    return Rule(
-        rule_id, "great_expectations", (column.name,) if column else (), dimension, severity,
-        str(entry.get("description") or implementation["type"]),
-        parameters={"type": implementation["type"], "kwargs": kwargs},
-    )  # fmt: skip
-
-
-def _limit(contract: Contract, entry: dict[str, Any], location: tuple[str | int, ...]) -> tuple[str, Any]:
-    for key, sign in _OPERATORS.items():
-        if key in entry:
-            return sign, entry[key]
-    for key, sign in (("mustBeBetween", "between"), ("mustNotBeBetween", "not between")):
-        if key in entry:
-            return sign, tuple(entry[key])
-    raise contract.mistake("a rule without a limit", location, expected="one of mustBe, mustBeLessThan, mustBeBetween, …")
-
-
-def _shown(limit: tuple[str, Any]) -> str:
-    sign, value = limit
-    return f"{sign} {' and '.join(map(str, value)) if isinstance(value, tuple) else value}"
-
-
-def _check_known(contract: Contract, columns: tuple[str, ...], location: tuple[str | int, ...]) -> None:
-    unknown = [c for c in columns if c not in contract.names]
-    if unknown or not columns:
-        raise contract.mistake(f"no column {', '.join(unknown) or 'named'}", location, expected=", ".join(contract.names))
 
 
 def _numbered(rules: list[Rule]) -> tuple[Rule, ...]:

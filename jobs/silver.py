@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from sqlalchemy import select
+from sqlalchemy import func, select
 
 from jobs import lake
 from jobs.bronze import slice_of, table_of
 from jobs.catalog import Source
 from jobs.contract import Contract, load_contract
 from jobs.deduplicate import deduplicate
-from jobs.join_silver import changes, write
+from jobs.errors import RefusedFile
+from jobs.failures import explained
+from jobs.join_silver import Incoming, changes, write
+from jobs.partitions import check_partitions
 from jobs.pointers import advance, begin
+from jobs.pointers import pointer as pointer_of
+from jobs.query import read_select
 from jobs.registry import reading
-from jobs.registry.models import Landing, Pointer
+from jobs.registry.models import Landing, Pointer, Run
+from jobs.rules import quote
 from jobs.runs import Counts, Recorded
 from jobs.spark import connect
 from jobs.split import Split
@@ -38,9 +46,15 @@ REVISION_FIELDS = (
 
 @dataclass(frozen=True)
 class _Batch:
-    """The landings one build takes in, oldest first."""
+    """The landings one build takes in, oldest first.
+
+    Attributes:
+        landings: those that no build took in yet, and `again`.
+        again: earlier ones of the same or a later logical date, which a late one may change the meaning of.
+    """
 
     landings: tuple[Landing, ...]
+    again: int = 0
 
     @property
     def watermark(self) -> int:
@@ -56,35 +70,61 @@ class _Batch:
 def silver(source: Source, record: Recorded) -> None:
     """Build the next version of the source's silver table from what landed since the checked one.
 
-    What an earlier run landed and its expectations held back is taken in again. The version is not readable through the
-    pointer until `check` has passed it.
+    What an earlier run landed and its expectations held back is taken in again. A table made by other declarations is
+    made anew from all that landed. The version is not readable through the pointer until `check` has passed it.
 
     Raises:
         DeclarationError: contract, source.yaml or silver.sql cannot be used.
+        RefusedFile: nothing that landed can be used; it is in quarantine, and is not taken in again.
         ExchangeError: rows in and rows accounted for differ; nothing is published.
     """
     contract = load_contract(source.table)
+    check_partitions(contract)
     split = Split(source, contract)
-    fields = fields_of(source, contract)
     pointer = begin(source.table)
-    rebuild = _shape_changed(source, fields)
-    batch = _pending(source, None if rebuild else pointer)
+    rebuild = _is_outdated(source, contract)
+    batch = _pending(source, 0 if rebuild else _taken_in(source, contract, pointer))
     if not batch.landings:
         record.status = "unchanged"
         return
-    lake.create(source.table, fields, contract.partitions, contract.description)
-    lake.create(f"quarantine.{source.name}", QUARANTINE_FIELDS, ("_landing_sha256",), f"{source.declared.title}: refused rows")
+    _lay(source, contract, rebuild)
     connect_views(source, batch)
+    record.input = {
+        "landing_id": batch.watermark, "base": pointer.delta_version if pointer else None,
+        "made_by": declarations_digest(source, contract),
+    }  # fmt: skip
     try:
-        record.counts, made = _build(source, split, batch, rebuild)
+        with explained(contract.file):
+            record.counts, made = _build(source, split, batch)
     finally:
         lake.clear_stages()
-    record.counts.balanced(source.table)
-    record.input = {"landing_id": batch.watermark, "base": pointer.delta_version if pointer else None}
+    if made is None and rebuild:
+        made = lake.version(source.table)
     record.output_version = made
-    record.message = _faults(batch)
+    record.message = _told(batch)
+    if record.counts.rows_quarantined == record.counts.rows_in and record.counts.rows_in:
+        _refuse_all(source, batch, record)
     if made is None:
         _nothing_changed(source, pointer, batch, record)
+
+
+def held_back(source: Source) -> bool:
+    """Whether anything landed, or was declared otherwise, that the checked version was not built from."""
+    contract = load_contract(source.table)
+    stands = pointer_of(source.table)
+    with reading() as db:
+        newest = db.scalars(select(func.max(Landing.id)).where(Landing.source == source.name)).one()
+    if newest is None:
+        return False
+    return newest > _taken_in(source, contract, stands) or (stands is not None and _is_outdated(source, contract))
+
+
+def declarations_digest(source: Source, contract: Contract) -> str:
+    """sha256 of all that decides how bronze rows become silver rows."""
+    declared = source.declared.model_dump(mode="json", include={"format", "reshape", "drop", "silver"})
+    sql = read_select(source.silver_sql).sql(dialect="spark", comments=False) if source.silver_sql else None
+    text = json.dumps([contract.digest, declared, sql], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def fields_of(source: Source, contract: Contract) -> tuple[lake.Field, ...]:
@@ -101,26 +141,58 @@ def connect_views(source: Source, batch: _Batch) -> None:
     spark.createDataFrame(order, "_landing_sha256 string, _landing_id bigint").createOrReplaceTempView("landings")
 
 
-def _shape_changed(source: Source, fields: tuple[lake.Field, ...]) -> bool:
-    return lake.exists(source.table) and set(lake.columns_at(source.table)) != {f.name for f in fields}
+def _is_outdated(source: Source, contract: Contract) -> bool:
+    """Whether the table's newest version was made by other declarations than those of now."""
+    return lake.exists(source.table) and lake.made_by(source.table) != declarations_digest(source, contract)
 
 
-def _pending(source: Source, pointer: Pointer | None) -> _Batch:
-    since = (pointer.landing_id or 0) if pointer else 0
+def _lay(source: Source, contract: Contract, rebuild: bool) -> None:
+    """See that the tables are there; one to be made anew is emptied, with the columns it is to have."""
+    lay = lake.replace if rebuild else lake.create
+    lay(
+        source.table, fields_of(source, contract), contract.partitions, contract.description,
+        declarations_digest(source, contract),
+    )  # fmt: skip
+    lake.create(f"quarantine.{source.name}", QUARANTINE_FIELDS, ("_landing_sha256",), f"{source.declared.title}: refused rows")
+
+
+def _taken_in(source: Source, contract: Contract, pointer: Pointer | None) -> int:
+    """Number of the newest landing that the checked version knows of, or that was refused as a whole since."""
     with reading() as db:
-        found = db.scalars(
-            select(Landing)
-            .where(Landing.source == source.name, Landing.id > since, Landing.loaded_at.is_not(None))
-            .order_by(Landing.logical_date, Landing.id)
+        refused = db.scalars(
+            select(Run)
+            .where(Run.name == source.name, Run.step == "silver", Run.status == "failed")
+            .where(Run.input["refused"].as_boolean())
+            .order_by(Run.id.desc())
+            .limit(1)
+        ).first()
+    told = (refused.input or {}) if refused else {}
+    known = (pointer.landing_id or 0) if pointer else 0
+    return max(known, told["landing_id"]) if told.get("made_by") == declarations_digest(source, contract) else known
+
+
+def _pending(source: Source, since: int) -> _Batch:
+    with reading() as db:
+        landed = list(
+            db.scalars(
+                select(Landing)
+                .where(Landing.source == source.name, Landing.loaded_at.is_not(None))
+                .order_by(Landing.logical_date, Landing.id)
+            )
         )
-        return _Batch(tuple(found))
+    # A landing without one good row changes the meaning of no other.
+    first = min((x.logical_date for x in landed if x.id > since and x.rows != x.rows_refused), default=None)
+    follows = first is not None and source.declared.silver.mode != "append"
+    wanted = [x for x in landed if x.id > since or (follows and first and x.logical_date >= first)]
+    return _Batch(tuple(wanted), sum(x.id <= since for x in wanted))
 
 
-def _build(source: Source, split: Split, batch: _Batch, rebuild: bool) -> tuple[Counts, int | None]:
+def _build(source: Source, split: Split, batch: _Batch) -> tuple[Counts, int | None]:
     mode, contract = source.declared.silver.mode, split.contract
     totals = _totals(split)
-    clean = deduplicate(split.good, contract, mode, duplicates=totals.repeated_keys > 0)
-    change = changes(source.table, clean.good, contract, mode, rebuild=rebuild, rows=totals.good - clean.taken_out)
+    clean = deduplicate(source.table, split.good, contract, mode, duplicates=totals.repeated_keys > 0)
+    incoming = Incoming(clean.good, totals.good - clean.taken_out, batch.landings[0].logical_date, batch.again > 0)
+    change = changes(source.table, incoming, contract, mode)
     counts = Counts(
         rows_in=totals.reshaped + totals.unreadable,
         rows_out=change.written,
@@ -130,8 +202,9 @@ def _build(source: Source, split: Split, batch: _Batch, rebuild: bool) -> tuple[
         rows_superseded=clean.superseded + change.superseded,
         rows_quarantined=totals.refused + totals.unreadable + clean.refused + change.refused,
     )
+    counts.balanced(source.table)
     _quarantine(source, split, batch, [clean.refused_rows, change.refused_rows], counts.rows_quarantined or 0)
-    return counts, write(source.table, change, contract, mode)
+    return counts, write(source.table, change)
 
 
 @dataclass(frozen=True)
@@ -147,7 +220,7 @@ class _Totals:
 def _totals(split: Split) -> _Totals:
     """Count a batch in one scan: rows, refused rows, and keys that name more than one good row."""
     spark = connect()
-    key = ", ".join(f"`{k}`" for k in split.contract.key)
+    key = ", ".join(map(quote, split.contract.key))
     row = spark.sql(
         "SELECT coalesce(sum(n), 0) AS cells, coalesce(sum(bad), 0) AS bad, count_if(n - bad > 1) AS repeated FROM"
         f" (SELECT count(*) AS n, count(_rule) AS bad FROM ({split.typed}) GROUP BY {key})"
@@ -175,8 +248,32 @@ def _held(table: str, batch: _Batch) -> bool:
     return any(x.sha256 in held for x in batch.landings)
 
 
-def _faults(batch: _Batch) -> str | None:
-    return "; ".join(f"{x.file_name}: {x.fault}" for x in batch.landings if x.fault) or None
+def _told(batch: _Batch) -> str | None:
+    parts = [x.fault for x in batch.landings if x.fault]
+    if batch.again:
+        parts.append(f"late for its logical date: {batch.again} landings of that date or later were taken in again")
+    return "; ".join(parts) or None
+
+
+def _refuse_all(source: Source, batch: _Batch, record: Recorded) -> None:
+    """Tell the user that nothing of a batch was fit for use; it is all in quarantine by now.
+
+    Raises:
+        RefusedFile: always.
+    """
+    record.input = {**(record.input or {}), "refused": True}
+    faults = [x.fault for x in batch.landings if x.fault]
+    if faults:
+        raise RefusedFile("; ".join(faults))
+    table = f"quarantine.{source.name}"
+    found = lake.read(table).where(batch.slices).groupBy("rule").agg({"*": "count", "value": "min"})
+    worst = sorted((tuple(r) for r in found.select("rule", "count(1)", "min(value)").collect()), key=lambda r: -r[1])
+    shown = "; ".join(f"{rule}: {count}" + (f", such as '{value}'" if value else "") for rule, count, value in worst[:3])
+    raise RefusedFile(
+        f"none of the {record.counts.rows_in} rows that arrived can be used ({shown})",
+        where=", ".join(x.file_name for x in batch.landings[:3]),
+        next_step=f"see `exchange quarantine silver.{source.name}`; correct {source.file} or the contract, or ask the publisher",
+    )
 
 
 def _nothing_changed(source: Source, pointer: Pointer | None, batch: _Batch, record: Recorded) -> None:

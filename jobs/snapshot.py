@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
@@ -70,6 +71,14 @@ def snapshot(table: str, version: int) -> Snapshot:
     )
 
 
+def rows_in(file: Path) -> int:
+    """Number of rows of a Parquet file, from its footer."""
+    from pyarrow import parquet
+
+    footer = parquet.ParquetFile(file).metadata  # type: ignore[no-untyped-call]  # pyarrow has no annotations
+    return int(footer.num_rows)
+
+
 def _files(log: Any, table: str) -> dict[str, LoggedFile]:
     actions = log.get_add_actions(flatten=True)
     names = [n for n in actions.schema.names if n.startswith("partition.")]
@@ -81,15 +90,9 @@ def _files(log: Any, table: str) -> dict[str, LoggedFile]:
         rows = columns["num_records"][i]
         partition = tuple((n.removeprefix("partition."), _text(columns[n][i])) for n in names)
         if rows is None:
-            rows = _counted(lake.location(table) / path)
+            rows = rows_in(lake.location(table) / path)
         found[path] = LoggedFile(path, columns["size_bytes"][i], rows, partition)
     return found
-
-
-def _counted(file: Any) -> int:
-    from pyarrow import parquet
-
-    return int(parquet.read_metadata(file).num_rows)
 
 
 def _refuse_deletion_vectors(log: Any, table: str) -> None:

@@ -61,9 +61,9 @@ def _embedded() -> tuple[SparkSession, Any]:
 
     server = SparkConnectServer("127.0.0.1", 0)
     server.start(background=True)
-    _, port = server.listening_address
     atexit.register(close)
-    return _remote(f"sc://127.0.0.1:{port}"), server
+    host, port = server.listening_address or ("127.0.0.1", 0)
+    return _remote(f"sc://{host}:{port}"), server
 
 
 def _remote(address: str) -> SparkSession:
@@ -79,4 +79,5 @@ def _remote(address: str) -> SparkSession:
     builder = SparkSession.builder.remote(address)
     for name, value in _OPTIONS.items():
         builder = builder.config(name, value)
-    return builder.create()
+    opened: SparkSession = builder.create()
+    return opened

@@ -42,7 +42,9 @@ def _view(spark: SparkSession, name: str, table: str, version: int) -> None:
     attached = lake.attach(table)
     revisions = "_superseded_at" in lake.columns_at(table, version)
     where = f" WHERE {CURRENT}" if revisions else ""
-    spark.sql(f"CREATE OR REPLACE VIEW {layer}.{quote(own)} AS SELECT * FROM {attached} VERSION AS OF {version}{where}").collect()
+    spark.sql(
+        f"CREATE OR REPLACE VIEW {layer}.{quote(own)} AS SELECT * FROM {attached} VERSION AS OF {version}{where}"
+    ).collect()
     if revisions:
         every = f"{layer}.{quote(own + '_revisions')}"
         spark.sql(f"CREATE OR REPLACE VIEW {every} AS SELECT * FROM {attached} VERSION AS OF {version}").collect()
@@ -69,6 +71,8 @@ def _runs(spark: SparkSession) -> None:
     with reading() as db:
         rows = [tuple(row) for row in db.execute(select(*(getattr(Run, c) for c in columns)).order_by(Run.id))]
     kinds = {"BIGINT": "bigint", "DATETIME": "timestamp", "INTEGER": "bigint"}
-    schema = ", ".join(f"{c} {kinds.get(str(Run.__table__.c[c].type).split('(')[0].upper(), 'string')}" for c in columns)
+    schema = ", ".join(
+        f"{c} {kinds.get(str(Run.__table__.c[c].type).split('(')[0].upper(), 'string')}" for c in columns
+    )
     spark.createDataFrame(rows, schema).createOrReplaceTempView("ops_runs")
     spark.sql("CREATE OR REPLACE VIEW ops.runs AS SELECT * FROM ops_runs").collect()

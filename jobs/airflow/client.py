@@ -59,6 +59,10 @@ class Client:
             return False
         return True
 
+    def prepare(self) -> None:
+        """Let the server build the interface that tasks use, which takes seconds, before a first task waits for it."""
+        self._request("GET", "/execution/health")
+
     def dags(self) -> dict[str, DagState]:
         """All DAGs that are in the DAG files now, by their ids."""
         return {

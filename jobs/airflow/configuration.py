@@ -10,11 +10,15 @@ from jobs.airflow.secrets import USER, password_file, write_private
 from jobs.settings import CHECKOUT
 
 
-def write_configuration(home: Path, address: str, port: int) -> None:
-    """Write ``airflow.cfg`` in Airflow's home; it holds no secret, those are passed in the environment."""
+def write_configuration(home: Path, address: str, port: int, *, idle_seconds: float) -> None:
+    """Write ``airflow.cfg`` in Airflow's home; it holds no secret, those are passed in the environment.
+
+    Args:
+        idle_seconds: how long the scheduler rests when it finds nothing to do; the next task waits that long at most.
+    """
     # No interpolation: a percent sign in a path is a percent sign.
     written = configparser.RawConfigParser()
-    written.read_dict(_sections(home, address, port))
+    written.read_dict(_sections(home, address, port, idle_seconds))
     lines: list[str] = ["# Written by every start of the exchange; changes made here do not stay.\n"]
     for section in written.sections():
         lines.append(f"\n[{section}]\n")
@@ -22,14 +26,17 @@ def write_configuration(home: Path, address: str, port: int) -> None:
     write_private(home / "airflow.cfg", "".join(lines))
 
 
-def _sections(home: Path, address: str, port: int) -> dict[str, dict[str, object]]:
+def _sections(home: Path, address: str, port: int, idle_seconds: float) -> dict[str, dict[str, object]]:
+    tasks = max(3, os.cpu_count() or 1)
     return {
         "core": {
             "dags_folder": CHECKOUT / "dags",
             "plugins_folder": home / "plugins",
             "executor": "LocalExecutor",
-            # The engine in each task uses all cores; more tasks than this only wait for each other.
-            "parallelism": max(3, os.cpu_count() or 1),
+            # The engine in each task uses all cores; more tasks at a time would only wait for each other.
+            "default_pool_task_slot_count": tasks,
+            # A worker notices up to a second late that its task has ended; the next task goes to another one.
+            "parallelism": 2 * tasks + 2,
             "load_examples": False,
             "dags_are_paused_at_creation": False,
             # The message is the whole story: file, line, field. The trace below it would be ours, not the reader's.
@@ -48,8 +55,7 @@ def _sections(home: Path, address: str, port: int) -> dict[str, dict[str, object
         },
         "api": {"host": "127.0.0.1", "port": port, "base_url": address, "workers": 1},
         "scheduler": {
-            # How long a finished task waits before the next one is looked for.
-            "scheduler_idle_sleep_time": 0.2,
+            "scheduler_idle_sleep_time": idle_seconds,
             # A task that stopped telling it lives was killed with its service, and is tried again.
             "task_instance_heartbeat_timeout": 60,
             "scheduler_health_check_threshold": 30,
@@ -59,5 +65,5 @@ def _sections(home: Path, address: str, port: int) -> dict[str, dict[str, object
             "min_file_process_interval": 30,
             "refresh_interval": 30,
         },
-        "workers": {"missing_dag_retry_delay": 5},
+        "workers": {"min_heartbeat_interval": 1, "missing_dag_retry_delay": 5},
     }

@@ -46,10 +46,11 @@ def _ingest(source: Source) -> DAG:
         tags={"source", source.sector, *declared.tags},
         **_SHARED,
     )
-    plan: dict[str, Any] = {"subject": source.name, "owner": declared.owner, "dag": dag}
-    land = StepOperator(task_id="land", steps=("land",), doc_md=_LAND, **plan)
-    load = StepOperator(task_id="load", steps=("bronze", "silver"), doc_md=_LOAD, **plan)
-    check = StepOperator(task_id="check", steps=("check",), doc_md=_CHECK, outlets=[asset(source.table)], **plan)
+    plan: dict[str, Any] = {"owner": declared.owner, "dag": dag}
+    land = StepOperator(task_id="land", steps=("land",), subject=source.name, doc_md=_LAND, **plan)
+    load = StepOperator(task_id="load", steps=("bronze", "silver"), subject=source.name, doc_md=_LOAD, **plan)
+    plan["outlets"] = [asset(source.table)]
+    check = StepOperator(task_id="check", steps=("check",), subject=source.table, doc_md=_CHECK, **plan)
     land >> load >> check
     return dag
 
@@ -64,11 +65,13 @@ def _publish(product: Product) -> DAG:
         tags={"product", *declared.tags},
         **_SHARED,
     )
-    plan: dict[str, Any] = {"subject": product.name, "owner": declared.owner, "dag": dag}
-    build = StepOperator(task_id="build", steps=("gold",), doc_md=_BUILD, **plan)
-    check = StepOperator(task_id="check", steps=("check",), doc_md=_CHECK, **plan)
+    plan: dict[str, Any] = {"owner": declared.owner, "dag": dag}
+    build = StepOperator(task_id="build", steps=("gold",), subject=product.name, doc_md=_BUILD, **plan)
+    check = StepOperator(task_id="check", steps=("check",), subject=product.table, doc_md=_CHECK, **plan)
     plan["outlets"] = [asset(product.table)]
-    release = StepOperator(task_id="release", steps=("release",), doc_md=_RELEASE, **plan)
+    # Also after a build that found nothing to do: a run killed between check and release left its version unreleased.
+    plan["trigger_rule"] = "none_failed"
+    release = StepOperator(task_id="release", steps=("release",), subject=product.name, doc_md=_RELEASE, **plan)
     build >> check >> release
     return dag
 

@@ -73,9 +73,9 @@ class Display:
             return
         for run in records:
             seconds = (run.ended_at - run.started_at).total_seconds() if run.ended_at else 0.0
-            words = (run.step, run.name, run.status, f"{_count(run.rows_out)} rows", f"{seconds:.1f} s")
-            message = f"  {run.message}" if run.message else ""
-            self.console.print(f"{self._clock()} {escape('  '.join(words) + message)}", highlight=False, soft_wrap=True)
+            rows = f"{_count(run.rows_out)} rows" if run.rows_out is not None else ""
+            words = f"{run.step:8} {run.name:28} {run.status:10} {rows:>16} {seconds:6.1f} s  {run.message or ''}"
+            self.console.print(f"{self._clock()} {escape(words.rstrip())}", highlight=False, soft_wrap=True)
 
     def _clock(self) -> str:
         return f"{time.monotonic() - self._began:6.1f} s "

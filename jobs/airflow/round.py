@@ -58,8 +58,8 @@ class Round:
         Raises:
             ExchangeError: Airflow does not start, a service ended, or nothing has moved for five minutes.
         """
-        self.display.phase("starting Airflow")
         self._wait(self.client.is_up, _START_SECONDS, "Airflow's API server does not answer")
+        self.client.prepare()
         self.display.phase("reading the declarations")
         self._wait_for_dags()
         self._give_up_leftovers()

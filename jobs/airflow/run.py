@@ -21,12 +21,17 @@ from jobs.airflow.mistakes import find_mistakes
 from jobs.airflow.outcome import newest_releases, outcomes_of
 from jobs.airflow.round import Round
 from jobs.airflow.secrets import USER, password_file
-from jobs.airflow.services import Services, free_port
+from jobs.airflow.services import Services, is_free
 from jobs.catalog import load_catalog
 from jobs.errors import Busy, ExchangeError
 from jobs.settings import settings
+from jobs.share import PREFIX
 
 _Handler = signal.Handlers | Callable[[int, FrameType | None], NoReturn]
+
+# Somebody who waits for the end wants the next task at once; somebody who leaves it running wants a quiet machine.
+_HURRIED_SECONDS = 0.2
+_PATIENT_SECONDS = 1.0
 
 FAILED = 1
 INTERRUPTED = 130
@@ -38,7 +43,7 @@ def run() -> int:
     Returns:
         0 if all went well; 1 if something failed, which is then named in one line each; 130 after Ctrl-C.
     """
-    return _guarded(_one_round)
+    return _guarded(lambda console, services: _one_round(console, services, _HURRIED_SECONDS))
 
 
 def up() -> int:
@@ -51,7 +56,7 @@ def up() -> int:
 
 
 def _guarded(work: Callable[[Console, Services], int]) -> int:
-    console = Console()
+    console = _console()
     services = Services()
     try:
         with _ended_by_signals(), _only_runner():
@@ -68,7 +73,7 @@ def _guarded(work: Callable[[Console, Services], int]) -> int:
         return INTERRUPTED
 
 
-def _one_round(console: Console, services: Services) -> int:
+def _one_round(console: Console, services: Services, idle_seconds: float) -> int:
     catalog = load_catalog()
     if not catalog.sources and not catalog.mistakes:
         raise ExchangeError(
@@ -79,7 +84,7 @@ def _one_round(console: Console, services: Services) -> int:
     before = newest_releases()
     with Display(console) as display:
         display.phase("starting Airflow")
-        services.begin()
+        services.begin(idle_seconds=idle_seconds)
         client = Client(services.address, USER, services.secrets.password)
         this = Round(services, client, catalog, display)
         try:
@@ -98,14 +103,21 @@ def _one_round(console: Console, services: Services) -> int:
 
 
 def _stay(console: Console, services: Services) -> int:
-    _one_round(console, services)
-    port = free_port(settings().share_port)
-    services.start("sharing-server", [sys.executable, "-m", "jobs.cli", "serve"], {"EXCHANGE_SHARE_PORT": str(port)})
+    _one_round(console, services, _PATIENT_SECONDS)
+    here = settings()
+    if not is_free(here.share_port):
+        # Another port would do for the server, but not for the profiles that buyers already have.
+        raise ExchangeError(
+            f"port {here.share_port} of the sharing server is in use",
+            where="EXCHANGE_SHARE_PORT",
+            next_step="stop what uses it, or name another port there",
+        )
+    services.start("sharing-server", [sys.executable, "-m", "jobs.cli", "serve"], {})
     # On a terminal the password is seen by whoever started this; anywhere else it might be kept in a log.
     secret = services.secrets.password if console.is_terminal else f"the one in {password_file(services.home)}"
     for line in (
         f"Airflow         {services.address}  user {USER}, password {secret}",
-        f"Delta Sharing   http://{settings().share_host}:{port}  profiles: exchange grant <product> --to <buyer>",
+        f"Delta Sharing   http://{here.share_host}:{here.share_port}{PREFIX}  exchange grant <product> --to <buyer>",
         f"logs            {services.logs}",
         "Ctrl-C stops everything.",
     ):
@@ -117,6 +129,12 @@ def _stay(console: Console, services: Services) -> int:
     except KeyboardInterrupt:
         console.print("stopping", highlight=False)
         return 0
+
+
+def _console() -> Console:
+    # Where no terminal says how wide it is, lines are left whole.
+    console = Console()
+    return console if console.is_terminal else Console(width=140)
 
 
 def _programs() -> tuple[str, str]:

@@ -32,7 +32,7 @@ _COMMANDS = {
     "dag-processor": ("dag-processor",),
     "api-server": ("api-server",),
 }
-_STOP_SECONDS = 8.0
+_STOP_SECONDS = 3.0
 _LOG_BYTES = 5_000_000
 
 
@@ -54,8 +54,11 @@ class Services:
         """Folder of the services' own logs."""
         return self.home / "logs" / "services"
 
-    def begin(self) -> None:
+    def begin(self, *, idle_seconds: float) -> None:
         """Clear away what a killed runner left, then start Airflow's services; from the main thread only.
+
+        Args:
+            idle_seconds: how long the scheduler rests when it finds nothing to do.
 
         Raises:
             ExchangeError: Airflow's database cannot be made.
@@ -67,7 +70,7 @@ class Services:
         self.secrets = load_secrets(self.home)
         port = free_port(8080)
         self.address = f"http://127.0.0.1:{port}"
-        write_configuration(self.home, self.address, port)
+        write_configuration(self.home, self.address, port, idle_seconds=idle_seconds)
         environment = self._environment()
         self._migrate(environment)
         for name, command in _COMMANDS.items():
@@ -152,7 +155,12 @@ class Services:
         with self._log("migrate") as log:
             command = [sys.executable, "-m", "airflow", "db", "migrate"]
             ended = subprocess.run(  # noqa: S603 - our own interpreter and fixed words
-                command, env=dict(os.environ) | environment, stdout=log, stderr=subprocess.STDOUT, cwd=CHECKOUT, check=False
+                command,
+                env=dict(os.environ) | environment,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                cwd=CHECKOUT,
+                check=False,
             )
         if ended.returncode:
             raise ExchangeError(
@@ -182,15 +190,22 @@ def end_leftovers() -> None:
 
 def free_port(preferred: int) -> int:
     """A port nobody listens on, the preferred one if it is free."""
-    for port in (preferred, 0):
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            return int(probe.getsockname()[1])
-    raise ExchangeError("no port is free on the loopback interface", next_step="end some programs and try again")
+    if is_free(preferred):
+        return preferred
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def is_free(port: int) -> bool:
+    """Whether nobody listens on a port of the loopback interface."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+        return True
 
 
 def last_line(log: Path) -> str:

@@ -24,7 +24,7 @@ class StepOperator(BaseOperator):
 
     Args:
         steps: names of the steps, such as ``("bronze", "silver")``.
-        subject: the source or product they work on.
+        subject: the source, product or table they work on.
 
     The task is skipped, and with it everything downstream, when the last step had nothing to do. It is tried again
     only when the publisher is at fault or somebody else is writing the same table; any other failure is final.

@@ -97,6 +97,10 @@ def _extract(archive: zipfile.ZipFile, name: str, target: Path, budget: Budget) 
             stream = Guarded(member, f"{budget.file_name}!{name}", budget)
             while data := stream.read(_CHUNK):
                 file.write(data)
+    except (zipfile.BadZipFile, NotImplementedError) as error:
+        raise RefusedFile(
+            f"{name} is damaged ({error})", where=budget.file_name, next_step="tell the package's owner"
+        ) from error
     except OSError as error:
         raise disk_full(error, target) from error
 
@@ -121,7 +125,8 @@ def _downloaded(connector: PackageConnector, scratch: Path) -> Path:
         if not wheels:
             raise PublisherError("pip downloaded no wheel", where=connector.package, next_step="run the step again")
         wheel = wheels[0]
-        name = f"{_canonical(connector.package)}-{_version(wheel)}"
+        version = _version(wheel) if connector.version == "latest" else connector.version
+        name = f"{_canonical(connector.package)}-{version}"
         target = kept / name / digest(wheel) / wheel.name
         target.parent.mkdir(parents=True, exist_ok=True)
         partial = target.with_name(f".{os.getpid()}.{target.name}.part")

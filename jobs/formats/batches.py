@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 BOOKKEEPING = ("_extra", "_refused", "_raw", "_row", "_member")
 
@@ -52,23 +53,34 @@ class Batches:
         return pa.RecordBatch.from_arrays([*text, rows, member], schema=self.schema)
 
 
-def extra_json(names: Sequence[str], cells: Sequence[Sequence[str | None]], optional: Sequence[bool]) -> pa.Array:
+def extra_json(names: Sequence[str], columns: Sequence[pa.Array], nameless: Sequence[bool]) -> pa.Array:
     """Keep undeclared columns as one JSON object a row.
 
     Args:
         names: the undeclared columns' names.
-        cells: their values, column by column.
-        optional: True for a column without a name, whose empty cells mean nothing.
+        columns: their values.
+        nameless: True for a column without a name, whose blank cells mean nothing.
 
     Returns:
         one text a row; null where nothing is to be kept.
     """
+    if any(nameless) or any(pc.any(pc.match_substring_regex(cells, r"[\x00-\x1f]")).as_py() for cells in columns):
+        return _extra_by_row(names, columns, nameless)
+    parts: list[pa.Array | pa.Scalar] = []
+    for number, (name, cells) in enumerate(zip(names, columns, strict=True)):
+        opening = ("," if number else "{") + json.dumps(name, ensure_ascii=False) + ':"'
+        escaped = pc.replace_substring(pc.replace_substring(cells, "\\", "\\\\"), '"', '\\"')
+        parts += [pa.scalar(opening), escaped, pa.scalar('"')]
+    return pc.binary_join_element_wise(*parts, pa.scalar("}"), pa.scalar(""))
+
+
+def _extra_by_row(names: Sequence[str], columns: Sequence[pa.Array], nameless: Sequence[bool]) -> pa.Array:
     kept: list[str | None] = []
-    for row in zip(*cells, strict=True):
+    for row in zip(*(cells.to_pylist() for cells in columns), strict=True):
         values = {
             name: value
-            for name, value, may_be_empty in zip(names, row, optional, strict=True)
-            if value or not may_be_empty
+            for name, value, may_be_blank in zip(names, row, nameless, strict=True)
+            if not may_be_blank or (value and not value.isspace())
         }
         kept.append(json.dumps(values, ensure_ascii=False, separators=(",", ":")) if values else None)
     return pa.array(kept, pa.string())

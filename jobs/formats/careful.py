@@ -68,6 +68,7 @@ class CarefulReader:
         self._delimiter = delimiter.encode()
         self._quote = quote.encode() if quote else None
         self._escape = escape.encode() if escape else None
+        self._opening = self._delimiter + (self._quote or b"")
         self._width = width
         self._text = text
         self._limit = limit
@@ -121,8 +122,7 @@ class CarefulReader:
         raw = data[start : ends[index]]
         if len(raw) > self._limit:
             return self._refusal(row, too_long(self._limit), raw), index
-        special = (self._quote and self._quote in raw) or (self._escape and self._escape in raw)
-        if not special:
+        if not self._is_special(raw):
             return self._judged(row, raw.split(self._delimiter), raw), index
         limit = min(start + self._limit, len(data))
         cells: list[bytes] = []
@@ -138,6 +138,12 @@ class CarefulReader:
             if data[position : position + 1] != self._delimiter:
                 return self._judged(row, cells, data[start:position]), last
             position += 1
+
+    def _is_special(self, raw: bytes) -> bool:
+        """Tell whether a line has more to it than delimiters: a cell that begins with a quote, or an escape."""
+        if self._escape and self._escape in raw:
+            return True
+        return self._quote is not None and (raw.startswith(self._quote) or self._opening in raw)
 
     def _cell(self, data: bytes, start: int, line: int, ends: list[int], limit: int) -> tuple[bytes | None, int, int]:
         if not self._quote or data[start : start + 1] != self._quote:

@@ -20,7 +20,7 @@ def _codec(name: str) -> str:
 
 def _character(value: str) -> str:
     if len(value) != 1 or not value.isascii() or value in "\r\n":
-        raise ValueError(f"{value!r} must be one ASCII character that does not end a line")
+        raise ValueError(f'{value!r} must be one ASCII character that does not end a line (a tab is "\\t" in YAML)')
     return value
 
 

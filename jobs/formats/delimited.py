@@ -52,6 +52,7 @@ class _Reader:
         self._careful = CarefulReader(layout.delimiter, form.quote, form.escape, layout.width, text, bounds.record)
         self._quote = form.quote.encode() if form.quote else None
         self._escape = form.escape.encode() if form.escape else None
+        self._openings = [f"{before}{form.quote}".encode() for before in (layout.delimiter, "\n", "\r")]
         self._edges = np.zeros(256, dtype=bool)
         self._edges[[ord(mark) for mark in (layout.delimiter, "\r", "\n", *(form.quote or ""))]] = True
         self._names = [f"c{position}" for position in range(layout.width)]
@@ -88,10 +89,16 @@ class _Reader:
         """Measure how far ``data`` is whole records that any reader understands alike."""
         if data.startswith(_BOM) or (self._escape and self._escape in data):
             return 0
-        if not self._quote or self._quote not in data:
+        if not self._has_quoted(data):
             end = len(data) if ended else max(data.rfind(b"\n"), data.rfind(b"\r")) + 1
             return 0 if has_overlong_line(data, end, self._bounds.record) else end
         return self._sound_quotes(data, ended)
+
+    def _has_quoted(self, data: bytes) -> bool:
+        """Tell whether any cell of ``data``, which begins at a record, begins with a quote; others are characters."""
+        if not self._quote or self._quote not in data:
+            return False
+        return data.startswith(self._quote) or any(opening in data for opening in self._openings)
 
     def _sound_quotes(self, data: bytes, ended: bool) -> int:
         # A line end before and after, so that every quote has two neighbours.
@@ -147,6 +154,7 @@ class _Reader:
     def _parsed(self, piece: bytes, line: int, lines: int) -> list[pa.RecordBatch] | None:
         """Read a piece with Arrow; None where its count of records is not ours."""
         invalid: list[tuple[int, int]] = []
+        quoted = self._has_quoted(piece)
 
         def note(row: Any) -> str:
             invalid.append((row.number - 1, row.actual_columns))
@@ -160,8 +168,8 @@ class _Reader:
                 ),
                 parse_options=pyarrow.csv.ParseOptions(
                     delimiter=self._layout.delimiter,
-                    quote_char=self._quote.decode() if self._quote else False,
-                    newlines_in_values=self._quote is not None and self._quote in piece,
+                    quote_char=self._quote.decode() if self._quote and quoted else False,
+                    newlines_in_values=quoted,
                     invalid_row_handler=note,
                 ),
                 convert_options=pyarrow.csv.ConvertOptions(
@@ -173,7 +181,7 @@ class _Reader:
         records = table.num_rows + len(invalid)
         if not invalid and b"\r" not in piece and records == lines:
             return [self._good(_flat(table), pa.array(np.arange(line, line + records)))]
-        starts, numbers = self._located(piece, line)
+        starts, numbers = self._located(piece, line, quoted)
         if len(starts) != records:
             return None
         refusals = [self._miscounted(piece, starts, numbers, number, found) for number, found in invalid]
@@ -181,10 +189,10 @@ class _Reader:
         batches = [self._good(_flat(table), pa.array(good))] if len(good) else []
         return [*batches, self._batches.refused(refusals)] if refusals else batches
 
-    def _located(self, piece: bytes, line: int) -> tuple[Positions, Positions]:
+    def _located(self, piece: bytes, line: int, quoted: bool) -> tuple[Positions, Positions]:
         """Find where each record that is not a blank line begins: offsets and physical line numbers."""
         view = np.frombuffer(piece, dtype=np.uint8)
-        quotes = np.flatnonzero(view == ord(self._quote)) if self._quote else np.zeros(0, dtype=np.int64)
+        quotes = np.flatnonzero(view == ord(self._quote or b"")) if quoted else np.zeros(0, dtype=np.int64)
         starts, _ = self._records(piece, quotes, ended=True)
         starts = starts[(view[starts] != 10) & (view[starts] != 13)]
         _, nexts = line_ends(piece)
@@ -215,12 +223,12 @@ class _Reader:
         kept = [
             (name, columns[position], nameless)
             for name, position, nameless in zip(layout.extra_names, layout.extra, layout.nameless, strict=True)
-            if not nameless or pc.max(pc.binary_length(columns[position])).as_py()
+            if not nameless or pc.max(pc.binary_length(pc.utf8_trim_whitespace(columns[position]))).as_py()
         ]
         if not kept:
             return None
         names, cells, nameless = zip(*kept, strict=True)
-        return extra_json(names, [column.to_pylist() for column in cells], nameless)
+        return extra_json(names, cells, nameless)
 
 
 def _flat(table: pa.Table) -> list[pa.Array]:

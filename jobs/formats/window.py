@@ -23,9 +23,9 @@ class Bounds:
         step: what is read with care before the fast way is tried again.
     """
 
-    block: int = 8 << 20
+    block: int = 2 << 20
     record: int = 1 << 20
-    step: int = 256 << 10
+    step: int = 768 << 10
 
 
 BOUNDS = Bounds()

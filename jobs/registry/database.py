@@ -7,7 +7,7 @@ import os
 import sqlite3
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
@@ -221,15 +221,15 @@ def _to_head(bind: Engine) -> None:
                 next_step="run the newer version of the program",
             )
         migrate(bind)
-    except DBAPIError as error:
+    except (DBAPIError, sqlite3.Error) as error:
         raise _explained(error, bind.url) from error
 
 
 def _write_ahead(bind: Engine) -> None:
     # The mode is a property of the file. To change it SQLite needs the file for itself and does not wait for that as it
     # waits for a lock: processes that meet an empty database at the same moment do it one after the other.
-    with _migration_lock(bind.url), bind.execution_options(isolation_level="AUTOCOMMIT").connect() as connection:
-        connection.exec_driver_sql("PRAGMA journal_mode = WAL")
+    with _migration_lock(bind.url), closing(bind.raw_connection()) as connection:
+        connection.cursor().execute("PRAGMA journal_mode = WAL")
 
 
 @contextmanager
@@ -250,8 +250,9 @@ def _shown(url: URL) -> str:
     return url.render_as_string(hide_password=True)
 
 
-def _explained(error: DBAPIError, url: URL) -> ExchangeError:
-    cause = str(error.orig).strip().splitlines()[0] if error.orig else type(error).__name__
+def _explained(error: Exception, url: URL) -> ExchangeError:
+    # SQLAlchemy's own text repeats the statement; the driver's says what is wrong, in its first line.
+    cause = (str(getattr(error, "orig", None) or error).strip() or type(error).__name__).splitlines()[0]
     if "database is locked" in cause or "database table is locked" in cause:
         return Busy(
             f"another process has been writing the registry for more than {BUSY_SECONDS} seconds",

@@ -184,7 +184,7 @@ def _require_release(session: Session, product: str) -> None:
 
 def _nothing_to_revoke(found: list[Grant], now: datetime) -> NotFound:
     if not found:
-        return NotFound("there is no such grant", next_step="see `exchange grant --list` for the numbers")
+        return NotFound("there is no such grant", next_step="see `exchange grants` for those there are")
     last = found[-1]
     since = last.revoked_at or last.expires_at
     return NotFound(

@@ -15,6 +15,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from jobs.registry import usage
+from jobs.share.meter import tell
 from jobs.share.ranges import Span
 from jobs.share.refusal import Refusal
 
@@ -72,16 +73,18 @@ class FileDelivery(Response):
             self.entry.bytes = 0
             await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
             if not self.with_body:
+                tell(self.entry)
                 await send({"type": "http.response.body", "body": b""})
                 return
             try:
                 async with _watch(receive) as gone:
                     await self._send_pieces(file, send, gone)
             finally:
-                if self.entry.bytes != entered:
+                if self.entry.bytes != entered or self.entry.reason:
                     # Shielded: the meter is right even where the server is being stopped.
                     with anyio.CancelScope(shield=True):
                         await run_sync(usage.progress, self.entry)
+                tell(self.entry)
 
     async def _send_pieces(self, file: BinaryIO, send: Send, gone: asyncio.Event) -> None:
         file.seek(self.span.first)

@@ -50,10 +50,15 @@ def explained(entry: usage.Request) -> Iterator[None]:
 
 
 def write(entry: usage.Request) -> None:
-    """Write a finished entry to the meter and the log; not the address or a header, which hold tickets and tokens."""
+    """Write a finished entry to the meter and the log."""
     usage.record(entry)
+    tell(entry)
+
+
+def tell(entry: usage.Request) -> None:
+    """Write an entry to the log; not the address or a header, which hold tickets and tokens."""
     log.info(
-        "%s %s %s product=%s version=%s buyer=%s files=%s",
+        "%s %s %s product=%s version=%s buyer=%s files=%s bytes=%s",
         entry.request_id,
         entry.operation,
         entry.status,
@@ -61,4 +66,5 @@ def write(entry: usage.Request) -> None:
         entry.version,
         entry.buyer,
         entry.files,
+        entry.bytes,
     )

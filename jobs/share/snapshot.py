@@ -147,7 +147,7 @@ def _files(table: DeltaTable, folder: Path, manifest: dict[str, Any]) -> tuple[D
 
 
 def _actions(table: DeltaTable) -> list[dict[str, Any]]:
-    actions = pa.table(table.get_add_actions(flatten=False))
+    actions = pa.RecordBatchReader.from_stream(table.get_add_actions(flatten=False)).read_all()
     try:
         rows: list[dict[str, Any]] = actions.to_pylist()
     except (ValueError, OverflowError):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -13,6 +12,7 @@ import pyarrow as pa
 import yaml
 from deltalake import DeltaTable, write_deltalake
 
+from jobs import evidence
 from jobs.catalog import Product, load_products
 from jobs.contract import load_contract
 from jobs.pointers import move
@@ -64,8 +64,9 @@ class Desk:
         """Write the product's contract for columns, key and columns that are never absent."""
         properties = []
         for field in schema:
+            physical = PHYSICAL.get(field.type) or f"DECIMAL({field.type.precision},{field.type.scale})"
             entry: dict[str, Any] = {
-                "name": field.name, "logicalType": "string", "physicalType": PHYSICAL[field.type], "description": "…",
+                "name": field.name, "logicalType": "string", "physicalType": physical, "description": "…",
             }  # fmt: skip
             if field.name in key:
                 entry |= {"primaryKey": True, "primaryKeyPosition": key.index(field.name) + 1}
@@ -88,9 +89,15 @@ class Desk:
         with transaction() as db:
             db.add(
                 Landing(
-                    source=SOURCE, sha256=sha256, path=str(path.relative_to(settings().home)), file_name="m.csv",
-                    size=len(text), fetched_at=NOW, logical_date=NOW, run_id="r",
-                )  # fmt: skip
+                    source=SOURCE,
+                    sha256=sha256,
+                    path=str(path.relative_to(settings().home)),
+                    file_name="m.csv",
+                    size=len(text),
+                    fetched_at=NOW,
+                    logical_date=NOW,
+                    run_id="r",
+                )
             )
         return sha256
 
@@ -103,7 +110,7 @@ class Desk:
         **options: Any,
     ) -> int:
         """Commit a version with these rows; returns its number. It is not checked yet."""
-        self.agree(rows.schema if mode == "overwrite" else DeltaTable(str(self.table)).to_pyarrow_table().schema, key, required)
+        self.agree(rows.schema, key, required)
         self.table.parent.mkdir(parents=True, exist_ok=True)
         if mode == "overwrite" and "predicate" not in options and self.table.exists():
             options["schema_mode"] = "overwrite"
@@ -112,9 +119,7 @@ class Desk:
 
     def passes(self, version: int, grade: str = "A", passed: bool = True) -> Check:
         """Let the version pass its expectations, on all that has landed."""
-        evidence = json.dumps({"version": version, "success": passed}).encode()
-        sha256 = hashlib.sha256(evidence).hexdigest()
-        write(settings().evidence / f"{sha256}.json", evidence.decode())
+        sha256 = evidence.keep({"version": version, "success": passed, "score": 97.0})
         silver = self._check(f"silver.{SOURCE}", version, sha256, grade, "0" * 64, True)
         move(f"silver.{SOURCE}", version, check=silver, landing_id=self.landings, inputs=None, run_id="r")
         digest = load_contract(f"gold.{PRODUCT}").digest
@@ -135,8 +140,8 @@ class Desk:
     def _check(self, table: str, version: int, result: str, grade: str, contract: str, passed: bool) -> Check:
         return Check(
             table_name=table, delta_version=version, contract_digest=contract, suite_digest="5" * 64,
-            result_sha256=result, passed=passed, score=97.5, grade=grade, dimensions={"validity": 1.0, "accuracy": None},
-            scope=None, run_id="r", checked_at=NOW,
+            result_sha256=result, passed=passed, score=97.5, grade=grade,
+            dimensions={"validity": 1.0, "accuracy": None}, scope=None, run_id="r", checked_at=NOW,
         )  # fmt: skip
 
 

@@ -23,6 +23,8 @@ from jobs.errors import Busy, ExchangeError, Tampered
 from jobs.registry import engine, reading, transaction
 from jobs.registry.models import Base, Landing, Participant, Release, Run
 
+pytestmark = pytest.mark.usefixtures("home")
+
 AN_INSTANT = datetime(2026, 3, 29, 1, 30, 15, 123456, tzinfo=UTC)
 
 
@@ -30,7 +32,7 @@ def _participant(name: str) -> Participant:
     return Participant(name=name, role="buyer", created_at=AN_INSTANT)
 
 
-def test_a_migrated_database_is_what_the_models_say(home: Path) -> None:
+def test_a_migrated_database_is_what_the_models_say() -> None:
     with engine().connect() as connection:
         context = MigrationContext.configure(connection, opts={"compare_type": True, "compare_server_default": True})
         assert compare_metadata(context, Base.metadata) == []
@@ -50,7 +52,7 @@ def _definitions(connection) -> dict[str, list[str]]:
     return {name: sorted(re.split(r"[\s,]+", sql)) for name, sql in rows if not name.startswith("sqlite_")}
 
 
-def test_downgrading_leaves_nothing_and_upgrading_again_works(home: Path) -> None:
+def test_downgrading_leaves_nothing_and_upgrading_again_works() -> None:
     bind = engine()
     database.migrate(bind, "base")
     assert set(inspect(bind).get_table_names()) <= {"alembic_version"}
@@ -75,13 +77,15 @@ def test_the_tables_can_be_made_in_postgresql() -> None:
 
 
 def test_importing_the_registry_is_light() -> None:
-    heavy = "import sys, jobs.registry, jobs.registry.models; print([m for m in ('pandas', 'pyarrow', 'pyspark', " \
+    heavy = (
+        "import sys, jobs.registry, jobs.registry.models; print([m for m in ('pandas', 'pyarrow', 'pyspark', "
         "'alembic', 'deltalake', 'airflow') if m in sys.modules])"
+    )
     done = subprocess.run([sys.executable, "-c", heavy], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 
 
-def test_instants_come_back_aware_and_in_utc(home: Path) -> None:
+def test_instants_come_back_aware_and_in_utc() -> None:
     elsewhere = AN_INSTANT.astimezone(timezone(timedelta(hours=8)))
     with transaction() as session:
         session.add(Participant(name="a", role="buyer", created_at=elsewhere))
@@ -92,13 +96,13 @@ def test_instants_come_back_aware_and_in_utc(home: Path) -> None:
     assert found.created_at.tzinfo is UTC
 
 
-def test_an_instant_without_a_zone_is_refused(home: Path) -> None:
+def test_an_instant_without_a_zone_is_refused() -> None:
     with pytest.raises(Exception, match="without a time zone"), transaction() as session:
         session.add(Participant(name="a", role="buyer", created_at=datetime(2026, 1, 1)))
         session.flush()
 
 
-def test_a_transaction_that_raises_leaves_nothing(home: Path) -> None:
+def test_a_transaction_that_raises_leaves_nothing() -> None:
     with pytest.raises(KeyError), transaction() as session:
         session.add(_participant("a"))
         session.flush()
@@ -107,14 +111,14 @@ def test_a_transaction_that_raises_leaves_nothing(home: Path) -> None:
         assert session.scalars(select(Participant)).all() == []
 
 
-def test_a_transaction_within_another_is_refused_at_once(home: Path) -> None:
+def test_a_transaction_within_another_is_refused_at_once() -> None:
     with transaction(), pytest.raises(RuntimeError, match="within another"), transaction():
         pass
     with transaction() as session:
         session.add(_participant("a"))
 
 
-def test_a_reader_neither_waits_for_a_writer_nor_writes(home: Path) -> None:
+def test_a_reader_neither_waits_for_a_writer_nor_writes() -> None:
     with transaction() as session:
         session.add(_participant("a"))
     with transaction() as writer:
@@ -128,11 +132,22 @@ def test_a_reader_neither_waits_for_a_writer_nor_writes(home: Path) -> None:
         assert session.scalars(select(Participant.name).order_by(Participant.name)).all() == ["a", "b"]
 
 
-def test_a_release_cannot_change_or_go_but_can_be_recalled(home: Path) -> None:
+def test_a_release_cannot_change_or_go_but_can_be_recalled() -> None:
     with transaction() as session:
         made = Release(
-            product="p", major=1, minor=0, patch=0, delta_version=0, manifest_sha256="0" * 64, manifest={"files": []},
-            credential="x", rows=1, bytes=1, grade="A", licence="CC0-1.0", released_at=AN_INSTANT,
+            product="p",
+            major=1,
+            minor=0,
+            patch=0,
+            delta_version=0,
+            manifest_sha256="0" * 64,
+            manifest={"files": []},
+            credential="x",
+            rows=1,
+            bytes=1,
+            grade="A",
+            licence="CC0-1.0",
+            released_at=AN_INSTANT,
         )
         session.add(made)
     assert (made.status, made.number) == ("published", "1.0.0")
@@ -144,11 +159,17 @@ def test_a_release_cannot_change_or_go_but_can_be_recalled(home: Path) -> None:
         session.get_one(Release, made.id).status = "recalled"
 
 
-def test_a_landing_never_gets_the_number_of_another(home: Path) -> None:
+def test_a_landing_never_gets_the_number_of_another() -> None:
     def landing(sha256: str) -> Landing:
         return Landing(
-            source="s", sha256=sha256, path="p", file_name="f", size=1, fetched_at=AN_INSTANT,
-            logical_date=AN_INSTANT, run_id="r",
+            source="s",
+            sha256=sha256,
+            path="p",
+            file_name="f",
+            size=1,
+            fetched_at=AN_INSTANT,
+            logical_date=AN_INSTANT,
+            run_id="r",
         )
 
     with transaction() as session:
@@ -161,8 +182,10 @@ def test_a_landing_never_gets_the_number_of_another(home: Path) -> None:
         assert session.scalars(select(Landing.id)).one() == 2
 
 
-@pytest.mark.parametrize("url", ["nonsense", "oracle://u:secret@h/d", "nosuch://u:secret@h/d", "sqlite://", "sqlite:///:memory:"])
-def test_an_address_that_cannot_be_used_is_explained(home: Path, monkeypatch: pytest.MonkeyPatch, url: str) -> None:
+@pytest.mark.parametrize(
+    "url", ["nonsense", "oracle://u:secret@h/d", "nosuch://u:secret@h/d", "sqlite://", "sqlite:///:memory:"]
+)
+def test_an_address_that_cannot_be_used_is_explained(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
     monkeypatch.setenv("EXCHANGE_DATABASE_URL", url)
     with pytest.raises(ExchangeError, match="EXCHANGE_DATABASE_URL") as caught:
         engine()
@@ -183,7 +206,7 @@ def test_a_database_that_cannot_be_opened_is_explained(home: Path, monkeypatch: 
         engine()
 
 
-def test_a_database_of_a_newer_program_is_left_alone(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_database_of_a_newer_program_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     with engine().begin() as connection:
         connection.execute(text("update alembic_version set version_num = '9999'"))
     engine().dispose()
@@ -192,7 +215,7 @@ def test_a_database_of_a_newer_program_is_left_alone(home: Path, monkeypatch: py
         engine()
 
 
-def test_a_lock_that_is_never_given_up_is_explained(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_lock_that_is_never_given_up_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(database, "BUSY_SECONDS", 0)
     monkeypatch.setattr(database, "_engines", {})
     other = create_engine(engine().url)
@@ -215,11 +238,18 @@ def _first_use(_index: int) -> int:
     return os.getpid()
 
 
-def test_processes_that_read_and_then_write_never_lose_an_update(home: Path) -> None:
+def test_processes_that_read_and_then_write_never_lose_an_update() -> None:
     with transaction() as session:
         session.add(
-            Run(run_id="r", step="bronze", kind="source", name="s", logical_date=AN_INSTANT, started_at=AN_INSTANT,
-                status="running")
+            Run(
+                run_id="r",
+                step="bronze",
+                kind="source",
+                name="s",
+                logical_date=AN_INSTANT,
+                started_at=AN_INSTANT,
+                status="running",
+            )
         )
     # Forked while this process has connections open, as Airflow forks its tasks.
     context = multiprocessing.get_context("fork")
@@ -234,14 +264,14 @@ def test_processes_that_read_and_then_write_never_lose_an_update(home: Path) -> 
         assert session.scalars(select(Run.rows_in)).one() == 125
 
 
-def test_processes_that_meet_an_empty_database_migrate_it_once(home: Path) -> None:
+def test_processes_that_meet_an_empty_database_migrate_it_once() -> None:
     with multiprocessing.get_context("spawn").Pool(3) as pool:
         assert len(pool.map(_first_use, range(3), chunksize=1)) == 3
     with reading() as session:
         assert session.scalars(select(Participant)).all()
 
 
-def test_a_fork_does_not_share_connections(home: Path) -> None:
+def test_a_fork_does_not_share_connections() -> None:
     mine = engine()
     with reading() as session:
         session.execute(text("select 1"))

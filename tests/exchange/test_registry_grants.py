@@ -8,10 +8,10 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from conftest import build, days, recall, release, set_grant
 from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy.exc import IntegrityError
+from wares import build, days, recall, release, set_grant
 
 from jobs.errors import ExchangeError, NotFound
 from jobs.registry import usage
@@ -19,9 +19,11 @@ from jobs.registry.grants import Standing, create_grant, grants, live_grants, re
 from jobs.registry.models import Grant
 from jobs.registry.participants import enrol, participants
 
+pytestmark = pytest.mark.usefixtures("home")
+
 
 @pytest.fixture
-def rates(home: Path) -> str:
+def rates() -> str:
     build("rates", days(3))
     release("rates", "1.0.0")
     return "rates"
@@ -57,7 +59,9 @@ def test_a_grant_lasts_between_a_day_and_ten_years(rates: str, wrong: int) -> No
     create_grant(rates, "acme", 3650)
 
 
-def test_what_is_not_released_cannot_be_granted(rates: str) -> None:
+def test_what_is_not_released_cannot_be_granted() -> None:
+    build("rates", days(3))
+    release("rates", "1.0.0")
     with pytest.raises(NotFound, match=r"no published release.*rates.*exchange release loads"):
         create_grant("loads", "acme", 1)
     build("loads", days(1))
@@ -77,12 +81,12 @@ def test_only_buyers_buy(rates: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["", " ", "a ", "a\nb", "x" * 256])
-def test_a_name_that_cannot_be_read_is_refused(home: Path, name: str) -> None:
+def test_a_name_that_cannot_be_read_is_refused(name: str) -> None:
     with pytest.raises(ExchangeError, match="cannot be a participant's name"):
         enrol(name, "buyer")
 
 
-def test_an_unknown_role_is_refused(home: Path) -> None:
+def test_an_unknown_role_is_refused() -> None:
     with pytest.raises(ExchangeError, match="no role 'owner'"):
         enrol("acme", "owner")
 
@@ -137,7 +141,7 @@ def test_standing(begin: datetime, length: timedelta, at: datetime, revoked: boo
     assert (worth is Standing.LIVE) == (not revoked and begin <= at < end)
 
 
-def test_the_meter_counts_a_request_once(home: Path) -> None:
+def test_the_meter_counts_a_request_once() -> None:
     request = usage.Request("query", product="rates", buyer="acme", files=2)
     usage.record(request)
     with pytest.raises(IntegrityError):
@@ -145,7 +149,7 @@ def test_the_meter_counts_a_request_once(home: Path) -> None:
     assert len(usage.usage()) == 1
 
 
-def test_the_meter_sums_per_buyer_and_product(home: Path) -> None:
+def test_the_meter_sums_per_buyer_and_product() -> None:
     usage.record(usage.Request("query", product="rates", buyer="acme", files=2))
     usage.record(usage.Request("file", product="rates", buyer="acme", files=1, bytes=100))
     sent = usage.Request("file", product="rates", buyer="acme", files=1)
@@ -164,7 +168,7 @@ def test_the_meter_sums_per_buyer_and_product(home: Path) -> None:
     assert [u.operation for u in usage.usage(product="rates", limit=2)] == ["file", "file"]
 
 
-def test_what_a_stranger_sends_cannot_break_a_report(home: Path) -> None:
+def test_what_a_stranger_sends_cannot_break_a_report() -> None:
     usage.record(usage.Request("query", product="a\nb\x00" + "x" * 999, client="curl\x1b[2J" + "y" * 9999))
     kept = usage.usage()[0]
     assert kept.product is not None and kept.client is not None

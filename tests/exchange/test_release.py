@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
@@ -10,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +27,15 @@ from jobs import archive, credential, spark
 from jobs.contract import contract_file
 from jobs.difference import Fingerprint, Side, difference, fingerprint, rows_of
 from jobs.errors import Busy, ExchangeError, ExpectationsFailed, NotFound, Tampered
+from jobs.lineage import lineage
 from jobs.locks import hold
 from jobs.manifest import Manifest, digest
+from jobs.pointers import move
 from jobs.registry import reading, transaction
+from jobs.registry.models import Check
 from jobs.registry.models import Release as ReleaseRow
 from jobs.release import compare, find, pinned_versions, releases, rows_of_difference
+from jobs.runs import recorded
 from jobs.settings import settings
 from jobs.snapshot import snapshot
 
@@ -46,6 +52,7 @@ def desk(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Desk:
     """An exchange with a declared product and one landed file."""
     monkeypatch.setenv("EXCHANGE_CATALOGUE", str(tmp_path / "catalogue"))
     made = Desk(tmp_path / "catalogue")
+    assert settings().home == home
     made.declare()
     made.land("meter,day,kwh\n")
     return made
@@ -97,7 +104,12 @@ def test_files_are_read_only_and_whole(desk: Desk) -> None:
 @pytest.mark.parametrize(
     ("after", "number", "counts", "schema"),
     [
-        (meters(*FIRST.to_pylist()[0:0], ("a", 1, 1.0), ("a", 2, 2.0), ("b", 1, None), ("b", 2, 4.0)), "1.1.0", (1, 0, 0), []),
+        (
+            meters(*FIRST.to_pylist()[0:0], ("a", 1, 1.0), ("a", 2, 2.0), ("b", 1, None), ("b", 2, 4.0)),
+            "1.1.0",
+            (1, 0, 0),
+            [],
+        ),
         (meters(("a", 1, 1.5), ("a", 2, 2.0), ("b", 1, None)), "1.0.1", (0, 0, 1), []),
         (meters(("a", 1, 1.0), ("a", 2, None), ("b", 1, 0.0)), "1.0.1", (0, 0, 2), []),
         (meters(("a", 1, 1.0), ("a", 2, 2.0)), "1.0.1", (0, 1, 0), []),
@@ -190,10 +202,10 @@ def test_evidence_that_was_changed_stops_a_release(desk: Desk) -> None:
     check = desk.passes(desk.build(FIRST))
     file = settings().evidence / f"{check.result_sha256}.json"
     file.write_text("{}")
-    with pytest.raises(Tampered, match="expectations was changed"):
+    with pytest.raises(Tampered, match="evidence has been changed"):
         desk.release()
     file.unlink()
-    with pytest.raises(ExchangeError, match="is not there"):
+    with pytest.raises(NotFound, match="no evidence is kept"):
         desk.release()
     assert releases(PRODUCT) == []
 
@@ -208,7 +220,9 @@ def test_a_data_file_that_is_not_as_logged_stops_a_release(desk: Desk) -> None:
 
 def test_duplicate_keys_stop_a_release(desk: Desk) -> None:
     desk.ship(FIRST)
-    desk.passes(desk.build(meters(("a", 1, 1.0), ("a", 1, 2.0), ("a", 2, 2.0), ("b", 1, None), ("c", 1, 1.0), ("c", 1, 1.0))))
+    desk.passes(
+        desk.build(meters(("a", 1, 1.0), ("a", 1, 2.0), ("a", 2, 2.0), ("b", 1, None), ("c", 1, 1.0), ("c", 1, 1.0)))
+    )
     with pytest.raises(ExchangeError, match="do not make the 6"):
         desk.release()
 
@@ -247,7 +261,9 @@ def test_of_a_partitioned_table_only_what_changed_is_read(desk: Desk) -> None:
     for path in untouched:
         (desk.table / path).rename(desk.table / f"{path}.away")
     desk.passes(
-        desk.build(months(3, 1, kwh=7.0), key=key, mode="overwrite", predicate="month = '2026-03'", partition_by=["month"])
+        desk.build(
+            months(3, 1, kwh=7.0), key=key, mode="overwrite", predicate="month = '2026-03'", partition_by=["month"]
+        )
     )
     changed = desk.release()
     desk.passes(desk.build(months(7, 1), key=key, mode="append", partition_by=["month"]))
@@ -273,7 +289,15 @@ def test_dates_and_escaped_names_as_partitions(desk: Desk) -> None:
     made = desk.ship(rows(("a b/%", 0, 1.5), ("香港", 1, 2.0), ("c", 2, 3.0)), key=key, partition_by=["place", "day"])
     assert (made.number, made.diff.changed) == ("1.0.1", 1)
     only_dates = rows(("a b/%", 0, 1.5), ("香港", 1, 2.0), ("d", 2, 3.0))
-    desk.passes(desk.build(only_dates.slice(2), key=key, mode="overwrite", predicate="day = '1970-01-03'", partition_by=["place", "day"]))
+    desk.passes(
+        desk.build(
+            only_dates.slice(2),
+            key=key,
+            mode="overwrite",
+            predicate="day = '1970-01-03'",
+            partition_by=["place", "day"],
+        )
+    )
     made = desk.release()
     assert (made.diff.added, made.diff.removed, made.diff.changed, made.rows) == (1, 1, 0, 3)
     paths = [f["path"] for f in manifest_of(made.number)["files"]]
@@ -301,6 +325,57 @@ def test_rows_that_differ_between_any_two_releases(desk: Desk) -> None:
         compare(PRODUCT, "1.0.0", "9.9.9")
     with pytest.raises(NotFound):
         find(PRODUCT, "1.0")
+
+
+def test_wide_decimals_are_told_apart_to_the_last_digit(desk: Desk) -> None:
+    def amounts(*values: str) -> pa.Table:
+        wide = pa.array([Decimal(v) for v in values], pa.decimal128(30, 10))
+        return pa.table({"day": pa.array(range(len(values)), pa.int64()), "amount": wide})
+
+    desk.ship(amounts("12345678901234567890.0000000001", "-1.5"), key=("day",))
+    made = desk.ship(amounts("12345678901234567890.0000000002", "-1.5"), key=("day",))
+    assert (made.number, made.diff.changed) == ("1.0.1", 1)
+
+
+def test_origin_is_that_of_the_version_read_even_if_the_input_moved_on(desk: Desk) -> None:
+    desk.passes(desk.build(FIRST))
+    built_on = desk.landings
+    first = set(lineage({"tables": {f"silver.{SOURCE}": 0}}).landed)
+    desk.land("later")
+    silver = Check(
+        table_name=f"silver.{SOURCE}", delta_version=7, contract_digest="0" * 64, suite_digest="5" * 64,
+        result_sha256="6" * 64, passed=True, score=99.0, grade="A", dimensions={}, scope=None,
+        run_id="r", checked_at=NOW,
+    )  # fmt: skip
+    move(f"silver.{SOURCE}", 7, check=silver, landing_id=desk.landings, inputs=None, run_id="r")
+    with pytest.raises(NotFound, match="nothing recorded what version 0 was built from"):
+        desk.release()
+    for name, step, table, made, version in (
+        (SOURCE, "silver", f"silver.{SOURCE}", {"landing_id": built_on}, 0),
+        ("upstream", "gold", "gold.upstream", {"tables": {f"silver.{SOURCE}": 0}}, 3),
+    ):
+        with recorded("r", step, "source" if step == "silver" else "product", name, NOW, table) as record:
+            record.input, record.output_version = made, version
+    assert desk.release().is_new
+    assert set(manifest_of("1.0.0")["landed"]) == first
+    through = lineage({"tables": {"gold.upstream": 3}})
+    assert through.inputs == (("gold.upstream", 3), (f"silver.{SOURCE}", 0))
+    assert set(through.landed) == first and through.sources == (SOURCE,)
+
+
+def test_a_full_disk_releases_nothing(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    desk.passes(desk.build(FIRST))
+
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("jobs.archive.os.fsync", full)
+        with pytest.raises(ExchangeError, match="No space left"):
+            desk.release()
+    assert releases(PRODUCT) == []
+    assert desk.release().number == "1.0.0"
+    assert [p.name for p in (settings().releases / PRODUCT).iterdir()] == ["1.0.0"]
 
 
 class Killed(BaseException):
@@ -363,7 +438,7 @@ def test_kill_nine_at_any_moment(desk: Desk) -> None:
         f"release.release(load_products().product('{PRODUCT}'), run_id='r', now=datetime(2026, 3, 1, tzinfo=UTC))\n"
     )
     for module, function in (("release", "describe"), ("archive", "_sync"), ("release", "_as_released")):
-        ended = subprocess.run(  # noqa: S603 - our own interpreter and program
+        ended = subprocess.run(
             [sys.executable, "-c", program, module, function],
             cwd=Path(__file__).parents[2],
             env=os.environ.copy(),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 import zipfile
 from pathlib import Path
 
@@ -36,8 +37,7 @@ def wheel(folder: Path, name: str, version: str, files: dict[str, bytes]) -> Pat
 
 
 def fetched(tmp_path: Path, package: str, *files: str, version: str = "latest") -> list[Fetched]:
-    scratch = tmp_path / f"scratch{len(list(tmp_path.iterdir()))}"
-    scratch.mkdir()
+    scratch = Path(tempfile.mkdtemp(dir=tmp_path))
     return list(fetch(PackageConnector(package=package, version=version, files=files), "rates", scratch))
 
 
@@ -89,6 +89,15 @@ def test_a_pickle_is_refused(index: Path, tmp_path: Path) -> None:
         fetched(tmp_path, "rates", "rates/*")
     with pytest.raises(ValidationError, match="is a pickle"):
         PackageConnector(package="rates", files=("rates/a.joblib",))
+
+
+def test_a_damaged_wheel_is_refused(index: Path, tmp_path: Path) -> None:
+    path = wheel(index, "rates", "1.0", {"rates/a.csv": b"a" * 50_000})
+    data = bytearray(path.read_bytes())
+    data[data.index(b"rates/a.csv") + 15] ^= 0xFF
+    path.write_bytes(data)
+    with pytest.raises(RefusedFile, match=r"rates/a\.csv.*damaged"):
+        fetched(tmp_path, "rates", "rates/a.csv")
 
 
 def test_an_index_out_of_reach_is_the_publishers_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,47 @@
+# `make` alone lists the targets. Needs make and Python 3.11, nothing else.
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+UV_VERSION := 0.13.9
+UV ?= $(or $(shell command -v uv),.exchange/tools/bin/uv)
+ROWS ?= 2000000
+
+# Bytecode is compiled once at installation: the first start would pay for it otherwise, in every process.
+SYNC = UV_COMPILE_BYTECODE=1 UV_PYTHON_DOWNLOADS=never $(UV) sync --frozen --inexact --quiet --python $(PYTHON)
+INSTALLED := uv.lock pyproject.toml
+
+.DEFAULT_GOAL := help
+.PHONY: help run up test bench
+
+help: ## list the targets
+	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/'
+
+run: .venv/.installed-run ## bring in every source, release every product, show what came of it, stop
+	@.venv/bin/exchange run
+
+up: .venv/.installed-run ## the same, then stay: Airflow on its schedules and the sharing server
+	@.venv/bin/exchange up
+
+test: .venv/.installed-test ## ruff, mypy and all tests
+	.venv/bin/ruff check .
+	.venv/bin/mypy
+	.venv/bin/pytest
+
+bench: .venv/.installed-bench ## measure against other engines, with ROWS=2000000 rows unless said otherwise
+	@ROWS=$(ROWS) .venv/bin/python -m tests.bench
+
+.venv/.installed-run: $(INSTALLED) | $(UV)
+	@echo 'installing what uv.lock names (minutes the first time, then only when it changes)'
+	@$(SYNC) --no-default-groups
+	@touch $@
+
+.venv/.installed-test: $(INSTALLED) | $(UV)
+	@$(SYNC) --group dev
+	@touch $@
+
+.venv/.installed-bench: $(INSTALLED) | $(UV)
+	@$(SYNC) --group dev --group bench
+	@touch $@
+
+.exchange/tools/bin/uv:
+	@$(PYTHON) -m venv .exchange/tools
+	@.exchange/tools/bin/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)

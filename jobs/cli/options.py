@@ -1,0 +1,16 @@
+"""Arguments that several commands share, so that one thing has one name and one explanation everywhere."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+ENGINEER = "Engineer"
+STAFF = "Exchange staff"
+BUYER = "Buyer"
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
+TableName = Annotated[str, typer.Argument(metavar="TABLE", help="silver.<source>, gold.<product>, or the name alone.")]
+ProductName = Annotated[str, typer.Argument(metavar="PRODUCT", help="A product; `exchange products` lists them.")]
+Limit = Annotated[int, typer.Option("--limit", min=1, help="How many, at most.")]

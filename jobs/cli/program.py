@@ -1,0 +1,156 @@
+"""Puts the commands together, and turns whatever goes wrong into one line and an exit code.
+
+Only typer is imported here: `exchange --help` must answer at once. Every command imports what it needs when it runs.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import typer
+
+from jobs.cli import buyers, new, quality, query, records, releases, steps
+from jobs.cli.options import BUYER, ENGINEER, STAFF
+from jobs.errors import Busy, ExchangeError, ExpectationsFailed, PublisherError, RefusedFile, Tampered
+
+FAILED_WORK = 1
+USERS_MISTAKE = 2
+UNEXPECTED = 70
+INTERRUPTED = 130
+
+_FAILURES = (ExpectationsFailed, PublisherError, RefusedFile, Busy, Tampered)
+
+_COMMANDS: tuple[tuple[str, str, Callable[..., None]], ...] = (
+    (ENGINEER, "run", steps.run),
+    (ENGINEER, "up", steps.up),
+    (ENGINEER, "land", steps.land),
+    (ENGINEER, "bronze", steps.bronze),
+    (ENGINEER, "silver", steps.silver),
+    (ENGINEER, "gold", steps.gold),
+    (ENGINEER, "check", steps.check),
+    (ENGINEER, "sources", records.sources),
+    (ENGINEER, "runs", records.runs),
+    (ENGINEER, "quality", quality.quality),
+    (ENGINEER, "quarantine", quality.quarantine),
+    (ENGINEER, "rebuild", steps.rebuild),
+    (ENGINEER, "docs", steps.docs),
+    (STAFF, "release", steps.release),
+    (STAFF, "grant", buyers.grant),
+    (STAFF, "grants", buyers.grants),
+    (STAFF, "revoke", buyers.revoke),
+    (STAFF, "usage", buyers.usage),
+    (STAFF, "participants", buyers.participants),
+    (STAFF, "enrol", buyers.enrol),
+    (STAFF, "serve", buyers.serve),
+    (BUYER, "products", records.products),
+    (BUYER, "releases", releases.releases),
+    (BUYER, "diff", releases.diff),
+    (BUYER, "verify", releases.verify),
+    (BUYER, "sql", query.sql),
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run one command and leave with its exit code.
+
+    0: done. 1: the work failed (a publisher, a file, an expectation, another writer). 2: a mistake of whoever typed or
+    declared it. 70: a fault of this program, whose traceback is under ``logs/``. 130: interrupted.
+    """
+    sys.exit(run(sys.argv[1:] if arguments is None else arguments))
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command; returns its exit code. Errors are one line on stderr."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        code = application()(args=list(arguments) or ["--help"], prog_name="exchange", standalone_mode=False)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Whoever read the output has seen enough; without this Python complains once more at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except (KeyboardInterrupt, typer.Abort):
+        return _say("interrupted", INTERRUPTED)
+    except ExchangeError as error:
+        return _say(str(error), FAILED_WORK if isinstance(error, _FAILURES) else USERS_MISTAKE)
+    except Exception as error:
+        return _explained(error)
+    return code if isinstance(code, int) else 0
+
+
+def application() -> typer.Typer:
+    """All commands, each in the panel of those who use it most."""
+    app = typer.Typer(
+        help="The data exchange: publishers' files in; certified, versioned, shared tables out.",
+        add_completion=False,
+        no_args_is_help=True,
+        pretty_exceptions_enable=False,
+    )
+    for panel, name, command in _COMMANDS:
+        app.command(name, rich_help_panel=panel)(command)
+    for name, command, help_text in (
+        ("source", new.source, "Propose a source from a sample of its data: `source new`."),
+        ("product", new.product, "Propose a product from a query or a table: `product new`."),
+    ):
+        group = typer.Typer(no_args_is_help=True)
+        group.command("new")(command)
+        # A second command keeps `new` a word of its own, as typer would otherwise leave it out.
+        group.callback()(lambda: None)
+        app.add_typer(group, name=name, help=help_text, rich_help_panel=ENGINEER)
+    return app
+
+
+def _explained(error: Exception) -> int:
+    usage = getattr(error, "format_message", None)
+    if usage is not None:
+        # What typer raises for a wrong option or argument; it names no public class that they all have.
+        context = getattr(error, "ctx", None)
+        hint = f". Next: {context.command_path} --help" if context else ""
+        return _say(f"{usage().rstrip('.')}{hint}", USERS_MISTAKE)
+    mistake = _wrong_setting(error)
+    if mistake:
+        return _say(mistake, USERS_MISTAKE)
+    if isinstance(error, OSError) and error.filename:
+        from pathlib import Path
+
+        from jobs.landing import disk_full
+
+        return _say(str(disk_full(error, Path(str(error.filename)))), FAILED_WORK)
+    return _unexpected(error)
+
+
+def _wrong_setting(error: Exception) -> str | None:
+    from pydantic import ValidationError
+
+    if not isinstance(error, ValidationError) or error.title != "Settings":
+        return None
+    found = error.errors(include_url=False, include_input=False)
+    return "; ".join(f"EXCHANGE_{'_'.join(map(str, m['loc'])).upper()}: {m['msg']}" for m in found)
+
+
+def _unexpected(error: Exception) -> int:
+    first = next((part.strip() for part in str(error).splitlines() if part.strip()), "no message")
+    summary = f"{type(error).__name__}: {first[:300]}"
+    try:
+        from jobs.settings import settings
+
+        folder = settings().home / "logs"
+        folder.mkdir(parents=True, exist_ok=True)
+        file = folder / f"exchange-{datetime.now(UTC):%Y%m%dT%H%M%S}-{os.getpid()}.log"
+        file.write_text("".join(traceback.format_exception(error)), encoding="utf-8")
+        place = f"the traceback is in {file}"
+    except Exception as second:
+        place = f"and its traceback could not be written ({type(second).__name__}: {second})"
+    return _say(f"a fault of this program, {summary}; {place}", UNEXPECTED)
+
+
+def _say(line: Any, code: int) -> int:
+    print(f"error: {' '.join(str(line).split())}" if code != INTERRUPTED else line, file=sys.stderr)
+    return code

@@ -1,0 +1,136 @@
+"""Commands about what the expectations said of a table, and about the rows that were refused."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from jobs.cli.names import declared_source, declared_table
+from jobs.cli.options import AsJson, Limit, TableName
+from jobs.cli.show import document, line, note, table
+from jobs.errors import ExchangeError, NotFound
+
+if TYPE_CHECKING:
+    from jobs.registry.models import Check
+
+
+def quality(
+    name: TableName,
+    history: Annotated[int, typer.Option("--history", min=1, help="How many checks to look back.")] = 10,
+    as_json: AsJson = False,
+) -> None:
+    """Show a table's latest check: grade, score by dimension, rules that failed with an example, and its history."""
+    full = declared_table(name)
+    checks = _checks(full, history)
+    if not checks:
+        raise NotFound(
+            f"{full} was never checked",
+            next_step=f"exchange check {full}, once it is built; exchange runs --name {full.split('.')[1]} shows that",
+        )
+    latest = _described(checks[0]) | _rules(checks[0])
+    past = [_described(c) for c in checks]
+    if as_json:
+        document({"table": full, "latest": latest, "history": past})
+        return
+    verdict = "passed" if latest["passed"] else "FAILED, readers still see the version before"
+    line(f"{full} version {latest['delta_version']}: grade {latest['grade']}, score {latest['score']:.1f}, {verdict}")
+    table(
+        ("dimension", "score"),
+        [(d, "not assessed" if s is None else s) for d, s in latest["dimensions"].items()],
+    )
+    for failed in latest["failed"]:
+        line(f"failed: {failed['message']}")
+    for trouble in latest["not_readable"]:
+        note(trouble)
+    line("")
+    table(
+        ("checked", "version", "passed", "grade", "score", "failed rules"),
+        [(p["checked_at"], p["delta_version"], p["passed"], p["grade"], p["score"], p["failed_rules"]) for p in past],
+    )
+
+
+def quarantine(name: TableName, limit: Limit = 20, as_json: AsJson = False) -> None:
+    """Show the rows of a source that were refused: how many by each rule, and the rows with where they came from."""
+    from jobs import lake
+
+    source = declared_source(name)
+    full = f"quarantine.{source}"
+    summary: list[dict[str, Any]] = []
+    rows: list[dict[str, Any]] = []
+    if lake.exists(full):
+        summary, rows = _refused(full, limit)
+    if as_json:
+        document({"table": full, "rules": summary, "rows": rows})
+        return
+    if not summary:
+        note(f"no row of {source} is in quarantine")
+        return
+    line(f"{full}: {sum(r['rows'] for r in summary):,} rows refused")
+    table(("rule", "columns", "rows", "files"), [(r["rule"], r["columns"], r["rows"], r["files"]) for r in summary])
+    line("")
+    shown = ("rule", "column_name", "value", "file", "row", "record")
+    table([c.replace("_", " ") for c in shown], [[r[c] for c in shown] for r in rows])
+
+
+def _checks(full: str, history: int) -> list[Check]:
+    from sqlalchemy import select
+
+    from jobs.registry import reading
+    from jobs.registry.models import Check
+
+    with reading() as db:
+        return list(db.scalars(select(Check).where(Check.table_name == full).order_by(Check.id.desc()).limit(history)))
+
+
+def _described(check: Check) -> dict[str, Any]:
+    return {
+        "delta_version": check.delta_version,
+        "passed": check.passed,
+        "grade": check.grade,
+        "score": check.score,
+        "dimensions": check.dimensions,
+        "checked_at": check.checked_at,
+        "scope": (check.scope or {}).get("where"),
+        "failed_rules": len((check.scope or {}).get("failed") or []),
+        "result_sha256": check.result_sha256,
+        "contract_sha256": check.contract_digest,
+        "run_id": check.run_id,
+    }
+
+
+def _rules(check: Check) -> dict[str, Any]:
+    """Every rule with its verdict from the evidence, and the failed ones as the check told them."""
+    from jobs import evidence
+
+    told = [str(f) for f in (check.scope or {}).get("failed") or []]
+    try:
+        rules = evidence.read(check.result_sha256)["rules"]
+        trouble = []
+    except ExchangeError as error:
+        rules, trouble = [], [f"the evidence of this check cannot be shown: {error}"]
+    fields = ("id", "dimension", "severity", "description", "success", "unexpected", "observed", "error")
+    known = {r["id"]: {f: r.get(f) for f in fields} for r in rules}
+    named = [(message.split(" ", 1)[0], message) for message in told]
+    failed = [known.get(rule, {"id": rule}) | {"message": message} for rule, message in named]
+    return {"failed": failed, "rules": list(known.values()), "not_readable": trouble}
+
+
+def _refused(full: str, limit: int) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    from jobs import lake
+    from jobs.spark import connect
+
+    lake.read(full).createOrReplaceTempView("refused_rows")
+    spark = connect()
+    counted = spark.sql(
+        "SELECT rule, column_name AS columns, count(*) AS rows, count(DISTINCT _file) AS files FROM refused_rows"
+        " GROUP BY rule, column_name ORDER BY rows DESC, rule, columns"
+    )
+    # One after the other of each rule, so that a rare refusal is not hidden behind a thousand of another kind.
+    examples = spark.sql(
+        "SELECT rule, column_name, value, record, _file AS file, _row AS row, _landing_sha256 AS landing_sha256,"
+        " CAST(_logical_date AS STRING) AS logical_date FROM (SELECT *, row_number() OVER"
+        " (PARTITION BY rule, column_name ORDER BY _logical_date DESC, _file, _row) AS nth FROM refused_rows)"
+        f" ORDER BY nth, rule, column_name LIMIT {limit}"
+    )
+    return [r.asDict() for r in counted.collect()], [r.asDict() for r in examples.collect()]

@@ -1,0 +1,170 @@
+"""Spark SQL from the shell over checked tables and releases: it reads, and never writes."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from difflib import get_close_matches
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from jobs.cli.options import AsJson
+from jobs.cli.show import array, comma_separated, note, table
+from jobs.errors import ExchangeError, NotFound
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame, SparkSession
+    from sqlglot import exp
+
+_SHOWN_ROWS = 50
+
+
+def sql(
+    statement: Annotated[str, typer.Argument(metavar="SQL", help="SELECT, WITH, VALUES, SHOW, DESCRIBE or EXPLAIN.")],
+    as_json: AsJson = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV with a header.")] = False,
+    limit: Annotated[
+        int | None, typer.Option("--limit", min=0, help="Rows, at most; a table shows 50 by default.")
+    ] = None,
+) -> None:
+    """Read with Spark SQL: silver.x and gold.x are the checked tables, release.x and release.x_v1_2_0 the releases."""
+    if as_json and as_csv:
+        raise ExchangeError("both --json and --csv were asked for", expected="one of them")
+    readable = readable_statement(statement)
+    # The engine's client shows an instant in the zone of the process: here that is UTC, as everywhere else.
+    os.environ["TZ"] = "UTC"
+    time.tzset()
+    from pyspark.errors import PySparkException
+
+    from jobs.spark import session
+
+    spark = session()
+    try:
+        frame = spark.sql(readable)
+        columns = frame.columns
+        _print(frame, columns, as_json, as_csv, limit)
+    except PySparkException as error:
+        raise _refused(error, spark) from None
+
+
+def readable_statement(text: str) -> str:
+    """Check that a text is one statement that only reads, and return it as the engine wants it.
+
+    Raises:
+        ExchangeError: it does not parse, is more than one statement, or could change something.
+    """
+    import sqlglot
+    from sqlglot import exp
+    from sqlglot.errors import ParseError, TokenError
+
+    try:
+        found = [s for s in sqlglot.parse(text, dialect="spark") if s is not None]
+    except (ParseError, TokenError) as error:
+        details = getattr(error, "errors", None)
+        place = f" near '{details[0].get('highlight')}'" if details and details[0].get("highlight") else ""
+        what = details[0].get("description") if details else str(error).splitlines()[0]
+        raise ExchangeError(f"the SQL does not parse: {what}{place}", next_step="correct the statement") from None
+    if len(found) != 1:
+        raise ExchangeError(f"{len(found)} statements", expected="one statement")
+    statement = found[0]
+    if not _only_reads(statement):
+        word = text.split(None, 1)[0].upper()
+        raise ExchangeError(
+            f"`exchange sql` only reads, and this is {word}",
+            expected="SELECT, WITH, VALUES, SHOW, DESCRIBE or EXPLAIN",
+            next_step="tables are written by the steps: exchange silver, gold, rebuild",
+        )
+    first = text.split(None, 1)[0].upper()
+    if first == "FROM":
+        # The embedded engine wants its SELECT first.
+        return statement.sql(dialect="spark")
+    if isinstance(statement, exp.Describe) and isinstance(statement.this, exp.Table) and not statement.args.get("kind"):
+        return f"DESCRIBE TABLE {statement.this.sql(dialect='spark')}"
+    return text.strip().rstrip(";")
+
+
+def _only_reads(statement: exp.Expr) -> bool:
+    from sqlglot import exp
+
+    if isinstance(statement, exp.Command):
+        word = str(statement.this).upper()
+        if word == "EXPLAIN":
+            return _explains_a_reader(str(statement.expression or ""))
+        return word in ("SHOW", "DESCRIBE", "DESC")
+    if not isinstance(statement, exp.Query | exp.Values | exp.Describe | exp.Show):
+        return False
+    writers = (exp.Insert, exp.Update, exp.Delete, exp.Merge, exp.Create, exp.Drop, exp.Alter, exp.Command, exp.Into)
+    return not any(isinstance(node, writers) for node in statement.walk())
+
+
+def _explains_a_reader(text: str) -> bool:
+    words = text.strip().strip("'").split(None, 1)
+    if len(words) == 2 and words[0].upper() in ("EXTENDED", "FORMATTED", "CODEGEN", "COST"):
+        text = words[1]
+    try:
+        readable_statement(text.strip())
+    except ExchangeError:
+        return False
+    return True
+
+
+def _print(frame: DataFrame, columns: list[str], as_json: bool, as_csv: bool, limit: int | None) -> None:
+    if as_json or as_csv:
+        rows = _rows(frame if limit is None else frame.limit(limit))
+        if as_json:
+            array(dict(zip(columns, row, strict=True)) for row in rows)
+        else:
+            comma_separated(columns, rows)
+        return
+    wanted = _SHOWN_ROWS if limit is None else limit
+    found = [tuple(r) for r in _rows(frame.limit(wanted + 1))]
+    table(columns, found[:wanted], exact=True)
+    if len(found) > wanted:
+        note(f"the first {wanted} rows; more with --limit, all with --csv or --json")
+
+
+def _rows(frame: DataFrame) -> Iterator[tuple[Any, ...]]:
+    """Rows as they come, in bounded memory; nested rows as mappings."""
+    for row in frame.toLocalIterator():
+        yield tuple(_plain(value) for value in row)
+
+
+def _plain(value: Any) -> Any:
+    from pyspark.sql import Row
+
+    if isinstance(value, Row):
+        return {k: _plain(v) for k, v in value.asDict().items()}
+    if isinstance(value, list):
+        return [_plain(v) for v in value]
+    if isinstance(value, dict):
+        return {k: _plain(v) for k, v in value.items()}
+    return value
+
+
+def _refused(error: Exception, spark: SparkSession) -> ExchangeError:
+    import re
+
+    text = " ".join(str(error).split())
+    missing = re.search(r"(?:Table or view not found|TABLE_OR_VIEW_NOT_FOUND\]).*?[`']?([\w.`]+)[`']?$", text)
+    if missing:
+        return _no_table(missing.group(1).replace("`", ""), spark)
+    return ExchangeError(f"the engine refuses the statement: {text[:400]}", next_step="correct the statement")
+
+
+def _no_table(name: str, spark: SparkSession) -> NotFound:
+    known = [
+        f"{row['database']}.{row['tableName']}"
+        for layer in ("silver", "gold", "release", "quarantine", "ops")
+        for row in spark.sql(f"SHOW TABLES IN {layer}").collect()
+        if row["database"] == layer
+    ]
+    own = name.rsplit(".", 1)[-1]
+    names = get_close_matches(own, {k.split(".", 1)[1] for k in known}, 3, 0.6)
+    near = " or ".join(k for n in names for k in known if k.endswith(f".{n}"))
+    return NotFound(
+        f"no table or view '{name}' can be read",
+        expected=f"perhaps {near}" if near else f"one of: {', '.join(known)}",
+        next_step="a table appears once its check has passed: exchange sources, exchange products",
+    )

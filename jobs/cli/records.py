@@ -1,0 +1,213 @@
+"""Commands that list what is declared and what was done: sources, products, runs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from jobs.cli.options import AsJson, Limit
+from jobs.cli.show import listing, note
+
+if TYPE_CHECKING:
+    from jobs.catalog import Product, Source
+    from jobs.errors import DeclarationError
+    from jobs.registry.models import Pointer, Release
+
+_COUNTS = (
+    "rows_in", "rows_out", "rows_quarantined", "rows_duplicate", "rows_dropped", "rows_unchanged", "rows_superseded",
+)  # fmt: skip
+
+
+def sources(as_json: AsJson = False) -> None:
+    """List the declared sources, what has landed of each, and the grade of its checked version."""
+    from jobs.catalog import load_sources
+    from jobs.pointers import pointers
+
+    catalog = load_sources()
+    stands = {p.table_name: p for p in pointers()}
+    landed, grades = _landed(), _grades()
+    found = [_source(s, stands.get(s.table), landed.get(s.name, (0, None)), grades) for s in catalog.sources.values()]
+    found += [_broken(m, found[0] if found else None, "source") for m in catalog.mistakes] if as_json else []
+    listing(
+        found,
+        (
+            "sector",
+            "source",
+            "mode",
+            "cadence",
+            "files_landed",
+            "last_landed_at",
+            "rows",
+            "grade",
+            "licence",
+            "redistribution",
+        ),
+        as_json=as_json,
+        empty="no source is declared yet. Next: exchange source new <sector>/<name> --from <file>",
+    )
+    if not as_json:
+        _tell(catalog.mistakes)
+
+
+def products(as_json: AsJson = False) -> None:
+    """List the products with their newest release, and the question that each answers."""
+    from jobs.catalog import load_products
+
+    catalog = load_products()
+    released = _newest_releases()
+    found = [_product(p, released.get(p.name)) for p in catalog.products.values()]
+    found += [_broken(m, found[0] if found else None, "product") for m in catalog.mistakes] if as_json else []
+    listing(
+        found,
+        ("product", "release", "rows", "grade", "licence", "released_at", "question"),
+        as_json=as_json,
+        empty="no product is declared yet. Next: exchange product new <name> --query <file.sql>",
+    )
+    if not as_json:
+        _tell(catalog.mistakes)
+
+
+def runs(
+    name: Annotated[str | None, typer.Option("--name", help="Only those of this source or product.")] = None,
+    step: Annotated[str | None, typer.Option("--step", help="Only this step, such as silver.")] = None,
+    status: Annotated[str | None, typer.Option("--status", help="running, succeeded, unchanged or failed.")] = None,
+    limit: Limit = 20,
+    as_json: AsJson = False,
+) -> None:
+    """List the latest steps that ran, the newest first, with the rows that went in and where they went."""
+    from sqlalchemy import select
+
+    from jobs.registry import reading
+    from jobs.registry.models import Run
+
+    wanted = select(Run).order_by(Run.id.desc()).limit(limit)
+    for column, value in ((Run.name, name and name.rsplit(".", 1)[-1]), (Run.step, step), (Run.status, status)):
+        if value:
+            wanted = wanted.where(column == value)
+    with reading() as db:
+        found = [
+            {
+                "id": r.id, "run_id": r.run_id, "step": r.step, "kind": r.kind, "name": r.name, "table": r.table_name,
+                "status": r.status, "logical_date": r.logical_date, "started_at": r.started_at, "ended_at": r.ended_at,
+                "seconds": (r.ended_at - r.started_at).total_seconds() if r.ended_at else None,
+                **{c: getattr(r, c) for c in _COUNTS},
+                "bytes_in": r.bytes_in, "version": r.output_version, "message": r.message,
+            }
+            for r in db.scalars(wanted)
+        ]  # fmt: skip
+    shown = [c for c in _COUNTS if any(r[c] for r in found)]
+    titles = {c: c.removeprefix("rows_") for c in shown}
+    listing(
+        [r | {titles[c]: r[c] for c in shown} for r in found] if not as_json else found,
+        ("started_at", "step", "name", "status", "seconds", *titles.values(), "version", "message"),
+        as_json=as_json,
+        empty="nothing ran yet" if not (name or step or status) else "no such step ran yet",
+    )
+
+
+def _source(source: Source, stands: Pointer | None, landed: tuple[int, Any], grades: dict[int, str]) -> dict[str, Any]:
+    declared = source.declared
+    return {
+        "source": source.name,
+        "sector": source.sector,
+        "title": declared.title,
+        "publisher": declared.publisher.name,
+        "licence": declared.licence.id,
+        "redistribution": declared.rights.redistribution,
+        "connector": declared.connector.type,
+        "cadence": declared.cadence,
+        "mode": declared.silver.mode,
+        "table": source.table,
+        "files_landed": landed[0],
+        "last_landed_at": landed[1],
+        "checked_version": stands.delta_version if stands else None,
+        "rows": _rows(source.table, stands),
+        "grade": grades.get(stands.check_id or 0) if stands else None,
+        "declared_in": str(source.file),
+        "mistake": None,
+    }
+
+
+def _product(product: Product, release: Release | None) -> dict[str, Any]:
+    declared = product.declared
+    return {
+        "product": product.name,
+        "title": declared.title,
+        "question": declared.question,
+        "buyers": list(declared.buyers),
+        "cautions": list(declared.cautions),
+        "inputs": list(product.inputs),
+        "licence": release.licence if release else declared.licence.id,
+        "release": release.number if release else None,
+        "released_at": release.released_at if release else None,
+        "rows": release.rows if release else None,
+        "bytes": release.bytes if release else None,
+        "grade": release.grade if release else None,
+        "declared_in": str(product.file),
+        "mistake": None,
+    }
+
+
+def _broken(mistake: DeclarationError, like: dict[str, Any] | None, kind: str) -> dict[str, Any]:
+    """A declaration that cannot be read, in the same fields as the sound ones."""
+    fields = dict.fromkeys(like or {})
+    return fields | {kind: mistake.file.parent.name, "declared_in": str(mistake.file), "mistake": str(mistake)}
+
+
+def _tell(mistakes: tuple[DeclarationError, ...]) -> None:
+    for mistake in mistakes:
+        note(f"not usable: {mistake}")
+
+
+def _landed() -> dict[str, tuple[int, Any]]:
+    from sqlalchemy import func, select
+
+    from jobs.registry import reading
+    from jobs.registry.models import Landing
+
+    wanted = select(Landing.source, func.count(), func.max(Landing.id)).group_by(Landing.source)
+    with reading() as db:
+        counted = {source: (count, newest) for source, count, newest in db.execute(wanted)}
+        times = dict(
+            db.execute(select(Landing.id, Landing.fetched_at).where(Landing.id.in_([n for _, n in counted.values()])))
+            .tuples()
+            .all()
+        )
+    return {source: (count, times.get(newest)) for source, (count, newest) in counted.items()}
+
+
+def _grades() -> dict[int, str]:
+    from sqlalchemy import select
+
+    from jobs.registry import reading
+    from jobs.registry.models import Check, Pointer
+
+    with reading() as db:
+        wanted = select(Check.id, Check.grade).join(Pointer, Pointer.check_id == Check.id)
+        return dict(db.execute(wanted).tuples().all())
+
+
+def _rows(table: str, stands: Pointer | None) -> int | None:
+    from jobs import lake
+    from jobs.errors import ExchangeError
+
+    if stands is None:
+        return None
+    try:
+        return lake.rows(table, stands.delta_version)
+    except ExchangeError:
+        # The table's folder is gone; that is for `rebuild` to say, not for a list to fail on.
+        return None
+
+
+def _newest_releases() -> dict[str, Release]:
+    from sqlalchemy import select
+
+    from jobs.registry import reading
+    from jobs.registry.models import Release
+
+    wanted = select(Release).where(Release.status == "published").order_by(Release.major, Release.minor, Release.patch)
+    with reading() as db:
+        # Later rows replace earlier ones.
+        return {r.product: r for r in db.scalars(wanted)}

@@ -1,0 +1,180 @@
+"""Commands about what is sold: releases, what differs between two, and whether one is still as it was signed."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from jobs.cli.options import AsJson
+from jobs.cli.show import document, line, listing, note, table
+from jobs.errors import NotFound
+
+if TYPE_CHECKING:
+    from jobs.difference import RowDifference
+    from jobs.registry.models import Release
+
+TOUCHED = 1
+_EXAMPLES = 5
+
+
+def releases(
+    product: Annotated[str | None, typer.Argument(metavar="[PRODUCT]", help="Only those of this product.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """List the releases, the newest first, with what changed from one to the next."""
+    from sqlalchemy import select
+
+    from jobs.catalog import load_products
+    from jobs.registry import reading
+    from jobs.registry.models import Release
+
+    name = _own(product) if product else None
+    wanted = select(Release).order_by(Release.product, Release.major.desc(), Release.minor.desc(), Release.patch.desc())
+    with reading() as db:
+        found = [_release(r) for r in db.scalars(wanted.where(Release.product == name) if name else wanted)]
+    if name and not found:
+        load_products().product(name)
+    listing(
+        found,
+        (
+            "product",
+            "release",
+            "status",
+            "rows",
+            "grade",
+            "added",
+            "removed",
+            "changed",
+            "schema_changes",
+            "licence",
+            "released_at",
+        ),
+        as_json=as_json,
+        empty=f"{name or 'nothing'} was not released yet. Next: exchange run",
+    )
+
+
+def diff(
+    product: Annotated[str, typer.Argument(metavar="PRODUCT", help="The product.")],
+    before: Annotated[
+        str | None, typer.Argument(metavar="[FROM]", help="A release; the one before TO if absent.")
+    ] = None,
+    after: Annotated[str | None, typer.Argument(metavar="[TO]", help="A release; the newest if absent.")] = None,
+    limit: Annotated[int, typer.Option("--limit", min=0, help="Example rows of each kind.")] = _EXAMPLES,
+    as_json: AsJson = False,
+) -> None:
+    """Show what differs between two releases of a product, by key: counts, columns, and example rows."""
+    from jobs.difference import ROW_KINDS
+    from jobs.release import compare, rows_of_difference
+
+    name = _own(product)
+    before, after = _pair(name, before, after)
+    found = compare(name, before, after)
+    counts = {"added": found.added, "removed": found.removed, "changed": found.changed}
+    keys_differ = any(c.kind == "key_changed" for c in found.schema)
+    rows = [
+        row
+        for kind in ROW_KINDS
+        if counts[kind] and limit and not keys_differ
+        for row in rows_of_difference(name, before, after, kind, limit)
+    ]
+    shape = [c.model_dump() for c in found.schema]
+    if as_json:
+        told = {"product": name, "from": before, "to": after, **counts, "schema": shape}
+        document(told | {"rows": [asdict(r) for r in rows]})
+        return
+    line(f"{name} {before} → {after}: {found.added:,} added, {found.removed:,} removed, {found.changed:,} changed")
+    for change in found.schema:
+        moved = f": {change.before} → {change.after}" if change.before and change.after else ""
+        line(f"  {change.kind.replace('_', ' ')} {change.column or ''}{moved}")
+    if rows:
+        table(("", "key", "column", "before", "after"), [r for row in rows for r in _cells(row)])
+
+
+def verify(
+    product: Annotated[str, typer.Argument(metavar="PRODUCT[@RELEASE]", help="The newest release if none is named.")],
+    as_json: AsJson = False,
+) -> None:
+    """Compute a release's digests again, offline, and say exactly what was touched; exit code 1 if anything was."""
+    from jobs.verify import verify as verify_release
+
+    name, _, number = product.partition("@")
+    found = verify_release(_own(name), number or None)
+    if as_json:
+        document({**asdict(found), "ok": found.ok})
+    else:
+        for finding in found.findings:
+            line(f"touched: {finding}")
+        for skipped in found.skipped:
+            note(f"not looked at: {skipped}")
+        count = len(found.findings)
+        verdict = "is exactly as it was released" if found.ok else f"is NOT as it was released: {count} findings"
+        looked = f"{found.files} files, {found.bytes:,} bytes, {found.rows:,} rows, {found.landed} landed files"
+        line(f"{found.product}@{found.number} {verdict} ({looked}, certificate and manifest looked at)")
+    if not found.ok:
+        raise typer.Exit(TOUCHED)
+
+
+def _own(product: str) -> str:
+    for layer in ("gold.", "release."):
+        product = product.removeprefix(layer)
+    return product
+
+
+def _release(found: Release) -> dict[str, Any]:
+    changes = found.manifest.get("diff") or {}
+    shape = changes.get("schema") or []
+    return {
+        "product": found.product,
+        "release": found.number,
+        "status": found.status,
+        "rows": found.rows,
+        "bytes": found.bytes,
+        "grade": found.grade,
+        "licence": found.licence,
+        "released_at": found.released_at,
+        "against": changes.get("against"),
+        "added": changes.get("added"),
+        "removed": changes.get("removed"),
+        "changed": changes.get("changed"),
+        "schema_changes": len(shape),
+        "schema": shape,
+        "delta_version": found.delta_version,
+        "manifest_sha256": found.manifest_sha256,
+    }
+
+
+def _pair(product: str, before: str | None, after: str | None) -> tuple[str, str]:
+    from jobs.release import find, releases
+
+    last = find(product, after)
+    if before is not None:
+        return find(product, before).number, last.number
+    place = (last.major, last.minor, last.patch)
+    older = [r for r in releases(product) if (r.major, r.minor, r.patch) < place]
+    if not older:
+        raise NotFound(
+            f"there is no release of '{product}' before {last.number}",
+            expected="two releases to compare",
+            next_step=f"exchange releases {product} lists them",
+        )
+    return older[0].number, last.number
+
+
+def _cells(row: RowDifference) -> list[tuple[Any, ...]]:
+    """One line for a row that came or went, and one for each column that changed."""
+    key = ", ".join(f"{k}={v}" for k, v in row.key.items())
+    if row.before is None or row.after is None:
+        return [(row.kind, key, "", _brief(row.before), _brief(row.after))]
+    names = dict.fromkeys((*row.before, *row.after))
+    return [
+        (row.kind, key, name, row.before.get(name), row.after.get(name))
+        for name in names
+        if row.before.get(name) != row.after.get(name)
+    ]
+
+
+def _brief(row: dict[str, Any] | None) -> str | None:
+    return None if row is None else ", ".join(f"{k}={v}" for k, v in row.items())

@@ -1,0 +1,154 @@
+"""Prints what commands found: a table for people, one JSON document or CSV for programs."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+Record = Mapping[str, Any]
+
+# Wide enough for any table: what is piped into a file or a program is never cut or folded.
+_PIPED_WIDTH = 10_000
+_LONGEST_CELL = 200
+
+
+def console() -> Console:
+    """Where people read; without a terminal nothing is folded."""
+    from rich.console import Console
+
+    return Console() if sys.stdout.isatty() else Console(width=_PIPED_WIDTH)
+
+
+def listing(records: Sequence[Record], columns: Sequence[str], *, as_json: bool, empty: str) -> None:
+    """Print records: all their fields as JSON, or the named columns as a table.
+
+    Args:
+        records: the same keys in each.
+        columns: keys shown in the table, in order; `_` becomes a space.
+        as_json: print an array with one object per record.
+        empty: what to say on stderr when there is nothing to show in a table.
+    """
+    if as_json:
+        document(list(records))
+        return
+    if not records:
+        note(empty)
+        return
+    table([c.replace("_", " ") for c in columns], [[r[c] for c in columns] for r in records])
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[Any]], *, exact: bool = False) -> None:
+    """Print rows for people; with `exact` every value as it is, otherwise counts and instants in short form."""
+    from rich.table import Table
+    from rich.text import Text
+
+    shown = Table(box=None, pad_edge=False, header_style="bold")
+    for position, name in enumerate(header):
+        numeric = all(isinstance(r[position], int | float | Decimal | None) for r in rows)
+        shown.add_column(Text(clean(name)), justify="right" if numeric else "left", overflow="fold")
+    for row in rows:
+        shown.add_row(*[Text(clean(cell(v) if exact else _short(v))) for v in row])
+    console().print(shown)
+
+
+def line(text: str) -> None:
+    """Print one line for people."""
+    print(clean(text))
+
+
+def note(text: str) -> None:
+    """Say something beside the output, so that stdout stays what was asked for."""
+    print(clean(text), file=sys.stderr)
+
+
+def document(value: Any) -> None:
+    """Print one JSON document; an array has one element a line."""
+    if isinstance(value, list):
+        array(value)
+        return
+    print(json_text(value))
+
+
+def array(values: Iterable[Any]) -> None:
+    """Print values as one JSON array while they come, one a line."""
+    begun = False
+    for value in values:
+        sys.stdout.write((",\n " if begun else "[\n ") + json_text(value))
+        begun = True
+    sys.stdout.write("\n]\n" if begun else "[]\n")
+
+
+def comma_separated(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """Print rows as CSV with a header; null is an empty cell."""
+    writer = csv.writer(sys.stdout, lineterminator="\n")
+    writer.writerow(header)
+    for row in rows:
+        writer.writerow(["" if v is None else cell(v) for v in row])
+
+
+def json_text(value: Any) -> str:
+    """A value as JSON: decimals keep their digits, instants are UTC, what JSON has no number for is text."""
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{json_text(str(k))}: {json_text(v)}" for k, v in value.items()) + "}"
+    if isinstance(value, list | tuple | set | frozenset):
+        return "[" + ", ".join(json_text(v) for v in value) + "]"
+    if isinstance(value, Decimal) and value.is_finite():
+        return format(value, "f")
+    if isinstance(value, bool | int | None) or (isinstance(value, float) and math.isfinite(value)):
+        return json.dumps(value)
+    return json.dumps(cell(value), ensure_ascii=False)
+
+
+def cell(value: Any) -> str:
+    """A value as exact text: ISO 8601 dates, instants in UTC, digits of decimals, hexadecimal bytes."""
+    if isinstance(value, datetime):
+        return _instant(value).isoformat().replace("+00:00", "Z")
+    if isinstance(value, date):
+        return value.isoformat()
+    if isinstance(value, Decimal):
+        return format(value, "f")
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, bytes | bytearray):
+        return value.hex()
+    if isinstance(value, Mapping | list | tuple):
+        return json_text(value)
+    return "null" if value is None else str(value)
+
+
+def clean(text: str) -> str:
+    """Text without control characters, which data could use to rewrite what a terminal shows."""
+    return "".join(c if c.isprintable() or c in "\n\t" else "\N{REPLACEMENT CHARACTER}" for c in text)
+
+
+def _short(value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, datetime):
+        return f"{_instant(value):%Y-%m-%d %H:%M}"
+    if isinstance(value, timedelta):
+        return f"{value.total_seconds():.1f}"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, float):
+        return f"{value:,.1f}"
+    if isinstance(value, list | tuple):
+        return ", ".join(map(_short, value))
+    text = cell(value)
+    return text if len(text) <= _LONGEST_CELL else f"{text[: _LONGEST_CELL - 1]}…"
+
+
+def _instant(value: datetime) -> datetime:
+    # What carries no zone comes from the engine, whose client runs in UTC here.
+    return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)

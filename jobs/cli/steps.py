@@ -1,0 +1,128 @@
+"""Commands that do work: a whole round, one step of one name, a rebuild, the documentation."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from datetime import UTC, datetime
+from secrets import token_hex
+from typing import Annotated
+
+import typer
+
+from jobs.cli.options import AsJson
+from jobs.cli.show import document, line, note
+from jobs.errors import NotFound
+
+SourceName = Annotated[str, typer.Argument(metavar="SOURCE", help="A source; `exchange sources` lists them.")]
+ProductName = Annotated[str, typer.Argument(metavar="PRODUCT", help="A product; `exchange products` lists them.")]
+EitherName = Annotated[str, typer.Argument(metavar="NAME", help="A source, a product, or a table such as silver.x.")]
+Day = Annotated[
+    datetime | None,
+    typer.Option("--date", formats=["%Y-%m-%d"], metavar="YYYY-MM-DD", help="Logical date in UTC; now by default."),
+]
+
+
+def run() -> None:
+    """Bring in every source and release every product that moved, through Airflow, then stop everything."""
+    from jobs.airflow.run import run as run_all
+
+    raise typer.Exit(run_all())
+
+
+def up() -> None:
+    """Do what `run` does and stay: Airflow on its schedules, and the sharing server."""
+    from jobs.airflow.run import up as stay_up
+
+    raise typer.Exit(stay_up())
+
+
+def land(name: SourceName, date: Day = None, as_json: AsJson = False) -> None:
+    """Fetch what a publisher offers and keep its bytes, each once."""
+    _step("land", name, date, as_json)
+
+
+def bronze(name: SourceName, date: Day = None, as_json: AsJson = False) -> None:
+    """Load landed files as rows of text, with where each row came from."""
+    _step("bronze", name, date, as_json)
+
+
+def silver(name: SourceName, date: Day = None, as_json: AsJson = False) -> None:
+    """Type and key the rows of a source; refused ones go to quarantine. Then: check."""
+    _step("silver", name, date, as_json)
+
+
+def gold(name: ProductName, date: Day = None, as_json: AsJson = False) -> None:
+    """Build a product from the checked versions of its inputs. Then: check."""
+    _step("gold", name, date, as_json)
+
+
+def check(name: EitherName, date: Day = None, as_json: AsJson = False) -> None:
+    """Run a table's expectations on its newest version; readers see it only if they hold."""
+    _step("check", name, date, as_json)
+
+
+def release(name: ProductName, date: Day = None, as_json: AsJson = False) -> None:
+    """Give a product's checked version a number, a manifest and a certificate."""
+    _step("release", name, date, as_json)
+
+
+def rebuild(
+    table: Annotated[str, typer.Argument(metavar="TABLE", help="bronze.x, silver.x, quarantine.x or gold.x.")],
+    as_json: AsJson = False,
+) -> None:
+    """Make a table again from landing, and say whether the result is equal."""
+    from jobs.rebuild import rebuild as rebuild_table
+
+    made = rebuild_table(table, run_id=run_id("rebuild"))
+    if as_json:
+        document([asdict(m) for m in made])
+        return
+    for one in made:
+        line(str(one))
+
+
+def docs(as_json: AsJson = False) -> None:
+    """Write the documentation of tables and the Data Docs of their expectations."""
+    from jobs.docs import build_docs
+
+    page = build_docs()
+    if as_json:
+        document({"page": str(page)})
+        return
+    line(f"open {page}")
+
+
+def run_id(prefix: str = "cli") -> str:
+    """A name for one call from the command line, under which its steps are recorded."""
+    return f"{prefix}-{datetime.now(UTC):%Y%m%dT%H%M%S}-{token_hex(2)}"
+
+
+def _step(step: str, name: str, date: datetime | None, as_json: bool) -> None:
+    from jobs.flow import run_step
+
+    moment = date.replace(tzinfo=UTC) if date else datetime.now(UTC).replace(microsecond=0)
+    done = run_step(step, _own_name(step, name), moment, run_id())
+    if as_json:
+        document(asdict(done))
+        return
+    rows = f", {done.rows:,} rows" if done.rows is not None else ""
+    version = f", version {done.version}" if done.version and step != "release" else ""
+    message = f": {done.message}" if done.message else ""
+    line(f"{step} {done.name} {done.status}{rows}{version} in {done.seconds:.1f} s{message}")
+    if step in ("silver", "gold") and done.status == "succeeded":
+        note(f"readers see this version once `exchange check {done.table}` has passed")
+
+
+def _own_name(step: str, name: str) -> str:
+    """The source's or product's own name, where a table's name was given."""
+    layer, dot, own = name.partition(".")
+    if not dot or step == "check":
+        return name
+    wanted = ("gold",) if step in ("gold", "release") else ("bronze", "silver")
+    if layer in wanted:
+        return own
+    raise NotFound(
+        f"`{step}` does not work on '{name}'",
+        expected=f"the name of a {'product' if 'gold' in wanted else 'source'}",
+        next_step=f"exchange {'products' if 'gold' in wanted else 'sources'} lists them",
+    )

@@ -1,0 +1,88 @@
+"""Tells in which partitions of a table the keys of a batch can be, so that a day's rows are compared with a day's rows."""
+
+from __future__ import annotations
+
+import sqlglot
+from sqlglot import exp
+
+from jobs import lake
+from jobs.contract import Column, Contract
+from jobs.rules import quote
+from jobs.spark import connect
+
+_KINDS = ("STRING", "DATE", "TINYINT", "SMALLINT", "INT", "BIGINT")
+
+
+def check_partitions(contract: Contract) -> None:
+    """Refuse partition columns whose values have more than one way to be written.
+
+    Raises:
+        DeclarationError: the type of a partition column is none of text, date and whole number.
+    """
+    for position, column in enumerate(contract.columns):
+        if column.partition_position is not None and column.type not in _KINDS:
+            raise contract.mistake(
+                f"the partition column '{column.name}' has the type {column.type}",
+                ("schema", 0, "properties", position, "partitioned"),
+                expected=f"one of: {', '.join(_KINDS)}",
+                next_step="partition by a column computed from it, such as its month",
+            )
+
+
+def touched(table: str, contract: Contract, view: str) -> str | None:
+    """SQL over alias t for the table's partitions that can hold a key of the view; None if none of them exists.
+
+    It is the whole table, unless every partition column is part of the key or computed from it: only then can a key
+    not be in two partitions.
+    """
+    if not contract.partitions or not follow_key(contract):
+        return "true"
+    names = ", ".join(map(quote, contract.partitions))
+    wanted = {
+        tuple((n, _text(row[n])) for n in contract.partitions)
+        for row in connect().sql(f"SELECT DISTINCT {names} FROM {view}").collect()
+    }
+    present = wanted & {f.partition for f in lake.files(table)}
+    return lake.predicate(present, "t") if present else None
+
+
+def follow_key(contract: Contract) -> bool:
+    """Whether the SQL of the contract shows that rows of one key are always in one partition."""
+    columns = {c.name: c for c in contract.columns}
+    known = {sql for name in contract.key for sql in _forms(columns[name])}
+    return all(name in contract.key or _made_of(columns[name], known) for name in contract.partitions)
+
+
+def _text(value: object) -> str | None:
+    # Delta keeps an empty text as no value where it names a partition.
+    return None if value is None or value == "" else str(value)
+
+
+def _forms(column: Column) -> set[str]:
+    """Ways to write an expression over published text that has the value of a key column."""
+    source = column.transform or quote(column.name)
+    forms = {f"try_cast({source} AS {column.type})", f"try_cast(trim({source}) AS {column.type})"}
+    if column.type == "STRING" or _yields(source, column.type):
+        forms.add(source)
+    return {_plain(sqlglot.parse_one(form, dialect="spark")) for form in forms}
+
+
+def _yields(source: str, kind: str) -> bool:
+    root = sqlglot.parse_one(source, dialect="spark")
+    if isinstance(root, exp.Cast):
+        return root.to.sql(dialect="spark").replace(" ", "").upper() == kind
+    return isinstance(root, exp.Anonymous) and root.name.lower() == "try_to_timestamp" and kind == "TIMESTAMP"
+
+
+def _made_of(column: Column, known: set[str]) -> bool:
+    parsed = sqlglot.parse_one(column.transform or quote(column.name), dialect="spark")
+    rest = parsed.transform(lambda node: exp.Null() if _plain(node) in known else node)
+    return rest.find(exp.Column) is None
+
+
+def _plain(node: exp.Expression) -> str:
+    """An expression's SQL whatever the case and quotes of its names."""
+    named = node.transform(
+        lambda n: exp.to_identifier(n.name.lower(), quoted=True) if isinstance(n, exp.Identifier) else n
+    )
+    return named.sql(dialect="spark")

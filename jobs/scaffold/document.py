@@ -1,0 +1,179 @@
+"""Lays out declarations and contracts as YAML in the house's form, a line for each column."""
+
+from __future__ import annotations
+
+import json
+import re
+import textwrap
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from jobs.errors import ExchangeError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+TO_BE_WRITTEN = "to be written"
+# RFC 2606 keeps this ending free for ever: nobody can take it for a real address.
+NO_ADDRESS = "https://to-be-written.invalid/"
+_LOGICAL = {
+    "STRING": "string", "BOOLEAN": "boolean", "TINYINT": "integer", "SMALLINT": "integer", "INT": "integer",
+    "BIGINT": "integer", "FLOAT": "number", "DOUBLE": "number", "DATE": "date", "TIMESTAMP": "timestamp",
+}  # fmt: skip
+_NAME = re.compile(r"^[a-z][a-z0-9_]{1,62}$")
+_PLAIN = re.compile(r"^[A-Za-z][A-Za-z0-9_ .-]*$")
+_WORDS_OF_YAML = frozenset({"yes", "no", "true", "false", "on", "off", "null", "y", "n"})
+_WIDTH = 150
+
+
+@dataclass(frozen=True)
+class Property:
+    """One column of a contract."""
+
+    name: str
+    type: str
+    description: str
+    key_position: int | None = None
+    required: bool = False
+    transform: str | None = None
+    unit: str | None = None
+    classification: str | None = None
+    enum: tuple[str, ...] = ()
+
+
+def scalar(value: Any) -> str:
+    """A value as YAML that reads back as the same value."""
+    plain = isinstance(value, str) and _PLAIN.match(value) and value == value.strip()
+    if plain and value.lower() not in _WORDS_OF_YAML:
+        return str(value)
+    return json.dumps(value, ensure_ascii=False)
+
+
+def flow(value: Any) -> str:
+    """A value as YAML on one line."""
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{k}: {flow(v)}" for k, v in value.items()) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(_in_flow(v) for v in value) + "]"
+    return _in_flow(value)
+
+
+def _in_flow(value: Any) -> str:
+    if isinstance(value, Mapping | list | tuple):
+        return flow(value)
+    return scalar(value)
+
+
+def listed(key: str, values: Sequence[str], indent: int = 2) -> str:
+    """``key: [a, b, …]``, folded over as many lines as it needs."""
+    head = f"{' ' * indent}{key}: ["
+    text = ", ".join(_in_flow(v) for v in values) + "]"
+    if len(head) + len(text) <= _WIDTH:
+        return head + text
+    lines = textwrap.wrap(text, _WIDTH, break_long_words=False, break_on_hyphens=False)
+    if any('"' in v for v in values):
+        # A folded line must not break within quotes.
+        lines = [_in_flow(v) + ("," if i < len(values) - 1 else "]") for i, v in enumerate(values)]
+    return head + ("\n" + " " * len(head)).join(lines)
+
+
+def contract(
+    table: str,
+    domain: str,
+    title: str,
+    properties: Iterable[Property],
+    *,
+    purpose: str = TO_BE_WRITTEN,
+    quality: Sequence[Mapping[str, Any]] = (),
+) -> str:
+    """An ODCS 3 contract as text."""
+    layer, name = table.split(".", 1)
+    columns = tuple(properties)
+    keyed = sorted((c for c in columns if c.key_position), key=lambda c: c.key_position or 0)
+    lines = [
+        "apiVersion: v3.1.0",
+        "kind: DataContract",
+        f"id: {layer}-{name.replace('_', '-')}",
+        f"name: {scalar(title)}",
+        "version: 1.0.0",
+        "status: draft",
+        f"domain: {scalar(domain)}",
+        "description:",
+        f"  purpose: {scalar(purpose)}",
+        f"  usage: {TO_BE_WRITTEN}",
+        f"  limitations: {TO_BE_WRITTEN}",
+        "schema:",
+        f"  - name: {name}",
+        "    physicalType: table",
+        f"    description: {scalar('One row per ' + ', '.join(c.name for c in keyed) + '.')}",
+        "    properties:",
+        *[f"      - {flow(_property(c))}" for c in columns],
+    ]
+    if quality:
+        lines += ["    quality:", *[f"      - {flow(q)}" for q in quality]]
+    return "\n".join(lines) + "\n"
+
+
+def _property(column: Property) -> dict[str, Any]:
+    logical = "number" if column.type.startswith("DECIMAL") else _LOGICAL[column.type]
+    found: dict[str, Any] = {"name": column.name, "logicalType": logical, "physicalType": column.type}
+    if column.key_position:
+        found |= {"primaryKey": True, "primaryKeyPosition": column.key_position}
+    elif column.required:
+        found |= {"required": True}
+    if column.classification:
+        found |= {"classification": column.classification}
+    found |= {"description": column.description}
+    if column.transform:
+        found |= {"transformLogic": column.transform}
+    if column.unit:
+        found |= {"customProperties": [{"property": "unit", "value": column.unit}]}
+    if column.enum:
+        found |= {"enum": [{"value": v} for v in column.enum]}
+    return found
+
+
+def check_name(name: str, what: str) -> None:
+    """Refuse a name that cannot be a folder, a table and a DAG.
+
+    Raises:
+        ExchangeError: it cannot.
+    """
+    if not _NAME.match(name):
+        raise ExchangeError(
+            f"'{name}' cannot name a {what}",
+            expected="lower-case letters, digits and underscores, beginning with a letter, 2 to 63 long",
+        )
+
+
+@contextmanager
+def written(files: Mapping[Path, str]) -> Iterator[None]:
+    """Write new files, and take them away again if the block finds that they do not work.
+
+    Raises:
+        ExchangeError: one of them exists already; nothing is written then.
+    """
+    existing = [str(f) for f in files if f.exists()]
+    if existing:
+        raise ExchangeError(
+            f"{' and '.join(existing)} exist{'s' if len(existing) == 1 else ''} already",
+            expected="a new name",
+            next_step="choose another name, or edit what is there",
+        )
+    made: list[Path] = []
+    try:
+        for file, text in files.items():
+            file.parent.mkdir(parents=True, exist_ok=True)
+            with file.open("x", encoding="utf-8") as out:
+                made.append(file)
+                out.write(text)
+        yield
+    except BaseException:
+        for file in made:
+            file.unlink(missing_ok=True)
+            if not any(file.parent.iterdir()):
+                file.parent.rmdir()
+        raise

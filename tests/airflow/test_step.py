@@ -1,0 +1,83 @@
+"""How a task ends: skipped when nothing is new, tried again when the publisher is at fault, else failed at once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import generated
+import pytest
+from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowSkipException
+
+from jobs.airflow.step import StepOperator, logical_date
+from jobs.locks import hold
+
+NOW = datetime(2026, 3, 1, tzinfo=UTC)
+
+
+@pytest.fixture(autouse=True)
+def _home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setenv("EXCHANGE_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("EXCHANGE_CATALOGUE", str(tmp_path))
+    generated.declare(tmp_path, 1)
+    yield
+
+
+def context(*, tries: int | None = None, try_number: int = 1, date: datetime | None = NOW) -> Any:
+    run = SimpleNamespace(
+        run_id="test", logical_date=date, run_after=NOW, conf=None if tries is None else {"tries": tries}
+    )
+    return {"dag_run": run, "ti": SimpleNamespace(try_number=try_number)}
+
+
+def land() -> StepOperator:
+    return StepOperator(task_id="land", steps=("land",), subject="source_0")
+
+
+def test_new_bytes_succeed_and_the_same_again_are_skipped(tmp_path: Path) -> None:
+    generated.drop(tmp_path / "home", 0, "a.csv", [("2026-01-01", "north", "1")])
+    land().execute(context())
+    again = StepOperator(task_id="load", steps=("bronze", "silver"), subject="source_0")
+    again.execute(context())
+    StepOperator(task_id="check", steps=("check",), subject="silver.source_0").execute(context())
+    with pytest.raises(AirflowSkipException):
+        land().execute(context())
+
+
+def test_a_publisher_that_is_away_is_tried_again_until_patience_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in (("PIP_INDEX_URL", "http://127.0.0.1:9/"), ("PIP_RETRIES", "1"), ("PIP_TIMEOUT", "1")):
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("PIP_FIND_LINKS", raising=False)
+    file = tmp_path / "dags/sources/utility/source_0/source.yaml"
+    connector = 'connector: {type: package, package: nothing, version: "1.0", files: ["nothing/*.csv"]}'
+    file.write_text(file.read_text().replace('connector: {type: drop, files: ["*.csv"]}', connector), encoding="utf-8")
+
+    with pytest.raises(AirflowException) as tried:
+        land().execute(context(tries=2, try_number=1))
+    assert not isinstance(tried.value, AirflowFailException)
+    with pytest.raises(AirflowFailException):
+        land().execute(context(tries=2, try_number=2))
+
+
+def test_a_table_somebody_else_writes_is_tried_again() -> None:
+    with hold("source.source_0"), pytest.raises(AirflowException) as tried:
+        land().execute(context())
+    assert not isinstance(tried.value, AirflowFailException)
+    assert "being worked on" in str(tried.value)
+
+
+def test_anything_else_fails_at_once_with_one_line() -> None:
+    with pytest.raises(AirflowFailException) as failed:
+        StepOperator(task_id="build", steps=("gold",), subject="product_0").execute(context())
+    assert "silver.source_0 has no checked version" in str(failed.value)
+    assert "\n" not in str(failed.value)
+
+
+def test_the_logical_date_is_what_a_task_works_on() -> None:
+    assert logical_date(context()["dag_run"]) == NOW
+    assert logical_date(context(date=None)["dag_run"]) == NOW

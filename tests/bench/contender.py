@@ -1,0 +1,54 @@
+"""Runs one contender once, in a process of its own, and writes down what it took."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import importlib
+import json
+import sys
+import time
+from pathlib import Path
+
+import psutil
+
+from tests.bench.contenders import NAMES
+from tests.bench.contenders.work import Work
+
+
+def main() -> None:
+    """Run the contender named on the command line."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("name", choices=NAMES)
+    parser.add_argument("csv", type=Path)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("result", type=Path)
+    given = parser.parse_args()
+    with given.csv.open("rb") as file:
+        work = Work(given.csv, hashlib.file_digest(file, "sha256").hexdigest(), given.folder)
+    contender = importlib.import_module(f"tests.bench.contenders.{given.name}")
+    started = time.perf_counter()
+    engine = contender.start(work)
+    ready = time.perf_counter()
+    before = _processor_seconds()
+    contender.run(engine, work)
+    after = _processor_seconds()
+    found = {
+        "start": ready - started,
+        "seconds": work.seconds,
+        "cpu": after - before,
+    }
+    given.result.write_text(json.dumps(found))
+    contender.stop(engine)
+    sys.stdout.flush()
+
+
+def _processor_seconds() -> float:
+    """Seconds of processor time of this process and all it started; unlike wall time it does not mind neighbours."""
+    own = psutil.Process()
+    spent = [own.cpu_times(), *(child.cpu_times() for child in own.children(recursive=True))]
+    return float(sum(times.user + times.system for times in spent))
+
+
+if __name__ == "__main__":
+    main()

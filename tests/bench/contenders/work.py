@@ -1,0 +1,75 @@
+"""What every contender is given and has to leave behind, so that their times mean the same."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Protocol
+
+FILE_NAME = "readings.csv"
+RUN_ID = "bench"
+LOGICAL_DATE = datetime(2025, 1, 1, tzinfo=UTC)
+KEY = ("meter_code", "read_at")
+CODES = ("A", "E", "S")
+# The rules of the contract, in the order in which the first one broken gives the reason.
+REASONS = (
+    "read_at.type", "energy_kwh.type", "meter_code.required", "meter_code.pattern", "read_at.required", "read_at.range",
+    "energy_kwh.required", "energy_kwh.range", "status_code.enum", "table.on_the_hour",
+)  # fmt: skip
+CONTRADICTION = "key.contradiction"
+
+
+@dataclass
+class Work:
+    """One run of one contender.
+
+    Attributes:
+        csv: the landed file.
+        sha256: of its bytes.
+        folder: where all that it makes belongs; its four Delta tables are found by `tables`.
+        seconds: wall time of each step, in order.
+    """
+
+    csv: Path
+    sha256: str
+    folder: Path
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def step(self, name: str) -> Iterator[None]:
+        """Time a step."""
+        started = time.perf_counter()
+        yield
+        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - started
+
+    def table(self, layer: str) -> Path:
+        """Where the Delta table of a layer is to be written: bronze, silver, quarantine or gold."""
+        return self.folder / "lake" / layer
+
+
+class Contender(Protocol):
+    """A module of this package."""
+
+    def start(self, work: Work) -> Any:
+        """Import what is needed and start the engine."""
+
+    def run(self, engine: Any, work: Work) -> None:
+        """Do the work, each step within ``work.step``."""
+
+    def stop(self, engine: Any) -> None:
+        """Let the engine go."""
+
+
+class BrokenRule(Exception):
+    """A table that was just written does not hold what its contract promises."""
+
+
+def hold(table: str, broken: dict[str, int]) -> None:
+    """Refuse a table of which any rule is broken; `broken` counts rows, or is 1 where the whole table is at fault."""
+    found = {rule: count for rule, count in broken.items() if count}
+    if found:
+        raise BrokenRule(f"{table}: {found}")

@@ -1,0 +1,306 @@
+"""Verifying a release offline finds any touched byte, and says which."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from checked import PRODUCT, SOURCE, Desk, meters, write
+
+from jobs import spark
+from jobs.archive import folder_of
+from jobs.errors import NotFound
+from jobs.manifest import Manifest
+from jobs.verify import Finding, verify
+
+
+@pytest.fixture(scope="module")
+def shipped(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """An exchange with two releases, made once."""
+    root = tmp_path_factory.mktemp("shipped")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("EXCHANGE_HOME", str(root / "home"))
+        patch.setenv("EXCHANGE_CATALOGUE", str(root / "catalogue"))
+        patch.delenv("EXCHANGE_DATABASE_URL", raising=False)
+        desk = Desk(root / "catalogue")
+        desk.declare()
+        desk.land("a,1,1\n")
+        desk.ship(meters(("a", 1, 1.0), ("b", 1, 2.0)))
+        desk.land("a,2,1\n")
+        desk.ship(meters(("a", 1, 1.0), ("b", 1, 2.0), ("a", 2, 3.0)))
+        yield root
+    spark.close()
+
+
+@pytest.fixture
+def released(shipped: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of it to damage, at another place; returns its home."""
+    home = tmp_path / "home"
+    # Everything that was ever written through the write-ahead log must be in the copy.
+    sqlite3.connect(shipped / "home" / "registry.db").execute("PRAGMA wal_checkpoint(TRUNCATE)").close()
+    shutil.copytree(shipped / "home", home)
+    monkeypatch.setenv("EXCHANGE_HOME", str(home))
+    monkeypatch.setenv("EXCHANGE_CATALOGUE", str(tmp_path / "no-catalogue"))
+    monkeypatch.delenv("EXCHANGE_DATABASE_URL", raising=False)
+    return home
+
+
+def flip(file: Path, place: int | None = None) -> None:
+    """Change one bit of a file."""
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2 if place is None else place] ^= 1
+    file.chmod(0o644)
+    file.write_bytes(bytes(data))
+
+
+def findings(number: str | None = None) -> list[Finding]:
+    return list(verify(PRODUCT, number).findings)
+
+
+def texts(number: str | None = None) -> list[tuple[str, str]]:
+    return [(f.what, f.where) for f in findings(number)]
+
+
+def data_file(home: Path) -> Path:
+    manifest = Manifest.model_validate_json((folder_of(PRODUCT, "1.1.0") / "manifest.json").read_bytes())
+    return home / manifest.table.path / manifest.files[0].path
+
+
+def test_nothing_touched_nothing_found(released: Path) -> None:
+    for number in (None, "1.0.0", "1.1.0"):
+        result = verify(PRODUCT, number)
+        assert result.ok and result.findings == () and result.skipped == ()
+    result = verify(PRODUCT)
+    assert (result.number, result.rows, result.landed) == ("1.1.0", 3, 2)
+    assert result.files > 0 and result.bytes == data_file(released).stat().st_size * result.files
+    assert verify(PRODUCT, "1.0.0").landed == 1
+
+
+def test_files_alone_are_enough(released: Path) -> None:
+    for file in released.glob("registry.db*"):
+        file.unlink()
+    (released / "keys" / "issuer.private.jwk.json").unlink()
+    result = verify(PRODUCT)
+    assert result.ok and result.skipped == ("registry: it is not here",)
+    assert not list(released.glob("registry.db*"))
+    flip(data_file(released))
+    assert [f.what for f in findings()] == ["a data file was changed"]
+
+
+@pytest.mark.usefixtures("released")
+def test_needs_neither_engine_nor_network() -> None:
+    program = (
+        "import socket, sys\n"
+        "def refuse(*a, **k): raise OSError('no network here')\n"
+        "socket.socket.connect = refuse\n"
+        "from jobs.verify import verify\n"
+        f"assert verify('{PRODUCT}').ok\n"
+        "assert not {'pyspark', 'pysail', 'pandas'} & set(sys.modules), set(sys.modules)\n"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", program], cwd=Path(__file__).parents[2], env=os.environ.copy(), capture_output=True
+    )
+    assert ended.returncode == 0, ended.stderr.decode()
+
+
+@pytest.mark.parametrize(
+    ("name", "what"),
+    [
+        ("contract.yaml", "the contract was changed"),
+        ("evidence.json", "the expectations' result was changed"),
+        ("manifest.json", "the manifest was changed"),
+        ("certificate.jwt", "the certificate is not valid"),
+    ],
+)
+@pytest.mark.usefixtures("released")
+def test_one_bit_of_a_file_of_the_release(name: str, what: str) -> None:
+    file = folder_of(PRODUCT, "1.1.0") / name
+    for place in (0, file.stat().st_size // 2, file.stat().st_size - 1):
+        kept = file.read_bytes()
+        flip(file, place)
+        found = texts()
+        assert found[0][0].startswith(what), found
+        assert all(where == f"releases/{PRODUCT}/1.1.0/{name}" for _, where in found), found
+        assert verify(PRODUCT, "1.0.0").ok
+        file.write_bytes(kept)
+    file.unlink()
+    assert [(f.what.endswith("is missing"), f.where) for f in findings()] == [
+        (True, f"releases/{PRODUCT}/1.1.0/{name}")
+    ]
+
+
+@pytest.mark.usefixtures("released")
+def test_the_field_of_the_manifest_that_was_changed_is_named() -> None:
+    file = folder_of(PRODUCT, "1.1.0") / "manifest.json"
+    document = json.loads(file.read_text())
+    document["files"][0]["sha256"] = "0" * 64
+    document["licence"]["id"] = "CC0-1.0"
+    del document["inputs"]
+    file.chmod(0o644)
+    file.write_text(json.dumps(document))
+    named = [(f.what, f.found) for f in findings()]
+    assert [what for what, _ in named] == [
+        "the manifest was changed",
+        "the manifest's files[0].sha256 was changed",
+        "the manifest's inputs was changed",
+        "the manifest's licence.id was changed",
+    ]
+    assert named[3][1] == "CC0-1.0"
+
+
+@pytest.mark.usefixtures("released")
+def test_a_file_that_does_not_belong() -> None:
+    write(folder_of(PRODUCT, "1.1.0") / "notes.txt", "hello")
+    assert texts() == [("a file that is no part of the release", f"releases/{PRODUCT}/1.1.0/notes.txt")]
+
+
+def test_data_files(released: Path) -> None:
+    file = data_file(released)
+    where = str(file.relative_to(released))
+    kept = file.read_bytes()
+    flip(file)
+    assert texts() == [("a data file was changed", where)]
+    assert verify(PRODUCT, "1.0.0").ok
+    file.write_bytes(kept + b"x")
+    assert [what for what, _ in texts()] == ["a data file has another size", "a data file was changed"]
+    file.unlink()
+    assert texts() == [("a data file is missing", where)]
+    file.write_bytes(kept)
+    assert verify(PRODUCT).ok
+
+
+def log_of(home: Path, version: int) -> Path:
+    return home / f"lake/gold/{PRODUCT}/_delta_log/{version:020}.json"
+
+
+def rewrite(log: Path, change: Callable[[dict[str, Any]], Any]) -> None:
+    actions = [json.loads(line) for line in log.read_text().splitlines()]
+    for action in actions:
+        if "add" in action:
+            change(action["add"])
+    log.write_text("\n".join(map(json.dumps, actions)))
+
+
+def test_the_log_of_the_table(released: Path) -> None:
+    log = log_of(released, 1)
+    kept = log.read_text()
+    rewrite(log, lambda add: add.update(stats=json.dumps({"numRecords": 99})))
+    assert {what for what, _ in texts()} == {"the log gives another number of rows"}
+    log.write_text(kept)
+    rewrite(log, lambda add: add.update(size=add["size"] + 1))
+    assert {what for what, _ in texts()} == {"the log gives another size"}
+    log.write_text(kept)
+    rewrite(log, lambda add: add.update(path="other.parquet"))
+    assert {what for what, _ in texts()} == {
+        "the log lists a file that was not released",
+        "the log does not list a file of the release",
+    }
+    log.write_text(kept[: len(kept) // 2])
+    assert "the log" in texts()[0][0]
+    log.unlink()
+    assert "the log of the table" in texts()[0][0]
+    assert verify(PRODUCT, "1.0.0").ok
+
+
+def test_landed_files(released: Path) -> None:
+    files = sorted((released / "landing").rglob("*.csv"))
+    kept = files[0].read_bytes()
+    flip(files[0])
+    assert texts() == [("a landed file was changed", str(files[0].relative_to(released)))]
+    files[0].unlink()
+    assert texts() == [("a landed file is missing", f"landing, {files[0].name[:64]}")]
+    files[0].write_bytes(kept)
+    # A second copy, landed for another date, counts too; what is known of a file does not.
+    again = released / "landing" / SOURCE / "2026/03/02" / files[0].name
+    write(again, "changed")
+    write(again.with_name(f"{files[0].name[:64]}.manifest.json"), "{}")
+    assert texts() == [("a landed file was changed", str(again.relative_to(released)))]
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "what"),
+    [
+        ("rows", 999, "the registry's row was changed"),
+        ("bytes", 1, "the registry's row was changed"),
+        ("grade", "E", "the registry's row was changed"),
+        ("licence", "CC0-1.0", "the registry's row was changed"),
+        ("delta_version", 0, "the registry's row was changed"),
+        ("released_at", "2020-01-01 00:00:00.000000", "the registry's row was changed"),
+        ("manifest_sha256", "0" * 64, "the registry holds another digest of the manifest"),
+        ("manifest", "{}", "the registry's copy of the manifest was changed"),
+        ("credential", "a.b.c", "the certificate is not valid: the header cannot be decoded"),
+    ],
+)
+def test_the_row_of_the_registry(released: Path, column: str, value: Any, what: str) -> None:
+    change(released, f"update releases set {column} = ? where minor = 1", value)
+    assert texts() == [(what, f"registry, releases {PRODUCT}@1.1.0, {column}")]
+    assert verify(PRODUCT, "1.0.0").ok
+
+
+def test_a_row_that_is_gone(released: Path) -> None:
+    change(released, "delete from releases where minor = 1")
+    assert texts("1.1.0") == [("the registry does not know this release", f"registry, releases {PRODUCT}@1.1.0")]
+
+
+@pytest.mark.usefixtures("released")
+def test_a_folder_that_is_gone() -> None:
+    shutil.rmtree(folder_of(PRODUCT, "1.1.0"))
+    found = texts("1.1.0")
+    assert {where for _, where in found} == {
+        f"releases/{PRODUCT}/1.1.0/{name}"
+        for name in ("certificate.jwt", "manifest.json", "contract.yaml", "evidence.json")
+    }
+
+
+def test_the_certificate_of_another_release(released: Path) -> None:
+    shutil.copyfile(folder_of(PRODUCT, "1.0.0") / "certificate.jwt", released / "other.jwt")
+    file = folder_of(PRODUCT, "1.1.0") / "certificate.jwt"
+    file.unlink()
+    (released / "other.jwt").rename(file)
+    assert ("the certificate is that of another release", f"releases/{PRODUCT}/1.1.0/certificate.jwt") in texts()
+
+
+def test_a_release_signed_again_by_somebody_else(released: Path) -> None:
+    folder = folder_of(PRODUCT, "1.1.0")
+    public = (released / "keys" / "issuer.jwk.json").read_bytes()
+    shutil.rmtree(released / "keys")
+    from jobs.release import _sign
+
+    manifest = Manifest.model_validate_json((folder / "manifest.json").read_bytes())
+    forged = _sign(manifest.model_copy(update={"title": "Forged"}))
+    (released / "keys" / "issuer.jwk.json").write_bytes(public)
+    (folder / "certificate.jwt").chmod(0o644)
+    (folder / "certificate.jwt").write_text(forged)
+    (name, where), *_ = texts()
+    assert (name, where) == (
+        "the certificate is not valid: not the credential asked for: it names another signing key",
+        f"releases/{PRODUCT}/1.1.0/certificate.jwt",
+    )
+
+
+def test_without_the_public_key_it_says_so(released: Path) -> None:
+    (released / "keys" / "issuer.jwk.json").unlink()
+    assert texts() == [("the exchange's public key is not here", "keys/issuer.jwk.json")]
+
+
+@pytest.mark.usefixtures("released")
+def test_what_was_never_released() -> None:
+    with pytest.raises(NotFound, match=r"no release 9\.0\.0 .* one of: 1\.0\.0, 1\.1\.0"):
+        verify(PRODUCT, "9.0.0")
+    for name in ("nothing", "../home", ""):
+        with pytest.raises(NotFound):
+            verify(name)
+
+
+def change(home: Path, statement: str, *values: Any) -> None:
+    """Change the registry behind the program's back."""
+    with sqlite3.connect(home / "registry.db") as database:
+        assert database.execute(statement, values).rowcount == 1

@@ -1,0 +1,95 @@
+"""The documentation shows every contract and its checks, and fetches nothing from anywhere."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from test_evaluate import Table, empty_exchange, good
+
+from jobs import evidence
+from jobs.docs import SHOWN_CHECKS, build_docs
+from jobs.errors import Tampered
+from jobs.settings import settings
+
+
+@pytest.fixture
+def table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Table:
+    return empty_exchange(tmp_path, monkeypatch)
+
+
+def pages(index: Path) -> list[Path]:
+    return sorted((index.parent / "gx" / "validations").rglob("*.html"))
+
+
+@pytest.mark.usefixtures("table")
+def test_an_exchange_with_nothing_in_it_has_an_index() -> None:
+    index = build_docs()
+    assert index == settings().home / "docs" / "index.html"
+    assert pages(index) == []
+
+
+def test_columns_rules_and_checks_are_shown_and_linked(table: Table) -> None:
+    about = table.document["schema"][0]["properties"][3]
+    about["description"] = "energy <b>used</b>"
+    about["customProperties"] = [{"property": "unit", "value": "kWh"}]
+    table.check(*good(5))
+    table.check(*good(5), {"meter_code": "x9"}, {"meter_code": "m9", "quality_code": "<script>alert(1)</script>"})
+    index = build_docs()
+    text = index.read_text("utf-8")
+    for shown in (
+        "gold.profile",
+        "energy_kwh",
+        "energy &lt;b&gt;used&lt;/b&gt;",
+        "kWh",
+        "personal",
+        "meter_code.pattern",
+    ):
+        assert shown in text
+    assert "passed" in text
+    assert "failed" in text
+    links = [index.parent / link for link in re.findall(r'href="(gx/[^"]*)"', text)]
+    assert sorted(links) == pages(index)
+    assert len(links) == 2
+    for page in links:
+        for link in re.findall(r'href="(\.\./[^"#]*)', page.read_text("utf-8")):
+            assert (page.parent / link).resolve().exists()
+    failing = next(p for p in links if "&lt;script&gt;alert(1)" in p.read_text("utf-8"))
+    assert "***" in failing.read_text("utf-8")
+    assert "x9" not in failing.read_text("utf-8")
+
+
+def test_no_page_fetches_or_runs_anything(table: Table) -> None:
+    table.check(*good(2))
+    index = build_docs()
+    for page in (index, *pages(index)):
+        text = page.read_text("utf-8")
+        assert "default-src 'none'" in text
+        assert not re.search(r"<script|<link|<img|src=|url\(", text)
+
+
+def test_a_table_shows_its_last_checks_and_a_broken_contract_its_mistake(table: Table) -> None:
+    for number in range(1, SHOWN_CHECKS + 3):
+        table.check(*good(number))
+    assert len(pages(build_docs())) == SHOWN_CHECKS
+    (table.root / "expectations" / "gold" / "torn.yaml").write_text("kind: [", "utf-8")
+    assert "torn.yaml:" in build_docs().read_text("utf-8")
+
+
+def test_checks_go_on_after_the_site_was_built_in_the_same_process(table: Table) -> None:
+    first = table.check(*good(3))
+    build_docs()
+    assert table.check(*good(3)).result_sha256 == first.result_sha256
+
+
+def test_tampered_evidence_builds_no_site(table: Table) -> None:
+    table.check(*good(2))
+    index = build_docs()
+    before = index.read_text("utf-8")
+    file = settings().evidence / f"{next(evidence.digests())}.json"
+    file.write_bytes(file.read_bytes().replace(b'"passed":true', b'"passed":null'))
+    with pytest.raises(Tampered):
+        build_docs()
+    assert index.read_text("utf-8") == before
+    assert [p.name for p in index.parent.parent.iterdir() if p.name.startswith(".docs")] == []

@@ -1,0 +1,185 @@
+"""The three ways in which later landings join earlier ones, beside a model of each in plain Python.
+
+Every key of a case lives its own random history, so one case tries some sixty of them. The model knows nothing of builds:
+whatever order landings arrive in, and however they are grouped into builds, the tables must be those of the model.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
+from typing import Any
+
+import pytest
+from trial import Exchange, Source, balanced, day, landings, runs
+
+COLUMNS = {
+    "site": "STRING",
+    "read_on": "DATE",
+    "month": {"physicalType": "STRING", "transformLogic": "date_format(try_cast(read_on as date), 'yyyy-MM')"},
+    "amount": "DECIMAL(28,6)",
+    "seen_at": "TIMESTAMP",
+    "note": "STRING",
+}
+PUBLISHED = ("site", "read_on", "amount", "seen_at", "note")
+KEY = ("site", "read_on")
+
+# Contents that a comparison by floating point, by milliseconds or by joined text would take for one another.
+CONTENTS: tuple[tuple[Any, ...], ...] = (
+    ("1.5", "2026-01-01 00:00:00", "a"),
+    ("12345678901234567890.000001", "2026-01-01 00:00:00", "a"),
+    ("12345678901234567890.000002", "2026-01-01 00:00:00", "a"),
+    ("1.5", "2026-01-01 00:00:00.000001", "a"),
+    ("1.5", "2026-01-01 00:00:00", None),
+    (None, "2026-01-01 00:00:00", 'a","note":"b'),
+)
+
+Row = tuple[Any, ...]
+
+
+@dataclass(frozen=True)
+class File:
+    """One landing: the day of its logical date, and its rows."""
+
+    at: int
+    rows: tuple[Row, ...]
+
+
+def files(seed: int, count: int, keys: int = 60) -> list[File]:
+    """Landings with late, repeated, contradicting and absent keys."""
+    chance = random.Random(seed)
+    made = []
+    for number in range(count):
+        rows: list[Row] = []
+        for index in chance.sample(range(keys), keys * 2 // 3):
+            key = (f"s{index % 7}", str(date(2026, 1, 1) + timedelta(days=index)))
+            content = chance.choice(CONTENTS[:3] if index % 2 else CONTENTS)
+            copies = chance.choices((1, 2, 3), (8, 1, 1))[0]
+            rows += [(*key, *content)] * copies
+            if chance.random() < 0.1:
+                rows.append((*key, *chance.choice([c for c in CONTENTS if c != content])))
+        # A row of its own, so that no two landings have the same bytes.
+        rows.append(("own", f"2026-02-{number + 1:02d}", *CONTENTS[0]))
+        chance.shuffle(rows)
+        made.append(File(chance.randrange(4), tuple(rows)))
+    return made
+
+
+def typed(row: Row) -> Row:
+    """A row as silver has it."""
+    site, read_on, amount, seen_at, note = row
+    at = datetime.fromisoformat(seen_at).replace(tzinfo=UTC)
+    return (site, date.fromisoformat(read_on), read_on[:7], None if amount is None else Decimal(amount), at, note)
+
+
+def statements(given: Sequence[File]) -> dict[Row, list[tuple[int, int, Row, int]]]:
+    """What each landing says of each key, where it does not contradict itself: (day, arrival, row, number of the line)."""
+    said: dict[Row, list[tuple[int, int, Row, int]]] = defaultdict(list)
+    for arrival, file in enumerate(given):
+        found: dict[Row, list[tuple[Row, int]]] = defaultdict(list)
+        for line, row in enumerate(file.rows, 2):
+            found[row[:2]].append((row, line))
+        for key, rows in found.items():
+            if len({row for row, _ in rows}) == 1:
+                said[key].append((file.at, arrival, *rows[0]))
+    return said
+
+
+def chain(said: list[tuple[int, int, Row, int]]) -> list[tuple[int, int, Row, int]]:
+    """The statements by which a key's content became known, in order; each differs from the one before."""
+    links: list[tuple[int, int, Row, int]] = []
+    by_day: dict[int, list[tuple[int, int, Row, int]]] = defaultdict(list)
+    for statement in sorted(said):
+        by_day[statement[0]].append(statement)
+    for at in sorted(by_day):
+        last: tuple[int, int, Row, int] | None = None
+        for statement in by_day[at]:
+            last = statement if last is None or last[2] != statement[2] else last
+        assert last is not None
+        if not links or links[-1][2] != last[2]:
+            links.append(last)
+    return links
+
+
+def merged(said: list[tuple[int, int, Row, int]]) -> tuple[int, int, Row, int]:
+    """The statement by which the content that stands in the end became known for the last time."""
+    ordered = sorted(said)
+    standing = ordered[0]
+    for statement in ordered[1:]:
+        standing = statement if statement[2] != standing[2] else standing
+    return standing
+
+
+def model(given: Sequence[File], mode: str) -> list[Row]:
+    """Rows that silver must have: typed columns, arrival and line that they come from, and the time they were known."""
+    rows: list[Row] = []
+    for said in statements(given).values():
+        if mode == "revisions":
+            links = chain(said)
+            ends = [day(link[0]) for link in links[1:]]
+            rows += [
+                (*typed(row), arrival, line, day(at), end)
+                for (at, arrival, row, line), end in zip(links, [*ends, None], strict=True)
+            ]
+        else:
+            at, arrival, row, line = min(said, key=lambda s: s[1]) if mode == "append" else merged(said)
+            rows.append((*typed(row), arrival, line, day(at)))
+    return sorted(rows, key=repr)
+
+
+def refused(given: Sequence[File], mode: str) -> list[Row]:
+    """(rule, arrival, line) of every row that quarantine must have."""
+    found: list[Row] = []
+    said = statements(given)
+    for arrival, file in enumerate(given):
+        standing = {key: row for key, all_said in said.items() for _, a, row, _ in all_said if a == arrival}
+        for line, row in enumerate(file.rows, 2):
+            key = row[:2]
+            if key not in standing:
+                found.append(("key.contradiction", arrival, line))
+            elif mode == "append" and min(said[key], key=lambda s: s[1])[2] != row:
+                first_line = next(n for n, r in enumerate(file.rows, 2) if r == row)
+                if first_line == line:
+                    found.append(("key.changed", arrival, line))
+    return sorted(found)
+
+
+def declared(exchange: Exchange, mode: str, partition: tuple[str, ...]) -> Source:
+    return exchange.source(COLUMNS, KEY, mode, published=PUBLISHED, partition=partition)
+
+
+def compare(source: Source, given: Sequence[File]) -> None:
+    """Hold silver and quarantine against the model."""
+    arrival = {landed.sha256: number for number, landed in enumerate(landings(source.name))}
+    more = ("_known_at", "_superseded_at") if source.mode == "revisions" else ("_logical_date",)
+    found = [
+        (*row[:-3 if source.mode != "revisions" else -4], arrival[row[6]], *row[7:])
+        for row in source.rows("_landing_sha256", "_row", *more)
+    ]
+    assert sorted(found, key=repr) == model(given, source.mode)
+    held = [(rule, arrival[sha], row) for rule, sha, row in source.quarantine("rule", "_landing_sha256", "_row")]
+    assert sorted(held) == refused(given, source.mode)
+
+
+@pytest.mark.parametrize("partition", [(), ("month",)], ids=["whole", "parted"])
+@pytest.mark.parametrize("mode", ["append", "merge", "revisions"])
+@pytest.mark.parametrize("seed", [5, 6])
+def test_order_and_grouping_do_not_matter(exchange: Exchange, mode: str, partition: tuple[str, ...], seed: int) -> None:
+    given = files(seed, 6)
+    chance = random.Random(seed)
+    groupings = [[1] * 6 if seed == 1 else [2, 1, 3], [6], chance.choice([[3, 3], [1, 4, 1], [1, 2, 3]])]
+    for grouping in groupings[:2] if partition else groupings:
+        source = declared(exchange, mode, partition)
+        done = 0
+        for size in grouping:
+            for file in given[done : done + size]:
+                source.land(file.rows, file.at)
+            done += size
+            source.build()
+            compare(source, given[:done])
+        for run in runs(source.name, "silver"):
+            assert balanced(run)

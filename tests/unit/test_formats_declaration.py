@@ -1,0 +1,68 @@
+"""The ``format:`` and ``connector:`` blocks: a mistake is named at its field before any byte is read."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from pydantic import TypeAdapter, ValidationError
+
+from jobs.connectors import Connector, DropConnector, PackageConnector
+from jobs.formats import Delimited, Format, JsonDocument, JsonLines
+
+formats: TypeAdapter[Any] = TypeAdapter(Format)
+connectors: TypeAdapter[Any] = TypeAdapter(Connector)
+
+
+def test_the_type_chooses_the_model() -> None:
+    assert formats.validate_python({"type": "delimited", "columns": ["a"]}) == Delimited(columns=("a",))
+    assert formats.validate_python({"type": "json_lines", "columns": ["a"]}) == JsonLines(columns=("a",))
+    document = formats.validate_python({"type": "json", "columns": ["a"], "record_path": "x.y"})
+    assert isinstance(document, JsonDocument)
+    assert document.path == ("x", "y")
+    package = connectors.validate_python({"type": "package", "package": "p", "files": ["a.csv"]})
+    assert package == PackageConnector(package="p", version="latest", files=("a.csv",))
+    assert connectors.validate_python({"type": "drop", "files": ["*"]}) == DropConnector(files=("*",))
+
+
+@pytest.mark.parametrize(
+    ("block", "field", "said"),
+    [
+        ({"type": "csv"}, (), "does not match any of the expected tags: 'delimited', 'json_lines', 'json'"),
+        ({"columns": []}, ("delimited", "columns"), "at least 1 item"),
+        ({"columns": ["a", " a"]}, ("delimited", "columns"), "declared twice: a"),
+        ({"columns": ["_row"]}, ("delimited", "columns"), "kept for bookkeeping"),
+        ({"columns": ["a", False]}, ("delimited", "columns", 1), "valid string"),
+        ({"columns": ["a"], "encoding": "gb99"}, ("delimited", "encoding"), "'gb99' is not an encoding"),
+        ({"columns": ["a"], "encoding": "base64"}, ("delimited", "encoding"), "not an encoding of text"),
+        ({"columns": ["a"], "delimiter": "\\t"}, ("delimited", "delimiter"), 'a tab is "\\t" in YAML'),
+        ({"columns": ["a"], "delimiter": "\n"}, ("delimited", "delimiter"), "does not end a line"),
+        ({"columns": ["a"], "delimiter": '"'}, ("delimited",), "must be different characters"),
+        ({"columns": ["a"], "skip_lines": -1}, ("delimited", "skip_lines"), "greater than or equal to 0"),
+        ({"columns": ["a"], "delimeter": ","}, ("delimited", "delimeter"), "Extra inputs are not permitted"),
+        ({"columns": ["a"], "members": [" "]}, ("delimited", "members"), "must not be empty"),
+    ],
+)
+def test_a_mistake_in_a_format_is_named(block: dict[str, Any], field: tuple[Any, ...], said: str) -> None:
+    with pytest.raises(ValidationError) as told:
+        formats.validate_python({"type": "delimited", **block})
+    assert told.value.errors()[0]["loc"] == field
+    assert said in str(told.value)
+
+
+@pytest.mark.parametrize(
+    ("block", "said"),
+    [
+        ({"type": "ftp"}, "'package', 'drop'"),
+        ({"type": "drop", "files": []}, "at least 1 item"),
+        ({"type": "drop", "files": ["../*.csv"]}, "relative path or glob"),
+        ({"type": "drop", "files": ["/etc/passwd"]}, "relative path or glob"),
+        ({"type": "drop", "files": ["model.PKL"]}, "is a pickle"),
+        ({"type": "package", "package": "p", "files": ["a"], "version": ">=1"}, "String should match pattern"),
+        ({"type": "package", "package": "-r", "files": ["a"]}, "String should match pattern"),
+    ],
+)
+def test_a_mistake_in_a_connector_is_named(block: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValidationError) as told:
+        connectors.validate_python(block)
+    assert said in str(told.value)

@@ -1,0 +1,159 @@
+"""The score rises with better data, is capped where nothing was checked, and can be recomputed from the evidence."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from jobs import evidence
+from jobs.errors import NotFound, Tampered
+from jobs.grade import Finding, grade, recompute
+from jobs.rules import DIMENSIONS
+
+ROWS = 1000
+
+
+@st.composite
+def findings(draw: st.DrawFn, severities: tuple[str, ...] = ("error", "warning", "info")) -> list[Finding]:
+    def one() -> Finding:
+        unexpected = draw(st.one_of(st.none(), st.integers(0, ROWS)))
+        passed = draw(st.booleans()) if unexpected is None else unexpected == 0
+        return Finding(draw(st.sampled_from(DIMENSIONS)), draw(st.sampled_from(severities)), passed, unexpected)
+
+    return [one() for _ in range(draw(st.integers(0, 12)))]
+
+
+@given(findings())
+def test_scores_stay_within_bounds(found: list[Finding]) -> None:
+    result = grade(found, ROWS)
+    assert 0 <= result.score <= 100
+    assert result.grade in "ABCDE"
+    for score in result.dimensions.values():
+        assert score is None or 0 <= score <= 100
+    assert tuple(result.dimensions) == DIMENSIONS
+
+
+@given(findings(), st.data())
+def test_mending_a_rule_never_lowers_score_or_grade(found: list[Finding], data: st.DataObject) -> None:
+    if not found:
+        return
+    before = grade(found, ROWS)
+    position = data.draw(st.integers(0, len(found) - 1))
+    mended = list(found)
+    mended[position] = replace(mended[position], passed=True, unexpected=0)
+    after = grade(mended, ROWS)
+    assert after.score >= before.score
+    assert after.grade <= before.grade
+    assert after.passed >= before.passed
+
+
+@given(findings())
+def test_a_failed_error_is_an_e_and_nothing_else_fails_a_table(found: list[Finding]) -> None:
+    result = grade(found, ROWS)
+    broken = any(not f.passed for f in found if f.severity == "error")
+    assert result.passed != broken
+    if broken:
+        assert result.grade == "E"
+
+
+@given(findings(("warning",)))
+def test_an_unassessed_dimension_caps_at_c(found: list[Finding]) -> None:
+    result = grade(found, ROWS)
+    assert result.passed
+    assert {n for n, s in result.dimensions.items() if s is None} == set(DIMENSIONS) - {f.dimension for f in found}
+    if None in result.dimensions.values():
+        assert result.grade >= "C"
+
+
+@given(findings())
+def test_information_never_counts(found: list[Finding]) -> None:
+    kept = [f for f in found if f.severity != "info"]
+    assert grade(found, ROWS) == grade(kept, ROWS)
+
+
+@pytest.mark.parametrize(
+    ("unexpected", "letter"),
+    [(0, "A"), (50, "A"), (51, "B"), (100, "B"), (101, "C"), (200, "C"), (201, "D"), (400, "D"), (401, "E")],
+)  # fmt: skip
+def test_thresholds_are_exact(unexpected: int, letter: str) -> None:
+    found = [Finding(d, "warning", passed=unexpected == 0, unexpected=unexpected) for d in DIMENSIONS]
+    result = grade(found, ROWS)
+    assert result.grade == letter
+    assert result.score == pytest.approx(100 - unexpected / 10)
+
+
+def test_a_score_just_below_a_threshold_is_not_shown_as_it() -> None:
+    found = [Finding(d, "warning", passed=False, unexpected=50_000_001) for d in DIMENSIONS]
+    result = grade(found, 1_000_000_000)
+    assert (result.grade, result.score) == ("B", 94.9999)
+
+
+def test_a_table_without_rows_scores_what_its_rules_say() -> None:
+    assert grade([Finding("completeness", "warning", passed=True, unexpected=0)], 0).score == 100
+    assert grade([Finding("completeness", "warning", passed=False)], 0).score == 0
+
+
+@given(findings(), st.integers(1, 10**9))
+def test_the_grade_is_recomputed_from_the_evidence_alone(found: list[Finding], rows: int) -> None:
+    document = {
+        "rows": rows,
+        "rules": [
+            {"dimension": f.dimension, "severity": f.severity, "success": f.passed, "by_row": f.unexpected is not None,
+             "unexpected": f.unexpected}
+            for f in found
+        ],
+    }  # fmt: skip
+    assert recompute(evidence.plain(document)) == grade(found, rows)
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("EXCHANGE_HOME", str(tmp_path))
+    return tmp_path
+
+
+def test_evidence_is_kept_once_under_its_digest(home: Path) -> None:
+    document = {"b": [1.5, None, True], "a": "é", "when": {"large": 2**60}}
+    digest = evidence.keep(document)
+    file = home / "evidence" / f"{digest}.json"
+    assert hashlib.sha256(file.read_bytes()).hexdigest() == digest
+    stamp = file.stat().st_mtime_ns
+    assert evidence.keep(dict(reversed(document.items()))) == digest
+    assert file.stat().st_mtime_ns == stamp
+    assert evidence.read(digest) == {"a": "é", "b": [1.5, None, True], "when": {"large": str(2**60)}}
+    assert list(evidence.digests()) == [digest]
+    assert [f.name for f in file.parent.iterdir()] == [file.name]
+
+
+def test_changed_evidence_is_refused(home: Path) -> None:
+    digest = evidence.keep({"score": 40.0})
+    file = home / "evidence" / f"{digest}.json"
+    file.write_bytes(file.read_bytes().replace(b"40", b"99"))
+    with pytest.raises(Tampered, match="changed"):
+        evidence.read(digest)
+    with pytest.raises(Tampered):
+        evidence.keep({"score": 40.0})
+
+
+@pytest.mark.usefixtures("home")
+def test_absent_evidence_is_named() -> None:
+    with pytest.raises(NotFound, match="0" * 64):
+        evidence.read("0" * 64)
+
+
+JSON = st.recursive(
+    st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(), st.dates(), st.decimals()),
+    lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(st.text(), inner, max_size=3)),
+    max_leaves=8,
+)
+
+
+@given(JSON)
+def test_anything_observed_has_a_digest(value: Any) -> None:
+    assert evidence.digest_of(value) == evidence.digest_of(evidence.plain(value))
