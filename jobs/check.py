@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from jobs import lake
 from jobs.contract import Contract, load_contract
 from jobs.errors import ExchangeError, ExpectationsFailed
+from jobs.failures import explained
+from jobs.partitions import follow_key
 from jobs.pointers import move, pointer, take_back
 from jobs.registry import transaction
 from jobs.registry.models import Check, Pointer, Run
+from jobs.rules import Rule, compile_rules
 from jobs.runs import Recorded, last_build
 from jobs.views import current_rows
 
@@ -21,14 +25,13 @@ if TYPE_CHECKING:
 def check(table: str, logical_date: datetime, record: Recorded) -> None:
     """Evaluate the newest version of a table and let the pointer stand on it, or take the version back.
 
-    Only partitions that changed since the checked version are evaluated, as long as the contract is the same one.
+    Only partitions that changed since the checked version are evaluated, as long as the contract is the same one and all
+    its rules can be decided partition by partition.
 
     Raises:
         ExpectationsFailed: a rule of severity error failed; the message names each with an example.
         ExchangeError: the newest version was made by no recorded build.
     """
-    from jobs.evaluate import evaluate
-
     stands = pointer(table)
     head = lake.version(table)
     if head is None or (stands and stands.head_version == head):
@@ -36,30 +39,53 @@ def check(table: str, logical_date: datetime, record: Recorded) -> None:
         return
     built = last_build(table, head)
     if built is None:
+        if stands is None and not lake.rows(table):
+            record.status = "unchanged"
+            return
         raise ExchangeError(
             f"version {head} of {table} was left by a build that did not end",
-            next_step=f"run the build again: exchange {'silver' if table.startswith('silver') else 'gold'} {table.split('.')[1]}",
+            next_step=f"run the build again: exchange {table.split('.')[0]} {table.split('.')[1]}",
         )
     contract = load_contract(table)
-    scope = _scope(table, contract, stands, head)
-    frame = current_rows(table, head)
-    outcome = evaluate(
-        frame.where(scope) if scope else frame,
-        contract,
-        delta_version=head,
-        scope=scope,
-        logical_date=logical_date,
-        run_id=record.run_id,
-    )
+    rules = compile_rules(contract)
+    scope = _scope(table, contract, rules, stands, head)
+    with explained(contract.file):
+        outcome = _evaluated(table, contract, head, scope, logical_date, record)
+        if scope and {f.rule_id for f in outcome.failed} & {r.id for r in rules if _needs_more(r)}:
+            scope = None
+            outcome = _evaluated(table, contract, head, scope, logical_date, record)
     record.counts.rows_in = outcome.rows
     record.output_version = head
     _decide(table, contract, outcome, scope, built, stands, record)
 
 
-def _scope(table: str, contract: Contract, stands: Pointer | None, head: int) -> str | None:
+def _evaluated(
+    table: str, contract: Contract, head: int, scope: str | None, logical_date: datetime, record: Recorded
+) -> Outcome:
+    from jobs.evaluate import evaluate
+
+    frame = current_rows(table, head)
+    return evaluate(
+        frame.where(scope) if scope else frame, contract, delta_version=head, scope=scope, logical_date=logical_date,
+        run_id=record.run_id,
+    )  # fmt: skip
+
+
+def _scope(
+    table: str, contract: Contract, rules: Sequence[Rule], stands: Pointer | None, head: int
+) -> str | None:
+    """SQL for the partitions that changed, if what holds of them and held of all before holds of all; None for all rows."""
     if stands is None or not contract.partitions or stands.contract_digest != contract.digest:
         return None
+    local = all(r.predicate or _needs_more(r) or (r.kind == "unique" and r.columns == contract.key) for r in rules)
+    if not local or not follow_key(contract):
+        return None
     return lake.predicate(lake.touched(table, stands.delta_version, head))
+
+
+def _needs_more(rule: Rule) -> bool:
+    """Whether a rule that holds of some of the rows holds of all, and only its failure must be seen on all."""
+    return rule.kind == "freshness" or (rule.kind == "row_count" and rule.parameters["limit"][0] in (">", ">="))
 
 
 def _decide(

@@ -25,7 +25,7 @@ from jobs.settings import settings
 SHOWN_CHECKS = 5
 
 # Data Docs as GX writes them fetch scripts, styles and a counting image from elsewhere. The exchange's pages fetch
-# nothing: what would is taken out, and the policy keeps a browser from running or fetching whatever a publisher's value holds.
+# nothing: what would is taken out, and the policy keeps a browser from running what a publisher's value may hold.
 _POLICY = """<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">"""
 _REMOTE = re.compile(
     r"<script\b.*?</script>|<link\b[^>]*>|<img\b[^>]*>|<footer\b.*?</footer>|background: url\('https?:[^;]*;", re.DOTALL
@@ -35,7 +35,8 @@ _STYLE = """
 body{font:15px/1.5 system-ui,sans-serif;max-width:75rem;margin:2rem auto;padding:0 1rem}
 table{border-collapse:collapse;width:100%;margin:.5rem 0 1.5rem}
 th,td{border-bottom:1px solid var(--line);padding:.3rem .6rem;text-align:left;vertical-align:top}
-td{overflow-wrap:anywhere}th{background:var(--soft)}code{font-size:.9em}section{margin-top:3rem}h2{border-bottom:2px solid var(--line)}
+td{overflow-wrap:anywhere}th{background:var(--soft)}code{font-size:.9em}
+section{margin-top:3rem}h2{border-bottom:2px solid var(--line)}
 .failed{color:#c62828;font-weight:600}.passed{color:#2e7d32;font-weight:600}
 """
 _DATA_DOCS_STYLE = """

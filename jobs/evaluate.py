@@ -3,6 +3,12 @@
 One pass over all expectations asks GX only for yes or no; only those that failed are asked again for counts and
 examples. An expectation that could not be evaluated has failed. Examples of personal columns are masked before anything
 is kept or shown, because the evidence goes to buyers.
+
+Whatever the number of row rules, a table that passes costs GX one aggregate query and one grouping by a hash of the
+key. Measured on Sail, 2 cores, as processor time for 8 row rules, a key of text and instant, and freshness, beside the
+same rules as two plain SQL statements (one aggregate, one grouping by the key): 1.1 times at 2 million rows, 0.7 times
+at 10 million; with GX's own `UnexpectedRowsExpectation` for the key: 1.75 and 1.25 times; with its detailed result asked
+at once: 2 and 1.25 times. What does not grow with the rows is a tenth of a second, GX's own work in Python.
 """
 
 from __future__ import annotations
@@ -107,6 +113,7 @@ def evaluate(
     scope: str | None,
     logical_date: datetime,
     run_id: str,
+    whole: DataFrame | None = None,
 ) -> Outcome:
     """Check a version of a table against its contract, and keep the evidence.
 
@@ -117,6 +124,9 @@ def evaluate(
         scope: the SQL predicate that made `frame` from the table; None for the whole table.
         logical_date: the instant freshness is measured from; UTC where it has no zone.
         run_id: who ran it, for the evidence.
+        whole: the whole version, where `frame` is a part of it: rules about the table (row count, shares, values of
+            queries, freshness, expectations of GX) are then about `whole`, rules about rows and keys about `frame`.
+            Keys are compared within `frame` only, so a table's partition has to follow from its key.
 
     Raises:
         DeclarationError: a rule of the contract that Great Expectations cannot take; file, line and field are named.
@@ -129,7 +139,7 @@ def evaluate(
         from jobs.expectations import suite_of
 
         suite = suite_of(contract, rules)
-        found = _decide(frame, suite, rules, contract, {"logical_date": instant.isoformat()})
+        found = _decide(_shared(rules, frame, whole), suite, contract, {"logical_date": instant.isoformat()})
         rows = frame.count()
     graded = grade((Finding(f.rule.dimension, f.rule.severity, f.passed, _for_score(f)) for f in found), rows)
     suite_document = _suite_document(suite)
@@ -144,6 +154,7 @@ def evaluate(
             "rows": rows,
             "contract_sha256": contract.digest,
             "suite_sha256": suite_digest,
+            "whole_table_rules_over": "table" if scope is None or whole is not None else "scope",
             "suite": suite_document,
             "great_expectations": version("great_expectations"),
             "rules": [_rule_document(f, contract) for f in found],
@@ -159,31 +170,55 @@ def evaluate(
     )  # fmt: skip
 
 
+def _shared(
+    rules: tuple[Rule, ...], frame: DataFrame, whole: DataFrame | None
+) -> list[tuple[DataFrame, tuple[Rule, ...]]]:
+    """Which rules are decided on which rows."""
+    if whole is None:
+        return [(frame, rules)]
+    about_rows = tuple(r for r in rules if r.kind in _BY_ROW or r.kind == "unique")
+    about_table = tuple(r for r in rules if r not in about_rows)
+    return [(frame, about_rows)] + ([(whole, about_table)] if about_table else [])
+
+
 def _decide(
-    frame: DataFrame, suite: ExpectationSuite, rules: tuple[Rule, ...], contract: Contract, parameters: dict[str, Any]
+    shared: list[tuple[DataFrame, tuple[Rule, ...]]],
+    suite: ExpectationSuite,
+    contract: Contract,
+    parameters: dict[str, Any],
 ) -> list[_Found]:
-    batch = _batch_definition(os.getpid()).get_batch(batch_parameters={"dataframe": frame})
+    """What GX finds, in the suite's order."""
     expectations = {str((e.meta or {})["rule"]): e for e in suite.expectations}
-    quick = _validate(batch, suite, [expectations[r.id] for r in rules], "BOOLEAN_ONLY", parameters)
-    # All aggregates travel in one query, so one that the engine refuses takes the others with it: ask them one by one.
-    for rule_id in [name for name, result in quick.items() if _error(result)]:
-        quick |= _validate(batch, suite, [expectations[rule_id]], "BOOLEAN_ONLY", parameters)
-    broken = [expectations[n] for n, result in quick.items() if not result.success and not _error(result)]
-    detailed = quick | (_validate(batch, suite, broken, "SUMMARY", parameters) if broken else {})
     personal = bool(_personal_columns(contract))
-    return [_Found(rule, detailed[rule.id], _shown_error(detailed[rule.id], personal)) for rule in rules]
+    found: dict[str, _Found] = {}
+    for frame, rules in shared:
+        batch = _batch_definition(os.getpid()).get_batch(batch_parameters={"dataframe": frame})
+        results = _results(batch, suite.name, {r.id: expectations[r.id] for r in rules}, parameters)
+        found |= {r.id: _Found(r, results[r.id], _shown_error(results[r.id], personal)) for r in rules}
+    return [found[name] for name in expectations]
+
+
+def _results(
+    batch: Batch, name: str, expectations: dict[str, Expectation], parameters: dict[str, Any]
+) -> dict[str, ExpectationValidationResult]:
+    quick = _validate(batch, name, list(expectations.values()), "BOOLEAN_ONLY", parameters)
+    # All aggregates travel in one query, so one that the engine refuses takes the others with it: ask them one by one.
+    for rule_id in [n for n, result in quick.items() if _error(result)]:
+        quick |= _validate(batch, name, [expectations[rule_id]], "BOOLEAN_ONLY", parameters)
+    broken = [expectations[n] for n, result in quick.items() if not result.success and not _error(result)]
+    return quick | (_validate(batch, name, broken, "SUMMARY", parameters) if broken else {})
 
 
 def _validate(
     batch: Batch,
-    suite: ExpectationSuite,
+    name: str,
     expectations: list[Expectation],
     result_format: Literal["BOOLEAN_ONLY", "SUMMARY"],
     parameters: dict[str, Any],
 ) -> dict[str, ExpectationValidationResult]:
     from great_expectations import ExpectationSuite
 
-    part = ExpectationSuite(name=suite.name, expectations=[e.copy() for e in expectations])
+    part = ExpectationSuite(name=name, expectations=[e.copy() for e in expectations])
     done = batch.validate(part, result_format=result_format, expectation_parameters=parameters)
     return {_rule_of(result): result for result in done.results}
 

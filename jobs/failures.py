@@ -11,7 +11,7 @@ from jobs.errors import ExchangeError
 from jobs.settings import settings
 
 _FULL = ("No space left on device", "os error 28", "StorageFull", "Disk quota exceeded", "os error 122", "File too large")
-_VALUES = ("NumberFormatException", "ArithmeticException", "DateTimeException", "ArrayIndexOutOfBoundsException")
+_VALUES = ("by zero", "Cannot cast", "CAST_INVALID_INPUT", "CANNOT_PARSE", "invalid parsed", "verflow", "OutOfBounds")
 
 
 @contextmanager
@@ -42,7 +42,7 @@ def _explanation(error: Exception, where: str) -> ExchangeError:
     if any(sign in text for sign in _FULL):
         return _disk_full()
     first = next(iter(text.splitlines()), type(error).__name__)[:300]
-    if type(error).__name__ in _VALUES:
+    if any(sign in text for sign in _VALUES):
         return ExchangeError(
             f"the engine stopped at a value: {first}",
             where=where,

@@ -25,10 +25,10 @@ if TYPE_CHECKING:
     from pyspark.sql import DataFrame
 
 
-def gold(product: Product, record: Recorded) -> None:
+def gold(product: Product, record: Recorded, *, anew: bool = False) -> None:
     """Build the next version of the product's table, if an input, its query or its contract moved.
 
-    A product that declares a partition is rebuilt only where its inputs' partitions moved.
+    A product that declares a partition is rebuilt only where its inputs' partitions moved; with `anew` all of it is.
 
     Raises:
         NotFound: an input has no checked version yet.
@@ -40,12 +40,12 @@ def gold(product: Product, record: Recorded) -> None:
     stands = begin(product.table)
     inputs = {"tables": versions, "query": query_digest(product), "contract": contract.digest}
     record.input = inputs
-    if stands and stands.inputs == inputs:
+    if stands and stands.inputs == inputs and not anew:
         record.status = "unchanged"
         return
     fields = lake.fields_of(contract.columns)
     lake.create(product.table, fields, contract.partitions, product.declared.title)
-    moved = _moved(product, stands, inputs)
+    moved = None if anew else _moved(product, stands, inputs)
     if moved == ():
         _take_note(product, stands, inputs, record)
         return

@@ -55,6 +55,8 @@ class Incoming:
 
 def changes(table: str, batch: Incoming, contract: Contract, mode: SilverMode) -> Change:
     """Compare a clean batch with the table's newest version, which stands at its checked one or is empty."""
+    if not batch.rows:
+        return Change("", "append", 0)
     if mode == "revisions":
         from jobs.revisions import revision_changes
 

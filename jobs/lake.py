@@ -186,8 +186,11 @@ def stage(view: str, query: str) -> None:
     """
     folder = settings().lake / "_stage" / f"{os.getpid()}" / view
     spark = connect()
-    spark.sql(query).write.mode("overwrite").parquet(str(folder))
-    spark.read.parquet(str(folder)).createOrReplaceTempView(view)
+    frame = spark.sql(query)
+    shutil.rmtree(folder, ignore_errors=True)
+    frame.write.mode("overwrite").parquet(str(folder))
+    # Of no rows no file is written, from which columns could be read back.
+    spark.read.schema(frame.schema).parquet(str(folder)).createOrReplaceTempView(view)
 
 
 def counts(view: str, column: str) -> dict[Any, int]:

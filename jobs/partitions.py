@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import sqlglot
 from sqlglot import exp
 
 from jobs import lake
 from jobs.contract import Column, Contract
+from jobs.conversion import yields
 from jobs.rules import quote
 from jobs.spark import connect
 
@@ -62,16 +65,9 @@ def _forms(column: Column) -> set[str]:
     """Ways to write an expression over published text that has the value of a key column."""
     source = column.transform or quote(column.name)
     forms = {f"try_cast({source} AS {column.type})", f"try_cast(trim({source}) AS {column.type})"}
-    if column.type == "STRING" or _yields(source, column.type):
+    if column.type == "STRING" or yields(source, column.type):
         forms.add(source)
     return {_plain(sqlglot.parse_one(form, dialect="spark")) for form in forms}
-
-
-def _yields(source: str, kind: str) -> bool:
-    root = sqlglot.parse_one(source, dialect="spark")
-    if isinstance(root, exp.Cast):
-        return root.to.sql(dialect="spark").replace(" ", "").upper() == kind
-    return isinstance(root, exp.Anonymous) and root.name.lower() == "try_to_timestamp" and kind == "TIMESTAMP"
 
 
 def _made_of(column: Column, known: set[str]) -> bool:
@@ -80,9 +76,9 @@ def _made_of(column: Column, known: set[str]) -> bool:
     return rest.find(exp.Column) is None
 
 
-def _plain(node: exp.Expression) -> str:
+def _plain(node: Any) -> str:
     """An expression's SQL whatever the case and quotes of its names."""
     named = node.transform(
         lambda n: exp.to_identifier(n.name.lower(), quoted=True) if isinstance(n, exp.Identifier) else n
     )
-    return named.sql(dialect="spark")
+    return str(named.sql(dialect="spark"))

@@ -67,6 +67,19 @@ def advance(table: str, *, landing_id: int | None = None, inputs: dict[str, Any]
         found.inputs = inputs if inputs is not None else found.inputs
 
 
+def forget(table: str) -> None:
+    """Drop the pointer of a table that is gone; what was built from its versions no longer counts as current."""
+    with transaction() as db:
+        found = db.get(Pointer, table)
+        if found is not None:
+            db.delete(found)
+        for reader in db.scalars(select(Pointer)):
+            tables = (reader.inputs or {}).get("tables") or {}
+            if table in tables:
+                # The table's versions begin again at 0, so that a number says nothing about an earlier one any more.
+                reader.inputs = {**(reader.inputs or {}), "tables": {**tables, table: -1}, "query": None}
+
+
 def begin(table: str) -> Pointer | None:
     """Make the table's newest version equal to its checked one before a build, whatever a killed or failed build left."""
     found = pointer(table)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Literal
@@ -90,7 +90,9 @@ def recorded(run_id: str, step: str, kind: Kind, name: str, logical_date: dateti
     try:
         yield record
     except BaseException as error:
-        record.seconds = _end(key, record, "failed", started, _one_line(error))
+        # What stopped the step may stop the registry too, such as a full disk; the user is told of the first.
+        with suppress(ExchangeError):
+            record.seconds = _end(key, record, "failed", started, _one_line(error))
         raise
     record.seconds = _end(key, record, record.status, started, record.message)
 

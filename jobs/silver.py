@@ -67,11 +67,12 @@ class _Batch:
         return slice_of([x.sha256 for x in self.landings])
 
 
-def silver(source: Source, record: Recorded) -> None:
+def silver(source: Source, record: Recorded, *, anew: bool = False) -> None:
     """Build the next version of the source's silver table from what landed since the checked one.
 
     What an earlier run landed and its expectations held back is taken in again. A table made by other declarations is
-    made anew from all that landed. The version is not readable through the pointer until `check` has passed it.
+    made anew from all that landed, as any table is with `anew`. The version is not readable through the pointer until
+    `check` has passed it.
 
     Raises:
         DeclarationError: contract, source.yaml or silver.sql cannot be used.
@@ -81,8 +82,10 @@ def silver(source: Source, record: Recorded) -> None:
     contract = load_contract(source.table)
     check_partitions(contract)
     split = Split(source, contract)
+    # Whatever cannot be compiled is told before anything is written.
+    _ = split.good, split.refused
     pointer = begin(source.table)
-    rebuild = _is_outdated(source, contract)
+    rebuild = anew or _is_outdated(source, contract)
     batch = _pending(source, 0 if rebuild else _taken_in(source, contract, pointer))
     if not batch.landings:
         record.status = "unchanged"

@@ -8,9 +8,10 @@ from functools import cached_property
 import sqlglot
 from sqlglot import exp
 
-from jobs.bronze import columns_of
+from jobs.bronze import WHOLE_FILE, columns_of
 from jobs.catalog import Source
 from jobs.contract import Column, Contract
+from jobs.conversion import failure, yields
 from jobs.errors import DeclarationError
 from jobs.lake import BOOKKEEPING
 from jobs.query import columns_read, read_select
@@ -22,12 +23,19 @@ _RULE = "_rule"
 
 @dataclass(frozen=True)
 class Refusal:
-    """One reason to refuse a row: the rule, the columns it shows, and SQL that is true for a row it refuses."""
+    """One reason to refuse a row.
+
+    Attributes:
+        columns: those of the contract that it speaks of.
+        shown: the published columns whose values it shows.
+        condition: SQL that is true for a row it refuses: over published text if `of_type`, else over typed columns.
+    """
 
     rule: str
     columns: tuple[str, ...]
     shown: tuple[str, ...]
     condition: str
+    of_type: bool = False
 
 
 @dataclass(frozen=True)
@@ -116,7 +124,7 @@ class Split:
         return f"{self._refused_cells()} UNION ALL {refused_records()}"
 
     def _typed(self, *, raw: bool) -> str:
-        typing = [r for r in self.refusals if r.rule.endswith(".type")]
+        typing = [r for r in self.refusals if r.of_type]
         cases = " ".join(f"WHEN {r.condition} THEN {i}" for i, r in enumerate(typing))
         first = f"CASE {cases} END" if cases else "CAST(NULL AS INT)"
         exprs = ", ".join(f"{self.expression(c)} AS {quote(c.name)}" for c in self.contract.columns)
@@ -124,9 +132,7 @@ class Split:
         extra = f", to_json(named_struct({shown})) AS _cells" if raw else ""
         origin = ", ".join(map(quote, ORIGIN))
         inner = f"SELECT {exprs}, {first} AS _typing, {origin}{extra} FROM ({self.cells})"
-        rules = " ".join(
-            f"WHEN {r.condition} THEN {i}" for i, r in enumerate(self.refusals) if not r.rule.endswith(".type")
-        )
+        rules = " ".join(f"WHEN {r.condition} THEN {i}" for i, r in enumerate(self.refusals) if not r.of_type)
         verdict = f"coalesce(_typing, CASE {rules} END)" if rules else "_typing"
         return f"SELECT *, {verdict} AS {_RULE} FROM ({inner})"
 
@@ -147,28 +153,19 @@ class Split:
     def expression(self, column: Column) -> str:
         """The SQL that makes a column from the published text."""
         if column.transform:
-            return f"try_cast(({column.transform}) AS {column.type})" if column.type != "STRING" else f"({column.transform})"
+            done = column.type == "STRING" or yields(column.transform, column.type)
+            return f"({column.transform})" if done else f"try_cast(({column.transform}) AS {column.type})"
         source = self._same_name(column)
         return quote(source) if column.type == "STRING" else f"try_cast(trim({quote(source)}) AS {column.type})"
 
     def _typing(self, column: Column) -> Refusal | None:
         """A cell that is there but is not of the promised type."""
-        if not column.transform:
-            if column.type == "STRING":
-                return None
-            source = self._same_name(column)
-            condition = f"({quote(source)} IS NOT NULL AND {self.expression(column)} IS NULL)"
-            return Refusal(f"{column.name}.type", (column.name,), (source,), condition)
-        read = columns_read(column.transform, self.contract.file, f"{column.name}.transformLogic")
+        read = self._sources(column)
         for name in read:
             self._known(name, f"transformLogic of {column.name}")
-        attempts = _attempts(column.transform, self.contract, column)
-        if column.type != "STRING":
-            attempts.append((self.expression(column), f"({column.transform})"))
-        if not attempts:
-            return None
-        condition = " OR ".join(f"({of} IS NOT NULL AND {attempt} IS NULL)" for attempt, of in attempts)
-        return Refusal(f"{column.name}.type", (column.name,), read, f"({condition})")
+        source = column.transform or quote(read[0])
+        condition = failure(self.expression(column) if column.type != "STRING" else source, self.contract, column)
+        return Refusal(f"{column.name}.type", (column.name,), read, condition, of_type=True) if condition else None
 
     def _rules(self) -> list[Refusal]:
         sources = {c.name: self._sources(c) for c in self.contract.columns}
@@ -226,28 +223,16 @@ class Split:
 
 
 def refused_records() -> str:
-    """Records that no parser could read, as quarantine keeps them."""
+    """Records and files that no parser could read, as quarantine keeps them."""
     origin = ", ".join(map(quote, ORIGIN))
-    return (
-        "SELECT concat('format.', regexp_extract(_refused, '^([a-z_]*)', 1)) AS rule, CAST(NULL AS STRING) AS column_name,"
-        f" _refused AS value, _raw AS record, {origin} FROM bronze WHERE _refused IS NOT NULL"
+    rule = (
+        f"CASE WHEN _row = {WHOLE_FILE} THEN 'format.file'"
+        " ELSE concat('format.', regexp_extract(_refused, '^([a-z_]*)', 1)) END"
     )
-
-
-def _attempts(transform: str, contract: Contract, column: Column) -> list[tuple[str, str]]:
-    """The places of an expression where a value may fail to convert: (the attempt, what it converts), as SQL."""
-    parsed = sqlglot.parse_one(transform, dialect="spark")
-    for cast in parsed.find_all(exp.Cast):
-        if not isinstance(cast, exp.TryCast) and not isinstance(cast.this, exp.Literal):
-            raise DeclarationError(
-                f"the transformLogic of {column.name} uses CAST, which stops the whole run at one bad value",
-                file=contract.file, field=f"{column.name}.transformLogic", expected="TRY_CAST, which refuses that row only",
-            )  # fmt: skip
-    found = [(node, node.this) for node in parsed.find_all(exp.TryCast)]
-    for node in parsed.find_all(exp.Anonymous):
-        if node.name.lower().startswith("try_") and node.expressions:
-            found.append((node, node.expressions[0]))
-    return [(a.sql(dialect="spark"), of.sql(dialect="spark")) for a, of in found]
+    return (
+        f"SELECT {rule} AS rule, CAST(NULL AS STRING) AS column_name, _refused AS value, _raw AS record, {origin}"
+        " FROM bronze WHERE _refused IS NOT NULL"
+    )
 
 
 def _case(name: str, values: list[str]) -> str:

@@ -4,21 +4,33 @@ from __future__ import annotations
 
 import configparser
 import os
+from dataclasses import dataclass
 from pathlib import Path
 
 from jobs.airflow.secrets import USER, password_file, write_private
 from jobs.settings import CHECKOUT
 
 
-def write_configuration(home: Path, address: str, port: int, *, idle_seconds: float) -> None:
-    """Write ``airflow.cfg`` in Airflow's home; it holds no secret, those are passed in the environment.
+@dataclass(frozen=True)
+class Manner:
+    """How an Airflow is wanted to behave.
 
-    Args:
+    Attributes:
+        port: of its API server and pages, if nobody else listens there; otherwise, and for 0, any free one.
         idle_seconds: how long the scheduler rests when it finds nothing to do; the next task waits that long at most.
+        reread_seconds: how often the declarations are read again.
     """
+
+    port: int
+    idle_seconds: float
+    reread_seconds: int
+
+
+def write_configuration(home: Path, address: str, manner: Manner) -> None:
+    """Write ``airflow.cfg`` in Airflow's home; it holds no secret, those are passed in the environment."""
     # No interpolation: a percent sign in a path is a percent sign.
     written = configparser.RawConfigParser()
-    written.read_dict(_sections(home, address, port, idle_seconds))
+    written.read_dict(_sections(home, address, manner))
     lines: list[str] = ["# Written by every start of the exchange; changes made here do not stay.\n"]
     for section in written.sections():
         lines.append(f"\n[{section}]\n")
@@ -26,7 +38,7 @@ def write_configuration(home: Path, address: str, port: int, *, idle_seconds: fl
     write_private(home / "airflow.cfg", "".join(lines))
 
 
-def _sections(home: Path, address: str, port: int, idle_seconds: float) -> dict[str, dict[str, object]]:
+def _sections(home: Path, address: str, manner: Manner) -> dict[str, dict[str, object]]:
     tasks = max(3, os.cpu_count() or 1)
     return {
         "core": {
@@ -53,17 +65,17 @@ def _sections(home: Path, address: str, port: int, idle_seconds: float) -> dict[
             "dag_processor_child_process_log_directory": home / "logs" / "dag_processor",
             "colored_console_log": False,
         },
-        "api": {"host": "127.0.0.1", "port": port, "base_url": address, "workers": 1},
+        "api": {"host": "127.0.0.1", "port": address.rsplit(":", 1)[1], "base_url": address, "workers": 1},
         "scheduler": {
-            "scheduler_idle_sleep_time": idle_seconds,
+            "scheduler_idle_sleep_time": manner.idle_seconds,
             # A task that stopped telling it lives was killed with its service, and is tried again.
             "task_instance_heartbeat_timeout": 60,
             "scheduler_health_check_threshold": 30,
         },
         "dag_processor": {
             "parsing_processes": 2,
-            "min_file_process_interval": 30,
-            "refresh_interval": 30,
+            "min_file_process_interval": manner.reread_seconds,
+            "refresh_interval": manner.reread_seconds,
         },
         "workers": {"min_heartbeat_interval": 1, "missing_dag_retry_delay": 5},
     }

@@ -118,8 +118,8 @@ def print_ways_to_read(console: Console, product: str, python: str, exchange: st
     lines = (
         f"Read {product}, for example (Python is {python}):",
         f"  pandas     from jobs.spark import session; session().table('{table}').toPandas()",
-        f"  Spark SQL  from jobs.spark import session; session().sql('DESCRIBE {table}').show()",
-        f"  shell      {exchange} sql 'FROM {table} LIMIT 10'",
+        f"  Spark SQL  from jobs.spark import session; session().sql('SELECT * FROM {table} LIMIT 10').show()",
+        f"  shell      {exchange} sql 'SELECT * FROM {table} LIMIT 10'",
     )
     for line in lines:
         console.print(escape(line), highlight=False, soft_wrap=True)

@@ -12,6 +12,7 @@ from sqlalchemy import func, select
 
 from jobs.airflow.client import Client, DagRunState
 from jobs.airflow.display import Display
+from jobs.airflow.outcome import newest_releases
 from jobs.airflow.progress import Subject, subjects_of, take_records
 from jobs.airflow.services import Services
 from jobs.catalog import Catalog
@@ -22,7 +23,9 @@ from jobs.registry.models import Run
 # Of tries by a task whose publisher is at fault, when somebody waits for the end; a schedule is more patient.
 TRIES = 2
 
+# The registry is asked for news this often, Airflow (whose answers cost it more) only so often.
 _PAUSE = 0.4
+_AIRFLOW_SECONDS = 1.0
 _START_SECONDS = 120.0
 _PARSE_SECONDS = 120.0
 _STALL_SECONDS = 300.0
@@ -43,6 +46,7 @@ class Round:
     _began: datetime = field(default_factory=lambda: datetime.now(UTC))
     _triggered: set[tuple[str, str]] = field(default_factory=set)
     _seen: dict[tuple[str, str], DagRunState] = field(default_factory=dict)
+    _asked: float = 0.0
     _last_news: float = field(default_factory=time.monotonic)
     _quiet_since: float | None = None
     _after: int = 0
@@ -69,6 +73,7 @@ class Round:
         while not self._is_over():
             self.services.check()
             time.sleep(_PAUSE)
+        self._settle()
         self.display.phase("")
 
     def _wait(self, ready: Callable[[], bool], seconds: float, otherwise: str) -> None:
@@ -158,8 +163,9 @@ class Round:
         news = take_records(self.subjects, records)
         self.display.ended(news)
         before = dict(self._seen)
-        for run in self.client.runs(self._began):
-            self._seen[run.dag_id, run.run_id] = run
+        if time.monotonic() - self._asked > _AIRFLOW_SECONDS:
+            self._seen |= {(run.dag_id, run.run_id): run for run in self.client.runs(self._began)}
+            self._asked = time.monotonic()
         for dag_id, subject in self.subjects.items():
             mine = [run for run in self._seen.values() if run.dag_id == dag_id]
             if mine:
@@ -176,6 +182,12 @@ class Round:
                 where=str(self.services.logs),
                 next_step="read the logs there, then start again",
             )
+
+    def _settle(self) -> None:
+        released = newest_releases()
+        for subject in self.subjects.values():
+            if subject.state == "waiting" and subject.name in released:
+                subject.state = "unchanged"
 
     def collect_failures(self) -> list[str]:
         """One line for each thing that failed."""

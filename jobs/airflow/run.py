@@ -16,6 +16,7 @@ from rich.markup import escape
 
 from jobs import locks
 from jobs.airflow.client import Client
+from jobs.airflow.configuration import Manner
 from jobs.airflow.display import Display, print_failures, print_outcome, print_ways_to_read
 from jobs.airflow.mistakes import find_mistakes
 from jobs.airflow.outcome import newest_releases, outcomes_of
@@ -28,13 +29,13 @@ from jobs.settings import settings
 from jobs.share import PREFIX
 
 _Handler = signal.Handlers | Callable[[int, FrameType | None], NoReturn]
-
-# Somebody who waits for the end wants the next task at once; somebody who leaves it running wants a quiet machine.
-_HURRIED_SECONDS = 0.2
-_PATIENT_SECONDS = 1.0
-
 FAILED = 1
 INTERRUPTED = 130
+
+# Somebody who waits for the end wants the next task at once, and nobody looks for the pages: any port will do, and no
+# two runs meet on it. Somebody who lets it run wants a quiet machine and an address that stays.
+_HURRIED = Manner(port=0, idle_seconds=0.2, reread_seconds=3600)
+_PATIENT = Manner(port=8080, idle_seconds=1.0, reread_seconds=30)
 
 
 def run() -> int:
@@ -43,7 +44,7 @@ def run() -> int:
     Returns:
         0 if all went well; 1 if something failed, which is then named in one line each; 130 after Ctrl-C.
     """
-    return _guarded(lambda console, services: _one_round(console, services, _HURRIED_SECONDS))
+    return _guarded(lambda console, services: _one_round(console, services, _HURRIED))
 
 
 def up() -> int:
@@ -73,7 +74,7 @@ def _guarded(work: Callable[[Console, Services], int]) -> int:
         return INTERRUPTED
 
 
-def _one_round(console: Console, services: Services, idle_seconds: float) -> int:
+def _one_round(console: Console, services: Services, manner: Manner) -> int:
     catalog = load_catalog()
     if not catalog.sources and not catalog.mistakes:
         raise ExchangeError(
@@ -84,7 +85,7 @@ def _one_round(console: Console, services: Services, idle_seconds: float) -> int
     before = newest_releases()
     with Display(console) as display:
         display.phase("starting Airflow")
-        services.begin(idle_seconds=idle_seconds)
+        services.begin(manner)
         client = Client(services.address, USER, services.secrets.password)
         this = Round(services, client, catalog, display)
         try:
@@ -103,7 +104,7 @@ def _one_round(console: Console, services: Services, idle_seconds: float) -> int
 
 
 def _stay(console: Console, services: Services) -> int:
-    _one_round(console, services, _PATIENT_SECONDS)
+    _one_round(console, services, _PATIENT)
     here = settings()
     if not is_free(here.share_port):
         # Another port would do for the server, but not for the profiles that buyers already have.

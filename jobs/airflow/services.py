@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import re
 import shutil
 import signal
 import socket
@@ -18,7 +19,7 @@ from typing import IO
 
 import psutil
 
-from jobs.airflow.configuration import write_configuration
+from jobs.airflow.configuration import Manner, write_configuration
 from jobs.airflow.secrets import Secrets, load_secrets
 from jobs.errors import ExchangeError
 from jobs.settings import CHECKOUT, settings
@@ -54,11 +55,8 @@ class Services:
         """Folder of the services' own logs."""
         return self.home / "logs" / "services"
 
-    def begin(self, *, idle_seconds: float) -> None:
+    def begin(self, manner: Manner) -> None:
         """Clear away what a killed runner left, then start Airflow's services; from the main thread only.
-
-        Args:
-            idle_seconds: how long the scheduler rests when it finds nothing to do.
 
         Raises:
             ExchangeError: Airflow's database cannot be made.
@@ -68,9 +66,8 @@ class Services:
         self.home.chmod(0o700)
         self.logs.mkdir(parents=True, exist_ok=True)
         self.secrets = load_secrets(self.home)
-        port = free_port(8080)
-        self.address = f"http://127.0.0.1:{port}"
-        write_configuration(self.home, self.address, port, idle_seconds=idle_seconds)
+        self.address = f"http://127.0.0.1:{free_port(manner.port)}"
+        write_configuration(self.home, self.address, manner)
         environment = self._environment()
         self._migrate(environment)
         for name, command in _COMMANDS.items():
@@ -101,7 +98,7 @@ class Services:
             code = process.poll()
             if code is not None:
                 raise ExchangeError(
-                    f"the {name} ended by itself (exit code {code}): {last_line(self.logs / f'{name}.log')}",
+                    f"the {name} ended by itself (exit code {code}): {last_words(self.logs / f'{name}.log')}",
                     where=str(self.logs / f"{name}.log"),
                     next_step="read that log, then start again",
                 )
@@ -164,7 +161,7 @@ class Services:
             )
         if ended.returncode:
             raise ExchangeError(
-                f"Airflow's database could not be made: {last_line(self.logs / 'migrate.log')}",
+                f"Airflow's database could not be made: {last_words(self.logs / 'migrate.log')}",
                 where=str(self.home / "airflow.db"),
                 next_step=f"read {self.logs / 'migrate.log'}",
             )
@@ -189,8 +186,8 @@ def end_leftovers() -> None:
 
 
 def free_port(preferred: int) -> int:
-    """A port nobody listens on, the preferred one if it is free."""
-    if is_free(preferred):
+    """A port nobody listens on: the preferred one if it is free, else (and for 0) any."""
+    if preferred and is_free(preferred):
         return preferred
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -208,11 +205,13 @@ def is_free(port: int) -> bool:
         return True
 
 
-def last_line(log: Path) -> str:
-    """The last line of a log that says something."""
+def last_words(log: Path) -> str:
+    """The line of a log's end that tells most: the last that speaks of an error, else the last one."""
     with suppress(OSError):
-        lines = [line.strip() for line in log.read_text(encoding="utf-8", errors="replace").splitlines()]
-        return next((line for line in reversed(lines) if line), "its log is empty")
+        lines = [line.strip() for line in log.read_text(encoding="utf-8", errors="replace").splitlines()[-40:]]
+        said = [line for line in lines if line] or ["its log is empty"]
+        bad = [line for line in said if re.search(r"\[(error|critical)|Error", line)]
+        return bad[-1] if bad else said[-1]
     return "it wrote no log"
 
 

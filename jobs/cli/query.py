@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import re
 import time
 from collections.abc import Iterator
 from difflib import get_close_matches
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
     from sqlglot import exp
 
 _SHOWN_ROWS = 50
+_EXPLAIN = re.compile(r"^\s*EXPLAIN\s+((EXTENDED|FORMATTED|CODEGEN|COST)\s+)?", re.I)
 
 
 def sql(
@@ -59,6 +62,11 @@ def readable_statement(text: str) -> str:
     from sqlglot import exp
     from sqlglot.errors import ParseError, TokenError
 
+    explained = _EXPLAIN.match(text)
+    if explained:
+        return explained.group(0) + readable_statement(text[explained.end() :])
+    # It warns on stderr of what it parses only in part, such as SHOW.
+    logging.getLogger("sqlglot").setLevel(logging.ERROR)
     try:
         found = [s for s in sqlglot.parse(text, dialect="spark") if s is not None]
     except (ParseError, TokenError) as error:
@@ -89,25 +97,11 @@ def _only_reads(statement: exp.Expr) -> bool:
     from sqlglot import exp
 
     if isinstance(statement, exp.Command):
-        word = str(statement.this).upper()
-        if word == "EXPLAIN":
-            return _explains_a_reader(str(statement.expression or ""))
-        return word in ("SHOW", "DESCRIBE", "DESC")
+        return str(statement.this).upper() in ("SHOW", "DESCRIBE", "DESC")
     if not isinstance(statement, exp.Query | exp.Values | exp.Describe | exp.Show):
         return False
     writers = (exp.Insert, exp.Update, exp.Delete, exp.Merge, exp.Create, exp.Drop, exp.Alter, exp.Command, exp.Into)
     return not any(isinstance(node, writers) for node in statement.walk())
-
-
-def _explains_a_reader(text: str) -> bool:
-    words = text.strip().strip("'").split(None, 1)
-    if len(words) == 2 and words[0].upper() in ("EXTENDED", "FORMATTED", "CODEGEN", "COST"):
-        text = words[1]
-    try:
-        readable_statement(text.strip())
-    except ExchangeError:
-        return False
-    return True
 
 
 def _print(frame: DataFrame, columns: list[str], as_json: bool, as_csv: bool, limit: int | None) -> None:
@@ -144,8 +138,6 @@ def _plain(value: Any) -> Any:
 
 
 def _refused(error: Exception, spark: SparkSession) -> ExchangeError:
-    import re
-
     text = " ".join(str(error).split())
     missing = re.search(r"(?:Table or view not found|TABLE_OR_VIEW_NOT_FOUND\]).*?[`']?([\w.`]+)[`']?$", text)
     if missing:

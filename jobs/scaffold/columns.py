@@ -136,8 +136,8 @@ def key_of(table: pa.Table, columns: Sequence[Proposal]) -> tuple[str, ...]:
             return False
         return bool(codes.select(picked).group_by(picked).aggregate([]).num_rows == rows)
 
-    naming = sorted((c for c in candidates if not _measures(c)), key=lambda c: not _is_code(c))[:_KEY_CANDIDATES]
-    for among in (naming, (naming + [c for c in candidates if _measures(c)])[:_KEY_CANDIDATES]):
+    naming = sorted((c for c in candidates if not is_measure(c)), key=lambda c: not _is_code(c))[:_KEY_CANDIDATES]
+    for among in (naming, (naming + [c for c in candidates if is_measure(c)])[:_KEY_CANDIDATES]):
         for size in range(1, min(_LONGEST_KEY, len(among)) + 1):
             for chosen in combinations(among, size):
                 if names_rows(chosen):
@@ -149,7 +149,8 @@ def _is_code(column: Proposal) -> bool:
     return column.name.rsplit("_", 1)[-1] in _CODES
 
 
-def _measures(column: Proposal) -> bool:
+def is_measure(column: Proposal) -> bool:
+    """Whether a column is a figure, whose values name a row by chance only."""
     if column.type.startswith("DECIMAL"):
         return True
     return column.type in ("INT", "BIGINT") and not _COUNTERS & set(column.name.split("_"))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from jobs.connectors.declaration import DropConnector
 from jobs.errors import ExchangeError, RefusedFile
 from jobs.formats.declaration import Delimited, JsonDocument, JsonLines
-from jobs.scaffold.columns import Proposal, key_of, proposals
+from jobs.scaffold.columns import Proposal, is_measure, key_of, proposals
 from jobs.scaffold.document import (
     NO_ADDRESS,
     TO_BE_WRITTEN,
@@ -202,6 +202,9 @@ def _told(given: str, name: str, looked: _Looked) -> list[str]:
     if looked.refused:
         lines.append(f"{len(looked.refused):,} records would go to quarantine, such as {looked.refused[0]}")
     lines += [f"look at {c.name}: {c.doubt}" for c in looked.columns if c.doubt]
+    figures = [c.name for c in looked.columns if c.name in looked.key and is_measure(c)]
+    if figures:
+        lines.append(f"look at the key: {', '.join(figures)} is a figure; rows that differ in nothing else need a look")
     lines += _next_steps(given, name, looked.sample.connector)
     return lines
 

@@ -66,7 +66,11 @@ SELECT
     c.area_code,
     c.drawn_kwh,
     c.days_read,
-    CASE WHEN c.drawn_kwh > c.mean_kwh THEN 'above' WHEN c.drawn_kwh < c.mean_kwh THEN 'below' ELSE 'equal' END AS level_code
+    CASE
+        WHEN c.drawn_kwh > c.mean_kwh THEN 'above'
+        WHEN c.drawn_kwh < c.mean_kwh THEN 'below'
+        ELSE 'equal'
+    END AS level_code
 FROM compared AS c
 """
 
@@ -86,14 +90,15 @@ schema:
          description: The area}}
       - {{name: drawn_kwh, logicalType: number, physicalType: DOUBLE, required: true, description: Energy drawn,
          customProperties: [{{property: unit, value: kWh}}]}}
-      - {{name: days_read, logicalType: integer, physicalType: BIGINT, required: true, description: Days with a reading}}
+      - {{name: days_read, logicalType: integer, physicalType: BIGINT, required: true,
+         description: Days with a reading}}
       - {{name: level_code, logicalType: string, physicalType: STRING, required: true,
          description: "Beside the mean: above, below or equal"}}
 """
 
 
 def declare(root: Path, count: int, *, contracts: bool = True) -> None:
-    """Declare ``count`` sources of the kind ``drop``, and as many products that each read the source of their number."""
+    """Declare ``count`` sources of the kind ``drop``, and as many products that each read the source of its number."""
     for i in range(count):
         _write(root / f"dags/sources/utility/source_{i}/source.yaml", _SOURCE, i)
         _write(root / f"dags/products/product_{i}/product.yaml", _PRODUCT, i)

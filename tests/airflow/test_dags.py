@@ -15,7 +15,7 @@ ReadDags = Callable[..., dict[str, Any]]
 HEAVY = {"pyspark", "pysail", "great_expectations", "pandas", "pyarrow", "deltalake", "numpy"}
 
 
-def test_a_source_and_a_product_dropped_into_an_empty_catalogue_become_dags(tmp_path: Path, read_dags: ReadDags) -> None:
+def test_what_is_dropped_into_an_empty_catalogue_becomes_dags(tmp_path: Path, read_dags: ReadDags) -> None:
     empty = read_dags(tmp_path)
     assert empty["dags"] == {}
     assert empty["errors"] == []
@@ -56,7 +56,8 @@ def test_a_product_reads_all_its_inputs_and_products_may_read_products(tmp_path:
     generated.declare(tmp_path, 2)
     query = tmp_path / "dags/products/product_1/query.sql"
     query.write_text("SELECT area_code FROM gold.product_0 JOIN silver.source_1 USING (area_code)", encoding="utf-8")
-    assert read_dags(tmp_path, "publish.py")["dags"]["publish_product_1"]["assets"] == ["gold.product_0", "silver.source_1"]
+    read = read_dags(tmp_path, "publish.py")
+    assert read["dags"]["publish_product_1"]["assets"] == ["gold.product_0", "silver.source_1"]
 
 
 @pytest.mark.parametrize(
@@ -96,7 +97,7 @@ def test_every_mistake_is_in_the_one_import_error(tmp_path: Path, read_dags: Rea
     assert all(name in message for name in ("source_0.yaml", "product_1/product.yaml", "source_2/source.yaml"))
 
 
-def test_a_task_reads_no_more_than_its_own_dag(tmp_path: Path, read_dags: ReadDags, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_task_reads_only_its_own_dag(tmp_path: Path, read_dags: ReadDags, monkeypatch: pytest.MonkeyPatch) -> None:
     generated.declare(tmp_path, 3)
     monkeypatch.setenv("_AIRFLOW_PARSING_CONTEXT_DAG_ID", "ingest_utility_source_1")
     assert list(read_dags(tmp_path, "ingest.py")["dags"]) == ["ingest_utility_source_1"]

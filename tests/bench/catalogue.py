@@ -104,15 +104,26 @@ schema:
 """
 
 
-def declare(root: Path) -> None:
-    """Write the source, the product and both contracts under a catalogue's root."""
+def declare(root: Path, copies: int = 1) -> None:
+    """Write the source, the product and both contracts under a catalogue's root.
+
+    Args:
+        root: the folder that is to hold dags/ and expectations/.
+        copies: how many times; from the second on, a number is added to the names.
+    """
+    for copy in range(copies):
+        _declare(root, f"_{copy}" if copy else "")
+
+
+def _declare(root: Path, ending: str) -> None:
+    source, product = SOURCE + ending, PRODUCT + ending
     for path, text in {
-        f"dags/sources/utility/{SOURCE}/source.yaml": _SOURCE_YAML,
-        f"expectations/silver/{SOURCE}.yaml": _SILVER,
-        f"dags/products/{PRODUCT}/product.yaml": _PRODUCT_YAML,
-        f"dags/products/{PRODUCT}/query.sql": _QUERY,
-        f"expectations/gold/{PRODUCT}.yaml": _GOLD,
+        f"dags/sources/utility/{source}/source.yaml": _SOURCE_YAML,
+        f"expectations/silver/{source}.yaml": _SILVER,
+        f"dags/products/{product}/product.yaml": _PRODUCT_YAML,
+        f"dags/products/{product}/query.sql": _QUERY,
+        f"expectations/gold/{product}.yaml": _GOLD,
     }.items():
         file = root / path
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(text, encoding="utf-8")
+        file.write_text(text.replace(SOURCE, source).replace(PRODUCT, product), encoding="utf-8")

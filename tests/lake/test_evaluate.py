@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import yaml
-from pyspark.sql import DataFrame
+from pyspark.sql.connect.dataframe import DataFrame
 
 from jobs import evidence
 from jobs.contract import load_contract
@@ -183,9 +183,30 @@ def test_too_few_rows_fail(table: Table) -> None:
     assert not outcome.passed
 
 
+def test_rules_about_the_table_are_about_the_whole_table(table: Table) -> None:
+    table.document["schema"][0]["quality"][0]["mustBeBetween"] = [5, 1000]
+    part = table.check(*good(2))
+    assert only(part).rule_id == "table.rowCount"
+    scoped = evaluate(
+        frame(*good(2), {"meter_code": "x9"}), load_contract("gold.profile"), delta_version=7,
+        scope="meter_code < 'm3'", logical_date=NOW, run_id="r1", whole=frame(*good(9)),
+    )  # fmt: skip
+    failed = only(scoped)
+    assert (failed.rule_id, failed.unexpected, scoped.rows) == ("meter_code.pattern", 1, 3)
+
+
 def test_an_expectation_of_gx_itself_decides(table: Table) -> None:
     outcome = table.check(*[row | {"energy_kwh": 95.0, "cost": "3.00"} for row in good(4)])
     assert only(outcome).rule_id == "table.mean"
+
+
+def test_a_query_of_gx_itself_reads_the_batch(table: Table) -> None:
+    table.document["schema"][0]["quality"][3]["implementation"] = {
+        "type": "unexpected_rows_expectation",
+        "kwargs": {"unexpected_rows_query": "SELECT meter_code FROM {batch} WHERE energy_kwh > 7"},
+    }
+    assert table.check(*good(4)).failed == ()
+    assert only(table.check(*good(4), {"meter_code": "m9", "energy_kwh": 8.0})).rule_id == "table.mean"
 
 
 def test_stale_data_lowers_the_score_and_passes(table: Table) -> None:
@@ -272,6 +293,26 @@ def test_a_buyer_recomputes_the_grade_from_the_evidence(table: Table) -> None:
     assert (kept["run_id"], kept["logical_date"]) == ("r1", NOW.isoformat())
     assert kept["contract_sha256"] == load_contract("gold.profile").digest
     assert evidence.digest_of(kept["suite"]) == kept["suite_sha256"] == outcome.suite_digest
+
+
+def test_more_rules_of_a_row_are_no_more_queries(table: Table, monkeypatch: pytest.MonkeyPatch) -> None:
+    sent: list[int] = []
+    collect = DataFrame.collect
+
+    def counted(self: DataFrame) -> Any:
+        sent.append(1)
+        return collect(self)
+
+    monkeypatch.setattr(DataFrame, "collect", counted)
+    table.check(*good(3))
+    few = len(sent)
+    table.document["schema"][0]["quality"] += [
+        sql(f"more_{n}", f"SELECT COUNT(*) FROM ${{table}} WHERE NOT (energy_kwh < {100 + n})", mustBe=0)
+        for n in range(20)
+    ]
+    sent.clear()
+    assert table.check(*good(3)).passed
+    assert 0 < len(sent) == few
 
 
 def test_the_same_version_checked_twice_is_the_same_evidence(table: Table) -> None:

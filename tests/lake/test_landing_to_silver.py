@@ -2,18 +2,385 @@
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, date, datetime
 from decimal import Decimal
 
-from trial import Exchange, balanced
+import pytest
+from trial import Exchange, balanced, day, files_of, landings, runs, write
+
+from jobs import lake
+from jobs.errors import DeclarationError, ExchangeError, RefusedFile
+from jobs.pointers import pointer
+from jobs.settings import settings
 
 READINGS = {"meter": "STRING", "read_on": "DATE", "kwh": "DECIMAL(8,2)"}
+KEY = ("meter", "read_on")
 
 
-def test_first_landing(exchange: Exchange) -> None:
-    source = exchange.source(READINGS, ["meter", "read_on"])
-    landed = source.land([("m1", "2026-01-01", "1.5"), ("m2", "2026-01-01", "2")], at=3)
+def test_rows_say_where_they_came_from(exchange: Exchange) -> None:
+    source = exchange.source(READINGS, KEY)
+    landed = source.land([("m1", "2026-01-01", "1.5"), ("m2", "2026-01-01", "2")], at=3, file="a.csv")
     assert (landed.status, landed.message) == ("succeeded", "1 file offered, 1 new")
     assert source.build(3).rows == 2
-    assert source.rows() == [("m1", date(2026, 1, 1), Decimal("1.50")), ("m2", date(2026, 1, 1), Decimal("2.00"))]
+    found = source.rows("_file", "_row", "_landing_sha256", "_logical_date")
+    sha256 = landings(source.name)[0].sha256
+    assert found == [
+        ("m1", date(2026, 1, 1), Decimal("1.50"), "a.csv", 2, sha256, day(3)),
+        ("m2", date(2026, 1, 1), Decimal("2.00"), "a.csv", 3, sha256, day(3)),
+    ]
+    assert source.bronze() == [("m1", "2026-01-01", "1.5"), ("m2", "2026-01-01", "2")]
+    run = source.last("silver")
+    assert (run.rows_in, run.rows_out, run.rows_quarantined, run.status) == (2, 2, 0, "succeeded")
+
+
+def test_same_bytes_land_once_and_changed_bytes_land_beside_them(exchange: Exchange) -> None:
+    source = exchange.source(READINGS, KEY)
+    source.take([("m1", "2026-01-01", "1")], 0, "daily.csv")
+    source.drop([("m1", "2026-01-01", "1")], "copy.csv")
+    assert source.step("land", 1).status == "unchanged"
+    assert [x.file_name for x in landings(source.name)] == ["daily.csv"]
+
+    source.take([("m1", "2026-01-01", "2")], 1, "daily.csv")
+    first, second = landings(source.name)
+    assert (settings().home / first.path).read_text().endswith("m1,2026-01-01,1\n")
+    assert (settings().home / second.path).read_text().endswith("m1,2026-01-01,2\n")
+    assert len(source.bronze()) == 2
+    assert source.rows() == [("m1", date(2026, 1, 1), Decimal("2.00"))]
+
+
+def test_a_run_again_changes_nothing(exchange: Exchange) -> None:
+    source = exchange.source(READINGS, KEY)
+    source.take([("m1", "2026-01-01", "1"), ("m1", "x", "1")], 0)
+    tables = (f"bronze.{source.name}", f"quarantine.{source.name}", source.table)
+    before = [lake.version(t) for t in tables]
+    assert [source.step(s, 0).status for s in ("land", "bronze", "silver")] == ["unchanged"] * 3
+    assert [lake.version(t) for t in tables] == before
+
+
+def test_built_again_before_its_check_the_table_is_the_same(exchange: Exchange) -> None:
+    source = exchange.source(READINGS, KEY)
+    source.land([("m1", "2026-01-01", "1"), ("m1", "x", "1")])
+    source.step("bronze")
+    source.step("silver")
+    once = (source.rows("_row"), source.quarantine("rule", "_row"))
+    assert source.step("silver").status == "succeeded"
+    assert (source.rows("_row"), source.quarantine("rule", "_row")) == once
+
+
+def test_text_that_is_not_of_its_type_is_refused_with_column_value_and_place(exchange: Exchange) -> None:
+    columns = {"id": "INT", "on": "DATE", "at": "TIMESTAMP", "n": "BIGINT", "x": "DECIMAL(6,2)", "b": "BOOLEAN", "d": "DOUBLE"}
+    good = ["2024-02-29", "2024-02-29 10:00:00", "5", "1234.56", "true", "1e3"]
+    bad = [
+        ("on", "2024-02-30"), ("on", "29.02.2024"), ("at", "2024-01-01 25:00"), ("at", "12:30"), ("n", "five"), ("n", "1.5"),
+        ("n", "99999999999999999999"), ("x", "12345.67"), ("x", "1,5"), ("b", "perhaps"), ("d", "1,000"), ("id", "٣x"),
+    ]  # fmt: skip
+    source = exchange.source(columns, ["id"])
+    rows = [["1", *good]]
+    for number, (column, value) in enumerate(bad, 2):
+        row = dict(zip(columns, [str(number), *good], strict=True))
+        rows.append(list((row | {column: value}).values()))
+    source.take(rows, file="mixed.csv")
+    assert [r[0] for r in source.rows()] == [1]
+    found = source.quarantine("rule", "column_name", "value", "_row", "_file")
+    assert sorted(found, key=lambda r: r[3]) == [
+        (f"{column}.type", column, value, line, "mixed.csv") for line, (column, value) in enumerate(bad, 3)
+    ]
+    record = json.loads(source.quarantine("record")[0][0])
+    assert set(record) == set(columns)
     assert balanced(source.last("silver"))
+
+
+def test_blank_is_no_value_and_a_key_needs_one(exchange: Exchange) -> None:
+    source = exchange.source(READINGS, KEY, format={"null_values": ["", "N/A"]})
+    source.take([("m1", "2026-01-01", None), ("m2", "2026-01-01", "N/A"), (None, "2026-01-01", "1"), ("m3", "N/A", "1")])
+    assert source.rows() == [("m1", date(2026, 1, 1), None), ("m2", date(2026, 1, 1), None)]
+    assert source.quarantine("rule", "_row") == [("meter.required", 4), ("read_on.required", 5)]
+
+
+def test_row_rules_split_rows_and_the_first_reason_counts(exchange: Exchange) -> None:
+    columns = {
+        "meter": {"physicalType": "STRING", "logicalTypeOptions": {"pattern": "^m[0-9]+$"}},
+        "read_on": "DATE",
+        "kwh": {"physicalType": "DECIMAL(8,2)", "logicalTypeOptions": {"minimum": 0, "maximum": 100}},
+    }
+    rule = {
+        "name": "not_on_sunday", "type": "sql", "dimension": "consistency", "description": "no reading on a Sunday",
+        "query": "SELECT count(*) FROM ${table} WHERE NOT (dayofweek(read_on) <> 1)", "mustBe": 0,
+    }  # fmt: skip
+    lenient = rule | {"name": "small", "severity": "warning", "query": rule["query"].replace("dayofweek(read_on) <> 1", "kwh < 5")}
+    source = exchange.source(columns, KEY, quality=[rule, lenient])
+    source.take(
+        [("m1", "2026-01-01", "7"), ("x1", "2026-01-01", "-7"), ("m2", "2026-01-01", "-0.01"), ("m3", "2026-01-04", "1")]
+    )
+    assert [r[0] for r in source.rows()] == ["m1"]
+    assert source.quarantine() == [
+        ("kwh.range", "kwh", "-0.01"), ("meter.pattern", "meter", "x1"), ("table.not_on_sunday", "read_on", "2026-01-04"),
+    ]  # fmt: skip
+
+
+def test_copies_are_counted_and_contradictions_refused(exchange: Exchange) -> None:
+    source = exchange.source(READINGS, KEY)
+    source.take(
+        [("m1", "2026-01-01", "1"), ("m1", "2026-01-01", "1.00"), ("m2", "2026-01-01", "1"), ("m2", "2026-01-01", "2"),
+         ("m3", "2026-01-01", "3")]
+    )  # fmt: skip
+    assert source.rows("_row") == [("m1", date(2026, 1, 1), Decimal("1.00"), 2), ("m3", date(2026, 1, 1), Decimal("3.00"), 6)]
+    assert source.quarantine("rule", "column_name", "value", "_row") == [
+        ("key.contradiction", "meter, read_on", "m2, 2026-01-01", 4),
+        ("key.contradiction", "meter, read_on", "m2, 2026-01-01", 5),
+    ]
+    run = source.last("silver")
+    assert (run.rows_in, run.rows_out, run.rows_duplicate, run.rows_quarantined) == (5, 2, 1, 2)
+
+
+def test_wide_becomes_long_and_what_means_nothing_is_dropped_and_counted(exchange: Exchange) -> None:
+    columns = {"on": "DATE", "code": "STRING", "rate": "DECIMAL(10,4)"}
+    source = exchange.source(
+        columns, ["on", "code"], published=["on", "US D", "J.P", "人民币"],
+        reshape={"unpivot": {"keep": ["on"], "name": "code", "value": "rate"}},
+        drop=[{"column": "rate", "values": ["N/A", ""], "reason": "not quoted"}],
+    )  # fmt: skip
+    source.take([("2026-01-01", "1.1", "N/A", "7.8"), ("2026-01-02", "", "x", "7.9")])
+    assert source.rows() == [
+        (date(2026, 1, 1), "US D", Decimal("1.1000")), (date(2026, 1, 1), "人民币", Decimal("7.8000")),
+        (date(2026, 1, 2), "人民币", Decimal("7.9000")),
+    ]  # fmt: skip
+    assert source.quarantine() == [("rate.type", "rate", "x")]
+    run = source.last("silver")
+    assert (run.rows_in, run.rows_out, run.rows_dropped, run.rows_quarantined) == (6, 3, 2, 1)
+
+
+def test_a_query_of_ones_own_makes_the_rows(exchange: Exchange) -> None:
+    sql = (
+        "SELECT upper(meter) AS code, reading, _landing_sha256, _file, _row, _run_id, _logical_date FROM bronze"
+        " LATERAL VIEW explode(split(readings, ';')) x AS reading"
+    )
+    columns = {"code": "STRING", "reading": "INT"}
+    source = exchange.source(columns, ["code", "reading"], published=["meter", "readings"], sql=sql)
+    source.take([("m1", "1;2;x")])
+    assert source.rows("_row") == [("M1", 1, 2), ("M1", 2, 2)]
+    assert source.quarantine() == [("reading.type", "reading", "x")]
+
+
+def test_records_that_no_parser_can_read_reach_quarantine_beside_their_good_neighbours(exchange: Exchange) -> None:
+    source = exchange.source(READINGS, KEY)
+    text = b"meter,read_on,kwh\nm1,2026-01-01,1\nm2,2026-01-01,1,2\nm3,2026-01-01\nm\xff4,2026-01-01,1\nm5,2026-01-01,5\n"
+    source.take(text, file="bent.csv")
+    assert [r[0] for r in source.rows()] == ["m1", "m5"]
+    found = source.quarantine("rule", "value", "record", "_row", "_file")
+    assert [(rule, row, file) for rule, _, _, row, file in found] == [
+        ("format.too_few_cells", 4, "bent.csv"), ("format.too_many_cells", 3, "bent.csv"),
+        ("format.undecodable", 5, "bent.csv"),
+    ]  # fmt: skip
+    assert "expected 3, found 4" in next(value for rule, value, *_ in found if rule == "format.too_many_cells")
+    run = source.last("bronze")
+    assert run.rows_out == len(source.bronze()) == 5
+    assert balanced(source.last("silver"))
+
+
+def test_undeclared_columns_are_kept_and_told(exchange: Exchange) -> None:
+    source = exchange.source(READINGS, KEY)
+    source.land("meter,kwh,read_on,unit\nm1,1,2026-01-01,kWh\n")
+    assert "unit" in (source.step("bronze").message or "")
+    source.build()
+    assert source.rows() == [("m1", date(2026, 1, 1), Decimal("1.00"))]
+    assert source.bronze("_extra") == [('{"unit":"kWh"}',)]
+
+
+def test_columns_may_have_any_name(exchange: Exchange) -> None:
+    published = ["meter id", "a.b", "c`d", "电量 (千瓦时)", "it's", 'x"y', "_"[:0] + "e,f", "select", "100%"]
+    columns = {f"c{n}": {"physicalType": "STRING", "transformLogic": f"`{p.replace('`', '``')}`"} for n, p in enumerate(published)}
+    columns["c3"] = {"physicalType": "INT", "transformLogic": "try_cast(`电量 (千瓦时)` as int)"}
+    source = exchange.source(columns, ["c0"], published=published)
+    source.take([[f"v{n}" if n != 3 else "3" for n in range(len(published))], ["bad" for _ in published]])
+    assert source.rows() == [("v0", "v1", "v2", 3, *(f"v{n}" for n in range(4, len(published))))]
+    assert source.quarantine() == [("c3.type", "c3", "bad")]
+
+
+def test_names_that_differ_in_case_only_are_refused_at_the_declaration(exchange: Exchange) -> None:
+    source = exchange.source({"value": "INT"}, ["value"], published=["value", "Value"])
+    source.land("value,Value\n1,2\n")
+    with pytest.raises(DeclarationError, match="'value' and 'Value' differ in case only"):
+        source.step("bronze")
+
+
+def test_case_of_a_column_does_not_matter_between_contract_and_publisher(exchange: Exchange) -> None:
+    source = exchange.source({"meter": "STRING", "kwh": "INT"}, ["meter"], published=["METER", "KWh"])
+    source.take("METER,KWh\nm1,5\n")
+    assert source.rows() == [("m1", 5)]
+
+
+def test_the_zone_of_instants(exchange: Exchange) -> None:
+    source = exchange.source({"id": "INT", "at": "TIMESTAMP"}, ["id"])
+    source.take([("1", "2026-01-01T08:00:00+08:00"), ("2", "2026-01-01 00:00:00"), ("3", "2025-12-31T19:00:00-05:00")])
+    assert {at for _, at in source.rows()} == {datetime(2026, 1, 1, tzinfo=UTC)}
+
+
+def test_declared_columns_changed_everything_is_read_again(exchange: Exchange) -> None:
+    source = exchange.source({"meter": "STRING", "kwh": "INT"}, ["meter"], published=["meter", "kwh"])
+    source.take("meter,kwh,site\nm1,1,a\n", 0)
+    source.take("meter,kwh,site\nm2,2,b\n", 1)
+    source.published = ("meter", "kwh", "site")
+    source.declare({"meter": "STRING", "kwh": "INT", "site": "STRING"})
+    assert source.step("land", 2).status == "succeeded", "what is declared otherwise is news"
+    source.build(2)
+    assert source.bronze() == [("m1", "1", "a"), ("m2", "2", "b")]
+    assert source.rows() == [("m1", 1, "a"), ("m2", 2, "b")]
+    assert source.step("land", 3).status == "unchanged"
+
+
+def test_a_corrected_format_mends_what_could_not_be_read(exchange: Exchange) -> None:
+    source = exchange.source({"meter": "STRING", "name": "STRING"}, ["meter"])
+    source.land("meter,name\nm1,沙田\n".encode("big5"))
+    source.step("bronze")
+    with pytest.raises(RefusedFile):
+        source.step("silver")
+    source.declare(format={"encoding": "big5"})
+    assert source.step("land", 1).status == "succeeded"
+    source.build(1)
+    assert source.rows() == [("m1", "沙田")]
+    assert source.quarantine() == []
+
+
+@pytest.mark.parametrize("partition", [(), ("site",)], ids=["whole", "parted"])
+def test_a_changed_contract_makes_the_table_anew_with_its_types(exchange: Exchange, partition: tuple[str, ...]) -> None:
+    source = exchange.source({"meter": "STRING", "site": "STRING", "kwh": "INT"}, ["meter", "site"], partition=partition)
+    source.take("meter,site,kwh\nm1,a,1\nm2,b,2.5\n", 0)
+    assert source.quarantine() == [("kwh.type", "kwh", "2.5")]
+    first = lake.version(source.table)
+    source.declare({
+        "meter": "STRING", "site": {"physicalType": "STRING", "description": "where"}, "kwh": "DECIMAL(9,1)",
+        "twice": {"physicalType": "DOUBLE", "transformLogic": "2 * try_cast(kwh as double)"},
+    })  # fmt: skip
+    assert source.step("land", 1).status == "succeeded"
+    source.build(1)
+    assert source.rows() == [("m1", "a", Decimal("1.0"), 2.0), ("m2", "b", Decimal("2.5"), 5.0)]
+    assert source.quarantine() == []
+    log = lake.delta(source.table)
+    assert log.metadata().partition_columns == list(partition)
+    fields = {f.name: f for f in log.schema().fields}
+    assert all(f.nullable for f in fields.values())
+    assert (str(fields["kwh"].type.type), fields["site"].metadata.get("comment")) == ("decimal(9,1)", "where")
+    assert lake.columns_at(source.table, first).keys() == (lake.columns_at(source.table).keys() - {"twice"})
+
+
+def test_a_tightened_rule_applies_to_rows_that_came_before_it(exchange: Exchange) -> None:
+    source = exchange.source(READINGS, KEY)
+    source.take([("m1", "2026-01-01", "1"), ("m2", "2026-01-01", "500")], 0)
+    kwh = {"physicalType": "DECIMAL(8,2)", "logicalTypeOptions": {"maximum": 100}}
+    source.declare(READINGS | {"kwh": kwh})
+    source.step("land", 1)
+    source.build(1)
+    assert [r[0] for r in source.rows()] == ["m1"]
+    assert source.quarantine() == [("kwh.range", "kwh", "500")]
+
+
+def test_what_cannot_be_compiled_is_told_before_anything_is_written(exchange: Exchange) -> None:
+    source = exchange.source(READINGS, KEY)
+    source.land([("m1", "2026-01-01", "1")])
+    source.step("bronze")
+    for logic, message in (
+        ("cast(kwh as int)", "stops the whole run at one bad value"),
+        ("to_date(kwh, 'yyyy')", "stops the whole run at one bad value"),
+        ("try_cast(kwhh as int)", "reads 'kwhh'"),
+        ("try_cast(kwh as", "not an SQL expression"),
+    ):
+        source.declare(READINGS | {"kwh": {"physicalType": "DECIMAL(8,2)", "transformLogic": logic}})
+        with pytest.raises(DeclarationError, match=message):
+            source.step("silver")
+    source.declare(READINGS | {"read_at": {"physicalType": "TIMESTAMP", "transformLogic": "try_cast(read_on as timestamp)"}},
+                   partition=("read_at",))  # fmt: skip
+    with pytest.raises(DeclarationError, match="partition column 'read_at' has the type TIMESTAMP"):
+        source.step("silver")
+    assert not lake.exists(source.table)
+
+
+def test_an_author_may_say_what_becomes_of_a_value_that_cannot_be_converted(exchange: Exchange) -> None:
+    columns = {
+        "id": "STRING",
+        "on": {"physicalType": "DATE", "transformLogic": "coalesce(try_cast(try_to_timestamp(day, 'dd.MM.yyyy') as date), try_cast(day as date))"},
+        "n": {"physicalType": "INT", "transformLogic": "coalesce(try_cast(n as int), -1)"},
+        "x": {"physicalType": "DOUBLE", "transformLogic": "CASE WHEN kind = 'number' THEN try_cast(x AS double) END"},
+    }
+    source = exchange.source(columns, ["id"], published=["id", "day", "n", "kind", "x"])
+    source.take([("a", "31.12.2025", "1", "number", "1.5"), ("b", "2025-12-31", "many", "text", "much"),
+                 ("c", "31/12/2025", "1", "text", ""), ("d", "2025-12-31", "1", "number", "much")])  # fmt: skip
+    assert source.rows() == [("a", date(2025, 12, 31), 1, 1.5), ("b", date(2025, 12, 31), -1, None)]
+    assert source.quarantine() == [("on.type", "on", "31/12/2025"), ("x.type", "x", "number, much")]
+
+
+def test_a_function_that_stops_at_a_value_is_explained(exchange: Exchange) -> None:
+    columns = READINGS | {"kwh": {"physicalType": "DECIMAL(8,2)", "transformLogic": "1 / try_cast(kwh as int)"}}
+    source = exchange.source(columns, KEY)
+    source.land([("m1", "2026-01-01", "0")])
+    source.step("bronze")
+    with pytest.raises(ExchangeError, match="stopped at a value: .*by zero.*try_divide"):
+        source.step("silver")
+
+
+def test_partitions_with_any_value(exchange: Exchange) -> None:
+    places = ["a/b", "x y", "50%", "a=b", "沙田", "it's", None, "."]
+    source = exchange.source({"id": "STRING", "place": "STRING", "n": "INT"}, ["id"], partition=["place"])
+    source.take([(str(i), p, "1") for i, p in enumerate(places)], 0)
+    source.take([(str(i), p, "2") for i, p in enumerate(places)], 1)
+    assert source.rows() == [(str(i), p, 2) for i, p in enumerate(places)]
+    source.take([(str(i), "elsewhere", "2") for i in range(3)], 2)
+    assert source.rows() == [(str(i), "elsewhere" if i < 3 else p, 2) for i, p in enumerate(places)]
+
+
+def test_an_increment_leaves_the_files_of_other_days_alone(exchange: Exchange) -> None:
+    for mode in ("append", "merge", "revisions"):
+        source = exchange.source(READINGS, KEY, mode, partition=["read_on"])
+        source.take([(f"m{n}", f"2026-01-0{d}", "1") for n in range(3) for d in range(1, 6)], 0)
+        before = files_of(source.table)
+        assert all(len(paths) == 1 for paths in before.values()), "one file for each day"
+        source.take([("m1", "2026-01-05", "2"), ("m9", "2026-01-05", "2"), ("m1", "2026-01-06", "2")], 1)
+        after = files_of(source.table)
+        assert {k for k in after if after[k] != before.get(k)} <= {("2026-01-05",), ("2026-01-06",)}
+        assert len(source.rows()) == {"append": 17, "merge": 17, "revisions": 18}[mode]
+        quarantined = files_of(f"quarantine.{source.name}") if lake.exists(f"quarantine.{source.name}") else {}
+        assert len(quarantined) == (mode == "append")
+
+
+def test_late_landings_are_told(exchange: Exchange) -> None:
+    source = exchange.source(READINGS, KEY)
+    source.take([("m1", "2026-01-01", "3")], 3)
+    source.take([("m1", "2026-01-01", "1"), ("m2", "2026-01-01", "1")], 1)
+    assert "late" in (source.last("silver").message or "")
+    assert source.rows() == [("m1", date(2026, 1, 1), Decimal("3.00")), ("m2", date(2026, 1, 1), Decimal("1.00"))]
+    assert balanced(source.last("silver"))
+
+
+def test_everything_known_already_moves_the_watermark_only(exchange: Exchange) -> None:
+    source = exchange.source(READINGS, KEY)
+    source.take([("m1", "2026-01-01", "3")], 0)
+    version = lake.version(source.table)
+    source.land([("m1", "2026-01-01", "3.0")], 1)
+    assert source.build(1).status == "unchanged"
+    assert lake.version(source.table) == version
+    stands = pointer(source.table)
+    assert stands and stands.landing_id == landings(source.name)[-1].id
+    assert source.step("land", 2).status == "unchanged"
+
+
+def test_runs_are_recorded_whatever_becomes_of_them(exchange: Exchange) -> None:
+    source = exchange.source(READINGS, KEY)
+    source.take([("m1", "2026-01-01", "3")], 0)
+    source.declare({"meter": "STRING", "nothing": "INT"})
+    with pytest.raises(DeclarationError):
+        source.step("silver", 1)
+    found = [(r.step, r.status) for r in runs(source.name)]
+    assert found == [("land", "succeeded"), ("bronze", "succeeded"), ("silver", "succeeded"), ("silver", "failed")]
+    assert "nothing says where column 'nothing' comes from" in (source.last("silver").message or "")
+
+
+def test_json_lines_and_archives(exchange: Exchange) -> None:
+    import gzip
+
+    source = exchange.source(READINGS, KEY, format={"type": "json_lines"})
+    told = "".join(json.dumps({"meter": m, "read_on": "2026-01-01", "kwh": k}) + "\n" for m, k in (("m1", 1), ("m2", None)))
+    write(settings().drop / source.name / "a.jsonl.gz", gzip.compress(told.encode()))
+    source.step("land")
+    source.build()
+    assert source.rows() == [("m1", date(2026, 1, 1), Decimal("1.00")), ("m2", date(2026, 1, 1), None)]

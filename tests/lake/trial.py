@@ -29,6 +29,11 @@ BOOKKEEPING = ("_landing_sha256", "_file", "_row", "_logical_date")
 # Tables are told apart by name, because one process has one catalogue for all of its tests.
 _numbers = itertools.count(1)
 
+_LOGICAL = {
+    "TINYINT": "integer", "SMALLINT": "integer", "INT": "integer", "BIGINT": "integer", "FLOAT": "number", "DOUBLE": "number",
+    "DECIMAL": "number", "BOOLEAN": "boolean", "DATE": "date", "TIMESTAMP": "timestamp",
+}  # fmt: skip
+
 Columns = Mapping[str, str | dict[str, Any]]
 
 
@@ -48,8 +53,9 @@ def contract_text(name: str, columns: Columns, key: Sequence[str], partition: Se
     """An ODCS contract; a column is its physical type, or its properties."""
     properties = []
     for column, told in columns.items():
-        entry: dict[str, Any] = {"name": column, "logicalType": "string", "description": f"the {column}"}
+        entry: dict[str, Any] = {"name": column, "description": f"the {column}"}
         entry |= {"physicalType": told} if isinstance(told, str) else told
+        entry["logicalType"] = _LOGICAL.get(entry["physicalType"].split("(")[0], "string")
         if column in key:
             entry |= {"primaryKey": True, "primaryKeyPosition": list(key).index(column) + 1}
         if column in partition:
@@ -176,9 +182,11 @@ class Exchange:
             "licence": {"id": "CC-BY-4.0", "url": "https://creativecommons.org/licenses/by/4.0/"},
             "rights": {"redistribution": "yes", "basis": "open_licence", "evidence": "its terms"},
             "cadence": "0 1 * * *", "connector": {"type": "drop", "files": told.get("files", ["*"])},
-            "format": {"type": "delimited", "delimiter": ",", "columns": list(source.published)} | told.get("format", {}),
+            "format": {"type": "delimited", "columns": list(source.published)} | told.get("format", {}),
             "silver": {"mode": source.mode},
         }  # fmt: skip
+        if declared["format"]["type"] == "delimited":
+            declared["format"].setdefault("delimiter", ",")
         declared |= {k: told[k] for k in ("reshape", "drop") if k in told}
         folder = self.root / "dags/sources/utility" / source.name
         write(folder / "source.yaml", yaml.safe_dump(declared, sort_keys=False, allow_unicode=True))

@@ -64,7 +64,9 @@ def _bronze(work: Work) -> Iterator[Any]:
     reader = pyarrow.csv.open_csv(
         work.csv,
         read_options=pyarrow.csv.ReadOptions(block_size=_BLOCK),
-        convert_options=pyarrow.csv.ConvertOptions(column_types=dict.fromkeys(_RAW, pa.string()), strings_can_be_null=True),
+        convert_options=pyarrow.csv.ConvertOptions(
+            column_types=dict.fromkeys(_RAW, pa.string()), strings_can_be_null=True, null_values=[""]
+        ),
     )
     row = 2
     for batch in reader:

@@ -1,0 +1,86 @@
+"""How long Airflow takes to read 600 declarations, and what those files import into its scheduler."""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from jobs.settings import CHECKOUT
+from tests.bench.catalogue import declare
+
+_EACH = 300
+_LIMIT_SECONDS = 300
+_HEAVY = ("pyspark", "pysail", "pandas", "great_expectations", "deltalake", "pyarrow")
+
+# Run in a process of its own: a scheduler's DAG processor forks from one that has Airflow imported already.
+_SCRIPT = """
+import json, sys, time
+started = time.perf_counter()
+from airflow.dag_processing.dagbag import DagBag
+import airflow.sdk
+imported = time.perf_counter()
+before = set(sys.modules)
+seconds, processor = {}, {}
+for file in sys.argv[2:]:
+    begun, spent = time.perf_counter(), time.process_time()
+    bag = DagBag(file, safe_mode=False)
+    name = file.rsplit("/", 1)[1]
+    seconds[name], processor[name + " processor"] = time.perf_counter() - begun, time.process_time() - spent
+    if bag.import_errors:
+        raise SystemExit(str(bag.import_errors))
+    seconds.setdefault("dags", 0)
+    seconds["dags"] += len(bag.dags)
+found = {"import": imported - started, "modules": sorted({name.split(".")[0] for name in set(sys.modules) - before}), **seconds, **processor}
+with open(sys.argv[1], "w") as result:
+    json.dump(found, result)
+"""
+
+
+def bench(console: Console, scratch: Path, rounds: int) -> dict[str, Any]:
+    """Parse the generated declarations some times, each in a process of its own.
+
+    Raises:
+        RuntimeError: a declaration does not parse, or DAGs are missing.
+    """
+    declare(scratch / "catalogue", _EACH)
+    env = dict(os.environ) | {
+        "EXCHANGE_CATALOGUE": str(scratch / "catalogue"),
+        "EXCHANGE_HOME": str(scratch / "home"),
+        "AIRFLOW_HOME": str(scratch / "airflow"),
+        "AIRFLOW__CORE__LOAD_EXAMPLES": "false",
+        "PYTHONPATH": os.pathsep.join(filter(None, (str(CHECKOUT), os.environ.get("PYTHONPATH")))),
+    }
+    runs = [_parse(scratch / "parse.json", env) for _ in range(rounds)]
+    found = {name: statistics.median(run[name] for run in runs) for name in runs[0] if name != "modules"}
+    if found["dags"] != 2 * _EACH:
+        raise RuntimeError(f"{found['dags']} DAGs came of {2 * _EACH} declarations")
+    found["total"] = sum(found[file] for file in ("ingest.py", "publish.py"))
+    found["processor"] = sum(found[f"{file} processor"] for file in ("ingest.py", "publish.py"))
+    found["heavy"] = sorted(set(_HEAVY) & set(runs[0]["modules"]))
+    console.print(
+        f"{2 * _EACH} declarations become DAGs in {found['total']:.2f} s (aim: about 2 s; {found['processor']:.2f} s of processor"
+        f" time): sources {found['ingest.py']:.2f} s, products {found['publish.py']:.2f} s; importing Airflow itself, not counted, {found['import']:.1f} s"
+    )
+    console.print(
+        f"their contracts are read in {found['declarations.py']:.2f} s ({found['declarations.py processor']:.2f} s of processor"
+        " time), by a file of its own"
+    )
+    console.print(f"engines imported: {', '.join(found['heavy']) or 'none'}")
+    return found
+
+
+def _parse(result: Path, env: dict[str, str]) -> dict[str, Any]:
+    files = [str(CHECKOUT / "dags" / name) for name in ("ingest.py", "publish.py", "declarations.py")]
+    command = [sys.executable, "-c", _SCRIPT, str(result), *files]
+    ended = subprocess.run(command, env=env, capture_output=True, text=True, timeout=_LIMIT_SECONDS, check=False)
+    if ended.returncode:
+        raise RuntimeError(f"the declarations do not parse:\n{(ended.stderr or ended.stdout)[-3000:]}")
+    found: dict[str, Any] = json.loads(result.read_text())
+    return found

@@ -1,0 +1,141 @@
+"""Our steps beside the same work done with other engines: interleaved, each run in a process of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import statistics
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from tests.bench.contenders import NAMES
+from tests.bench.measure import watched
+from tests.bench.outcome import Outcome, outcome
+from tests.bench.readings import write_readings
+
+_LIMIT_SECONDS = 3600.0
+_UNCOUNTED = ("land",)
+_CHECKOUT = Path(__file__).resolve().parents[2]
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run of one contender: seconds of wall time and of processor time by step, and peak memory in bytes."""
+
+    start: float
+    seconds: dict[str, float]
+    cpu: dict[str, float]
+    peak: int
+
+    @property
+    def total(self) -> float:
+        """What counts: every step but landing, which no peer has."""
+        return sum(took for step, took in self.seconds.items() if step not in _UNCOUNTED)
+
+    @property
+    def processor(self) -> float:
+        """The same in processor time."""
+        return sum(took for step, took in self.cpu.items() if step not in _UNCOUNTED)
+
+
+def bench(console: Console, scratch: Path, rows: int, rounds: int, names: tuple[str, ...]) -> dict[str, Any]:
+    """Run the contenders in turn, round after round.
+
+    Raises:
+        RuntimeError: a contender failed, or its tables are not those of the others.
+    """
+    csv = scratch / "readings.csv"
+    written = write_readings(csv, rows)
+    console.print(f"{written.rows:,} rows, {written.bytes / 1e6:,.0f} MB of CSV")
+    runs: dict[str, list[Run]] = {name: [] for name in names if _is_there(name, console)}
+    agreed: Outcome | None = None
+    for number in range(rounds):
+        for name, done in runs.items():
+            run, found = _run(name, csv, scratch / name)
+            agreed = agreed or found
+            if found != agreed:
+                raise RuntimeError(f"{name} did other work.\n  before: {agreed}\n  {name}: {found}")
+            done.append(run)
+            console.print(f"round {number + 1}: {name} {run.total:.2f} s, {run.processor:.1f} s of processor time", style="dim")
+    csv.unlink()
+    console.print(f"All agree: {agreed}")
+    return _report(console, written.rows, runs, agreed)
+
+
+def _is_there(name: str, console: Console) -> bool:
+    if name == "spark" and not (shutil.which("java") or os.environ.get("JAVA_HOME")):
+        console.print("spark is left out: there is no Java", style="yellow")
+        return False
+    return True
+
+
+def _run(name: str, csv: Path, folder: Path) -> tuple[Run, Outcome]:
+    folder.mkdir(parents=True)
+    result, log = folder.with_suffix(".json"), folder.with_suffix(".log")
+    command = [sys.executable, "-m", "tests.bench.contender", name, str(csv), str(folder), str(result)]
+    ended = watched(command, log=log, env=dict(os.environ), cwd=_CHECKOUT, limit=_LIMIT_SECONDS)
+    if ended.code or not result.exists():
+        raise RuntimeError(f"{name} ended with {ended.code}:\n{ended.output[-3000:]}")
+    found = json.loads(result.read_text())
+    left = outcome(folder / "lake")
+    shutil.rmtree(folder)
+    result.unlink()
+    return Run(found["start"], found["seconds"], found["cpu"], ended.peak), left
+
+
+def _report(console: Console, rows: int, runs: dict[str, list[Run]], agreed: Outcome | None) -> dict[str, Any]:
+    found = {name: _median(done) for name, done in runs.items()}
+    ours = found.get("ours")
+    steps = list(next(iter(found.values()))["steps"])
+    table = Table(title=f"{rows:,} rows, medians of {len(next(iter(runs.values())))} rounds, seconds")
+    for heading in ("", "start", *steps, "total", "÷ ours", "processor", "÷ ours", "peak MiB", "rows/s"):
+        table.add_column(heading, justify="left" if not heading else "right")
+    for name, row in found.items():
+        row["ratio"] = row["total"] / ours["total"] if ours else None
+        row["cpu_ratio"] = row["cpu"] / ours["cpu"] if ours else None
+        table.add_row(
+            name, f"{row['start']:.1f}", *(f"{row['steps'].get(step, 0):.2f}" for step in steps), f"{row['total']:.2f}",
+            _times(row["ratio"]), f"{row['cpu']:.1f}", _times(row["cpu_ratio"]), f"{row['peak'] / 2**20:,.0f}",
+            f"{rows / row['total']:,.0f}",
+        )  # fmt: skip
+    console.print(table)
+    report: dict[str, Any] = {"rows": rows, "contenders": found, "outcome": str(agreed)}
+    if ours:
+        checks = sum(took for step, took in ours["steps"].items() if step.startswith("check"))
+        report["expectations_share"] = checks / ours["total"]
+        console.print(f"expectations take {report['expectations_share']:.0%} of our time (aim: at most 25 %)")
+    console.print("start (imports, engine) and landing are not in the total", style="dim")
+    return report
+
+
+def _times(ratio: float | None) -> str:
+    return "" if ratio is None else f"{ratio:.2f} ×"
+
+
+def _median(runs: list[Run]) -> dict[str, Any]:
+    steps = {step: statistics.median(run.seconds[step] for run in runs) for step in runs[0].seconds if step not in _UNCOUNTED}
+    return {
+        "start": statistics.median(run.start for run in runs),
+        "steps": steps,
+        "total": statistics.median(run.total for run in runs),
+        "totals": [run.total for run in runs],
+        "cpu": statistics.median(run.processor for run in runs),
+        "cpu_steps": {step: statistics.median(run.cpu[step] for run in runs) for step in steps},
+        "peak": statistics.median(run.peak for run in runs),
+        "land": statistics.median(run.seconds.get("land", 0.0) for run in runs),
+    }
+
+
+def contenders(text: str | None) -> tuple[str, ...]:
+    """The names in a list such as ``ours,duckdb``, all of them if there is none."""
+    chosen = tuple(text.split(",")) if text else NAMES
+    unknown = sorted(set(chosen) - set(NAMES))
+    if unknown:
+        raise SystemExit(f"no contender {', '.join(unknown)}; there are: {', '.join(NAMES)}")
+    return chosen

@@ -1,0 +1,174 @@
+"""Products: built by one query over checked versions, as a whole or only where their inputs moved."""
+
+from __future__ import annotations
+
+from datetime import date
+
+import pytest
+from trial import Exchange, Source, build_product, day, files_of, runs, table_rows
+
+from jobs import lake
+from jobs.errors import DeclarationError, ExchangeError, NotFound
+from jobs.flow import run_step, stale_products
+from jobs.pointers import checked, pointer
+
+READINGS = {"meter": "STRING", "read_on": "DATE", "kwh": "INT"}
+DAILY = {"read_on": "DATE", "meters": "BIGINT", "kwh": "BIGINT"}
+QUERY = "SELECT read_on, count(*) AS meters, sum(kwh) AS kwh FROM silver.{} GROUP BY read_on"
+
+
+def parted(exchange: Exchange, mode: str = "merge") -> Source:
+    source = exchange.source(READINGS, ["meter", "read_on"], mode, partition=["read_on"])
+    source.take([(f"m{n}", f"2026-01-0{d}", str(n)) for n in (1, 2) for d in range(1, 6)], 0)
+    return source
+
+
+def totals(name: str) -> list[tuple[object, ...]]:
+    return table_rows(f"gold.{name}", *DAILY)
+
+
+def test_built_whole_then_unchanged(exchange: Exchange) -> None:
+    source = parted(exchange)
+    name = exchange.product(DAILY, ["read_on"], QUERY.format(source.name))
+    assert build_product(name).rows == 5
+    assert totals(name) == [(date(2026, 1, d), 2, 3) for d in range(1, 6)]
+    version = lake.version(f"gold.{name}")
+    assert run_step("gold", name, day(1), "r").status == "unchanged"
+    assert lake.version(f"gold.{name}") == version
+    stands = checked(f"gold.{name}")
+    assert stands.inputs and stands.inputs["tables"] == {source.table: checked(source.table).delta_version}
+
+
+@pytest.mark.parametrize("mode", ["merge", "revisions", "append"])
+def test_only_moved_partitions_are_rebuilt(exchange: Exchange, mode: str) -> None:
+    source = parted(exchange, mode)
+    name = exchange.product(DAILY, ["read_on"], QUERY.format(source.name), partition="read_on")
+    build_product(name)
+    before = files_of(f"gold.{name}")
+    source.take([("m3", "2026-01-05", "10"), ("m3", "2026-01-06", "10")], 1)
+    build_product(name)
+    after = files_of(f"gold.{name}")
+    assert {k for k in after if after[k] != before.get(k)} == {("2026-01-05",), ("2026-01-06",)}
+    assert totals(name) == [*[(date(2026, 1, d), 2, 3) for d in range(1, 5)], (date(2026, 1, 5), 3, 13), (date(2026, 1, 6), 1, 10)]
+
+
+def test_a_new_version_of_an_input_without_other_rows_makes_no_version(exchange: Exchange) -> None:
+    source = parted(exchange)
+    name = exchange.product(DAILY, ["read_on"], QUERY.format(source.name), partition="read_on")
+    build_product(name)
+    version = lake.version(f"gold.{name}")
+    lake.restore(source.table, checked(source.table).delta_version)
+    from jobs.registry import transaction
+    from jobs.registry.models import Pointer
+
+    with transaction() as db:
+        found = db.get_one(Pointer, source.table)
+        found.delta_version = found.head_version = lake.version(source.table) or 0
+    assert run_step("gold", name, day(1), "r").status == "unchanged"
+    assert lake.version(f"gold.{name}") == version
+    assert not [n for n in stale_products() if n == name and pointer(f"gold.{name}") is None]
+
+
+def test_a_partition_that_is_gone_from_the_inputs_is_gone_from_the_product(exchange: Exchange) -> None:
+    moving = exchange.source({"id": "STRING", "place": "STRING"}, ["id"], partition=["place"])
+    moving.take([("a", "x"), ("b", "y"), ("c", None)], 0)
+    columns = {"place": "STRING", "things": "BIGINT"}
+    key = {"place": {"physicalType": "STRING"}, "things": "BIGINT"}
+    query = f"SELECT place, count(*) AS things FROM silver.{moving.name} GROUP BY place"
+    name = exchange.product(key, ["place"], query, partition="place")
+    build_product(name)
+    assert table_rows(f"gold.{name}", *columns) == [("x", 1), ("y", 1), (None, 1)]
+    moving.take([("a", "y"), ("c", "x")], 1)
+    build_product(name, 1)
+    assert table_rows(f"gold.{name}", *columns) == [("x", 1), ("y", 2)]
+
+
+def test_a_changed_query_or_contract_rebuilds_all_of_it(exchange: Exchange) -> None:
+    source = parted(exchange)
+    name = exchange.product(DAILY, ["read_on"], QUERY.format(source.name), partition="read_on")
+    build_product(name)
+    first = lake.version(f"gold.{name}")
+    exchange.product(DAILY, ["read_on"], "-- told otherwise\n" + QUERY.format(source.name), partition="read_on", name=name)
+    assert run_step("gold", name, day(1), "r").status == "unchanged", "comments do not count"
+    exchange.product(DAILY, ["read_on"], QUERY.format(source.name).replace("sum(kwh)", "2 * sum(kwh)"), partition="read_on", name=name)
+    build_product(name)
+    assert totals(name) == [(date(2026, 1, d), 2, 6) for d in range(1, 6)]
+    wider = {"read_on": "DATE", "meters": "INT", "kwh": {"physicalType": "DECIMAL(12,1)", "description": "energy"}, "most": "INT"}
+    query = QUERY.format(source.name).replace(" FROM", ", max(kwh) AS most FROM")
+    exchange.product(wider, ["read_on"], query, partition="read_on", name=name)
+    build_product(name)
+    assert table_rows(f"gold.{name}", "kwh", "most")[0] == (3, 2)
+    log = lake.delta(f"gold.{name}")
+    assert {f.name: str(f.type.type) for f in log.schema().fields} == {
+        "read_on": "date", "meters": "integer", "kwh": "decimal(12,1)", "most": "integer",
+    }  # fmt: skip
+    assert log.metadata().partition_columns == ["read_on"]
+    assert all(f.nullable for f in log.schema().fields)
+    assert len(table_rows(f"gold.{name}", *DAILY, at=first)) == 5
+
+
+def test_a_first_version_that_never_passed_leaves_no_trace_in_the_next_contract(exchange: Exchange) -> None:
+    source = parted(exchange)
+    name = exchange.product(DAILY, ["read_on"], QUERY.format(source.name))
+    run_step("gold", name, day(0), "r")
+    exchange.product(DAILY | {"kwh": "DOUBLE"}, ["read_on"], QUERY.format(source.name), name=name)
+    build_product(name)
+    assert lake.columns_at(f"gold.{name}")["kwh"] == "double"
+    assert len(totals(name)) == 5
+
+
+def test_a_product_reads_revisions_as_they_stand_and_other_products(exchange: Exchange) -> None:
+    source = parted(exchange, "revisions")
+    source.take([("m1", "2026-01-01", "100")], 1)
+    daily = exchange.product(DAILY, ["read_on"], QUERY.format(source.name))
+    build_product(daily)
+    assert totals(daily)[0] == (date(2026, 1, 1), 2, 102)
+    query = f"WITH d AS (SELECT * FROM Gold.{daily}) SELECT max(d.kwh) AS most, max(gold.{daily}.read_on) AS last FROM d, gold.{daily}"
+    top = exchange.product({"most": "BIGINT", "last": "DATE"}, ["most"], query)
+    build_product(top)
+    assert table_rows(f"gold.{top}", "most", "last") == [(102, date(2026, 1, 5))]
+
+
+def test_what_does_not_fit_is_told_with_file_and_expectation(exchange: Exchange) -> None:
+    source = parted(exchange)
+
+    def refused(query: str, columns: dict[str, str] = DAILY, key: str = "read_on") -> str:
+        name = exchange.product(columns, [key], query)
+        with pytest.raises(ExchangeError) as refusal:
+            run_step("gold", name, day(0), "r")
+        assert runs(name)[-1:] == [] or runs(name)[-1].status == "failed"
+        assert not lake.exists(f"gold.{name}") or not lake.rows(f"gold.{name}")
+        return str(refusal.value)
+
+    fine = QUERY.format(source.name)
+    assert "missing: kwh; not in the contract: energy" in refused(fine.replace("AS kwh", "AS energy"))
+    assert "query.sql" in refused(fine.replace("sum(kwh)", "sum(kwhh)"))
+    assert "kwhh" in refused(fine.replace("sum(kwh)", "sum(kwhh)"))
+    assert "does not parse" in refused(fine.replace("GROUP BY", "GROUP"))
+    assert "not exactly one SELECT" in refused(f"DELETE FROM silver.{source.name}")
+    assert "reads 'bronze.x'" in refused("SELECT * FROM bronze.x")
+    stopped = refused(fine.replace("sum(kwh)", "cast(concat('x', min(meter)) AS int)"))
+    assert "try_" in stopped and "query.sql" in stopped
+
+
+def test_an_input_without_a_checked_version_is_named(exchange: Exchange) -> None:
+    source = exchange.source(READINGS, ["meter", "read_on"])
+    name = exchange.product(DAILY, ["read_on"], QUERY.format(source.name))
+    with pytest.raises(NotFound, match=f"{source.table} has no checked version"):
+        run_step("gold", name, day(0), "r")
+    source.land([("m1", "2026-01-01", "1")])
+    source.step("bronze")
+    source.step("silver")
+    with pytest.raises(NotFound, match="has no checked version"):
+        run_step("gold", name, day(0), "r")
+    assert stale_products() == []
+
+
+def test_a_partition_must_have_one_way_to_be_written(exchange: Exchange) -> None:
+    source = parted(exchange)
+    name = exchange.product(
+        {"at": "TIMESTAMP", "n": "BIGINT"}, ["at"], f"SELECT CAST(read_on AS TIMESTAMP) AS at, count(*) AS n FROM silver.{source.name} GROUP BY 1",
+        partition="at",
+    )  # fmt: skip
+    with pytest.raises(DeclarationError, match="partition column 'at' has the type TIMESTAMP"):
+        run_step("gold", name, day(0), "r")

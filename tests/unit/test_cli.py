@@ -1,0 +1,257 @@
+"""The command line without an engine: what it accepts, how it speaks of mistakes, and how soon it answers."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from datetime import UTC, date, datetime, timedelta, timezone
+from decimal import Decimal
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from jobs.cli import program
+from jobs.cli.query import readable_statement
+from jobs.cli.show import cell, clean, json_text
+from jobs.errors import ExchangeError, ExpectationsFailed, PublisherError, RefusedFile, Tampered
+
+LISTS = ("sources", "products", "runs", "grants", "usage", "participants", "releases")
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("EXCHANGE_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("EXCHANGE_CATALOGUE", str(tmp_path / "catalogue"))
+    monkeypatch.delenv("EXCHANGE_DATABASE_URL", raising=False)
+    return tmp_path / "home"
+
+
+def said(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
+    """Exit code, stdout and stderr of one command."""
+    code = program.run(arguments)
+    out, err = capsys.readouterr()
+    return code, out, err
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "SELECT 1",
+        "select * from silver.x where a = 'drop table y; delete from z'",
+        "WITH a AS (SELECT 1 AS n) SELECT * FROM a",
+        "SELECT 1 UNION ALL SELECT 2;",
+        "(SELECT 1)",
+        "VALUES (1, 2), (3, 4)",
+        "SHOW TABLES IN silver",
+        "SHOW DATABASES",
+        "DESCRIBE TABLE silver.x",
+        "EXPLAIN SELECT 1",
+        "EXPLAIN EXTENDED SELECT 1",
+        "SELECT * FROM silver.x VERSION AS OF 3",
+    ],
+)
+def test_statements_that_read_are_passed_on_as_they_are(statement: str) -> None:
+    assert readable_statement(statement) == statement.rstrip(";")
+
+
+def test_what_the_embedded_engine_spells_otherwise_is_respelled() -> None:
+    assert readable_statement("FROM silver.x LIMIT 10") == "SELECT * FROM silver.x LIMIT 10"
+    assert readable_statement("describe silver.x") == "DESCRIBE TABLE silver.x"
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "DROP TABLE silver.x",
+        "DELETE FROM silver.x",
+        "UPDATE silver.x SET a = 1",
+        "INSERT INTO silver.x VALUES (1)",
+        "INSERT OVERWRITE silver.x SELECT 1",
+        "WITH a AS (SELECT 1) INSERT INTO silver.x SELECT * FROM a",
+        "MERGE INTO silver.x t USING y s ON t.a = s.a WHEN MATCHED THEN DELETE",
+        "CREATE TABLE t AS SELECT 1",
+        "CREATE OR REPLACE VIEW silver.x AS SELECT 1",
+        "ALTER TABLE silver.x ADD COLUMN b INT",
+        "TRUNCATE TABLE silver.x",
+        "EXPLAIN DELETE FROM silver.x",
+        "SET spark.sql.ansi.enabled = false",
+        "CACHE TABLE silver.x",
+        "USE silver",
+        "SELECT 1; DROP TABLE silver.x",
+        "",
+        "nonsense that is no SQL",
+        "SELECT FROM WHERE",
+    ],
+)
+def test_statements_that_could_change_something_are_refused_in_one_line(statement: str) -> None:
+    with pytest.raises(ExchangeError) as refusal:
+        readable_statement(statement)
+    assert "\n" not in str(refusal.value)
+
+
+values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text() | st.floats(allow_nan=False, allow_infinity=False),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+)
+
+
+@given(values)
+def test_json_reads_back_as_what_was_printed(value: object) -> None:
+    assert json.loads(json_text(value)) == value
+
+
+@given(st.decimals(allow_nan=False, allow_infinity=False, places=9, min_value=-(10**20), max_value=10**20))
+def test_json_keeps_every_digit_of_a_decimal(value: Decimal) -> None:
+    assert json.loads(json_text({"v": value}), parse_float=Decimal)["v"] == value
+
+
+def test_what_json_has_no_number_for_is_text() -> None:
+    assert json.loads(json_text([float("nan"), float("inf"), b"\x00\xff", date(2026, 1, 2)])) == [
+        "nan", "inf", "00ff", "2026-01-02",
+    ]  # fmt: skip
+
+
+def test_instants_are_shown_in_utc() -> None:
+    hongkong = timezone(timedelta(hours=8))
+    assert cell(datetime(2026, 1, 1, 8, tzinfo=hongkong)) == "2026-01-01T00:00:00Z"
+    assert cell(datetime(2026, 1, 1, tzinfo=UTC)) == cell(datetime(2026, 1, 1)) == "2026-01-01T00:00:00Z"
+
+
+def test_data_cannot_rewrite_the_terminal() -> None:
+    assert "\x1b" not in clean("\x1b[2Jgone\x07\r")
+
+
+@pytest.mark.parametrize("command", LISTS)
+def test_every_list_is_one_json_document_even_when_empty(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, err = said(capsys, command, "--json")
+    assert (code, json.loads(out), err) == (0, [], "")
+    code, out, err = said(capsys, command)
+    assert (code, out) == (0, "")
+    assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["sorces"], "sorces"),
+        (["land"], "SOURCE"),
+        (["land", "x", "--date", "2026-13-01"], "2026-13-01"),
+        (["land", "nowhere"], "no source 'nowhere'"),
+        (["gold", "nowhere"], "no product 'nowhere'"),
+        (["land", "gold.x"], "`land` does not work on 'gold.x'"),
+        (["release", "silver.x"], "`release` does not work on 'silver.x'"),
+        (["quality", "nowhere"], "no table 'nowhere'"),
+        (["quarantine", "gold.nowhere"], "nowhere"),
+        (["rebuild", "nowhere"], "silver.x"),
+        (["rebuild", "release.x"], "verify"),
+        (["sql", "DROP TABLE x"], "only reads"),
+        (["sql", "SELECT 1", "--json", "--csv"], "one of them"),
+        (["grant", "x", "--to", "b", "--days", "9"], "no published release"),
+        (["revoke", "x"], "--from"),
+        (["revoke", "7"], "no such grant"),
+        (["diff", "x"], "no release of 'x'"),
+        (["verify", "x@1.0.0"], "no release 1.0.0"),
+        (["releases", "nowhere"], "no product 'nowhere'"),
+        (["enrol", "x", "--role", "pirate"], "pirate"),
+        (["source", "new", "x", "--from", "y.csv"], "no sector"),
+        (["source", "new", "a/Bad-Name", "--from", "y.csv"], "Bad-Name"),
+        (["source", "new", "utility/x", "--from", "y.csv"], "no file 'y.csv'"),
+        (["source", "new", "utility/x", "--from", "package:x"], "package:NAME==VERSION#member"),
+        (["product", "new", "xx"], "--query"),
+        (["product", "new", "xx", "--query", "no.sql"], "no file 'no.sql'"),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_code_2(
+    arguments: list[str], expected: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, out, err = said(capsys, *arguments)
+    assert (code, out) == (program.USERS_MISTAKE, "")
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+    assert expected in err
+
+
+def test_a_wrong_setting_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("EXCHANGE_SHARE_PORT", "many")
+    code, _, err = said(capsys, "sources")
+    assert code == program.USERS_MISTAKE
+    assert "EXCHANGE_SHARE_PORT" in err
+
+
+def test_a_broken_declaration_is_told_beside_the_sound_ones(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "catalogue/dags/sources/utility/broken"
+    folder.mkdir(parents=True)
+    (folder / "source.yaml").write_text(yaml.safe_dump({"title": "T"}))
+    code, out, err = said(capsys, "sources", "--json")
+    found = json.loads(out)
+    assert (code, err) == (0, "")
+    assert found[0]["source"] == "broken"
+    assert "source.yaml" in found[0]["mistake"]
+    code, _, err = said(capsys, "land", "broken")
+    assert code == program.USERS_MISTAKE
+    assert "source.yaml" in err
+
+
+@pytest.mark.parametrize(
+    ("kind", "code"),
+    [(ExpectationsFailed, 1), (PublisherError, 1), (RefusedFile, 1), (Tampered, 1), (ExchangeError, 2), (KeyError, 70)],
+)
+def test_exit_codes_tell_whose_fault_it_was(
+    kind: type[Exception], code: int, capsys: pytest.CaptureFixture[str], home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails() -> None:
+        raise kind("what went wrong\nin two lines")
+
+    monkeypatch.setattr(program, "_COMMANDS", (("Engineer", "fails", fails), ("Engineer", "works", lambda: None)))
+    found, out, err = said(capsys, "fails")
+    assert (found, out) == (code, "")
+    assert err.count("\n") == 1
+    logs = list((home / "logs").glob("*.log"))
+    assert bool(logs) == (code == program.UNEXPECTED)
+    if logs:
+        assert str(logs[0]) in err
+        assert "Traceback" in logs[0].read_text()
+
+
+def test_ctrl_c_is_130(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    def waits() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(program, "_COMMANDS", (("Engineer", "waits", waits), ("Engineer", "works", lambda: None)))
+    assert said(capsys, "waits")[0] == program.INTERRUPTED
+
+
+def test_a_profile_file_is_never_left_without_a_grant(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "profile.share"
+    code, _, _ = said(capsys, "grant", "x", "--to", "b", "--days", "9", "--out", str(out))
+    assert code == program.USERS_MISTAKE
+    assert not out.exists()
+    out.write_text("mine")
+    code, _, err = said(capsys, "grant", "x", "--to", "b", "--days", "9", "--out", str(out))
+    assert code == program.USERS_MISTAKE
+    assert "exists already" in err
+    assert out.read_text() == "mine"
+
+
+def test_help_names_the_three_users_and_imports_nothing_heavy() -> None:
+    asked = "import sys; from jobs.cli import program; code = program.run(['--help']); print(sorted(sys.modules)); sys.exit(code)"
+    done = subprocess.run([sys.executable, "-c", asked], capture_output=True, text=True, check=True)
+    for panel in ("Engineer", "Exchange staff", "Buyer"):
+        assert panel in done.stdout
+    loaded = done.stdout.rsplit("[", 1)[1]
+    for heavy in ("pandas", "pyarrow", "pyspark", "sqlalchemy", "sqlglot", "pydantic", "deltalake", "airflow", "fastapi"):
+        assert f"'{heavy}'" not in loaded
+
+
+def test_output_that_nobody_reads_to_its_end_is_no_fault() -> None:
+    done = subprocess.run(
+        f"{sys.executable} -m jobs.cli --help | head -1; echo ${{PIPESTATUS[0]}}",
+        shell=True, executable="/bin/bash", capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert done.stderr == ""
