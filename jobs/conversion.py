@@ -15,7 +15,7 @@ _EARLIEST_COLON = 6
 
 
 def failure(expression: str, contract: Contract, column: Column) -> str | None:
-    """SQL that is true where a conversion within an expression fails on a value that is there; None if none can fail.
+    """SQL that is true, and else false or null, where a conversion within an expression fails on a value that is there; None if none can fail.
 
     Only the branch of a CASE or IF that is taken counts, and of COALESCE only a whole that comes to nothing: with these
     an author says what becomes of a value that cannot be converted.
@@ -24,7 +24,7 @@ def failure(expression: str, contract: Contract, column: Column) -> str | None:
         DeclarationError: a conversion would stop the whole run at one bad value.
     """
     found = _failure(sqlglot.parse_one(expression, dialect="spark"), contract, column)
-    return f"coalesce({_sql(found)}, false)" if found else None
+    return _sql(found) if found else None
 
 
 def _failure(node: Any, contract: Contract, column: Column) -> Any | None:

@@ -9,7 +9,6 @@ from jobs.catalog import SilverMode
 from jobs.contract import Contract
 from jobs.partitions import touched
 from jobs.rules import literal, quote
-from jobs.spark import connect
 from jobs.split import ORIGIN
 
 
@@ -52,8 +51,8 @@ def deduplicate(table: str, good: str, contract: Contract, mode: SilverMode, *, 
     """
     if not duplicates:
         return Clean(f"SELECT *, true AS _whole FROM ({good})")
-    spark = connect()
-    spark.sql(good).createOrReplaceTempView("good_rows")
+    # Typing every row once more for each of the next queries would cost more than to keep the rows for a moment.
+    lake.stage("good_rows", good)
     lake.stage("repeated", _repeated(contract))
     where = touched(table, contract, "good_rows") if mode == "append" and lake.rows(table) else None
     lake.stage("verdicts", _verdicts(contract, mode, f"(SELECT * FROM delta.`{lake.location(table)}` t WHERE {where})" if where else None))

@@ -109,6 +109,9 @@ def _built(product: Product, contract: Contract, versions: dict[str, int], only:
         (frame.where(only) if only else frame).createOrReplaceTempView(view)
         alias = table.alias or table.name
         table.replace(exp.to_table(view).as_(alias))
+    for column in statement.find_all(exp.Column):
+        # What was gold.x.value is x.value now.
+        column.set("db", None)
     frame = _run(statement.sql(dialect="spark"), product)
     _fit(frame, contract, product)
     return frame.selectExpr(*[f"CAST({quote(c.name)} AS {c.type}) AS {quote(c.name)}" for c in contract.columns])

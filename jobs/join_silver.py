@@ -44,12 +44,14 @@ class Incoming:
         good: SELECT of its rows, one per key (per key and instant for `revisions`), with ``_whole``.
         rows: their number.
         since: the earliest logical date in it.
+        instants: how many logical dates it has.
         is_late: whether the table holds rows of that date or a later one; landings of those dates are then all in the batch.
     """
 
     good: str
     rows: int
     since: datetime
+    instants: int
     is_late: bool = False
 
 

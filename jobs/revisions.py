@@ -24,14 +24,12 @@ def revision_changes(table: str, batch: Incoming, contract: Contract) -> Change:
     before. If the table holds anything as late as the batch, the touched keys' versions since then are made anew from
     the batch, so that the order in which landings came does not matter.
     """
-    spark = connect()
-    spark.sql(batch.good).createOrReplaceTempView("batch")
+    connect().sql(batch.good).createOrReplaceTempView("batch")
     where = touched(table, contract, "batch") if lake.rows(table) else None
-    one_instant = spark.sql("SELECT count(DISTINCT _logical_date) FROM batch").collect()[0][0] <= 1
-    if where is None and one_instant:
+    if where is None and batch.instants == 1:
         return Change(_first(contract, "batch"), "append", batch.rows)
     known = f"(SELECT * FROM delta.`{lake.location(table)}` t WHERE {where})" if where else None
-    if known and one_instant and not batch.is_late:
+    if known and batch.instants == 1 and not batch.is_late:
         return _next(known, contract, where or "true")
     return _chains(known, batch, contract, where or "true")
 

@@ -62,6 +62,11 @@ class _Batch:
         return max(x.id for x in self.landings)
 
     @property
+    def instants(self) -> int:
+        """How many logical dates it has."""
+        return len({x.logical_date for x in self.landings})
+
+    @property
     def slices(self) -> str:
         """SQL for the rows of these landings in bronze and quarantine."""
         return slice_of([x.sha256 for x in self.landings])
@@ -193,8 +198,11 @@ def _pending(source: Source, since: int) -> _Batch:
 def _build(source: Source, split: Split, batch: _Batch) -> tuple[Counts, int | None]:
     mode, contract = source.declared.silver.mode, split.contract
     totals = _totals(split)
-    clean = deduplicate(source.table, split.good, contract, mode, duplicates=totals.repeated_keys > 0)
-    incoming = Incoming(clean.good, totals.good - clean.taken_out, batch.landings[0].logical_date, batch.again > 0)
+    good = split.good if totals.refused else split.untested
+    clean = deduplicate(source.table, good, contract, mode, duplicates=totals.repeated_keys > 0)
+    incoming = Incoming(
+        clean.good, totals.good - clean.taken_out, batch.landings[0].logical_date, batch.instants, batch.again > 0
+    )
     change = changes(source.table, incoming, contract, mode)
     counts = Counts(
         rows_in=totals.reshaped + totals.unreadable,
@@ -221,12 +229,16 @@ class _Totals:
 
 
 def _totals(split: Split) -> _Totals:
-    """Count a batch in one scan: rows, refused rows, and keys that name more than one good row."""
+    """Count a batch in one scan: rows, refused rows, and keys that name more than one good row.
+
+    Keys are told apart by a hash, which is cheaper to group by: that two of them share one only lets duplicates be looked
+    for where there are none.
+    """
     spark = connect()
     key = ", ".join(map(quote, split.contract.key))
     row = spark.sql(
         "SELECT coalesce(sum(n), 0) AS cells, coalesce(sum(bad), 0) AS bad, count_if(n - bad > 1) AS repeated FROM"
-        f" (SELECT count(*) AS n, count(_rule) AS bad FROM ({split.typed}) GROUP BY {key})"
+        f" (SELECT count(*) AS n, count(_rule) AS bad FROM ({split.typed}) GROUP BY xxhash64({key}))"
     ).collect()[0]
     dropped = 0
     if split.dropped:

@@ -110,31 +110,52 @@ class Split:
     @cached_property
     def typed(self) -> str:
         """Every cell row, typed, with the number of its first refusal in `_rule` (null for a good row)."""
-        return self._typed(raw=False)
+        return self._typed()
 
     @cached_property
     def good(self) -> str:
         """The rows that no rule refuses."""
         columns = ", ".join(map(quote, (*self.contract.names, *ORIGIN)))
-        return f"SELECT {columns} FROM ({self.typed}) WHERE {_RULE} IS NULL"
+        return f"SELECT {columns} FROM ({self._typed(fenced=True)}) WHERE {_RULE} IS NULL"
+
+    @cached_property
+    def untested(self) -> str:
+        """All rows, typed: the good ones, where it is known that no rule refuses any."""
+        columns = ", ".join(map(quote, ORIGIN))
+        return f"SELECT {self._expressions}, {columns} FROM ({self.cells})"
 
     @cached_property
     def refused(self) -> str:
         """The refused rows as quarantine keeps them: rule, column, value, the row, and its origin."""
         return f"{self._refused_cells()} UNION ALL {refused_records()}"
 
-    def _typed(self, *, raw: bool) -> str:
+    @property
+    def _expressions(self) -> str:
+        return ", ".join(f"{self.expression(c)} AS {quote(c.name)}" for c in self.contract.columns)
+
+    def _typed(self, *, raw: bool = False, fenced: bool = False) -> str:
+        """SELECT of typed rows with the verdict on each.
+
+        Args:
+            raw: with the published cells, each and as JSON.
+            fenced: keep the engine from testing the verdict before the rows are typed, for which it would type them
+                some ten times over: it does not move what is random.
+        """
         typing = [r for r in self.refusals if r.of_type]
         cases = " ".join(f"WHEN {r.condition} THEN {i}" for i, r in enumerate(typing))
         first = f"CASE {cases} END" if cases else "CAST(NULL AS INT)"
-        exprs = ", ".join(f"{self.expression(c)} AS {quote(c.name)}" for c in self.contract.columns)
-        shown = ", ".join(f"{literal(c)}, CAST({quote(c)} AS STRING)" for c in self.raw_columns)
-        extra = f", to_json(named_struct({shown})) AS _cells" if raw else ""
         origin = ", ".join(map(quote, ORIGIN))
-        inner = f"SELECT {exprs}, {first} AS _typing, {origin}{extra} FROM ({self.cells})"
+        inner = f"SELECT {self._expressions}, {first} AS _typing, {origin}{self._cells if raw else ''} FROM ({self.cells})"
         rules = " ".join(f"WHEN {r.condition} THEN {i}" for i, r in enumerate(self.refusals) if not r.of_type)
         verdict = f"coalesce(_typing, CASE {rules} END)" if rules else "_typing"
-        return f"SELECT *, {verdict} AS {_RULE} FROM ({inner})"
+        fence = " + CAST(0 * rand() AS INT)" if fenced else ""
+        return f"SELECT *, {verdict}{fence} AS {_RULE} FROM ({inner})"
+
+    @property
+    def _cells(self) -> str:
+        shown = ", ".join(f"{literal(c)}, CAST({quote(c)} AS STRING)" for c in self.raw_columns)
+        each = ", ".join(f"CAST({quote(c)} AS STRING) AS _cell{i}" for i, c in enumerate(self.raw_columns))
+        return f", to_json(named_struct({shown})) AS _cells, {each}"
 
     def _refused_cells(self) -> str:
         rule = _case(_RULE, [literal(r.rule) for r in self.refusals])
@@ -143,11 +164,14 @@ class Split:
         origin = ", ".join(map(quote, ORIGIN))
         return (
             f"SELECT {rule} AS rule, {column} AS column_name, {value} AS value, _cells AS record, {origin}"
-            f" FROM ({self._typed(raw=True)}) WHERE {_RULE} IS NOT NULL"
+            f" FROM ({self._typed(raw=True, fenced=True)}) WHERE {_RULE} IS NOT NULL"
         )
 
     def _shown(self, refusal: Refusal) -> str:
-        values = [f"get_json_object(_cells, {literal('$.' + c)})" for c in refusal.shown if "." not in c]
+        places = {c.lower(): i for i, c in enumerate(self.raw_columns)}
+        values = [
+            f"_cell{places[c.lower()]}" if c.lower() in places else f"CAST({quote(c)} AS STRING)" for c in refusal.shown
+        ]
         return f"concat_ws(', ', {', '.join(values)})" if values else "CAST(NULL AS STRING)"
 
     def expression(self, column: Column) -> str:
@@ -174,7 +198,7 @@ class Split:
                 rule.id,
                 rule.columns,
                 tuple(dict.fromkeys(s for c in rule.columns for s in sources.get(c, ()))),
-                f"NOT coalesce(({rule.predicate}), true)",
+                f"NOT ({rule.predicate})",
             )
             for rule in row_rules(self.contract)
         ]

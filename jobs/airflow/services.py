@@ -33,7 +33,8 @@ _COMMANDS = {
     "dag-processor": ("dag-processor",),
     "api-server": ("api-server",),
 }
-_STOP_SECONDS = 3.0
+# All state is in databases that survive a kill at any instant: there is little to be graceful about.
+_STOP_SECONDS = 1.0
 _LOG_BYTES = 5_000_000
 
 

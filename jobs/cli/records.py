@@ -35,7 +35,6 @@ def sources(as_json: AsJson = False) -> None:
             "sector",
             "source",
             "mode",
-            "cadence",
             "files_landed",
             "last_landed_at",
             "rows",

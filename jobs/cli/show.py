@@ -9,23 +9,14 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from rich.console import Console
+from typing import Any
 
 Record = Mapping[str, Any]
 
 # Wide enough for any table: what is piped into a file or a program is never cut or folded.
 _PIPED_WIDTH = 10_000
 _LONGEST_CELL = 200
-
-
-def console() -> Console:
-    """Where people read; without a terminal nothing is folded."""
-    from rich.console import Console
-
-    return Console() if sys.stdout.isatty() else Console(width=_PIPED_WIDTH)
+_FOLDED = 44
 
 
 def listing(records: Sequence[Record], columns: Sequence[str], *, as_json: bool, empty: str) -> None:
@@ -48,16 +39,26 @@ def listing(records: Sequence[Record], columns: Sequence[str], *, as_json: bool,
 
 def table(header: Sequence[str], rows: Sequence[Sequence[Any]], *, exact: bool = False) -> None:
     """Print rows for people; with `exact` every value as it is, otherwise counts and instants in short form."""
+    from rich.cells import cell_len
+    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
     shown = Table(box=None, pad_edge=False, header_style="bold")
+    cells = [[clean(cell(v) if exact else _short(v)) for v in row] for row in rows]
+    needed = 0
     for position, name in enumerate(header):
         numeric = all(isinstance(r[position], int | float | Decimal | None) for r in rows)
-        shown.add_column(Text(clean(name)), justify="right" if numeric else "left", overflow="fold")
-    for row in rows:
-        shown.add_row(*[Text(clean(cell(v) if exact else _short(v))) for v in row])
-    console().print(shown)
+        longest = max(cell_len(text) for text in (clean(name), *(row[position] for row in cells)))
+        # Only long texts are folded: a name or a number over two lines cannot be copied.
+        shown.add_column(
+            Text(clean(name)), justify="right" if numeric else "left", overflow="fold", no_wrap=longest <= _FOLDED
+        )
+        needed += min(longest, _FOLDED) + 2
+    for row in cells:
+        shown.add_row(*map(Text, row))
+    width = Console().width if sys.stdout.isatty() else _PIPED_WIDTH
+    Console(width=max(width, needed)).print(shown)
 
 
 def line(text: str) -> None:

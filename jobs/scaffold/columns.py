@@ -45,6 +45,7 @@ _WRITTEN = tuple(
         (r"^\d{1,2}/\d{1,2}/\d{4} \d{1,2}:\d{2}:\d{2}$", "%m/%d/%Y %H:%M:%S", "M/d/yyyy H:mm:ss", True),
     )
 )
+_CAPITALS = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 _UNITS = {
     "mw": "MW", "kw": "kW", "gw": "GW", "mwh": "MWh", "kwh": "kWh", "gwh": "GWh", "twh": "TWh", "mj": "MJ", "gj": "GJ",
     "usd": "USD", "eur": "EUR", "hkd": "HKD", "cny": "CNY", "rmb": "CNY", "gbp": "GBP", "jpy": "JPY", "km": "km",
@@ -278,10 +279,13 @@ def _enum(kind: _Kind, counted: dict[str, int], rows: int) -> tuple[str, ...]:
 
 def _words(published: str) -> list[str]:
     """The words of a published name, lower case, ASCII only."""
-    text = published.replace("%", " percent ")
-    text = re.sub(r"([a-z0-9])([A-Z])", r"\1 \2", text)
-    text = re.sub(r"([A-Z]+)([A-Z][a-z])", r"\1 \2", text)
-    return [w for w in re.split(r"[^A-Za-z0-9]+", text.encode("ascii", "ignore").decode().lower()) if w]
+    text = published.replace("%", " percent ").encode("ascii", "ignore").decode()
+    found: list[str] = []
+    for word in re.split(r"[^A-Za-z0-9]+", text):
+        # A unit is one word, whatever its capitals: MWh, kW.
+        parts = [word] if word.lower() in _UNITS else _CAPITALS.sub(" ", word).split()
+        found += [part.lower() for part in parts]
+    return [word for word in found if word]
 
 
 def _name(words: Sequence[str], kind: str, taken: Sequence[str]) -> str:

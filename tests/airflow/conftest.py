@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -65,6 +67,11 @@ class Exchange:
 
     def environment(self) -> dict[str, str]:
         return dict(os.environ) | {"EXCHANGE_HOME": str(self.home), "EXCHANGE_CATALOGUE": str(self.catalogue)}
+
+    def tables(self) -> dict[str, int]:
+        """The checked version of each table."""
+        with closing(sqlite3.connect(self.home / "registry.db")) as registry:
+            return dict(registry.execute("select table_name, delta_version from pointers").fetchall())
 
     def left_running(self) -> list[str]:
         """Command lines of processes that services of this home left behind."""

@@ -18,6 +18,7 @@ from jobs.settings import settings
 from tests.bench import client, increment, parse, pipeline
 from tests.bench.measure import machine
 
+Part = Callable[[Console, Path], dict[str, Any]]
 PARTS = ("pipeline", "increment", "parse", "client")
 
 
@@ -46,7 +47,7 @@ def main() -> int:
     return int(failed)
 
 
-def _part(run: Callable[[Console, Path], dict[str, Any]], console: Console, scratch: Path) -> tuple[dict[str, Any], bool]:
+def _part(run: Part, console: Console, scratch: Path) -> tuple[dict[str, Any], bool]:
     scratch.mkdir()
     try:
         return run(console, scratch), False
@@ -55,7 +56,7 @@ def _part(run: Callable[[Console, Path], dict[str, Any]], console: Console, scra
         return {"failed": str(error)}, True
 
 
-def _runner(part: str, given: argparse.Namespace) -> Callable[[Console, Path], dict[str, Any]]:
+def _runner(part: str, given: argparse.Namespace) -> Part:
     def run(console: Console, scratch: Path) -> dict[str, Any]:
         if part == "pipeline":
             return pipeline.bench(console, scratch, given.rows, given.rounds, given.contenders)
@@ -72,12 +73,16 @@ def _arguments() -> argparse.Namespace:
     env = os.environ.get
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
     parser.add_argument("--only", type=_parts, default=PARTS, help="parts to run, such as pipeline,parse")
-    parser.add_argument("--rows", type=_count, default=_count(env("ROWS") or "2_000_000"), help="rows of the pipeline (env ROWS)")
-    parser.add_argument("--rounds", type=_count, default=_count(env("ROUNDS") or "3"), help="runs of each contender (env ROUNDS)")
-    parser.add_argument("--contenders", type=pipeline.contenders, default=pipeline.contenders(env("CONTENDERS")))
-    parser.add_argument("--days", type=_days, default=_days(env("DAYS") or "10,100,1000"), help="lengths of history (env DAYS)")
-    parser.add_argument("--step", type=_count, default=1, help="days of one seeding run, 1 being the truest and slowest")
-    parser.add_argument("--client-rows", type=_count, default=_count(env("CLIENT_ROWS") or "10_000_000"))
+    for name, kind, default, text in (
+        ("ROWS", _count, "2_000_000", "rows of the pipeline"),
+        ("ROUNDS", _count, "3", "runs of each contender"),
+        ("CONTENDERS", pipeline.contenders, "", "who runs the pipeline, such as ours,duckdb"),
+        ("DAYS", _days, "10,100,1000", "lengths of history at which one more day is timed"),
+        ("STEP", _count, "1", "days that one run takes in while history is made; 1 is the truest and the slowest"),
+        ("CLIENT_ROWS", _count, "10_000_000", "rows of the shared table"),
+    ):
+        option = "--" + name.lower().replace("_", "-")
+        parser.add_argument(option, type=kind, default=kind(env(name) or default), help=f"{text} (or env {name})")
     return parser.parse_args()
 
 

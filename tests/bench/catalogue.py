@@ -34,7 +34,8 @@ schema:
       - {name: meter_code, logicalType: string, physicalType: STRING, primaryKey: true, primaryKeyPosition: 1,
          description: The meter, transformLogic: meter, logicalTypeOptions: {pattern: "^M[0-9]{5}$"}}
       - {name: read_at, logicalType: timestamp, physicalType: TIMESTAMP, primaryKey: true, primaryKeyPosition: 2,
-         description: "Beginning of the hour, in UTC", logicalTypeOptions: {minimum: "2000-01-01", maximum: "2100-01-01"}}
+         description: "Beginning of the hour, in UTC", transformLogic: try_cast(read_at as timestamp),
+         logicalTypeOptions: {minimum: "2000-01-01", maximum: "2100-01-01"}}
       - {name: energy_kwh, logicalType: number, physicalType: "DECIMAL(9,3)", required: true,
          description: Energy drawn in the hour, transformLogic: "try_cast(kwh as decimal(9,3))",
          customProperties: [{property: unit, value: kWh}], logicalTypeOptions: {minimum: 0, maximum: 1000}}
@@ -42,7 +43,8 @@ schema:
          description: "A actual, E estimated, S substituted", transformLogic: status,
          enum: [{value: A}, {value: E}, {value: S}]}
       - {name: read_month, logicalType: string, physicalType: STRING, partitioned: true, partitionKeyPosition: 1,
-         description: Month of the hour in UTC, transformLogic: "substr(read_at, 1, 7)"}
+         description: Month of the hour in UTC,
+         transformLogic: "date_format(try_cast(read_at as timestamp), 'yyyy-MM')"}
     quality:
       - {name: on_the_hour, type: sql, dimension: consistency, description: readings begin on the hour,
          query: "SELECT count(*) FROM ${table} WHERE NOT (minute(read_at) = 0 AND second(read_at) = 0)", mustBe: 0}
@@ -104,18 +106,23 @@ schema:
 """
 
 
-def declare(root: Path, copies: int = 1) -> None:
+# A history of days in one table is the plainest when each day is a partition.
+_BY_DAY = {"read_month": "read_day", "yyyy-MM": "yyyy-MM-dd", "{4}-[0-9]{2}$": "{4}-[0-9]{2}-[0-9]{2}$"}
+
+
+def declare(root: Path, *, copies: int = 1, by_day: bool = False) -> None:
     """Write the source, the product and both contracts under a catalogue's root.
 
     Args:
         root: the folder that is to hold dags/ and expectations/.
         copies: how many times; from the second on, a number is added to the names.
+        by_day: partition the table and the product by day instead of by month.
     """
     for copy in range(copies):
-        _declare(root, f"_{copy}" if copy else "")
+        _declare(root, f"_{copy}" if copy else "", _BY_DAY if by_day else {})
 
 
-def _declare(root: Path, ending: str) -> None:
+def _declare(root: Path, ending: str, changes: dict[str, str]) -> None:
     source, product = SOURCE + ending, PRODUCT + ending
     for path, text in {
         f"dags/sources/utility/{source}/source.yaml": _SOURCE_YAML,
@@ -124,6 +131,8 @@ def _declare(root: Path, ending: str) -> None:
         f"dags/products/{product}/query.sql": _QUERY,
         f"expectations/gold/{product}.yaml": _GOLD,
     }.items():
+        for old, new in ({SOURCE: source, PRODUCT: product} | changes).items():
+            text = text.replace(old, new)
         file = root / path
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(text.replace(SOURCE, source).replace(PRODUCT, product), encoding="utf-8")
+        file.write_text(text, encoding="utf-8")

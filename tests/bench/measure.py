@@ -27,7 +27,7 @@ class Ended:
 def watched(command: list[str], *, log: Path, env: dict[str, str], cwd: Path, limit: float) -> Ended:
     """Run a command to its end; one that takes longer than `limit` seconds is killed with all it started."""
     with log.open("wb") as out:
-        process = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, env=env, cwd=cwd, start_new_session=True)
+        process = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, env=env, cwd=cwd)
         peak = [0]
         ended = threading.Event()
         watch = threading.Thread(target=_watch, args=(process.pid, peak, ended), daemon=True)

@@ -8,8 +8,8 @@ from typing import Any
 
 _SILVER = "meter_code, epoch_us(read_at), CAST(energy_kwh AS DECIMAL(9,3)), status_code, read_month"
 _GOLD = (
-    "meter_code, read_month, CAST(consumption_kwh AS DECIMAL(18,3)), CAST(peak_kwh AS DECIMAL(9,3)), CAST(hours_read AS BIGINT),"
-    " CAST(days_read AS BIGINT), CAST(estimated_hours AS BIGINT)"
+    "meter_code, read_month, CAST(consumption_kwh AS DECIMAL(18,3)), CAST(peak_kwh AS DECIMAL(9,3)),"
+    " CAST(hours_read AS BIGINT), CAST(days_read AS BIGINT), CAST(estimated_hours AS BIGINT)"
 )
 
 
@@ -39,8 +39,8 @@ def outcome(lake: Path) -> Outcome:
         landed = _one(database, _rows(lake, "bronze"), "count(*)")[0]
         good, good_sum = _one(database, _rows(lake, "silver"), f"count(*), sum(hash({_SILVER})::HUGEINT)::VARCHAR")
         product, product_sum = _one(database, _rows(lake, "gold"), f"count(*), sum(hash({_GOLD})::HUGEINT)::VARCHAR")
-        refused = database.execute(f"SELECT rule, count(*) FROM {_rows(lake, 'quarantine')} GROUP BY rule ORDER BY rule")
-        quarantined = dict(refused.fetchall())
+        refused = f"SELECT rule, count(*) FROM {_rows(lake, 'quarantine')} GROUP BY rule ORDER BY rule"
+        quarantined = dict(database.execute(refused).fetchall())
     duplicates = landed - good - sum(quarantined.values())
     return Outcome(landed, good, good_sum, quarantined, duplicates, product, product_sum)
 

@@ -62,7 +62,8 @@ def bench(console: Console, scratch: Path, rows: int, rounds: int, names: tuple[
             if found != agreed:
                 raise RuntimeError(f"{name} did other work.\n  before: {agreed}\n  {name}: {found}")
             done.append(run)
-            console.print(f"round {number + 1}: {name} {run.total:.2f} s, {run.processor:.1f} s of processor time", style="dim")
+            took = f"{run.total:.2f} s, {run.processor:.1f} s of processor time"
+            console.print(f"round {number + 1}: {name} {took}", style="dim")
     csv.unlink()
     console.print(f"All agree: {agreed}")
     return _report(console, written.rows, runs, agreed)
@@ -119,7 +120,8 @@ def _times(ratio: float | None) -> str:
 
 
 def _median(runs: list[Run]) -> dict[str, Any]:
-    steps = {step: statistics.median(run.seconds[step] for run in runs) for step in runs[0].seconds if step not in _UNCOUNTED}
+    counted = [step for step in runs[0].seconds if step not in _UNCOUNTED]
+    steps = {step: statistics.median(run.seconds[step] for run in runs) for step in counted}
     return {
         "start": statistics.median(run.start for run in runs),
         "steps": steps,
@@ -132,7 +134,7 @@ def _median(runs: list[Run]) -> dict[str, Any]:
     }
 
 
-def contenders(text: str | None) -> tuple[str, ...]:
+def contenders(text: str) -> tuple[str, ...]:
     """The names in a list such as ``ours,duckdb``, all of them if there is none."""
     chosen = tuple(text.split(",")) if text else NAMES
     unknown = sorted(set(chosen) - set(NAMES))

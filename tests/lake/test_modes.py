@@ -165,14 +165,17 @@ def compare(source: Source, given: Sequence[File]) -> None:
     assert sorted(held) == refused(given, source.mode)
 
 
-@pytest.mark.parametrize("partition", [(), ("month",)], ids=["whole", "parted"])
+@pytest.mark.parametrize(
+    ("seed", "partition", "groupings"),
+    [(1, (), ([1] * 5, [5])), (2, (), ([2, 1, 2],)), (3, ("month",), ([1, 2, 2],)), (4, ("month",), ([3, 1, 1],))],
+    ids=["one-by-one-and-all-at-once", "grouped", "parted", "parted-otherwise"],
+)
 @pytest.mark.parametrize("mode", ["append", "merge", "revisions"])
-@pytest.mark.parametrize("seed", [1, 2])
-def test_order_and_grouping_do_not_matter(exchange: Exchange, mode: str, partition: tuple[str, ...], seed: int) -> None:
-    given = files(seed, 6)
-    chance = random.Random(seed)
-    groupings = [[1] * 6 if seed == 1 else [2, 1, 3], [6], chance.choice([[3, 3], [1, 4, 1], [1, 2, 3]])]
-    for grouping in groupings[:2] if partition else groupings:
+def test_order_and_grouping_do_not_matter(
+    exchange: Exchange, mode: str, seed: int, partition: tuple[str, ...], groupings: tuple[list[int], ...]
+) -> None:
+    given = files(seed, 5)
+    for grouping in groupings:
         source = declared(exchange, mode, partition)
         done = 0
         for size in grouping:

@@ -1,4 +1,4 @@
-"""Ways to do the same work: text rows with their origin, typed and keyed rows beside refused ones, checks, a product."""
+"""Ways to do the same work: text rows with their origin, typed and keyed rows beside refused ones, checks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""dlt with its filesystem destination and Delta tables; typing, rules and the product in Arrow, as its resources yield it."""
+"""dlt with its filesystem destination and Delta tables; typing, rules and the product in Arrow, in its resources."""
 
 from __future__ import annotations
 
@@ -104,15 +104,15 @@ def _typed(batch: Any) -> Any:
         "read_at": read_at,
         "energy_kwh": pc.if_else(numeric, pc.if_else(numeric, batch["kwh"], "0").cast(kwh), pa.scalar(None, kwh)),
         "status_code": batch["status"],
-        "read_month": pc.utf8_slice_codeunits(times.dictionary, 0, 7).take(times.indices),
+        "read_month": pc.strftime(parsed, format="%Y-%m").take(times.indices),
     }
     typing = {
         "read_at.type": pc.and_(pc.is_valid(batch["read_at"]), pc.is_null(read_at)),
         "energy_kwh.type": pc.and_(pc.is_valid(batch["kwh"]), pc.is_null(typed["energy_kwh"])),
     }
     rules = typing | _broken_silver(typed)
-    conditions = pa.StructArray.from_arrays([pc.fill_null(broken, False) for broken in rules.values()], names=list(rules))
-    reason = pc.case_when(conditions, *rules)
+    certain = [pc.fill_null(broken, False) for broken in rules.values()]
+    reason = pc.case_when(pa.StructArray.from_arrays(certain, names=list(rules)), *rules)
     raw = {"raw_read_at": batch["read_at"], "raw_kwh": batch["kwh"]}
     origin = {name: batch[name] for name in _ORIGIN if name in batch.schema.names}
     return pa.table(typed | raw | origin | {"reason": reason})
@@ -269,9 +269,8 @@ def _product(work: Work) -> Iterator[Any]:
         # Timestamps in UTC: the date is that of the instant.
         table = rows.append_column("day", rows["read_at"].cast(pa.timestamp("us")).cast(pa.date32()))
         table = table.append_column("estimated", pc.equal(rows["status_code"], "E").cast(pa.int64()))
-        found = table.group_by("meter_code").aggregate(
-            [("energy_kwh", "sum"), ("energy_kwh", "max"), ([], "count_all"), ("day", "count_distinct"), ("estimated", "sum")]
-        )
+        sums = [("energy_kwh", "sum"), ("energy_kwh", "max"), ("estimated", "sum")]
+        found = table.group_by("meter_code").aggregate([*sums, ([], "count_all"), ("day", "count_distinct")])
         yield pa.table(
             {
                 "meter_code": found["meter_code"],

@@ -24,7 +24,8 @@ SELECT *, CASE
 END AS reason
 FROM (
     SELECT meter AS meter_code, make_timestamptz(epoch_us(try_cast(read_at AS TIMESTAMP))) AS read_at,
-        try_cast(kwh AS DECIMAL(9,3)) AS energy_kwh, status AS status_code, substr(read_at, 1, 7) AS read_month,
+        try_cast(kwh AS DECIMAL(9,3)) AS energy_kwh, status AS status_code,
+        strftime(try_cast(read_at AS TIMESTAMP), '%Y-%m') AS read_month,
         read_at AS raw_read_at, kwh AS raw_kwh, {_ORIGIN}
     FROM bronze
 )
@@ -32,8 +33,8 @@ FROM (
 
 _SETTLED = """
 CREATE TEMP TABLE settled AS
-SELECT *, min(energy_kwh) OVER same <> max(energy_kwh) OVER same OR min(status_code) OVER same <> max(status_code) OVER same
-        AS contradicts,
+SELECT *, min(energy_kwh) OVER same <> max(energy_kwh) OVER same
+        OR min(status_code) OVER same <> max(status_code) OVER same AS contradicts,
     row_number() OVER (PARTITION BY meter_code, read_at ORDER BY _row) AS nth
 FROM typed SEMI JOIN repeated USING (meter_code, read_at)
 WHERE reason IS NULL
@@ -56,9 +57,10 @@ FROM (
 """
 
 _BROKEN_SILVER = f"""
-SELECT count_if(meter_code IS NULL), count_if(NOT regexp_matches(meter_code, '^M[0-9]{{5}}$')), count_if(read_at IS NULL),
-    count_if(read_at < TIMESTAMPTZ '2000-01-01' OR read_at > TIMESTAMPTZ '2100-01-01'), count_if(energy_kwh IS NULL),
-    count_if(energy_kwh < 0 OR energy_kwh > 1000), count_if(status_code NOT IN {CODES}), count_if(epoch(read_at) % 3600 <> 0)
+SELECT count_if(meter_code IS NULL), count_if(NOT regexp_matches(meter_code, '^M[0-9]{{5}}$')),
+    count_if(read_at IS NULL), count_if(read_at < TIMESTAMPTZ '2000-01-01' OR read_at > TIMESTAMPTZ '2100-01-01'),
+    count_if(energy_kwh IS NULL), count_if(energy_kwh < 0 OR energy_kwh > 1000),
+    count_if(status_code NOT IN {CODES}), count_if(epoch(read_at) % 3600 <> 0)
 FROM silver
 """
 
@@ -70,9 +72,12 @@ FROM silver GROUP BY meter_code, read_month
 """
 
 _BROKEN_GOLD = """
-SELECT count_if(meter_code IS NULL), count_if(read_month IS NULL), count_if(NOT regexp_matches(read_month, '^[0-9]{4}-[0-9]{2}$')),
-    count_if(consumption_kwh IS NULL OR consumption_kwh < 0), count_if(peak_kwh IS NULL OR peak_kwh < 0 OR peak_kwh > 1000),
-    count_if(hours_read IS NULL OR hours_read NOT BETWEEN 1 AND 744), count_if(days_read IS NULL OR days_read NOT BETWEEN 1 AND 31),
+SELECT count_if(meter_code IS NULL), count_if(read_month IS NULL),
+    count_if(NOT regexp_matches(read_month, '^[0-9]{4}-[0-9]{2}$')),
+    count_if(consumption_kwh IS NULL OR consumption_kwh < 0),
+    count_if(peak_kwh IS NULL OR peak_kwh < 0 OR peak_kwh > 1000),
+    count_if(hours_read IS NULL OR hours_read NOT BETWEEN 1 AND 744),
+    count_if(days_read IS NULL OR days_read NOT BETWEEN 1 AND 31),
     count_if(estimated_hours IS NULL OR estimated_hours NOT BETWEEN 0 AND 744), count_if(peak_kwh > consumption_kwh)
 FROM gold
 """
@@ -94,7 +99,8 @@ def run(engine: Any, work: Work) -> None:
         _write(
             engine.sql(
                 f"SELECT meter, read_at, kwh, status, '{FILE_NAME}' AS _file, row_number() OVER () + 1 AS _row,"
-                f" '{work.sha256}' AS _landing_sha256, '{RUN_ID}' AS _run_id, TIMESTAMPTZ '{LOGICAL_DATE}' AS _logical_date"
+                f" '{work.sha256}' AS _landing_sha256, '{RUN_ID}' AS _run_id,"
+                f" TIMESTAMPTZ '{LOGICAL_DATE}' AS _logical_date"
                 f" FROM read_csv('{work.csv}', all_varchar = true, header = true)"
             ),
             work,
@@ -172,4 +178,5 @@ def _check(engine: Any, layer: str, rules: str, key: str) -> None:
     rows, keys = engine.execute(
         f"SELECT (SELECT count(*) FROM {layer}), (SELECT count(*) FROM (SELECT 1 FROM {layer} GROUP BY {key}))"
     ).fetchall()[0]
-    hold(layer, {f"rule {n}": count for n, count in enumerate(broken)} | {"key.unique": rows - keys, "empty": int(not rows)})
+    found = {f"rule {n}": count for n, count in enumerate(broken)}
+    hold(layer, found | {"key.unique": rows - keys, "empty": int(not rows)})

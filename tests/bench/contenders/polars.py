@@ -61,11 +61,11 @@ def _typed(pl: Any, work: Work) -> Any:
         read_at=pl.col("read_at").str.to_datetime("%Y-%m-%d %H:%M:%S", time_unit="us", time_zone="UTC", strict=False),
         energy_kwh=pl.col("kwh").cast(pl.Decimal(9, 3), strict=False),
         status_code="status",
-        read_month=pl.col("read_at").str.slice(0, 7),
         raw_read_at="read_at",
         raw_kwh="kwh",
         **{name: name for name in _ORIGIN},
     )
+    rows = rows.with_columns(read_month=pl.col("read_at").dt.strftime("%Y-%m"))
     reason = (
         pl.when(pl.col("raw_read_at").is_not_null() & pl.col("read_at").is_null())
         .then(pl.lit("read_at.type"))
@@ -110,8 +110,9 @@ def _quarantine(pl: Any, refused: Any) -> Any:
         pl.when(column == "read_at").then("raw_read_at").when(column == "energy_kwh").then("raw_kwh")
         .when(column == "meter_code").then("meter_code").when(column == "status_code").then("status_code")
     )  # fmt: skip
-    record = pl.struct(meter="meter_code", read_at="raw_read_at", kwh="raw_kwh", status="status_code").struct.json_encode()
-    return refused.select(rule="reason", column_name=column, value=value, record=record, **{name: name for name in _ORIGIN})
+    cells = pl.struct(meter="meter_code", read_at="raw_read_at", kwh="raw_kwh", status="status_code")
+    origin = {name: name for name in _ORIGIN}
+    return refused.select(rule="reason", column_name=column, value=value, record=cells.struct.json_encode(), **origin)
 
 
 def _broken_silver(pl: Any) -> list[Any]:

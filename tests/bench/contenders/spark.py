@@ -1,4 +1,4 @@
-"""Plain PySpark with Delta on all local cores; Spark's own settings but for those that one machine needs to be at ease."""
+"""Plain PySpark with Delta on all local cores; Spark's own settings but for those that one machine needs."""
 
 from __future__ import annotations
 
@@ -21,6 +21,11 @@ _BROKEN_SILVER = {
     "status_code.enum": f"status_code NOT IN {CODES}",
     "table.on_the_hour": "minute(read_at) <> 0 OR second(read_at) <> 0",
 }
+_TYPED = (
+    "meter AS meter_code", "try_cast(read_at AS TIMESTAMP) AS read_at", "try_cast(kwh AS DECIMAL(9,3)) AS energy_kwh",
+    "status AS status_code", "date_format(try_cast(read_at AS TIMESTAMP), 'yyyy-MM') AS read_month",
+    "read_at AS raw_read_at", "kwh AS raw_kwh",
+)  # fmt: skip
 _TYPING = {
     "read_at.type": "raw_read_at IS NOT NULL AND read_at IS NULL",
     "energy_kwh.type": "raw_kwh IS NOT NULL AND energy_kwh IS NULL",
@@ -38,8 +43,9 @@ _BROKEN_GOLD = {
 }
 
 _PRODUCT = """
-SELECT meter_code, read_month, CAST(sum(energy_kwh) AS DECIMAL(18,3)) AS consumption_kwh, max(energy_kwh) AS peak_kwh,
-    count(*) AS hours_read, count(DISTINCT to_date(read_at)) AS days_read, count_if(status_code = 'E') AS estimated_hours
+SELECT meter_code, read_month, CAST(sum(energy_kwh) AS DECIMAL(18,3)) AS consumption_kwh,
+    max(energy_kwh) AS peak_kwh, count(*) AS hours_read, count(DISTINCT to_date(read_at)) AS days_read,
+    count_if(status_code = 'E') AS estimated_hours
 FROM silver GROUP BY meter_code, read_month
 """
 
@@ -68,7 +74,7 @@ def start(work: Work) -> Any:
 
 def run(engine: Any, work: Work) -> None:
     """Do the work."""
-    from pyspark.sql import functions as F  # noqa: N812 - the name every Spark reader knows
+    from pyspark.sql import functions as F
 
     with work.step("bronze"):
         rows = (
@@ -105,17 +111,14 @@ def stop(engine: Any) -> None:
 
 def _silver(engine: Any, work: Work) -> None:
     from pyspark.sql import Window
-    from pyspark.sql import functions as F  # noqa: N812 - the name every Spark reader knows
+    from pyspark.sql import functions as F
 
     reason = " ".join(f"WHEN {broken} THEN '{rule}'" for rule, broken in (_TYPING | _BROKEN_SILVER).items())
     typed = (
         _read(engine, work, "bronze")
-        .selectExpr(
-            "meter AS meter_code", "try_cast(read_at AS TIMESTAMP) AS read_at", "try_cast(kwh AS DECIMAL(9,3)) AS energy_kwh",
-            "status AS status_code", "substr(read_at, 1, 7) AS read_month", "read_at AS raw_read_at", "kwh AS raw_kwh", *_ORIGIN,
-        )
+        .selectExpr(*_TYPED, *_ORIGIN)
         .withColumn("reason", F.expr(f"CASE {reason} END"))
-    )  # fmt: skip
+    )
     good = typed.where("reason IS NULL")
     repeated = good.groupBy(*KEY).count().where("count > 1").select(*KEY).cache()
     same = Window.partitionBy(*KEY)
@@ -141,12 +144,13 @@ def _silver(engine: Any, work: Work) -> None:
 
 
 def _quarantine(refused: Any) -> Any:
+    cells = "'meter', meter_code, 'read_at', raw_read_at, 'kwh', raw_kwh, 'status', status_code"
     return refused.selectExpr(
         "reason AS rule",
         "split_part(reason, '.', 1) AS column_name",
         "CASE split_part(reason, '.', 1) WHEN 'read_at' THEN raw_read_at WHEN 'energy_kwh' THEN raw_kwh"
         " WHEN 'meter_code' THEN meter_code WHEN 'status_code' THEN status_code END AS value",
-        "to_json(named_struct('meter', meter_code, 'read_at', raw_read_at, 'kwh', raw_kwh, 'status', status_code)) AS record",
+        f"to_json(named_struct({cells})) AS record",
         *_ORIGIN,
     )
 

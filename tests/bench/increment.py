@@ -1,0 +1,166 @@
+"""Whether a day still costs a day after years: real daily runs, timed at 10, 100 and 1,000 days of history."""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import sys
+import time
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import psutil
+from rich.console import Console
+from rich.table import Table
+
+from jobs.settings import CHECKOUT
+from tests.bench.catalogue import PRODUCT, SOURCE, declare
+from tests.bench.measure import watched
+from tests.bench.readings import write_readings
+
+METERS = 500
+_TIMED = 7
+_LATE_HOURS = 2
+_FIRST = datetime(2023, 1, 1)
+_LIMIT_SECONDS = 6 * 3600.0
+_STEPS = (
+    ("land", SOURCE), ("bronze", SOURCE), ("silver", SOURCE), ("check", SOURCE),
+    ("gold", PRODUCT), ("check", PRODUCT), ("release", PRODUCT),
+)  # fmt: skip
+
+
+def bench(console: Console, scratch: Path, days: tuple[int, ...], step: int) -> dict[str, Any]:
+    """Build up the history by real runs and time some more days at each length.
+
+    Args:
+        console: where the table goes.
+        scratch: an empty folder.
+        days: lengths of history at which to time.
+        step: days that one seeding run takes in; 1 makes as many versions of every table as there are days.
+
+    Raises:
+        RuntimeError: a run failed.
+    """
+    result = scratch / "increment.json"
+    command = [sys.executable, "-m", "tests.bench.increment", str(scratch), str(step), str(result), *map(str, days)]
+    ended = watched(command, log=scratch / "log", env=dict(os.environ), cwd=CHECKOUT, limit=_LIMIT_SECONDS)
+    if ended.code:
+        raise RuntimeError(f"the daily runs ended with {ended.code}:\n{ended.output[-3000:]}")
+    found: dict[str, Any] = json.loads(result.read_text()) | {"peak": ended.peak}
+    _show(console, found, step)
+    return found
+
+
+def _show(console: Console, found: dict[str, Any], step: int) -> None:
+    points = found["points"]
+    labels = list(points[0]["seconds"])
+    title = f"one more day ({found['rows_a_day']:,} rows), medians of {_TIMED}"
+    table = Table(title=f"{title}, milliseconds of wall (processor) time")
+    for heading in ("days before", "silver versions", "files", *labels, "day"):
+        table.add_column(heading, justify="right")
+    for point in points:
+        cells = [f"{1000 * point['seconds'][x]:.0f} ({1000 * point['cpu'][x]:.0f})" for x in labels]
+        whole = f"{1000 * point['day']:.0f} ({1000 * point['day_cpu']:.0f})"
+        table.add_row(str(point["days"]), str(point["versions"]), str(point["files"]), *cells, whole)
+    first, last = points[0], points[-1]
+    found["ratio"], found["cpu_ratio"] = last["day"] / first["day"], last["day_cpu"] / first["day_cpu"]
+    console.print(table)
+    console.print(
+        f"day {last['days']} costs {found['ratio']:.2f} × day {first['days']}"
+        f" ({found['cpu_ratio']:.2f} × in processor time; aim: at most 1.1);"
+        f" seeded by real runs of {step} day{'s' if step > 1 else ''} each"
+    )
+
+
+class _History:
+    """Days that arrive one after the other at the same source."""
+
+    def __init__(self, home: Path) -> None:
+        self.home = home
+        self.days = 0
+
+    def arrive(self, count: int) -> datetime:
+        """Put the files of the next days into the watched folder; returns the last one's date."""
+        folder = self.home / "drop" / SOURCE
+        folder.mkdir(parents=True, exist_ok=True)
+        for _ in range(count):
+            date = _FIRST + timedelta(days=self.days)
+            file = folder / f"{date:%Y-%m-%d}.csv"
+            write_readings(file, METERS * 24, meters=METERS, first=date, seed=self.days)
+            if self.days:
+                self._add_late(file, date)
+            # Not younger than a file that is still being written would be.
+            os.utime(file, (time.time() - 60, time.time() - 60))
+            self.days += 1
+        return (_FIRST + timedelta(days=self.days - 1)).replace(tzinfo=UTC)
+
+    def _add_late(self, file: Path, date: datetime) -> None:
+        """Some hours of the day before come again with corrected values, as meters do."""
+        late = self.home / "late.csv"
+        before, seed = date - timedelta(days=1), 100_000 + self.days
+        write_readings(late, METERS * _LATE_HOURS, meters=METERS, first=before, seed=seed, faults=False)
+        with file.open("ab") as out:
+            out.write(late.read_bytes().split(b"\n", 1)[1])
+        late.unlink()
+
+
+def _daily_run(date: datetime) -> tuple[dict[str, float], dict[str, float]]:
+    from jobs.flow import run_step
+
+    own = psutil.Process()
+    seconds: dict[str, float] = {}
+    cpu: dict[str, float] = {}
+    for step, name in _STEPS:
+        label = f"check {'silver' if name == SOURCE else 'gold'}" if step == "check" else step
+        started, spent = time.perf_counter(), sum(own.cpu_times()[:2])
+        result = run_step(step, name, date, f"day-{date:%Y-%m-%d}")
+        seconds[label], cpu[label] = time.perf_counter() - started, sum(own.cpu_times()[:2]) - spent
+        if result.status != "succeeded":
+            raise RuntimeError(f"{step} {name}: {result.status}, {result.message}")
+    return seconds, cpu
+
+
+def _timed(history: _History) -> dict[str, Any]:
+    from jobs import lake
+
+    before = history.days
+    runs = [_daily_run(history.arrive(1)) for _ in range(_TIMED)]
+    table = f"silver.{SOURCE}"
+
+    def medians(place: int) -> dict[str, float]:
+        return {label: statistics.median(run[place][label] for run in runs) for label in runs[0][place]}
+
+    return {
+        "days": before,
+        "versions": lake.version(table),
+        "files": len(lake.files(table)),
+        "seconds": medians(0),
+        "cpu": medians(1),
+        "day": statistics.median(sum(run[0].values()) for run in runs),
+        "day_cpu": statistics.median(sum(run[1].values()) for run in runs),
+    }
+
+
+def main() -> None:
+    """Live through the days, in a process of its own."""
+    scratch, step, result = Path(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3])
+    os.environ["EXCHANGE_HOME"] = str(scratch / "home")
+    os.environ["EXCHANGE_CATALOGUE"] = str(scratch / "catalogue")
+    declare(scratch / "catalogue", by_day=True)
+    history = _History(scratch / "home")
+    history.home.mkdir()
+    points: list[dict[str, Any]] = []
+    for length in map(int, sys.argv[4:]):
+        while history.days < length:
+            _daily_run(history.arrive(min(step, length - history.days)))
+            if history.days % 50 == 0:
+                print(f"{history.days} days", flush=True)
+        points.append(_timed(history))
+        print(points[-1], flush=True)
+    result.write_text(json.dumps({"rows_a_day": METERS * (24 + _LATE_HOURS), "points": points}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,166 @@
+"""Runs steps in processes that die at a named point or at any instant, for the tests of what such a death leaves behind.
+
+Started as a program it imports everything once, then forks one process for each order that it reads; what is imported
+costs nothing then, and the engine is started by the process that dies.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+Step = tuple[str, str, int]
+
+
+@dataclass
+class Undertaker:
+    """The program, as its user sees it."""
+
+    process: subprocess.Popen[str]
+
+    @classmethod
+    def begin(cls) -> Undertaker:
+        """Start the program."""
+        return cls(
+            subprocess.Popen(
+                [sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=CHECKOUT,
+                env={**os.environ, "PYTHONPATH": f"{CHECKOUT}:{CHECKOUT / 'tests/lake'}"},
+            )  # fmt: skip
+        )
+
+    def run(
+        self, home: Path, catalogue: Path, steps: Sequence[Step], *, at: str = "", nth: int = 1, after: bool = True,
+        seconds: float = 0.0, **environment: str,
+    ) -> dict[str, Any]:  # fmt: skip
+        """Run steps of (step, name, day) in a process of their own.
+
+        Args:
+            home: the exchange's state.
+            catalogue: its declarations.
+            steps: what to run, one after the other.
+            at: a function, as ``module:name``, at whose nth call the process kills itself.
+            nth: which call.
+            after: whether it dies after the call or before it.
+            seconds: when to kill it, if at no function.
+            environment: further variables.
+
+        Returns:
+            ``signal`` that ended it (0 if none), ``error`` that stopped a step, ``statuses`` of the steps done.
+        """
+        order = {
+            "environment": {"EXCHANGE_HOME": str(home), "EXCHANGE_CATALOGUE": str(catalogue), **environment},
+            "steps": list(steps), "at": at, "nth": nth, "after": after, "seconds": seconds,
+        }  # fmt: skip
+        assert self.process.stdin and self.process.stdout
+        self.process.stdin.write(json.dumps(order) + "\n")
+        self.process.stdin.flush()
+        answer = self.process.stdout.readline()
+        assert answer, "the program ended"
+        return dict(json.loads(answer))
+
+    def end(self) -> None:
+        """End the program."""
+        assert self.process.stdin
+        self.process.stdin.close()
+        self.process.wait(timeout=30)
+
+
+def _serve() -> None:
+    for module in ("jobs.flow", "jobs.evaluate", "jobs.check", "jobs.silver", "jobs.gold", "jobs.land", "jobs.connectors.drop",
+                   "jobs.formats.delimited", "jobs.registry.models", "deltalake", "pysail.spark",
+                   "pyspark.sql.connect.session", "great_expectations"):  # fmt: skip
+        importlib.import_module(module)
+    for line in sys.stdin:
+        print(json.dumps(_fork(json.loads(line))), flush=True)
+
+
+def _fork(order: dict[str, Any]) -> dict[str, Any]:
+    reader, writer = os.pipe()
+    child = os.fork()
+    if not child:
+        os.close(reader)
+        os.dup2(2, 1)
+        with os.fdopen(writer, "w") as told:
+            _work(order, told)
+        os._exit(0)
+    os.close(writer)
+    with os.fdopen(reader) as told:
+        if order["seconds"]:
+            _wait(order["seconds"])
+            os.kill(child, signal.SIGKILL)
+        lines = [json.loads(line) for line in told]
+    _, status = os.waitpid(child, 0)
+    errors = [line["error"] for line in lines if "error" in line]
+    return {
+        "signal": os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0,
+        "error": errors[0] if errors else None,
+        "statuses": [line["status"] for line in lines if "status" in line],
+    }
+
+
+def _wait(seconds: float) -> None:
+    import time
+
+    time.sleep(seconds)
+
+
+def _work(order: dict[str, Any], told: Any) -> None:
+    import time
+
+    os.environ.update(order["environment"])
+    time.tzset()
+    from trial import accept, day
+
+    from jobs.errors import ExchangeError
+    from jobs.flow import run_step
+
+    if order["at"]:
+        _arm(order["at"], order["nth"], order["after"])
+    try:
+        for step, name, at in order["steps"]:
+            if step == "accept":
+                accept(name)
+                continue
+            result = run_step(step, name, day(at), "killed")
+            told.write(json.dumps({"status": result.status}) + "\n")
+            told.flush()
+    except ExchangeError as error:
+        told.write(json.dumps({"error": f"{type(error).__name__}: {error}"}) + "\n")
+        told.flush()
+
+
+def _arm(at: str, nth: int, after: bool) -> None:
+    """Replace a function by one that kills the process at its nth call."""
+    module_name, name = at.split(":")
+    owner: Any = importlib.import_module(module_name)
+    *path, last = name.split(".")
+    for part in path:
+        owner = getattr(owner, part)
+    original: Callable[..., Any] = getattr(owner, last)
+    calls = 0
+
+    def deadly(*args: Any, **kwargs: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls < nth:
+            return original(*args, **kwargs)
+        if after:
+            original(*args, **kwargs)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    setattr(owner, last, deadly)
+
+
+
+
+if __name__ == "__main__":
+    _serve()

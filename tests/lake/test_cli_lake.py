@@ -1,0 +1,294 @@
+"""The command line over a real exchange, as an engineer, the staff and a buyer use it."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from trial import Exchange, Source, landings, write
+
+from jobs.catalog import load_sources
+from jobs.cli import program
+from jobs.settings import settings
+
+Spoken = tuple[int, str, str]
+
+
+class Terminal:
+    """Runs commands as the console script does, within this process."""
+
+    def __init__(self, capsys: pytest.CaptureFixture[str]) -> None:
+        self._capsys = capsys
+
+    def __call__(self, *arguments: str) -> Spoken:
+        code = program.run(arguments)
+        out, err = self._capsys.readouterr()
+        return code, out, err
+
+    def good(self, *arguments: str) -> str:
+        code, out, err = self(*arguments)
+        assert code == 0, err
+        return out
+
+    def json(self, *arguments: str) -> Any:
+        return json.loads(self.good(*arguments, "--json"))
+
+    def bad(self, code: int, *arguments: str) -> str:
+        found, out, err = self(*arguments)
+        assert (found, out) == (code, ""), err
+        assert err.startswith("error: ") and err.count("\n") == 1, err
+        return err
+
+
+@pytest.fixture
+def shell(capsys: pytest.CaptureFixture[str]) -> Terminal:
+    return Terminal(capsys)
+
+
+@pytest.fixture
+def meters(exchange: Exchange) -> Source:
+    """A source with two good days to come, one refused row in the first."""
+    source = exchange.source(
+        {"meter": "STRING", "read_at": "TIMESTAMP",
+         "energy_kwh": {"physicalType": "DECIMAL(12,6)", "logicalTypeOptions": {"minimum": 0}}},
+        ("meter", "read_at"),
+        quality=[{"type": "library", "metric": "rowCount", "mustBeGreaterThan": 1, "name": "enough"}],
+    )  # fmt: skip
+    first, second = "2026-01-01 00:00:00", "2026-01-01 01:00:00"
+    source.drop([("a", first, "1.5"), ("a", second, "-2"), ("b", first, "3.25")])
+    return source
+
+
+def brought_in(meters: Source, shell: Terminal, date: str = "2026-01-01") -> None:
+    for step in ("land", "bronze", "silver", "check"):
+        shell.good(step, meters.name, "--date", date)
+
+
+def product_of(exchange: Exchange, meters: Source) -> str:
+    return exchange.product(
+        {"meter": "STRING", "energy_kwh": "DECIMAL(22,6)", "readings": "BIGINT"},
+        ("meter",),
+        f"SELECT meter, sum(energy_kwh) AS energy_kwh, count(*) AS readings FROM {meters.table} GROUP BY meter",
+    )
+
+
+def test_the_steps_of_a_source_one_by_one(meters: Source, shell: Terminal) -> None:
+    landed = shell.json("land", meters.name, "--date", "2026-01-01")
+    assert (landed["step"], landed["status"]) == ("land", "succeeded")
+    assert landings(meters.name)[0].logical_date.isoformat() == "2026-01-01T00:00:00+00:00"
+    assert "3 rows" in shell.good("bronze", f"bronze.{meters.name}")
+    code, out, err = shell("silver", meters.table)
+    assert (code, "2 rows" in out) == (0, True)
+    assert f"exchange check {meters.table}" in err
+    assert "grade" in shell.good("check", meters.table)
+    for step in ("land", "bronze", "silver", "check"):
+        assert "unchanged" in shell.good(step, meters.name)
+
+
+def test_what_came_in_can_be_listed(meters: Source, shell: Terminal) -> None:
+    brought_in(meters, shell)
+    source = shell.json("sources")[0]
+    assert (source["source"], source["files_landed"], source["rows"], source["mistake"]) == (meters.name, 1, 2, None)
+    assert source["grade"] in "ABCDE"
+    steps = shell.json("runs", "--name", meters.name)
+    assert [(r["step"], r["status"]) for r in steps] == [
+        ("check", "succeeded"), ("silver", "succeeded"), ("bronze", "succeeded"), ("land", "succeeded"),
+    ]  # fmt: skip
+    assert (steps[1]["rows_in"], steps[1]["rows_out"], steps[1]["rows_quarantined"]) == (3, 2, 1)
+    assert len(shell.json("runs", "--limit", "2")) == 2
+    assert [r["step"] for r in shell.json("runs", "--step", "land")] == ["land"]
+    assert shell.json("runs", "--status", "failed") == []
+    for command in ("sources", "runs"):
+        assert meters.name in shell.good(command)
+
+
+def test_quality_and_quarantine_speak_of_rules_and_rows(meters: Source, shell: Terminal) -> None:
+    assert "never checked" in shell.bad(2, "quality", meters.name)
+    brought_in(meters, shell)
+    for name in (meters.name, meters.table):
+        found = shell.json("quality", name)
+        assert (found["table"], found["latest"]["passed"], len(found["history"])) == (meters.table, True, 1)
+    rules = {r["id"]: r for r in found["latest"]["rules"]}
+    assert rules["table.enough"]["success"] is True
+    assert "grade" in shell.good("quality", meters.name)
+    refused = shell.json("quarantine", meters.table)
+    assert refused["rules"] == [{"rule": "energy_kwh.range", "columns": "energy_kwh", "rows": 1, "files": 1}]
+    row = refused["rows"][0]
+    assert (row["value"], row["row"]) == ("-2", 3)
+    assert row["file"].endswith(".csv")
+    assert "energy_kwh.range" in shell.good("quarantine", f"quarantine.{meters.name}")
+    assert "no quarantine" in shell.bad(2, "quarantine", f"gold.{product_of(meters.exchange, meters)}")
+
+
+def test_a_failed_expectation_is_exit_code_1_and_kept_in_quality(meters: Source, shell: Terminal) -> None:
+    brought_in(meters, shell)
+    meters.declare(quality=[{"type": "library", "metric": "rowCount", "mustBeGreaterThan": 99, "name": "enough"}])
+    shell.good("silver", meters.name)
+    assert "table.enough" in shell.bad(1, "check", meters.name)
+    found = shell.json("quality", meters.name)
+    assert [c["passed"] for c in found["history"]] == [False, True]
+    failed = found["latest"]["failed"][0]
+    assert (failed["id"], failed["success"], failed["observed"]) == ("table.enough", False, 2)
+    assert "FAILED" in shell.good("quality", meters.name)
+    assert shell.json("sources")[0]["rows"] == 2
+
+
+def test_sql_reads_checked_tables_in_three_forms(meters: Source, shell: Terminal) -> None:
+    brought_in(meters, shell)
+    columns = "meter, read_at, energy_kwh, array(1, 2) AS pair, named_struct('a', read_at) AS nested"
+    query = f"SELECT {columns} FROM {meters.table} ORDER BY meter"
+    rows = shell.json("sql", query)
+    assert rows[1] == {
+        "meter": "b", "read_at": "2026-01-01T00:00:00Z", "energy_kwh": 3.25, "pair": [1, 2],
+        "nested": {"a": "2026-01-01T00:00:00Z"},
+    }  # fmt: skip
+    assert '"energy_kwh": 3.250000,' in shell.good("sql", query, "--json")
+    table = list(csv.reader(io.StringIO(shell.good("sql", query, "--csv"))))
+    assert table[0] == ["meter", "read_at", "energy_kwh", "pair", "nested"]
+    assert table[2][:3] == ["b", "2026-01-01T00:00:00Z", "3.250000"]
+    assert "3.250000" in shell.good("sql", query)
+    assert shell.json("sql", f"FROM {meters.table} LIMIT 1")[0]["meter"] in "ab"
+    assert len(shell.json("sql", f"SELECT * FROM {meters.table}", "--limit", "1")) == 1
+    assert shell.json("sql", f"SELECT * FROM {meters.table} WHERE false") == []
+    assert shell.json("sql", "SELECT step FROM ops.runs WHERE step = 'land'") == [{"step": "land"}]
+    assert {r["col_name"] for r in shell.json("sql", f"DESCRIBE {meters.table}")} >= {"meter", "energy_kwh"}
+    assert shell.json("sql", f"SELECT rule FROM quarantine.{meters.name}") == [{"rule": "energy_kwh.range"}]
+    code, out, err = shell("sql", "SELECT id FROM range(200)")
+    assert (code, out.count("\n"), "--limit" in err) == (0, 51, True)
+    assert shell.good("sql", "SELECT id FROM range(200000)", "--csv").count("\n") == 200_001
+
+
+@pytest.mark.parametrize(
+    ("query", "told"),
+    [
+        ("SELECT * FROM {near}", "perhaps"),
+        ("SELECT * FROM silver.wholly_other", "one of"),
+        ("SELECT nowhere FROM {table}", "nowhere"),
+        ("SELECT CAST(meter AS INT) FROM {table}", "refuses"),
+        ("SELECT 1 / 0", "zero"),
+        ("SELEC 1", "SQL"),
+    ],
+)
+def test_what_the_engine_refuses_is_one_line(meters: Source, shell: Terminal, query: str, told: str) -> None:
+    brought_in(meters, shell)
+    asked = query.format(table=meters.table, near=f"{meters.table}x")
+    assert told in shell.bad(2, "sql", asked)
+    shell.bad(2, "sql", asked, "--limit", "5")
+
+
+def test_a_product_from_build_to_buyer(meters: Source, shell: Terminal, tmp_path: Path) -> None:
+    name = product_of(meters.exchange, meters)
+    assert meters.table in shell.bad(2, "gold", name)
+    brought_in(meters, shell)
+    for step in ("gold", "check", "release"):
+        shell.good(step, name)
+    meters.drop([("a", "2026-01-02 00:00:00", "4"), ("c", "2026-01-02 00:00:00", "5")])
+    brought_in(meters, shell, "2026-01-02")
+    for step in ("gold", "check", "release"):
+        shell.good(step, name)
+    listed = shell.json("releases", name)
+    assert [(r["release"], r["added"], r["changed"]) for r in listed] == [("1.1.0", 1, 1), ("1.0.0", 2, 0)]
+    assert shell.json("products")[0]["release"] == "1.1.0"
+    found = shell.json("diff", name)
+    assert (found["from"], found["to"], found["added"], found["changed"]) == ("1.0.0", "1.1.0", 1, 1)
+    kinds = {row["kind"]: row for row in found["rows"]}
+    assert kinds["added"]["key"] == {"meter": "c"}
+    assert (kinds["changed"]["before"]["readings"], kinds["changed"]["after"]["readings"]) == (1, 2)
+    assert "1 added" in shell.good("diff", f"gold.{name}", "1.0.0", "1.1.0")
+    assert shell.json("sql", f"SELECT count(*) AS n FROM release.{name}_v1_0_0") == [{"n": 2}]
+    assert shell.json("verify", f"{name}@1.0.0")["ok"] is True
+    assert "exactly as it was released" in shell.good("verify", name)
+    profile = tmp_path / "profile.share"
+    shell.good("grant", name, "--to", "Harbour Bank", "--days", "9", "--out", str(profile))
+    assert profile.stat().st_mode & 0o777 == 0o600
+    token = json.loads(profile.read_text())["bearerToken"]
+    assert json.loads(shell.good("grant", name, "--to", "Harbour Bank", "--days", "9"))["bearerToken"] != token
+    granted = shell.json("grants", "--buyer", "Harbour Bank")
+    assert [g["standing"] for g in granted] == ["live", "live"]
+    assert token not in json.dumps(granted)
+    assert shell.json("revoke", str(granted[0]["grant"]))[0]["standing"] == "revoked"
+    shell.good("revoke", name, "--from", "Harbour Bank", "--reason", "contract ended")
+    assert {g["standing"] for g in shell.json("grants")} == {"revoked"}
+    assert [p["name"] for p in shell.json("participants")] == ["Harbour Bank"]
+    assert shell.json("usage") == shell.json("usage", "--requests") == []
+
+
+def test_a_touched_release_is_exit_code_1(meters: Source, shell: Terminal) -> None:
+    name = product_of(meters.exchange, meters)
+    brought_in(meters, shell)
+    for step in ("gold", "check", "release"):
+        shell.good(step, name)
+    data = next((settings().lake / "gold" / name).rglob("*.parquet"))
+    data.chmod(0o644)
+    write(data, data.read_bytes()[:-1] + b"\x00")
+    code, out, _ = shell("verify", name)
+    assert (code, data.name in out, "NOT as it was released" in out) == (1, True, True)
+    code, out, _ = shell("verify", name, "--json")
+    assert (code, json.loads(out)["ok"]) == (1, False)
+
+
+def test_rebuild_tells_what_was_made(meters: Source, shell: Terminal) -> None:
+    brought_in(meters, shell)
+    made = shell.json("rebuild", meters.table)
+    assert [(m["table"], m["equal"]) for m in made] == [
+        (f"bronze.{meters.name}", True), (meters.table, True), (f"quarantine.{meters.name}", True),
+    ]  # fmt: skip
+    assert "equal to what was there" in shell.good("rebuild", f"bronze.{meters.name}")
+
+
+def test_documentation_is_written_where_it_says(meters: Source, shell: Terminal) -> None:
+    brought_in(meters, shell)
+    page = Path(shell.json("docs")["page"])
+    assert meters.name in page.read_text()
+
+
+@pytest.mark.usefixtures("exchange")
+def test_a_first_source_and_product_from_a_sample(shell: Terminal, tmp_path: Path) -> None:
+    sample = write(tmp_path / "cities.csv", "city,day,load (MWh)\nA,2026-01-01,1.5\nB,2026-01-01,2.5\n")
+    told = shell.good("source", "new", "utility/first_city_load", "--from", str(sample))
+    assert "exchange land first_city_load" in told
+    assert load_sources().sources["first_city_load"].sector == "utility"
+    write(settings().drop / "first_city_load" / "cities.csv", sample.read_bytes())
+    for step in ("land", "bronze", "silver", "check"):
+        shell.good(step, "first_city_load")
+    sums = "SELECT city, sum(load_mwh) AS load_mwh FROM silver.first_city_load GROUP BY city"
+    query = write(tmp_path / "q.sql", sums)
+    shell.good("product", "new", "first_totals", "--query", str(query))
+    for step in ("gold", "check"):
+        shell.good(step, "first_totals")
+    assert shell.json("sql", "SELECT * FROM gold.first_totals ORDER BY city") == [
+        {"city": "A", "load_mwh": 1.5}, {"city": "B", "load_mwh": 2.5},
+    ]  # fmt: skip
+    assert "already" in shell.bad(2, "source", "new", "utility/first_city_load", "--from", str(sample))
+    assert "unknown" in shell.bad(2, "release", "first_totals")
+
+
+def test_somebody_else_at_work_is_exit_code_1(meters: Source, shell: Terminal) -> None:
+    from jobs.locks import hold
+
+    with hold(f"source.{meters.name}"):
+        assert "being worked on" in shell.bad(1, "land", meters.name)
+
+
+def test_the_server_stops_at_ctrl_c(meters: Source) -> None:
+    assert meters.exchange.root == settings().catalogue
+    server = subprocess.Popen(
+        [sys.executable, "-m", "jobs.cli", "serve", "--port", "0"], stderr=subprocess.PIPE, text=True
+    )
+    try:
+        assert server.stderr is not None
+        assert "serving" in server.stderr.readline()
+        time.sleep(2)
+        server.send_signal(signal.SIGINT)
+        assert server.wait(timeout=20) in (0, program.INTERRUPTED)
+        assert "Traceback" not in server.stderr.read()
+    finally:
+        server.kill()

@@ -1,0 +1,204 @@
+"""A process killed in any step, at named points and at any instant: run again, the tables are those of one that lived."""
+
+from __future__ import annotations
+
+import random
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from killed import Undertaker
+from trial import Exchange, Source, accept, checked_rows, day, landings, runs, table_rows
+
+from jobs import lake
+from jobs.flow import run_step
+from jobs.pointers import pointer
+
+COLUMNS = {"meter": "STRING", "read_on": "DATE", "kwh": "INT"}
+DAILY = {"read_on": "DATE", "meters": "BIGINT", "kwh": "BIGINT"}
+FIRST = [(f"m{n}", f"2026-01-0{d}", str(n)) for n in range(4) for d in (1, 2)]
+SECOND = [("m0", "2026-01-02", "50"), ("m1", "2026-01-02", "much"), ("m9", "2026-01-03", "9"), ("m9", "2026-01-03", "9")]
+BROKEN = b"meter,read_on,kwh\nm5,2026-01-01,5"
+
+
+@dataclass
+class Scene:
+    """An exchange with one source and one product, whose second day is about to come in."""
+
+    home: Path
+    catalogue: Path
+    source: Source
+    product: str
+
+    def copy(self, to: Path, monkeypatch: pytest.MonkeyPatch) -> Scene:
+        """The same exchange at another place, at which the process's settings point from now on."""
+        shutil.copytree(self.home, to)
+        monkeypatch.setenv("EXCHANGE_HOME", str(to))
+        monkeypatch.setenv("EXCHANGE_CATALOGUE", str(self.catalogue))
+        return Scene(to, self.catalogue, self.source, self.product)
+
+    def steps(self, *names: str) -> list[tuple[str, str, int]]:
+        """Orders for steps of the second day."""
+        gold = ("gold",)
+        return [(n, self.product if n in gold else self.source.name, 1) for n in names]
+
+    def finish(self) -> None:
+        """All steps of the second day, as a scheduler that knows nothing of the death runs them again."""
+        for step in ("land", "bronze", "silver"):
+            run_step(step, self.source.name, day(1), "again")
+        self._accept(self.source.table)
+        run_step("gold", self.product, day(1), "again")
+        self._accept(f"gold.{self.product}")
+
+    def _accept(self, table: str) -> None:
+        stands = pointer(table)
+        if stands is None or lake.version(table) != stands.head_version:
+            accept(table)
+
+    def state(self) -> dict[str, Any]:
+        """All that must be equal whatever happened, and that what is read through pointers is the newest."""
+        name = self.source.name
+        for table in (f"silver.{name}", f"gold.{self.product}"):
+            assert checked_rows(table) == table_rows(table)
+        return {
+            "landings": sorted((x.sha256, x.logical_date, x.rows, x.rows_refused, x.fault) for x in landings(name)),
+            "files": sorted(p.name for p in (self.home / "landing" / name).rglob("*") if p.is_file() and p.suffix != ".part"),
+            "bronze": table_rows(f"bronze.{name}"),
+            "silver": table_rows(f"silver.{name}"),
+            "quarantine": table_rows(f"quarantine.{name}"),
+            "gold": table_rows(f"gold.{self.product}"),
+            "still running": [r.step for r in runs(name) if r.run_id == "again" and r.status == "running"],
+        }
+
+
+@pytest.fixture(scope="module")
+def undertaker() -> Iterator[Undertaker]:
+    begun = Undertaker.begin()
+    yield begun
+    begun.end()
+
+
+@pytest.fixture(scope="module")
+def scene(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
+    root = tmp_path_factory.mktemp("scene")
+    patch = pytest.MonkeyPatch()
+    patch.setenv("EXCHANGE_HOME", str(root / "home"))
+    patch.setenv("EXCHANGE_CATALOGUE", str(root / "catalogue"))
+    exchange = Exchange(root / "catalogue")
+    source = exchange.source(COLUMNS, ["meter", "read_on"], request.param, partition=["read_on"])
+    query = f"SELECT read_on, count(*) AS meters, sum(kwh) AS kwh FROM silver.{source.name} GROUP BY read_on"
+    product = exchange.product(DAILY, ["read_on"], query, partition="read_on")
+    made = Scene(root / "home", root / "catalogue", source, product)
+    source.take(FIRST, 0, "first.csv")
+    run_step("gold", product, day(0), "r")
+    accept(f"gold.{product}")
+    source.drop(SECOND, "second.csv")
+    import gzip
+
+    source.drop(gzip.compress(BROKEN)[:-4], "cut.csv.gz")
+    patch.undo()
+    yield made
+
+
+@pytest.fixture
+def expected(scene: Scene, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """The state of an exchange that nobody disturbed."""
+    known = _undisturbed.get(scene.home)
+    if known is None:
+        calm = scene.copy(tmp_path / "calm", monkeypatch)
+        calm.finish()
+        known = _undisturbed[scene.home] = calm.state()
+        assert len(known["silver"]) == (10 if scene.source.mode == "revisions" else 9)
+        assert len(known["quarantine"]) == 2
+    return known
+
+
+_undisturbed: dict[Path, dict[str, Any]] = {}
+
+POINTS = [
+    ("land", "jobs.landing:_Draft.keep_as", 1, True), ("land", "jobs.landing:store", 1, True), ("land", "jobs.land:_keep", 2, True),
+    ("bronze", "jobs.lake:overwrite", 1, False), ("bronze", "jobs.lake:overwrite", 1, True), ("bronze", "jobs.lake:delete", 1, True),
+    ("bronze", "jobs.bronze:_count", 1, True),
+    ("silver", "jobs.silver:_quarantine", 1, True), ("silver", "jobs.silver:write", 1, True), ("silver", "jobs.runs:_end", 3, False),
+    ("silver", "jobs.runs:_end", 3, True),
+    ("gold", "jobs.lake:overwrite", 3, True), ("gold", "jobs.runs:_end", 4, False),
+]  # fmt: skip
+
+
+CASES = [("merge", p) for p in POINTS] + [("revisions", p) for p in POINTS if p[0] == "silver"]
+NAMES = [f"{mode}-{p[0]}-{p[1].split(':')[1]}-{'after' if p[3] else 'before'}" for mode, p in CASES]
+
+
+@pytest.mark.parametrize(("scene", "point"), CASES, ids=NAMES, indirect=["scene"])
+def test_killed_at_a_point(
+    scene: Scene, expected: dict[str, Any], undertaker: Undertaker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    point: tuple[str, str, int, bool],
+) -> None:  # fmt: skip
+    step, function, nth, after = point
+    struck = scene.copy(tmp_path / "struck", monkeypatch)
+    orders = struck.steps("land", "bronze", "silver")
+    if step == "gold":
+        orders += [("accept", struck.source.table, 1), *struck.steps("gold")]
+    ended = undertaker.run(struck.home, struck.catalogue, orders, at=function, nth=nth, after=after)
+    assert ended["signal"] == 9, ended
+    assert len(ended["statuses"]) == ("land", "bronze", "silver", "gold").index(step), "it died in the step meant"
+    struck.finish()
+    assert struck.state() == expected
+
+
+@pytest.mark.parametrize("scene", ["merge", "revisions"], indirect=True)
+def test_killed_at_any_instant(
+    scene: Scene, expected: dict[str, Any], undertaker: Undertaker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    struck = scene.copy(tmp_path / "struck", monkeypatch)
+    chance = random.Random(scene.source.mode)
+    died = []
+    for _ in range(4):
+        orders = struck.steps("land", "bronze", "silver", "silver")
+        ended = undertaker.run(struck.home, struck.catalogue, orders, seconds=chance.uniform(0.2, 2.5))
+        died.append((ended["signal"], len(ended["statuses"])))
+    assert any(signal for signal, _ in died), died
+    struck.finish()
+    assert struck.state() == expected
+
+
+@pytest.mark.parametrize("scene", ["revisions"], indirect=True)
+def test_killed_while_a_table_is_made_anew(
+    scene: Scene, undertaker: Undertaker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calm = scene.copy(tmp_path / "calm", monkeypatch)
+    calm.finish()
+    changed = Path(shutil.copytree(scene.catalogue, tmp_path / "catalogue"))
+    told = {**scene.source.settings, "columns": {**COLUMNS, "kwh": "BIGINT"}, "format": {"null_values": ["", "much"]}}
+    source = Source(Exchange(changed), scene.source.name, scene.source.published, scene.source.mode, scene.source.key, told)
+    source.exchange.write_source(source)
+    struck = scene.copy(tmp_path / "struck", monkeypatch)
+    struck.finish()
+    before = checked_rows(struck.source.table)
+    monkeypatch.setenv("EXCHANGE_CATALOGUE", str(changed))
+    for step, function in (("bronze", "jobs.lake:replace"), ("bronze", "jobs.bronze:_load"), ("silver", "jobs.lake:replace")):
+        ended = undertaker.run(struck.home, changed, struck.steps("land", "bronze", "silver"), at=function)
+        assert (ended["signal"], len(ended["statuses"])) == (9, 1 if step == "bronze" else 2)
+        assert checked_rows(struck.source.table) == before, "readers keep what was checked"
+    struck.finish()
+    assert lake.columns_at(struck.source.table)["kwh"] == "long"
+    disturbed = struck.state()
+    monkeypatch.setenv("EXCHANGE_HOME", str(calm.home))
+    calm.finish()
+    assert disturbed == calm.state()
+
+
+@pytest.mark.parametrize("scene", ["merge"], indirect=True)
+def test_killed_while_a_bad_version_is_taken_back(
+    scene: Scene, expected: dict[str, Any], undertaker: Undertaker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    struck = scene.copy(tmp_path / "struck", monkeypatch)
+    undertaker.run(struck.home, struck.catalogue, struck.steps("land", "bronze", "silver"))
+    for function in ("jobs.lake:restore", "jobs.pointers:take_back", "jobs.silver:begin"):
+        ended = undertaker.run(struck.home, struck.catalogue, struck.steps("silver"), at=function)
+        assert ended["signal"] == 9
+    struck.finish()
+    assert struck.state() == expected

@@ -1,0 +1,262 @@
+"""What every step promises: checked versions, nothing lost, one writer at a time, any time zone, a full disk."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import date
+from pathlib import Path
+
+import pytest
+from killed import Undertaker
+from trial import Exchange, Source, balanced, checked_rows, day, files_of, landings, runs, table_rows
+
+from jobs import lake
+from jobs.errors import Busy, ExchangeError, ExpectationsFailed
+from jobs.flow import run_step, run_steps
+from jobs.pointers import checked, pointer
+from jobs.settings import settings
+from jobs.spark import session
+
+COLUMNS = {"meter": "STRING", "read_on": "DATE", "kwh": "INT"}
+FEW = {
+    "name": "sane", "type": "sql", "dimension": "accuracy", "description": "kwh comes to less than 100",
+    "query": "SELECT sum(kwh) FROM ${table}", "mustBeLessThan": 100,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def undertaker() -> Iterator[Undertaker]:
+    begun = Undertaker.begin()
+    yield begun
+    begun.end()
+
+
+def both(source: Source, at: int) -> list[str]:
+    """All steps of a source with the real check; the statuses."""
+    return [result.status for result in run_steps(source.name, day(at), f"run-{at}")]
+
+
+def seen(source: Source) -> list[tuple[object, ...]]:
+    """What a reader sees through the view."""
+    return sorted(tuple(row) for row in session().sql(f"SELECT meter, kwh FROM {source.table}").collect())
+
+
+def test_a_version_that_fails_is_taken_back_and_its_rows_come_with_the_next_good_one(exchange: Exchange) -> None:
+    source = exchange.source(COLUMNS, ["meter", "read_on"], quality=[FEW])
+    source.drop([("m1", "2026-01-01", "10")])
+    assert both(source, 0) == ["succeeded"] * 4
+    good = checked(source.table)
+    assert seen(source) == [("m1", 10)]
+
+    source.drop([("m2", "2026-01-01", "500")])
+    with pytest.raises(ExpectationsFailed, match=r"table.sane .*kwh comes to less than 100.*510"):
+        both(source, 1)
+    stands = checked(source.table)
+    assert (stands.delta_version, stands.landing_id) == (good.delta_version, good.landing_id)
+    assert stands.head_version == lake.version(source.table) != good.delta_version
+    assert table_rows(source.table, "meter") == [("m1",)], "the newest version is the good one again"
+    assert seen(source) == [("m1", 10)]
+    assert source.last("check").status == "failed"
+    assert run_step("check", source.table, day(1), "r").status == "unchanged", "there is nothing to check or restore again"
+    assert lake.version(source.table) == stands.head_version
+
+    source.drop([("m2", "2026-01-01", "5")])
+    assert both(source, 2) == ["succeeded"] * 4
+    assert seen(source) == [("m1", 10), ("m2", 5)]
+    assert {x.sha256 for x in landings(source.name)} == {row[0] for row in source.bronze("_landing_sha256")}
+    assert both(source, 3) == ["unchanged"]
+
+
+def test_a_first_version_that_fails_leaves_nothing_to_read(exchange: Exchange) -> None:
+    source = exchange.source(COLUMNS, ["meter", "read_on"], quality=[FEW])
+    source.drop([("m1", "2026-01-01", "1000")])
+    for at in range(2):
+        with pytest.raises(ExpectationsFailed, match="the table has no checked version"):
+            both(source, at)
+        assert pointer(source.table) is None
+        assert source.rows() == []
+    assert run_step("check", source.table, day(1), "r").status == "unchanged"
+    source.declare(quality=[FEW | {"mustBeLessThan": 2000}])
+    assert both(source, 2) == ["succeeded", "unchanged", "succeeded", "succeeded"]
+    assert seen(source) == [("m1", 1000)]
+
+
+def test_a_product_that_fails_keeps_its_last_good_version(exchange: Exchange) -> None:
+    source = exchange.source(COLUMNS, ["meter", "read_on"])
+    source.take([("m1", "2026-01-01", "10")], 0)
+    columns = {"read_on": "DATE", "kwh": "BIGINT"}
+    query = f"SELECT read_on, sum(kwh) AS kwh FROM {source.table} GROUP BY read_on"
+    name = exchange.product(columns, ["read_on"], query, quality=[FEW])
+    run_step("gold", name, day(0), "r")
+    assert run_step("check", name, day(0), "r").status == "succeeded"
+    source.take([("m2", "2026-01-01", "200")], 1)
+    for _ in range(2):
+        run_step("gold", name, day(1), "r")
+        with pytest.raises(ExpectationsFailed):
+            run_step("check", f"gold.{name}", day(1), "r")
+        assert checked_rows(f"gold.{name}") == table_rows(f"gold.{name}") == [(date(2026, 1, 1), 10)]
+    source.take([("m2", "2026-01-01", "20")], 2)
+    run_step("gold", name, day(2), "r")
+    assert run_step("check", name, day(2), "r").status == "succeeded"
+    assert table_rows(f"gold.{name}") == [(date(2026, 1, 1), 30)]
+
+
+def test_only_changed_partitions_are_checked_where_that_is_enough(exchange: Exchange) -> None:
+    rule = {"name": "rows", "type": "library", "metric": "rowCount", "mustBeGreaterThan": 2}
+    source = exchange.source(COLUMNS, ["meter", "read_on"], partition=["read_on"], quality=[rule])
+    source.drop([(f"m{n}", f"2026-01-0{d}", "1") for n in range(3) for d in (1, 2)])
+    both(source, 0)
+    assert source.last("check").rows_in == 6
+    source.drop([(f"m{n}", "2026-01-03", "1") for n in range(3)])
+    both(source, 1)
+    assert source.last("check").rows_in == 3
+    source.drop([("m0", "2026-01-04", "1")])
+    both(source, 2)
+    assert source.last("check").rows_in == 10, "one row is too few for the rule, so it was asked of all"
+    source.declare(quality=[rule, FEW])
+    source.drop([("m1", "2026-01-04", "1")])
+    both(source, 3)
+    source.drop([("m2", "2026-01-04", "90")])
+    with pytest.raises(ExpectationsFailed, match="sane"):
+        both(source, 4)
+
+
+def test_nothing_is_lost_on_the_way_and_the_record_shows_it(exchange: Exchange) -> None:
+    source = exchange.source(COLUMNS, ["meter", "read_on"], "append")
+    days = [
+        [("m1", "2026-01-01", "1"), ("m1", "2026-01-01", "1"), ("m2", "2026-01-01", "x")],
+        [("m1", "2026-01-01", "1"), ("m3", "2026-01-02", "3"), ("m3", "2026-01-02", "4")],
+        [("m1", "2026-01-01", "2"), ("m4", "2026-01-03", "1")],
+    ]
+    for at, rows in enumerate(days):
+        source.drop(rows)
+        both(source, at)
+    landed = sum(len(rows) for rows in days)
+    assert len(source.bronze()) == landed == sum(x.rows or 0 for x in landings(source.name))
+    found = runs(source.name, "silver")
+    assert all(balanced(run) for run in found)
+    repeated = sum((r.rows_duplicate or 0) + (r.rows_unchanged or 0) for r in found)
+    assert landed == len(source.rows()) + len(source.quarantine()) + repeated
+    told = session().sql(f"SELECT sum(rows_in), sum(rows_out) FROM ops.runs WHERE name = '{source.name}' AND step = 'silver'")
+    assert tuple(told.collect()[0]) == (landed, len(source.rows()))
+
+
+def test_two_runs_of_one_source_the_second_is_told_and_nothing_is_lost(
+    exchange: Exchange, undertaker: Undertaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = exchange.source(COLUMNS, ["meter", "read_on"])
+    source.land([("m1", "2026-01-01", "1")])
+    source.step("bronze")
+    entered, leave = threading.Event(), threading.Event()
+    import jobs.silver
+
+    original = jobs.silver.write
+
+    def slow(*args: object) -> object:
+        entered.set()
+        assert leave.wait(60)
+        return original(*args)  # type: ignore[arg-type]  # handed on as they came
+
+    monkeypatch.setattr(jobs.silver, "write", slow)
+    worker = threading.Thread(target=source.step, args=("silver",))
+    worker.start()
+    try:
+        assert entered.wait(60)
+        for step in ("land", "bronze", "silver", "check"):
+            with pytest.raises(Busy, match=f"{source.name}.*process {os.getpid()}"):
+                source.step(step)
+        other = undertaker.run(settings().home, settings().catalogue, [("silver", source.name, 0)])
+        assert other["error"].startswith("Busy:"), other
+    finally:
+        leave.set()
+        worker.join(60)
+    source.accept()
+    assert source.rows() == [("m1", date(2026, 1, 1), 1)]
+    assert source.step("silver").status == "unchanged"
+
+
+@pytest.mark.parametrize("mode", ["merge", "revisions"])
+def test_the_zone_of_the_process_does_not_matter(exchange: Exchange, undertaker: Undertaker, mode: str) -> None:
+    day_in_utc = "try_cast(try_cast(at as timestamp) as date)"
+    columns = {"id": "INT", "at": "TIMESTAMP", "on": {"physicalType": "DATE", "transformLogic": day_in_utc}}
+    known = {}
+    for zone in ("UTC", "Asia/Shanghai", "America/St_Johns"):
+        source = exchange.source(columns, ["id"], mode, published=["id", "at"], partition=["on"])
+        steps = []
+        for at, value in enumerate(("2026-03-29 01:30:00", "2026-10-25T00:30:00+02:00", "2026-03-08 02:30:00")):
+            source.drop([("1", value), ("2", "2026-01-01 00:00:00")], f"{at}.csv")
+            # Landed in an order of their own, so that the second build lies before the first.
+            steps += [(s, source.name, (2, 0, 3)[at]) for s in ("land", "bronze", "silver")] + [("accept", source.table, 0)]
+            ended = undertaker.run(settings().home, settings().catalogue, steps[-4:], TZ=zone)
+            assert ended["error"] is None and ended["signal"] == 0, ended
+        more = ("_known_at", "_superseded_at") if mode == "revisions" else ("_logical_date",)
+        known[zone] = source.rows(*more)
+    assert known["UTC"] == known["Asia/Shanghai"] == known["America/St_Johns"]
+    assert len(known["UTC"]) == (4 if mode == "revisions" else 2)
+
+
+@contextmanager
+def small_disk(folder: Path, megabytes: int) -> Iterator[None]:
+    """A file system of its own with so much room; skipped where one may not be mounted."""
+    folder.mkdir(parents=True)
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.mount(b"tmpfs", str(folder).encode(), b"tmpfs", 0, f"size={megabytes}m".encode()):
+        pytest.skip(f"no small disk can be mounted here: {os.strerror(ctypes.get_errno())}")
+    try:
+        yield
+    finally:
+        libc.umount2(str(folder).encode(), 2)
+
+
+def test_a_full_disk_is_named_and_once_there_is_room_nothing_is_missing(
+    exchange: Exchange, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [(f"m{n}", f"2026-01-{n % 28 + 1:02d}", str(n * 7919 % 100_003)) for n in range(60_000)]
+    with small_disk(tmp_path / "small", 24):
+        monkeypatch.setenv("EXCHANGE_HOME", str(tmp_path / "small/home"))
+        source = exchange.source(COLUMNS, ["meter", "read_on"])
+        source.take([("m0", "2025-12-31", "1")], 0)
+        source.drop(rows, "big.csv")
+        ballast = tmp_path / "small/ballast"
+        for step in ("land", "bronze", "silver"):
+            free = os.statvfs(tmp_path / "small").f_bavail * os.statvfs(tmp_path / "small").f_frsize
+            # Room for the registry's own records, but not for the data.
+            ballast.write_bytes(b"x" * (free - 200_000))
+            with pytest.raises(ExchangeError, match=r"disk is full.*Next: free some space"):
+                source.step(step, 1)
+            assert checked_rows(source.table)[0][0] == "m0"
+            ballast.unlink()
+            assert source.step(step, 1).status == "succeeded"
+        source.accept()
+        assert len(source.rows()) == len(rows) + 1
+        assert [(r.step, r.status) for r in runs(source.name)][-6:] == [
+            (step, status) for step in ("land", "bronze", "silver") for status in ("failed", "succeeded")
+        ]
+
+
+def test_an_increment_costs_the_same_whatever_lies_behind_it(exchange: Exchange) -> None:
+    source = exchange.source(COLUMNS, ["meter", "read_on"], partition=["read_on"])
+    name = exchange.product(
+        {"read_on": "DATE", "kwh": "BIGINT"}, ["read_on"],
+        f"SELECT read_on, sum(kwh) AS kwh FROM {source.table} GROUP BY read_on", partition="read_on",
+    )  # fmt: skip
+    for at in range(3):
+        source.drop([(f"m{n}", f"2026-01-{at * 8 + d + 1:02d}", "1") for n in range(5) for d in range(8)])
+        both(source, at)
+        run_step("gold", name, day(at), "r")
+        run_step("check", name, day(at), "r")
+    tables = (source.table, f"gold.{name}")
+    before = [files_of(t) for t in tables]
+    source.drop([("m1", "2026-01-24", "2"), ("m1", "2026-01-25", "2")])
+    both(source, 3)
+    run_step("gold", name, day(3), "r")
+    run_step("check", name, day(3), "r")
+    for old, table in zip(before, tables, strict=True):
+        new = files_of(table)
+        assert {k for k in new if new[k] != old.get(k)} == {("2026-01-24",), ("2026-01-25",)}
+    assert source.last("check").rows_in == 6
+    assert runs(name, "check")[-1].rows_in == 2

@@ -1,0 +1,212 @@
+"""Any table can be made again from what landed, and readers, releases and older versions are not disturbed by it."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+from sqlalchemy import delete, select
+from trial import Exchange, Source, checked_rows, day, landings, runs, table_rows, write
+
+from jobs import lake
+from jobs.errors import ExpectationsFailed, NotFound, Tampered
+from jobs.flow import run_step
+from jobs.pointers import checked, pointer
+from jobs.rebuild import Rebuilt, rebuild
+from jobs.registry import reading, transaction
+from jobs.registry.models import Landing, Release
+from jobs.settings import settings
+from jobs.verify import verify
+
+COLUMNS = {"site": "STRING", "read_on": "DATE", "amount": "DECIMAL(12,3)", "note": "STRING"}
+KEY = ("site", "read_on")
+
+Rows = Sequence[Sequence[Any]]
+
+# Three days: later ones repeat, correct and contradict earlier ones; some rows cannot be used.
+DAYS: tuple[Rows, ...] = (
+    (("a", "2026-01-01", "1.5", None), ("b", "2026-01-01", "2", "x"), ("c", "no date", "3", None)),
+    (("a", "2026-01-01", "1.5", None), ("b", "2026-01-01", "2.25", "x"), ("d", "2026-01-02", "4", None)),
+    (("b", "2026-01-01", "2", "x"), ("e", "2026-01-03", "5", "y"), *(("f", "2026-01-03", n, None) for n in (6, 7))),
+)
+
+
+def checked_source(exchange: Exchange, mode: str = "merge") -> Source:
+    """A source whose three days were brought in one by one, as Airflow does."""
+    source = exchange.source(COLUMNS, KEY, mode)
+    for number, rows in enumerate(DAYS):
+        source.land(rows, number)
+        for step in ("bronze", "silver", "check"):
+            run_step(step, source.name, day(number), f"day {number}")
+    return source
+
+
+def released_product(exchange: Exchange, source: Source) -> str:
+    query = f"SELECT site, count(*) AS days FROM {source.table} GROUP BY site"
+    name = exchange.product({"site": "STRING", "days": "BIGINT"}, ("site",), query)
+    for step in ("gold", "check", "release"):
+        run_step(step, name, day(3), "first")
+    return name
+
+
+def by_table(made: Sequence[Rebuilt]) -> dict[str, Rebuilt]:
+    return {m.table: m for m in made}
+
+
+@pytest.mark.parametrize("mode", ["append", "merge", "revisions"])
+def test_a_rebuilt_table_is_equal_in_every_mode(exchange: Exchange, mode: str) -> None:
+    source = checked_source(exchange, mode)
+    before = {t: table_rows(t) for t in (source.table, f"bronze.{source.name}", f"quarantine.{source.name}")}
+    old = checked(source.table).delta_version
+    made = by_table(rebuild(source.table, "again"))
+    assert {t: m.equal for t, m in made.items()} == dict.fromkeys(before, True)
+    assert {t: m.message for t, m in made.items()} == dict.fromkeys(before, "equal to what was there")
+    assert {t: table_rows(t) for t in before} == before
+    assert checked(source.table).delta_version == made[source.table].version > old
+    assert table_rows(source.table, at=old) == before[source.table]
+    again = run_step("silver", source.name, day(4), "later")
+    assert again.status == "unchanged"
+
+
+def test_quarantine_is_rebuilt_with_its_source(exchange: Exchange) -> None:
+    source = checked_source(exchange)
+    made = by_table(rebuild(f"quarantine.{source.name}", "again"))
+    assert made[f"quarantine.{source.name}"].rows == len(source.quarantine()) == 3
+
+
+def test_bronze_alone_leaves_silver_where_it_is(exchange: Exchange) -> None:
+    source = checked_source(exchange)
+    stands = checked(source.table).delta_version
+    made = rebuild(f"bronze.{source.name}", "again")
+    assert [(m.table, m.equal) for m in made] == [(f"bronze.{source.name}", True)]
+    assert checked(source.table).delta_version == stands
+    assert run_step("silver", source.name, day(4), "later").status == "unchanged"
+
+
+def test_its_steps_are_on_record(exchange: Exchange) -> None:
+    source = checked_source(exchange)
+    rebuild(source.table, "again")
+    assert [r.step for r in runs(source.name) if r.run_id == "again" and r.status == "succeeded"] == [
+        "bronze", "silver", "check",
+    ]  # fmt: skip
+
+
+def test_it_says_when_the_result_differs(exchange: Exchange) -> None:
+    source = checked_source(exchange)
+    doubled = {"physicalType": "DECIMAL(12,3)", "transformLogic": "try_cast(amount as decimal(12,3)) * 2"}
+    source.declare({**COLUMNS, "amount": doubled})
+    found = by_table(rebuild(source.table, "again"))[source.table]
+    assert found.equal is False
+    assert "DIFFERENT" in str(found)
+
+
+def test_a_lake_that_is_gone_is_made_again(exchange: Exchange) -> None:
+    source = checked_source(exchange, "revisions")
+    product = released_product(exchange, source)
+    rows, sold = checked_rows(source.table), checked_rows(f"gold.{product}")
+    shutil.rmtree(settings().lake)
+    made = by_table(rebuild(f"gold.{product}", "again"))
+    assert list(made) == [f"bronze.{source.name}", source.table, f"quarantine.{source.name}", f"gold.{product}"]
+    assert checked_rows(source.table) == rows
+    assert checked_rows(f"gold.{product}") == sold
+    # The rows are those of the release, but its files are not: nobody is served others in their place.
+    found = made[f"gold.{product}"]
+    assert (found.equal, found.rows_before) == (True, len(sold))
+    assert "release 1.0.0" in found.message
+    with reading() as db:
+        assert db.scalars(select(Release.status).where(Release.product == product)).all() == ["recalled"]
+    assert run_step("gold", product, day(5), "later").status == "unchanged"
+
+
+def test_one_silver_table_that_is_gone_makes_its_products_build_anew(exchange: Exchange) -> None:
+    source = checked_source(exchange)
+    product = released_product(exchange, source)
+    sold = checked_rows(f"gold.{product}")
+    shutil.rmtree(lake.location(source.table))
+    made = by_table(rebuild(source.table, "again"))
+    assert made[source.table].equal is None
+    built = run_step("gold", product, day(5), "later")
+    assert built.status == "succeeded"
+    run_step("check", f"gold.{product}", day(5), "later")
+    assert checked_rows(f"gold.{product}") == sold
+    assert run_step("release", product, day(5), "later").status == "unchanged"
+
+
+def test_a_damaged_log_is_put_aside_and_not_deleted(exchange: Exchange) -> None:
+    source = checked_source(exchange)
+    rows = checked_rows(source.table)
+    for commit in (lake.location(source.table) / "_delta_log").iterdir():
+        commit.write_bytes(b"\x00 not a log")
+    rebuild(source.table, "again")
+    assert checked_rows(source.table) == rows
+    assert list(lake.location(source.table).parent.glob(f"{source.name}.damaged-*"))
+
+
+def test_missing_data_files_do_not_stop_it(exchange: Exchange) -> None:
+    source = checked_source(exchange)
+    rows = checked_rows(source.table)
+    for file in lake.location(source.table).rglob("*.parquet"):
+        file.unlink()
+    found = by_table(rebuild(source.table, "again"))[source.table]
+    assert found.equal is None
+    assert checked_rows(source.table) == rows
+
+
+def test_a_registry_that_forgot_what_landed_is_told_by_the_manifests(exchange: Exchange) -> None:
+    source = checked_source(exchange, "append")
+    rows, known = checked_rows(source.table), [x.sha256 for x in landings(source.name)]
+    with transaction() as db:
+        db.execute(delete(Landing).where(Landing.source == source.name))
+    shutil.rmtree(settings().lake)
+    rebuild(source.table, "again")
+    assert checked_rows(source.table) == rows
+    assert [x.sha256 for x in landings(source.name)] == known
+    assert source.land(DAYS[0], 5).status == "unchanged"
+
+
+def test_changed_bytes_stop_it_before_anything_is_touched(exchange: Exchange) -> None:
+    source = checked_source(exchange)
+    rows, stands = checked_rows(source.table), pointer(source.table)
+    landed = settings().home / landings(source.name)[1].path
+    landed.chmod(0o644)
+    write(landed, landed.read_bytes().replace(b"2.25", b"9.25"))
+    with pytest.raises(Tampered, match=landed.name):
+        rebuild(source.table, "again")
+    found = pointer(source.table)
+    assert stands is not None and found is not None and found.delta_version == stands.delta_version
+    assert checked_rows(source.table) == rows
+    assert all(x.loaded_at for x in landings(source.name))
+
+
+def test_readers_keep_the_old_version_if_the_new_one_breaks_a_rule(exchange: Exchange) -> None:
+    source = checked_source(exchange)
+    rows, stands = checked_rows(source.table), checked(source.table).delta_version
+    source.declare(quality=[{"type": "library", "metric": "rowCount", "mustBeGreaterThan": 1000}])
+    with pytest.raises(ExpectationsFailed, match="rowCount"):
+        rebuild(source.table, "again")
+    assert checked(source.table).delta_version == stands
+    assert checked_rows(source.table) == rows
+
+
+def test_a_release_survives_a_rebuild_of_its_product(exchange: Exchange) -> None:
+    source = checked_source(exchange)
+    product = released_product(exchange, source)
+    found = by_table(rebuild(f"gold.{product}", "again"))[f"gold.{product}"]
+    assert (found.equal, found.message) == (True, "equal to what was there")
+    assert verify(product, "1.0.0").ok
+    assert run_step("release", product, day(5), "later").message == "1.0.0, grade C, as before"
+
+
+@pytest.mark.parametrize("table", ["release.x", "x", "ops.runs", "silver.nowhere", "gold.nowhere", "silver."])
+def test_what_cannot_be_rebuilt_is_named(exchange: Exchange, table: str) -> None:
+    exchange.source(COLUMNS, KEY)
+    with pytest.raises(NotFound):
+        rebuild(table, "again")
+
+
+def test_a_source_of_which_nothing_landed_has_nothing_to_rebuild(exchange: Exchange) -> None:
+    source = exchange.source(COLUMNS, KEY)
+    with pytest.raises(NotFound, match="exchange land"):
+        rebuild(source.table, "again")

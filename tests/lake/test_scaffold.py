@@ -1,0 +1,342 @@
+"""What `source new` and `product new` write runs as it is, on real publishers' files and on awkward text."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import os
+import shutil
+import tarfile
+import zipfile
+from pathlib import Path
+
+import pytest
+import yaml
+from trial import Exchange, day, runs, table_rows, write
+
+from jobs.catalog import load_products, load_sources
+from jobs.contract import Contract, load_contract
+from jobs.errors import DeclarationError, ExchangeError, NotFound, RefusedFile
+from jobs.flow import run_step
+from jobs.scaffold import new_product, new_source
+from jobs.settings import settings
+
+DATA = Path(os.environ.get("EXCHANGE_TEST_DATA", Path(__file__).resolve().parents[3] / "shared" / "data"))
+
+# A file, the key that it must be given, its good rows, and the encoding that must be found.
+REAL = [
+    ("finance/ecb-eurofxref/eurofxref-hist.*.zip", ("observed_on",), None, "utf-8"),
+    ("finance/hkex-listings/hk-listings.2026-01-19.json", ("symbol",), None, "utf-8"),
+    ("finance/hkex-listings/derived-encodings/*.big5hkscs.csv", ("symbol",), None, "big5hkscs"),
+    ("finance/fred-exchange-rates/monthly.2026-03-09a.csv", ("observed_on", "country"), 10680, "utf-8"),
+    ("government/cn-customs-by-city/derived-encodings/*.gb18030.csv", ("column_1", "column_2"), 234, "gb18030"),
+    ("government/cn-customs-by-city/derived-encodings/*.utf16.csv", ("column_1", "column_2"), 234, "utf-16"),
+    ("government/world-bank-gdp/gdp.2024-03-22.csv", ("country_code", "year"), 13365, "utf-8"),
+    ("government/un-comtrade/reference/reporter.2026-03-04.csv", ("id",), 255, "utf-8"),
+    ("utility/eia-natural-gas/daily.2026-08-06.csv", ("observed_on",), None, "utf-8"),
+    ("utility/shenzhen-ev-charging/inf.2025-01-20.csv", ("station_id",), 1362, "utf-8"),
+]
+
+
+def real(glob: str) -> Path:
+    found = sorted(DATA.glob(glob))
+    if not found:
+        pytest.skip(f"real publishers' files are absent: {DATA / glob}")
+    return found[0]
+
+
+def proposed(sample: Path, name: str) -> Contract:
+    """Write a proposal from a sample, and bring the sample in by it."""
+    new_source("utility", name, str(sample))
+    folder = settings().drop / name
+    folder.mkdir(parents=True)
+    shutil.copy(sample, folder)
+    for step in ("land", "bronze", "silver", "check"):
+        done = run_step(step, name, day(0), "r")
+        assert done.status == "succeeded", f"{step}: {done.message}"
+    return load_contract(f"silver.{name}")
+
+
+def types(contract: Contract) -> dict[str, str]:
+    return {c.name: c.type for c in contract.columns}
+
+
+@pytest.mark.parametrize(("glob", "key", "rows", "encoding"), REAL)
+@pytest.mark.usefixtures("exchange")
+def test_a_proposal_from_a_real_file_takes_all_of_its_rows(
+    glob: str, key: tuple[str, ...], rows: int | None, encoding: str, request: pytest.FixtureRequest
+) -> None:
+    name = f"real_{request.node.callspec.indices['glob']}"
+    contract = proposed(real(glob), name)
+    built = runs(name, "silver")[-1]
+    assert contract.key == key
+    assert load_sources().source(name).declared.format.encoding == encoding
+    assert built.rows_out == built.rows_in
+    assert rows is None or built.rows_out == rows
+
+
+AWKWARD: dict[str, tuple[str, dict[str, str]]] = {
+    "plain": ("id,start,value\n1,2026-01-02 03:04,1.5\n2,2026-01-02 03:05,2.25\n",
+              {"id": "STRING", "start_at": "TIMESTAMP", "value": "DECIMAL(18,2)"}),
+    "semicolons": ("code;Peak (MWh);seen\nA;1;true\nB;2;false\n",
+                   {"code": "STRING", "peak_mwh": "INT", "is_seen": "BOOLEAN"}),
+    "days": ("station,date,count\nx,31/01/2026,5\ny,01/02/2026,6\n",
+             {"station": "STRING", "observed_on": "DATE", "count": "INT"}),
+    "american": ("station,date\nx,01/31/2026\ny,02/01/2026\n", {"station": "STRING", "observed_on": "DATE"}),
+    "packed": ("day,n\n20260131,5\n20260201,6\n", {"observed_on": "DATE", "n": "INT"}),
+    "preamble": ("Data of,someone\nmade on a day\n\na,b,c\nx,1,2\ny,3,4\nz,5,6\n",
+                 {"a": "STRING", "b": "INT", "c": "INT"}),
+    "headless": ("x1,5,2026-01-01\nx2,6,2026-01-02\nx3,7,2026-01-03\n",
+                 {"column_1": "STRING", "column_2": "INT", "column_3_on": "DATE"}),
+    "reserved": ("_id,name\n1,a\n2,b\n", {"id": "STRING", "name": "STRING"}),
+    "twice": ("a,a\n1,x\n2,y\n", {"a": "INT", "a_2": "STRING"}),
+    "years": ("country,1960,1961\nA,1.5,2.5\nB,3.5,4.5\n",
+              {"country": "STRING", "value_1960": "DECIMAL(18,1)", "value_1961": "DECIMAL(18,1)"}),
+    "nothing": ("k,amount\na,1.5\nb,N/A\nc,-\nd,\n", {"k": "STRING", "amount": "DECIMAL(18,1)"}),
+    "namibia": ("country_code,n\nNA,1\nZA,2\n", {"country_code": "STRING", "n": "INT"}),
+    "zeros": ("symbol,lot\n00001,500\n00700,100\n", {"symbol": "STRING", "lot": "INT"}),
+    "thousands": ('k,amount\na,"1,234,567"\nb,"89"\n', {"k": "STRING", "amount": "BIGINT"}),
+    "huge": ("k,n\na,123456789012345678901234567890\nb,2\n", {"k": "STRING", "n": "STRING"}),
+    "floats": ("k,n\na,30.531000137329098\nb,1e-7\n", {"k": "STRING", "n": "DOUBLE"}),
+    "quotes": ('k,text\na,"with, comma and ""quotes"""\nb,"two\nlines"\n', {"k": "STRING", "text": "STRING"}),
+    "crlf": ("\ufeffk,n\r\na,1\r\nb,2\r\n", {"k": "STRING", "n": "INT"}),
+    "tabs": ("time\tn\n2026-01-01T00:00:00Z\t1\n2026-01-01T01:00:00Z\t2\n", {"observed_at": "TIMESTAMP", "n": "INT"}),
+    "times": ("when,n\n2026-01-01 00:00:00,1\n2026-01-01 01:00:00,1\n", {"when_at": "TIMESTAMP", "n": "INT"}),
+    "word": ("select,from,order\na,b,1\nc,d,2\n", {"select": "STRING", "from": "STRING", "order": "INT"}),
+    "gaps": ("a,b\n,1\n,2\n", {"a": "STRING", "b": "INT"}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", sorted(AWKWARD))
+@pytest.mark.usefixtures("exchange")
+def test_awkward_text_is_understood_and_nothing_of_it_is_lost(case: str, tmp_path: Path) -> None:
+    text, expected = AWKWARD[case]
+    contract = proposed(write(tmp_path / f"{case}.csv", text), f"text_{case}")
+    built = runs(f"text_{case}", "silver")[-1]
+    assert types(contract) == expected
+    assert (built.rows_out, built.rows_quarantined) == (built.rows_in, 0)
+
+
+@pytest.mark.usefixtures("exchange")
+def test_values_arrive_as_they_were_meant(tmp_path: Path) -> None:
+    text = 'country_code,n,day,amount\nNA,1,31/01/2026,N/A\nZA,2,01/02/2026,"1,234.5"\n'
+    proposed(write(tmp_path / "meant.csv", text), "meant")
+    found = table_rows("silver.meant", "country_code", "n", "observed_on", "amount")
+    assert [tuple(map(str, r)) for r in found] == [
+        ("NA", "1", "2026-01-31", "None"), ("ZA", "2", "2026-02-01", "1234.5"),
+    ]  # fmt: skip
+
+
+@pytest.mark.usefixtures("exchange")
+def test_few_values_become_an_enum_and_gaps_are_allowed_where_they_are(tmp_path: Path) -> None:
+    lines = [f"{n},{'on' if n % 3 else 'off'},{n if n % 7 else ''}" for n in range(400)]
+    contract = proposed(write(tmp_path / "few.csv", "reading_id,state,level\n" + "\n".join(lines) + "\n"), "few")
+    columns = {c.name: c for c in contract.columns}
+    assert columns["state"].enum == ("off", "on")
+    assert columns["state"].required
+    assert not columns["level"].required
+    assert contract.key == ("reading_id",)
+
+
+@pytest.mark.usefixtures("exchange")
+def test_exact_copies_do_not_spoil_the_key(tmp_path: Path) -> None:
+    text = "site,read_on,amount\na,2026-01-01,1\na,2026-01-02,1\nb,2026-01-01,1\nb,2026-01-01,1\n"
+    assert proposed(write(tmp_path / "copies.csv", text), "copies").key == ("site", "read_on")
+
+
+RECORDS = [{"id": n, "name": f"n{n}", "_secret": 1, "at": f"2026-01-0{n}T00:00:00Z"} for n in (1, 2, 3)]
+
+
+@pytest.mark.parametrize(
+    ("case", "text", "path"),
+    [
+        ("document", json.dumps({"result": {"records": RECORDS, "other": [{"a": 1}]}}, indent=1), "result.records"),
+        ("list", json.dumps(RECORDS), ""),
+        ("one_line", json.dumps({"count": 3, "data": RECORDS}), "data"),
+        ("lines", "\n".join(map(json.dumps, RECORDS)) + "\n", None),
+        ("one_record", json.dumps(RECORDS[0]) + "\n", None),
+    ],
+)
+@pytest.mark.usefixtures("exchange")
+def test_json_is_found_whatever_stands_around_it(case: str, text: str, path: str | None, tmp_path: Path) -> None:
+    contract = proposed(write(tmp_path / f"{case}.json", text), f"json_{case}")
+    form = load_sources().source(f"json_{case}").declared.format
+    assert getattr(form, "record_path", None) == path
+    assert types(contract) == {"id": "STRING", "name": "STRING", "observed_at": "TIMESTAMP"}
+    assert runs(f"json_{case}", "silver")[-1].rows_out == (1 if case == "one_record" else 3)
+
+
+def zipped(members: dict[str, str]) -> bytes:
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w") as archive:
+        for name, text in members.items():
+            archive.writestr(name, text)
+    return out.getvalue()
+
+
+def tarred(members: dict[str, str]) -> bytes:
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w:gz") as archive:
+        for name, text in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(text)
+            archive.addfile(info, io.BytesIO(text.encode()))
+    return out.getvalue()
+
+
+PARTS = {"data/a.csv": "k,n\na,1\nb,2\n", "data/b.csv": "k,n\nc,3\n", "README.txt": "read me", "__MACOSX/._a.csv": "x"}
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "rows"),
+    [
+        ("one.zip", zipped({"only.csv": "k,n\na,1\nb,2\n"}), 2),
+        ("many.zip", zipped(PARTS), 3),
+        ("unlike.zip", zipped(PARTS | {"data/b.csv": "other,columns,here\n1,2,3\n" * 2}), None),
+        ("many.tar.gz", tarred({k: v for k, v in PARTS.items() if "MACOSX" not in k}), 3),
+        ("plain.csv.gz", gzip.compress(b"k,n\na,1\nb,2\n"), 2),
+    ],
+)
+@pytest.mark.usefixtures("exchange")
+def test_packed_samples_are_opened_and_the_data_in_them_chosen(
+    name: str, content: bytes, rows: int | None, tmp_path: Path
+) -> None:
+    own = "packed_" + name.split(".")[0] + ("_tar" if "tar" in name else "")
+    proposed(write(tmp_path / name, content), own)
+    assert rows is None or runs(own, "silver")[-1].rows_out == rows
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ("", "empty"),
+        ("<!DOCTYPE html><html><title>Sign in</title></html>", "HTML page"),
+        ("<?xml version='1.0'?><a/>", "XML"),
+        ("a,b\n", "no record"),
+        ('{"a": 1, "b": [', "not"),
+        ('{"error": "no such table"\n}', "no array"),
+        (zipped({"a.pdf": "%PDF-", "b.pdf": "%PDF-"}), "no file of data"),
+        (zipped(PARTS)[:-30], "truncated"),
+        ("a,b\n,\n,\n", "gaps"),
+    ],
+)
+@pytest.mark.usefixtures("exchange")
+def test_a_sample_that_is_no_data_is_refused_and_nothing_is_written(
+    content: str | bytes, reason: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ExchangeError, match=reason):
+        new_source("utility", "nothing", str(write(tmp_path / "sample.csv", content)))
+    assert not (tmp_path / "catalogue").exists() or not list((tmp_path / "catalogue").rglob("*.yaml"))
+
+
+@pytest.mark.usefixtures("exchange")
+def test_nothing_is_overwritten(tmp_path: Path) -> None:
+    sample = str(write(tmp_path / "s.csv", "k,n\na,1\n"))
+    new_source("utility", "mine", sample)
+    written = {f: f.read_text() for f in (tmp_path / "catalogue").rglob("*.yaml")}
+    with pytest.raises(ExchangeError, match="already"):
+        new_source("finance", "mine", sample)
+    (tmp_path / "catalogue/dags/sources/utility/mine/source.yaml").unlink()
+    with pytest.raises(ExchangeError, match="already"):
+        new_source("utility", "mine", sample)
+    assert {f: f.read_text() for f in (tmp_path / "catalogue").rglob("*.yaml")}.items() <= written.items()
+
+
+@pytest.mark.usefixtures("exchange")
+def test_what_was_found_and_what_is_to_be_done_is_told(tmp_path: Path) -> None:
+    sample = write(tmp_path / "s.csv", "Time;Demand (MW)\n2026-01-01 00:00;1\n")
+    told = "\n".join(new_source("utility", "told", str(sample)))
+    for part in ("source.yaml", "delimiter ';'", "key observed_at", "taken as UTC", "redistribution is unknown"):
+        assert part in told
+    assert "exchange land told" in told
+    declared = load_sources().source("told").declared
+    assert (declared.rights.redistribution, declared.licence.id) == ("unknown", "unknown")
+
+
+@pytest.mark.usefixtures("exchange")
+def test_an_absent_sample_is_not_found() -> None:
+    with pytest.raises(NotFound):
+        new_source("utility", "absent", "/nowhere/at/all.csv")
+    with pytest.raises(ExchangeError, match="pickle"):
+        new_source("utility", "absent", "package:something==1.0#data.pkl")
+
+
+def checked_meters(exchange: Exchange) -> str:
+    source = exchange.source(
+        {"meter": {"physicalType": "STRING", "classification": "personal"}, "read_on": "DATE", "kwh": "DECIMAL(12,3)"},
+        ("meter", "read_on"),
+    )
+    source.land([("a", "2026-01-01", 1), ("a", "2026-01-02", 2), ("b", "2026-01-01", 3)])
+    for step in ("bronze", "silver", "check"):
+        source.step(step)
+    return source.table
+
+
+def test_a_product_from_a_query_is_built_checked_and_released_as_it_is(exchange: Exchange, tmp_path: Path) -> None:
+    table = checked_meters(exchange)
+    text = f"SELECT m.meter, sum(m.kwh) AS kwh, max(m.read_on) AS last_on FROM {table} AS m GROUP BY m.meter;"
+    query = write(tmp_path / "q.sql", text)
+    told = "\n".join(new_product("scaffold_sums", query, None))
+    contract = load_contract("gold.scaffold_sums")
+    assert contract.key == ("meter",)
+    assert types(contract) == {"meter": "STRING", "kwh": "DECIMAL(22,3)", "last_on": "DATE"}
+    # What keeps its name keeps its class; what is computed from personal columns may be personal.
+    assert [c.classification for c in contract.columns] == ["personal", "general", "personal"]
+    assert "personal" in told
+    assert load_products().product("scaffold_sums").declared.licence.id == "CC-BY-4.0"
+    for step in ("gold", "check", "release"):
+        assert run_step(step, "scaffold_sums", day(1), "r").status == "succeeded"
+    assert [tuple(map(str, r)) for r in table_rows("gold.scaffold_sums")] == [
+        ("a", "3.000", "2026-01-02"), ("b", "3.000", "2026-01-01"),
+    ]  # fmt: skip
+
+
+def test_a_product_from_a_table_begins_with_its_columns(exchange: Exchange) -> None:
+    table = checked_meters(exchange)
+    new_product("scaffold_copy", None, table)
+    assert load_contract("gold.scaffold_copy").key == ("meter", "read_on")
+    assert run_step("gold", "scaffold_copy", day(1), "r").rows == 3
+
+
+@pytest.mark.parametrize(
+    ("query", "reason"),
+    [
+        ("SELECT 1 AS n", "reads no table"),
+        ("DROP TABLE {t}", "not exactly one SELECT"),
+        ("SELECT * FROM bronze.x", "bronze.x"),
+        ("SELECT * FROM silver.nowhere", "nothing declares"),
+        ("SELECT nowhere FROM {t}", "refuses the query"),
+        ("SELECT count(*) FROM {t}", "usable name"),
+        ("SELECT array(meter) AS meters FROM {t}", "array"),
+        ("SELECT 1 AS n FROM {t}", "copies"),
+        ("SELECT meter FROM {t} WHERE false", "no rows"),
+        ("SELECT FROM WHERE", "parse"),
+    ],
+)
+def test_a_query_that_cannot_be_a_product_is_refused_and_nothing_is_written(
+    exchange: Exchange, query: str, reason: str, tmp_path: Path
+) -> None:
+    file = write(tmp_path / "q.sql", query.format(t=checked_meters(exchange)))
+    with pytest.raises(ExchangeError, match=reason):
+        new_product("scaffold_bad", file, None)
+    assert not (exchange.root / "dags" / "products").exists()
+
+
+def test_an_input_without_a_checked_version_is_named(exchange: Exchange, tmp_path: Path) -> None:
+    source = exchange.source({"a": "STRING"}, ("a",))
+    with pytest.raises(NotFound, match=f"{source.table} has no checked version"):
+        new_product("scaffold_early", write(tmp_path / "q.sql", f"SELECT a FROM {source.table}"), None)
+
+
+@pytest.mark.usefixtures("exchange")
+def test_what_is_written_is_yaml_that_a_person_can_edit(tmp_path: Path) -> None:
+    new_source("utility", "edited", str(write(tmp_path / "s.csv", 'k: #,"it\'s ""a"" name"\n1,2\n3,4\n')))
+    file = tmp_path / "catalogue/expectations/silver/edited.yaml"
+    document = yaml.safe_load(file.read_text())
+    document["schema"][0]["properties"][1]["description"] = "what it means"
+    file.write_text(yaml.safe_dump(document))
+    assert load_contract("silver.edited").columns[1].description == "what it means"
+    with pytest.raises((DeclarationError, RefusedFile)):
+        write(file, "kind: [")
+        load_contract("silver.edited")
