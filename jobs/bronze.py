@@ -91,7 +91,9 @@ def waiting(source: str) -> list[Landing]:
     """Landed files that bronze does not hold yet, in the order of their arrival."""
     with reading() as db:
         return list(
-            db.scalars(select(Landing).where(Landing.source == source, Landing.loaded_at.is_(None)).order_by(Landing.id))
+            db.scalars(
+                select(Landing).where(Landing.source == source, Landing.loaded_at.is_(None)).order_by(Landing.id)
+            )
         )
 
 
@@ -134,13 +136,15 @@ def format_digest(form: Format) -> str:
 def forget(source: Source) -> None:
     """Let every landed file be loaded again, because what bronze holds of it was read by other declarations."""
     with transaction() as db:
-        db.execute(update(Landing).where(Landing.source == source.name).values(loaded_at=None, rows=None, rows_refused=None))
+        db.execute(
+            update(Landing).where(Landing.source == source.name).values(loaded_at=None, rows=None, rows_refused=None)
+        )
 
 
 def _load(source: Source, landings: list[Landing]) -> None:
     """Commit the landings' rows. Of a file that broke off half-way only the refusal remains: it is refused as a whole."""
     table, shas = table_of(source), slice_of([x.sha256 for x in landings])
-    lake.overwrite(table, _parsed(source, landings), slice_of=shas)
+    lake.overwrite(table, _parsed(source, landings), slice_of=shas, together=False)
     broken = lake.read(table).where(f"({shas}) AND _row = {WHOLE_FILE}").select(_SLICE).collect()
     if broken:
         lake.delete(table, f"({slice_of([r[0] for r in broken])}) AND _row <> {WHOLE_FILE}")
@@ -163,7 +167,9 @@ def _parsed(source: Source, landings: list[Landing]) -> DataFrame:
     dates = {x.logical_date for x in landings}
     runs = {x.run_id for x in landings}
     if len(dates) == 1 and len(runs) == 1:
-        return parsed.withColumn("_run_id", F.lit(runs.pop())).withColumn("_logical_date", F.lit(dates.pop()).cast("timestamp"))
+        return parsed.withColumn("_run_id", F.lit(runs.pop())).withColumn(
+            "_logical_date", F.lit(dates.pop()).cast("timestamp")
+        )
     origin = listed.selectExpr("sha256 as _landing_sha256", "run_id as _run_id", "logical_date as _logical_date")
     return parsed.join(F.broadcast(origin), "_landing_sha256")
 
@@ -208,7 +214,14 @@ def _refusal(file: dict[str, str], form: Format, reason: str) -> pa.RecordBatch:
     nothing = pa.array([None], pa.string())
     columns = [nothing] * len(form.columns)
     return pa.RecordBatch.from_arrays(
-        [*columns, nothing, pa.array([reason]), nothing, pa.array([WHOLE_FILE], pa.int64()), pa.array([file["file_name"]])],
+        [
+            *columns,
+            nothing,
+            pa.array([reason]),
+            nothing,
+            pa.array([WHOLE_FILE], pa.int64()),
+            pa.array([file["file_name"]]),
+        ],
         names=[*(c.strip() for c in form.columns), "_extra", "_refused", "_raw", "_row", "_file"],
     )
 
@@ -218,11 +231,7 @@ def _count(source: Source, landings: list[Landing], record: Recorded) -> None:
     shas = slice_of([x.sha256 for x in landings])
     loaded = {
         row["_landing_sha256"]: row
-        for row in lake.read(table_of(source))
-        .where(shas)
-        .groupBy("_landing_sha256")
-        .agg(*_count_columns())
-        .collect()
+        for row in lake.read(table_of(source)).where(shas).groupBy("_landing_sha256").agg(*_count_columns()).collect()
     }
     now = datetime.now(UTC)
     with transaction() as db:

@@ -225,12 +225,37 @@ def _find(name: str, among: dict[str, Declaration], mistakes: tuple[DeclarationE
     raise NotFound(f"no {kind} '{name}'", expected=f"one of: {known}", next_step=f"exchange {kind}s lists them")
 
 
-def load_sources(root: Path | None = None) -> Catalog:
-    """Read every dags/sources/<sector>/<source>/source.yaml; a broken one becomes a mistake, the rest live."""
+def find_source(name: str) -> Source:
+    """Read one source without reading the others.
+
+    Raises:
+        DeclarationError: its declaration is broken.
+        NotFound: there is none of that name.
+    """
+    alone = load_sources(only=name)
+    return (alone if alone.sources or alone.mistakes else load_sources()).source(name)
+
+
+def find_product(name: str) -> Product:
+    """Read one product without reading the others; raises as `find_source` does."""
+    alone = load_products(only=name)
+    return (alone if alone.products or alone.mistakes else load_products()).product(name)
+
+
+def load_sources(root: Path | None = None, *, only: str | None = None) -> Catalog:
+    """Read every dags/sources/<sector>/<source>/source.yaml; a broken one becomes a mistake, the rest live.
+
+    Args:
+        root: folder of the catalogue; that of the settings if absent.
+        only: a source's name or DAG id; the others are not read.
+    """
     folder = (root or settings().catalogue) / "dags" / "sources"
     sources: dict[str, Source] = {}
     mistakes: list[DeclarationError] = []
     for file in sorted(folder.glob("*/*/source.yaml")):
+        name, sector = file.parent.name, file.parent.parent.name
+        if only and only not in (name, f"ingest_{sector}_{name}"):
+            continue
         try:
             source = _read_source(file)
             _refuse_twin(source.name, file, sources)
@@ -240,12 +265,19 @@ def load_sources(root: Path | None = None) -> Catalog:
     return Catalog(sources=sources, mistakes=tuple(mistakes))
 
 
-def load_products(root: Path | None = None) -> Catalog:
-    """Read every dags/products/<product>/product.yaml with the inputs of its query; broken ones become mistakes."""
+def load_products(root: Path | None = None, *, only: str | None = None) -> Catalog:
+    """Read every dags/products/<product>/product.yaml with the inputs of its query; broken ones become mistakes.
+
+    Args:
+        root: folder of the catalogue; that of the settings if absent.
+        only: a product's name or DAG id; the others are not read.
+    """
     folder = (root or settings().catalogue) / "dags" / "products"
     products: dict[str, Product] = {}
     mistakes: list[DeclarationError] = []
     for file in sorted(folder.glob("*/product.yaml")):
+        if only and only not in (file.parent.name, f"publish_{file.parent.name}"):
+            continue
         try:
             _check_name(file.parent.name, file)
             product = Product(file.parent.name, file.parent, read_model(file, ProductDeclaration))

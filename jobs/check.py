@@ -71,9 +71,7 @@ def _evaluated(
     )  # fmt: skip
 
 
-def _scope(
-    table: str, contract: Contract, rules: Sequence[Rule], stands: Pointer | None, head: int
-) -> str | None:
+def _scope(table: str, contract: Contract, rules: Sequence[Rule], stands: Pointer | None, head: int) -> str | None:
     """SQL for the partitions that changed, if what holds of them and held of all before holds of all; None for all rows."""
     if stands is None or not contract.partitions or stands.contract_digest != contract.digest:
         return None
@@ -89,7 +87,13 @@ def _needs_more(rule: Rule) -> bool:
 
 
 def _decide(
-    table: str, contract: Contract, outcome: Outcome, scope: str | None, built: Run, stands: Pointer | None, record: Recorded
+    table: str,
+    contract: Contract,
+    outcome: Outcome,
+    scope: str | None,
+    built: Run,
+    stands: Pointer | None,
+    record: Recorded,
 ) -> None:
     row = Check(
         table_name=table, delta_version=record.output_version or 0, contract_digest=contract.digest,

@@ -49,7 +49,9 @@ def _failure(node: Any, contract: Contract, column: Column) -> Any | None:
     return inner
 
 
-def _branches(ifs: list[Any], default: Any | None, operand: Any | None, contract: Contract, column: Column) -> Any | None:
+def _branches(
+    ifs: list[Any], default: Any | None, operand: Any | None, contract: Contract, column: Column
+) -> Any | None:
     """The failure of the branch that is taken, or of a condition."""
     conditions = [f for f in (_failure(i.this, contract, column) for i in ifs) if f]
     failures = [_failure(i.args["true"], contract, column) for i in ifs]
@@ -57,9 +59,7 @@ def _branches(ifs: list[Any], default: Any | None, operand: Any | None, contract
     if any(failures) or otherwise:
         taken = exp.Case(
             this=operand.copy() if operand is not None else None,
-            ifs=[
-                exp.If(this=i.this.copy(), true=f if f else exp.false()) for i, f in zip(ifs, failures, strict=True)
-            ],
+            ifs=[exp.If(this=i.this.copy(), true=f if f else exp.false()) for i, f in zip(ifs, failures, strict=True)],
             default=otherwise if otherwise else exp.false(),
         )
         conditions.append(taken)

@@ -55,7 +55,10 @@ def deduplicate(table: str, good: str, contract: Contract, mode: SilverMode, *, 
     lake.stage("good_rows", good)
     lake.stage("repeated", _repeated(contract))
     where = touched(table, contract, "good_rows") if mode == "append" and lake.rows(table) else None
-    lake.stage("verdicts", _verdicts(contract, mode, f"(SELECT * FROM delta.`{lake.location(table)}` t WHERE {where})" if where else None))
+    lake.stage(
+        "verdicts",
+        _verdicts(contract, mode, f"(SELECT * FROM delta.`{lake.location(table)}` t WHERE {where})" if where else None),
+    )
     counts = lake.counts("verdicts", "verdict")
     columns = ", ".join(map(quote, (*contract.names, *ORIGIN)))
     refused = counts.get("contradiction", 0) + counts.get("changed", 0)
@@ -67,7 +70,9 @@ def deduplicate(table: str, good: str, contract: Contract, mode: SilverMode, *, 
         duplicate=counts.get("duplicate", 0),
         superseded=counts.get("superseded", 0),
         refused=refused,
-        refused_rows=refusals("verdicts", contract, "concat('key.', verdict)", ("contradiction", "changed")) if refused else None,
+        refused_rows=refusals("verdicts", contract, "concat('key.', verdict)", ("contradiction", "changed"))
+        if refused
+        else None,
     )
 
 

@@ -287,11 +287,30 @@ def _example(rule: Rule, frame: DataFrame, contract: Contract) -> dict[str, str 
         names = list(rule.columns)
         keys = [F.col(quote(n)) for n in names]
         broken = frame.dropna(subset=names).groupBy(*keys).agg(F.count(F.lit(1)).alias("_n")).where("_n > 1")
+    elif rule.kind == "scalar_sql":
+        return _counted_example(rule, frame, contract)
     else:
         return None
     row = broken.select(*[F.col(quote(n)).cast("string").alias(n) for n in names]).limit(1).collect()
     personal = _personal_columns(contract)
     return {n: MASK if n in personal and row[0][n] is not None else row[0][n] for n in names} if row else None
+
+
+def _counted_example(rule: Rule, frame: DataFrame, contract: Contract) -> dict[str, str | None] | None:
+    """One of the rows that a rule's query counts; nothing where the query does not count, or may show personal values."""
+    counted = re.match(r"select\s+count\(\*\)\s+from\s", rule.parameters["query"], re.I)
+    if not counted or _personal_columns(contract):
+        return None
+    from pyspark.errors import PySparkException
+
+    frame.createOrReplaceTempView("example_of")
+    query = "SELECT * FROM " + rule.parameters["query"][counted.end() :].replace("${table}", "example_of")
+    try:
+        row = frame.sparkSession.sql(query).limit(1).collect()
+    except PySparkException:
+        # Not every query that counts rows also shows them, for example one that groups; the count stands without.
+        return None
+    return {name: None if value is None else str(value) for name, value in row[0].asDict().items()} if row else None
 
 
 def _personal_columns(contract: Contract) -> frozenset[str]:

@@ -10,7 +10,14 @@ from pathlib import Path
 from jobs.errors import ExchangeError
 from jobs.settings import settings
 
-_FULL = ("No space left on device", "os error 28", "StorageFull", "Disk quota exceeded", "os error 122", "File too large")
+_FULL = (
+    "No space left on device",
+    "os error 28",
+    "StorageFull",
+    "Disk quota exceeded",
+    "os error 122",
+    "File too large",
+)
 _VALUES = ("by zero", "Cannot cast", "CAST_INVALID_INPUT", "CANNOT_PARSE", "invalid parsed", "verflow", "OutOfBounds")
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Literal, get_args
 
-from jobs.catalog import Catalog, Product, Source, load_catalog, load_products, load_sources
-from jobs.errors import ExchangeError
+from jobs.catalog import Catalog, Product, Source, find_product, find_source, load_catalog
+from jobs.errors import DeclarationError, ExchangeError
 from jobs.locks import hold
 from jobs.runs import Recorded, recorded
 
@@ -81,7 +82,8 @@ def run_steps(name: str, logical_date: datetime, run_id: str) -> list[StepResult
 def stale_products() -> list[str]:
     """Names of products whose checked version or release is behind their inputs, query or contract, inputs first.
 
-    Products whose inputs have no checked version yet are left out: nothing can be built from them.
+    Products whose inputs have no checked version yet are left out: nothing can be built from them. So are those whose
+    query or contract is broken, which the catalogue's mistakes tell.
     """
     from jobs.gold import is_current
     from jobs.pointers import pointer
@@ -89,8 +91,9 @@ def stale_products() -> list[str]:
     catalog = load_catalog()
     stale: list[str] = []
     for product in in_order(catalog):
-        if all(pointer(t) for t in product.inputs) and (not is_current(product) or not _released(product)):
-            stale.append(product.name)
+        with suppress(DeclarationError):
+            if all(pointer(t) for t in product.inputs) and (not is_current(product) or not _released(product)):
+                stale.append(product.name)
     return stale
 
 
@@ -145,13 +148,13 @@ def _unreleased(product: Product, version: int) -> bool:
 
 
 def _subject(step: str, name: str) -> Source | Product:
-    if "." in name:
+    if step == "check" and "." in name:
         layer, own = name.split(".", 1)
-        return load_sources().source(own) if layer == "silver" else load_products().product(own)
+        return find_source(own) if layer == "silver" else find_product(own)
     if step in ("land", "bronze", "silver"):
-        return load_sources().source(name)
+        return find_source(name)
     if step in ("gold", "release"):
-        return load_products().product(name)
+        return find_product(name)
     catalog = load_catalog()
     return catalog.sources.get(name) or catalog.product(name)
 

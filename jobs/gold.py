@@ -147,5 +147,3 @@ def _fit(frame: DataFrame, contract: Contract, product: Product) -> None:
             expected=f"exactly: {', '.join(contract.names)}",
             next_step=f"correct the query or {contract.file}",
         )
-
-

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 # A reader of version N must read every commit since the last checkpoint.
 _COMMITS_PER_CHECKPOINT = 20
 _MADE_BY = "exchange.made_by"
+# A release pins its version for good, and a version is readable only as long as its log is.
+_LOG_RETENTION = "delta.logRetentionDuration"
 _DELTA_TYPES = {"TINYINT": "byte", "SMALLINT": "short", "INT": "integer", "BIGINT": "long"}
 
 BOOKKEEPING: tuple[tuple[str, str, str], ...] = (
@@ -38,6 +40,7 @@ BOOKKEEPING: tuple[tuple[str, str, str], ...] = (
 # value it looks for, and shows that double in place of a value which all rows of a file share.
 _INEXACT = ("DECIMAL", "DOUBLE", "FLOAT")
 _STATISTICS = "delta.dataSkippingStatsColumns"
+
 
 @dataclass(frozen=True)
 class Field:
@@ -170,7 +173,9 @@ def attach(table: str) -> str:
     """Make a table known to the session's catalogue; returns the name SQL can use for it."""
     layer, name = table.split(".", 1)
     attached = f"{_database(layer)}.{quote(name)}"
-    connect().sql(f"CREATE TABLE IF NOT EXISTS {attached} USING delta LOCATION {literal(str(location(table)))}").collect()
+    connect().sql(
+        f"CREATE TABLE IF NOT EXISTS {attached} USING delta LOCATION {literal(str(location(table)))}"
+    ).collect()
     return attached
 
 
@@ -219,15 +224,16 @@ def append(table: str, frame: DataFrame) -> int:
     return _committed(table)
 
 
-def overwrite(table: str, frame: DataFrame, *, slice_of: str | None = None) -> int:
+def overwrite(table: str, frame: DataFrame, *, slice_of: str | None = None, together: bool = True) -> int:
     """Replace a table's rows, or only those of a slice, in one commit; returns the version it made.
 
     Args:
         table: the table.
         frame: the new rows; with `slice_of` they all fall into the slice.
         slice_of: SQL predicate over partition columns.
+        together: bring each partition's rows together first; no use where they are together already.
     """
-    writer = _by_partition(table, frame).write.format("delta").mode("overwrite")
+    writer = (_by_partition(table, frame) if together else frame).write.format("delta").mode("overwrite")
     if slice_of:
         writer = writer.option("replaceWhere", slice_of)
     writer.save(str(location(table)))
@@ -263,9 +269,7 @@ def files(table: str, at: int | None = None) -> tuple[DataFile, ...]:
     """The data files of a version, from its log."""
     actions = delta(table, at).get_add_actions(flatten=True)
     names = [n for n in actions.schema.names if n.startswith("partition.")]
-    columns: dict[str, list[Any]] = {
-        n: actions[n].to_pylist() for n in ("path", "num_records", "size_bytes", *names)
-    }
+    columns: dict[str, Any] = {n: actions[n].to_pylist() for n in ("path", "num_records", "size_bytes", *names)}
     return tuple(
         DataFile(
             path=path,

@@ -10,6 +10,7 @@ from sqlalchemy import select
 
 from jobs import landing
 from jobs.catalog import Source
+from jobs.connectors import Fetched
 from jobs.registry import reading, transaction
 from jobs.registry.models import Landing
 from jobs.runs import Recorded
@@ -43,7 +44,7 @@ def land(source: Source, logical_date: datetime, record: Recorded) -> None:
     record.message = f"{seen} file{'s' if seen != 1 else ''} offered, {new} new"
 
 
-def _keep(source: Source, fetched: landing.Fetched, logical_date: datetime, run_id: str) -> int | None:
+def _keep(source: Source, fetched: Fetched, logical_date: datetime, run_id: str) -> int | None:
     """Land one file unless its bytes are known; returns its size if they were new."""
     sha256 = landing.digest(fetched.path)
     with reading() as db:
@@ -52,16 +53,26 @@ def _keep(source: Source, fetched: landing.Fetched, logical_date: datetime, run_
         return None
     landed = landing.store(fetched, source.name, logical_date)
     with transaction() as db:
-        found = db.scalars(select(Landing).where(Landing.source == source.name, Landing.sha256 == landed.sha256)).first()
+        found = db.scalars(
+            select(Landing).where(Landing.source == source.name, Landing.sha256 == landed.sha256)
+        ).first()
         if found:
             # The bytes were known, but gone from where they were kept.
             found.path = str(landed.path)
             return None
         db.add(
             Landing(
-                source=source.name, sha256=landed.sha256, path=str(landed.path), file_name=landed.file_name,
-                url=landed.url, size=landed.size, etag=landed.etag, published_at=landed.published_at,
-                fetched_at=landed.fetched_at, logical_date=landed.logical_date, run_id=run_id,
+                source=source.name,
+                sha256=landed.sha256,
+                path=str(landed.path),
+                file_name=landed.file_name,
+                url=landed.url,
+                size=landed.size,
+                etag=landed.etag,
+                published_at=landed.published_at,
+                fetched_at=landed.fetched_at,
+                logical_date=landed.logical_date,
+                run_id=run_id,
             )  # fmt: skip
         )
     return landed.size

@@ -57,9 +57,9 @@ def release(product: Product, *, run_id: str, now: datetime) -> Release:
     with hold(f"release.{product.name}"):
         pointer, check, contract = _checked(product)
         newest = _newest(product.name)
-        if newest and newest.delta_version == pointer.delta_version:
-            return _as_released(newest, is_new=False)
         side = _side(snapshot(product.table, pointer.delta_version), contract)
+        if newest and newest.delta_version == pointer.delta_version and not _is_lost(newest):
+            return _as_released(newest, is_new=False)
         found = _compare(newest, side)
         if newest and found.is_empty:
             return _as_released(newest, is_new=False)
@@ -183,8 +183,19 @@ def _released_side(row: ReleaseRow) -> Side:
     return Side(version, table.key, frozenset(c.name for c in table.columns if not c.nullable))
 
 
+def _is_lost(row: ReleaseRow) -> bool:
+    """Whether a release was recalled because its table was made anew: nothing is left to compare with."""
+    if row.status != "recalled":
+        return False
+    try:
+        _released_side(row)
+    except ExchangeError:
+        return True
+    return False
+
+
 def _compare(newest: ReleaseRow | None, side: Side) -> Difference:
-    if newest is None:
+    if newest is None or _is_lost(newest):
         return Difference(side.version.rows, 0, 0, (), fingerprint(side.version))
     before = _released_side(newest)
     known = Fingerprint.parse(_manifest_of(newest).content.fingerprint)

@@ -69,14 +69,18 @@ def _chains(known: str | None, batch: Incoming, contract: Contract, where: str) 
     if known:
         since = _instant(batch.since)
         open_since = f"(t._superseded_at IS NULL OR t._superseded_at >= {since})"
-        lake.stage("standing", f"SELECT t.* FROM {known} t LEFT SEMI JOIN batch g ON {same_key(contract, 't', 'g')} WHERE {open_since}")
+        lake.stage(
+            "standing",
+            f"SELECT t.* FROM {known} t LEFT SEMI JOIN batch g ON {same_key(contract, 't', 'g')} WHERE {open_since}",
+        )
         links += f" UNION ALL SELECT {columns}, _known_at, 0 FROM standing WHERE _known_at < {since}"
     line = f"PARTITION BY {key} ORDER BY _known_at"
     told = f"SELECT *, {content(contract, but=contract.key)} AS _content FROM ({links})"
     compared = f"SELECT *, lag(_content) OVER ({line}) AS _before FROM ({told})"
     turns = f"SELECT * FROM ({compared}) WHERE _arrives = 0 OR _before IS NULL OR _before <> _content"
     lake.stage(
-        "chains", f"SELECT {columns}, _known_at, lead(_known_at) OVER ({line}) AS _superseded_at, _arrives FROM ({turns})"
+        "chains",
+        f"SELECT {columns}, _known_at, lead(_known_at) OVER ({line}) AS _superseded_at, _arrives FROM ({turns})",
     )
     if not known:
         written = lake.counts("chains", "_arrives").get(1, 0)

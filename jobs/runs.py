@@ -43,7 +43,12 @@ class Counts:
         parts = {
             name: getattr(self, name) or 0
             for name in (
-                "rows_out", "rows_quarantined", "rows_duplicate", "rows_dropped", "rows_unchanged", "rows_superseded",
+                "rows_out",
+                "rows_quarantined",
+                "rows_duplicate",
+                "rows_dropped",
+                "rows_unchanged",
+                "rows_superseded",
             )  # fmt: skip
         }
         if self.rows_in != sum(parts.values()):

@@ -161,7 +161,9 @@ def _lay(source: Source, contract: Contract, rebuild: bool) -> None:
         source.table, fields_of(source, contract), contract.partitions, contract.description,
         declarations_digest(source, contract),
     )  # fmt: skip
-    lake.create(f"quarantine.{source.name}", QUARANTINE_FIELDS, ("_landing_sha256",), f"{source.declared.title}: refused rows")
+    lake.create(
+        f"quarantine.{source.name}", QUARANTINE_FIELDS, ("_landing_sha256",), f"{source.declared.title}: refused rows"
+    )
 
 
 def _taken_in(source: Source, contract: Contract, pointer: Pointer | None) -> int:
@@ -190,8 +192,15 @@ def _pending(source: Source, since: int) -> _Batch:
         )
     # A landing without one good row changes the meaning of no other.
     first = min((x.logical_date for x in landed if x.id > since and x.rows != x.rows_refused), default=None)
-    follows = first is not None and source.declared.silver.mode != "append"
-    wanted = [x for x in landed if x.id > since or (follows and first and x.logical_date >= first)]
+    mode = source.declared.silver.mode
+
+    def is_after(landing: Landing) -> bool:
+        if first is None or mode == "append":
+            return False
+        # Revisions known at one instant are decided together; of two landings of one date the later one is merged last.
+        return landing.logical_date > first or (mode == "revisions" and landing.logical_date == first)
+
+    wanted = [x for x in landed if x.id > since or is_after(x)]
     return _Batch(tuple(wanted), sum(x.id <= since for x in wanted))
 
 
@@ -231,7 +240,7 @@ class _Totals:
 def _totals(split: Split) -> _Totals:
     """Count a batch in one scan: rows, refused rows, and keys that name more than one good row.
 
-    Keys are told apart by a hash, which is cheaper to group by: that two of them share one only lets duplicates be looked
+    Records that the source's own query leaves out count as dropped. Keys are told apart by a hash, which is cheaper to group by: that two of them share one only lets duplicates be looked
     for where there are none.
     """
     spark = connect()
@@ -240,12 +249,18 @@ def _totals(split: Split) -> _Totals:
         "SELECT coalesce(sum(n), 0) AS cells, coalesce(sum(bad), 0) AS bad, count_if(n - bad > 1) AS repeated FROM"
         f" (SELECT count(*) AS n, count(_rule) AS bad FROM ({split.typed}) GROUP BY xxhash64({key}))"
     ).collect()[0]
-    dropped = 0
+    dropped = left_out = 0
+    if split.source.silver_sql:
+        left_out = spark.sql(
+            f"SELECT count(*) FROM bronze b LEFT ANTI JOIN ({split.reshaped}) r ON b._landing_sha256 = r._landing_sha256"
+            " AND b._file = r._file AND b._row = r._row WHERE b._refused IS NULL"
+        ).collect()[0][0]
     if split.dropped:
         dropped = spark.sql(f"SELECT count(*) AS n FROM ({split.reshaped}) WHERE {split.dropped}").collect()[0]["n"]
     unreadable = spark.sql("SELECT count(*) AS n FROM bronze WHERE _refused IS NOT NULL").collect()[0]["n"]
     cells, bad = int(row["cells"]), int(row["bad"])
-    return _Totals(cells + dropped, dropped, bad, cells - bad, unreadable, int(row["repeated"]))
+    none = dropped + left_out
+    return _Totals(cells + none, none, bad, cells - bad, unreadable, int(row["repeated"]))
 
 
 def _quarantine(source: Source, split: Split, batch: _Batch, found: list[str | None], expected: int) -> None:
@@ -283,7 +298,9 @@ def _refuse_all(source: Source, batch: _Batch, record: Recorded) -> None:
     table = f"quarantine.{source.name}"
     found = lake.read(table).where(batch.slices).groupBy("rule").agg({"*": "count", "value": "min"})
     worst = sorted((tuple(r) for r in found.select("rule", "count(1)", "min(value)").collect()), key=lambda r: -r[1])
-    shown = "; ".join(f"{rule}: {count}" + (f", such as '{value}'" if value else "") for rule, count, value in worst[:3])
+    shown = "; ".join(
+        f"{rule}: {count}" + (f", such as '{value}'" if value else "") for rule, count, value in worst[:3]
+    )
     raise RefusedFile(
         f"none of the {record.counts.rows_in} rows that arrived can be used ({shown})",
         where=", ".join(x.file_name for x in batch.landings[:3]),

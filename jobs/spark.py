@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import logging
 import os
 import re
 from typing import TYPE_CHECKING, Any
@@ -76,6 +77,8 @@ def _remote(address: str) -> SparkSession:
         )
     from pyspark.sql import SparkSession
 
+    # The client logs every refusal as an error before it raises it; who catches it says what it means.
+    logging.getLogger("pyspark.sql.connect.logging").setLevel(logging.CRITICAL)
     builder = SparkSession.builder.remote(address)
     for name, value in _OPTIONS.items():
         builder = builder.config(name, value)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 
 import sqlglot
 from sqlglot import exp
@@ -69,12 +70,23 @@ class Split:
     def raw_columns(self) -> tuple[str, ...]:
         """Names of the text columns that `reshaped` yields, origin columns apart."""
         if self.source.silver_sql:
-            names = [p.alias_or_name for p in read_select(self.source.silver_sql).selects]
-            return tuple(n for n in names if n not in ORIGIN and not n.startswith("_"))
+            selects = read_select(self.source.silver_sql).selects
+            names = [n for p in selects for n in (columns_of(self.source) if p.is_star else (p.alias_or_name,))]
+            return self._distinct(tuple(n for n in names if not n.startswith("_")), self.source.silver_sql)
         if not self.source.declared.reshape:
             return columns_of(self.source)
         unpivot = self.source.declared.reshape.unpivot
-        return (*(k.strip() for k in unpivot.keep), unpivot.name, unpivot.value)
+        return self._distinct((*(k.strip() for k in unpivot.keep), unpivot.name, unpivot.value), self.source.file)
+
+    def _distinct(self, names: tuple[str, ...], file: Path) -> tuple[str, ...]:
+        lower = [n.lower() for n in names]
+        twice = sorted({n for n in names if lower.count(n.lower()) > 1})
+        if twice:
+            raise DeclarationError(
+                f"the reshaped rows have two columns {', '.join(twice)}", file=file, expected="each name once",
+                next_step="give one of them another name",
+            )  # fmt: skip
+        return names
 
     @cached_property
     def dropped(self) -> str | None:
@@ -145,7 +157,9 @@ class Split:
         cases = " ".join(f"WHEN {r.condition} THEN {i}" for i, r in enumerate(typing))
         first = f"CASE {cases} END" if cases else "CAST(NULL AS INT)"
         origin = ", ".join(map(quote, ORIGIN))
-        inner = f"SELECT {self._expressions}, {first} AS _typing, {origin}{self._cells if raw else ''} FROM ({self.cells})"
+        inner = (
+            f"SELECT {self._expressions}, {first} AS _typing, {origin}{self._cells if raw else ''} FROM ({self.cells})"
+        )
         rules = " ".join(f"WHEN {r.condition} THEN {i}" for i, r in enumerate(self.refusals) if not r.of_type)
         verdict = f"coalesce(_typing, CASE {rules} END)" if rules else "_typing"
         fence = " + CAST(0 * rand() AS INT)" if fenced else ""

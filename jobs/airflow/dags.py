@@ -22,12 +22,12 @@ _RELEASE = "Gives the checked version a number, a manifest and a certificate."
 
 def ingest_dags() -> Iterator[DAG]:
     """Make one DAG for each source whose declaration is sound; inside a task, only the DAG of that task."""
-    return (_ingest(source) for source in load_sources().sources.values() if _is_wanted(source.dag_id))
+    return (_ingest(source) for source in load_sources(only=get_parsing_context().dag_id).sources.values())
 
 
 def publish_dags() -> Iterator[DAG]:
     """Make one DAG for each product whose declaration and query are sound; inside a task, only the DAG of that task."""
-    return (_publish(product) for product in load_products().products.values() if _is_wanted(product.dag_id))
+    return (_publish(product) for product in load_products(only=get_parsing_context().dag_id).products.values())
 
 
 def asset(table: str) -> Asset:
@@ -74,10 +74,6 @@ def _publish(product: Product) -> DAG:
     release = StepOperator(task_id="release", steps=("release",), subject=product.name, doc_md=_RELEASE, **plan)
     build >> check >> release
     return dag
-
-
-def _is_wanted(dag_id: str) -> bool:
-    return get_parsing_context().dag_id in (None, dag_id)
 
 
 def _source_page(source: Source) -> str:

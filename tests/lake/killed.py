@@ -32,7 +32,11 @@ class Undertaker:
         """Start the program."""
         return cls(
             subprocess.Popen(
-                [sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=CHECKOUT,
+                [sys.executable, __file__],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+                cwd=CHECKOUT,
                 env={**os.environ, "PYTHONPATH": f"{CHECKOUT}:{CHECKOUT / 'tests/lake'}"},
             )  # fmt: skip
         )
@@ -158,8 +162,6 @@ def _arm(at: str, nth: int, after: bool) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
     setattr(owner, last, deadly)
-
-
 
 
 if __name__ == "__main__":

@@ -44,13 +44,21 @@ def source(exchange: Exchange) -> Source:
 
 
 WHOLE = {
-    "html": ("page.csv", b"<!DOCTYPE html><html><head><title>404 Not Found</title></head></html>", "HTML page.*404 Not Found"),
+    "html": (
+        "page.csv",
+        b"<!DOCTYPE html><html><head><title>404 Not Found</title></head></html>",
+        "HTML page.*404 Not Found",
+    ),
     "cut zip": ("cut.zip", zipped("a.csv", MANY)[:-3000], "zip is truncated or damaged"),
     "cut gzip": ("cut.csv.gz", gzip.compress(MANY)[:-100], "truncated or damaged"),
     "empty": ("nothing.csv", b"", "an empty file"),
     "bomb": ("bomb.zip", zipped("a.csv", HEADER.encode() + b"0" * 250_000_000), "zip bomb"),
     "missing column": ("few.csv", b"meter,read_on\nm1,2026-01-01\n", "missing column 'kwh'"),
-    "renamed column": ("new.csv", b"meter,read_on,energy\nm1,2026-01-01,1\n", "missing column 'kwh'; undeclared columns: 'energy'"),
+    "renamed column": (
+        "new.csv",
+        b"meter,read_on,energy\nm1,2026-01-01,1\n",
+        "missing column 'kwh'; undeclared columns: 'energy'",
+    ),
     "no header": ("bare.csv", b"m1,2026-01-01,1\n", "missing columns"),
     "another encoding": ("wide.csv", (HEADER + "m1,2026-01-01,1\n").encode("utf-16"), "declare encoding: utf-16"),
     "an error as JSON": ("reply.csv", b'{"error": "rate limit"}', "missing columns"),
@@ -114,7 +122,9 @@ def test_a_late_bad_file_makes_nothing_be_read_again(source: Source) -> None:
 def test_when_no_row_is_usable_the_commonest_reasons_are_told(source: Source) -> None:
     source.land([("m1", "tomorrow", "1"), ("m2", "soon", "1"), (None, "2026-01-01", "1")], file="odd.csv")
     source.step("bronze")
-    with pytest.raises(RefusedFile, match=r"odd.csv: none of the 3 rows .*read_on.type: 2, such as 'soon'; meter.required: 1"):
+    with pytest.raises(
+        RefusedFile, match=r"odd.csv: none of the 3 rows .*read_on.type: 2, such as 'soon'; meter.required: 1"
+    ):
         source.step("silver")
     assert len(source.quarantine()) == 3
     assert source.step("land", 1).status == "unchanged"
@@ -131,7 +141,8 @@ def test_an_open_quote_does_not_swallow_what_follows(source: Source) -> None:
 def test_members_of_an_archive_keep_their_names(exchange: Exchange) -> None:
     source = exchange.source(READINGS, ["meter", "read_on"], format={"members": ["*.csv"]})
     source.take(
-        tarred(a=(HEADER + "m1,2026-01-01,1\nm1,x,1\n").encode(), b=(HEADER + "m2,2026-01-01,2\n").encode()), file="both.tgz"
+        tarred(a=(HEADER + "m1,2026-01-01,1\nm1,x,1\n").encode(), b=(HEADER + "m2,2026-01-01,2\n").encode()),
+        file="both.tgz",
     )
     assert source.rows("_file") == [
         (*row, f"both.tgz!{member}.csv") for row, member in zip(source.rows(), ("a", "b"), strict=True)

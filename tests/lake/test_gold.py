@@ -49,7 +49,11 @@ def test_only_moved_partitions_are_rebuilt(exchange: Exchange, mode: str) -> Non
     build_product(name)
     after = files_of(f"gold.{name}")
     assert {k for k in after if after[k] != before.get(k)} == {("2026-01-05",), ("2026-01-06",)}
-    assert totals(name) == [*[(date(2026, 1, d), 2, 3) for d in range(1, 5)], (date(2026, 1, 5), 3, 13), (date(2026, 1, 6), 1, 10)]
+    assert totals(name) == [
+        *[(date(2026, 1, d), 2, 3) for d in range(1, 5)],
+        (date(2026, 1, 5), 3, 13),
+        (date(2026, 1, 6), 1, 10),
+    ]
 
 
 def test_a_new_version_of_an_input_without_other_rows_makes_no_version(exchange: Exchange) -> None:
@@ -90,12 +94,25 @@ def test_a_changed_query_or_contract_rebuilds_all_of_it(exchange: Exchange) -> N
     name = exchange.product(DAILY, ["read_on"], QUERY.format(source.name), partition="read_on")
     build_product(name)
     first = lake.version(f"gold.{name}")
-    exchange.product(DAILY, ["read_on"], "-- told otherwise\n" + QUERY.format(source.name), partition="read_on", name=name)
+    exchange.product(
+        DAILY, ["read_on"], "-- told otherwise\n" + QUERY.format(source.name), partition="read_on", name=name
+    )
     assert run_step("gold", name, day(1), "r").status == "unchanged", "comments do not count"
-    exchange.product(DAILY, ["read_on"], QUERY.format(source.name).replace("sum(kwh)", "2 * sum(kwh)"), partition="read_on", name=name)
+    exchange.product(
+        DAILY,
+        ["read_on"],
+        QUERY.format(source.name).replace("sum(kwh)", "2 * sum(kwh)"),
+        partition="read_on",
+        name=name,
+    )
     build_product(name)
     assert totals(name) == [(date(2026, 1, d), 2, 6) for d in range(1, 6)]
-    wider = {"read_on": "DATE", "meters": "INT", "kwh": {"physicalType": "DECIMAL(12,1)", "description": "energy"}, "most": "INT"}
+    wider = {
+        "read_on": "DATE",
+        "meters": "INT",
+        "kwh": {"physicalType": "DECIMAL(12,1)", "description": "energy"},
+        "most": "INT",
+    }
     query = QUERY.format(source.name).replace(" FROM", ", max(kwh) AS most FROM")
     exchange.product(wider, ["read_on"], query, partition="read_on", name=name)
     build_product(name)

@@ -20,7 +20,12 @@ from jobs.pointers import pointer
 COLUMNS = {"meter": "STRING", "read_on": "DATE", "kwh": "INT"}
 DAILY = {"read_on": "DATE", "meters": "BIGINT", "kwh": "BIGINT"}
 FIRST = [(f"m{n}", f"2026-01-0{d}", str(n)) for n in range(4) for d in (1, 2)]
-SECOND = [("m0", "2026-01-02", "50"), ("m1", "2026-01-02", "much"), ("m9", "2026-01-03", "9"), ("m9", "2026-01-03", "9")]
+SECOND = [
+    ("m0", "2026-01-02", "50"),
+    ("m1", "2026-01-02", "much"),
+    ("m9", "2026-01-03", "9"),
+    ("m9", "2026-01-03", "9"),
+]
 BROKEN = b"meter,read_on,kwh\nm5,2026-01-01,5"
 
 
@@ -65,7 +70,9 @@ class Scene:
             assert checked_rows(table) == table_rows(table)
         return {
             "landings": sorted((x.sha256, x.logical_date, x.rows, x.rows_refused, x.fault) for x in landings(name)),
-            "files": sorted(p.name for p in (self.home / "landing" / name).rglob("*") if p.is_file() and p.suffix != ".part"),
+            "files": sorted(
+                p.name for p in (self.home / "landing" / name).rglob("*") if p.is_file() and p.suffix != ".part"
+            ),
             "bronze": table_rows(f"bronze.{name}"),
             "silver": table_rows(f"silver.{name}"),
             "quarantine": table_rows(f"quarantine.{name}"),
@@ -173,13 +180,19 @@ def test_killed_while_a_table_is_made_anew(
     calm.finish()
     changed = Path(shutil.copytree(scene.catalogue, tmp_path / "catalogue"))
     told = {**scene.source.settings, "columns": {**COLUMNS, "kwh": "BIGINT"}, "format": {"null_values": ["", "much"]}}
-    source = Source(Exchange(changed), scene.source.name, scene.source.published, scene.source.mode, scene.source.key, told)
+    source = Source(
+        Exchange(changed), scene.source.name, scene.source.published, scene.source.mode, scene.source.key, told
+    )
     source.exchange.write_source(source)
     struck = scene.copy(tmp_path / "struck", monkeypatch)
     struck.finish()
     before = checked_rows(struck.source.table)
     monkeypatch.setenv("EXCHANGE_CATALOGUE", str(changed))
-    for step, function in (("bronze", "jobs.lake:replace"), ("bronze", "jobs.bronze:_load"), ("silver", "jobs.lake:replace")):
+    for step, function in (
+        ("bronze", "jobs.lake:replace"),
+        ("bronze", "jobs.bronze:_load"),
+        ("silver", "jobs.lake:replace"),
+    ):
         ended = undertaker.run(struck.home, changed, struck.steps("land", "bronze", "silver"), at=function)
         assert (ended["signal"], len(ended["statuses"])) == (9, 1 if step == "bronze" else 2)
         assert checked_rows(struck.source.table) == before, "readers keep what was checked"

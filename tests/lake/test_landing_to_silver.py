@@ -69,7 +69,15 @@ def test_built_again_before_its_check_the_table_is_the_same(exchange: Exchange) 
 
 
 def test_text_that_is_not_of_its_type_is_refused_with_column_value_and_place(exchange: Exchange) -> None:
-    columns = {"id": "INT", "on": "DATE", "at": "TIMESTAMP", "n": "BIGINT", "x": "DECIMAL(6,2)", "b": "BOOLEAN", "d": "DOUBLE"}
+    columns = {
+        "id": "INT",
+        "on": "DATE",
+        "at": "TIMESTAMP",
+        "n": "BIGINT",
+        "x": "DECIMAL(6,2)",
+        "b": "BOOLEAN",
+        "d": "DOUBLE",
+    }
     good = ["2024-02-29", "2024-02-29 10:00:00", "5", "1234.56", "true", "1e3"]
     bad = [
         ("on", "2024-02-30"), ("on", "29.02.2024"), ("at", "2024-01-01 25:00"), ("at", "12:30"), ("n", "five"), ("n", "1.5"),
@@ -93,7 +101,9 @@ def test_text_that_is_not_of_its_type_is_refused_with_column_value_and_place(exc
 
 def test_blank_is_no_value_and_a_key_needs_one(exchange: Exchange) -> None:
     source = exchange.source(READINGS, KEY, format={"null_values": ["", "N/A"]})
-    source.take([("m1", "2026-01-01", None), ("m2", "2026-01-01", "N/A"), (None, "2026-01-01", "1"), ("m3", "N/A", "1")])
+    source.take(
+        [("m1", "2026-01-01", None), ("m2", "2026-01-01", "N/A"), (None, "2026-01-01", "1"), ("m3", "N/A", "1")]
+    )
     assert source.rows() == [("m1", date(2026, 1, 1), None), ("m2", date(2026, 1, 1), None)]
     assert source.quarantine("rule", "_row") == [("meter.required", 4), ("read_on.required", 5)]
 
@@ -108,10 +118,19 @@ def test_row_rules_split_rows_and_the_first_reason_counts(exchange: Exchange) ->
         "name": "not_on_sunday", "type": "sql", "dimension": "consistency", "description": "no reading on a Sunday",
         "query": "SELECT count(*) FROM ${table} WHERE NOT (dayofweek(read_on) <> 1)", "mustBe": 0,
     }  # fmt: skip
-    lenient = rule | {"name": "small", "severity": "warning", "query": rule["query"].replace("dayofweek(read_on) <> 1", "kwh < 5")}
+    lenient = rule | {
+        "name": "small",
+        "severity": "warning",
+        "query": rule["query"].replace("dayofweek(read_on) <> 1", "kwh < 5"),
+    }
     source = exchange.source(columns, KEY, quality=[rule, lenient])
     source.take(
-        [("m1", "2026-01-01", "7"), ("x1", "2026-01-01", "-7"), ("m2", "2026-01-01", "-0.01"), ("m3", "2026-01-04", "1")]
+        [
+            ("m1", "2026-01-01", "7"),
+            ("x1", "2026-01-01", "-7"),
+            ("m2", "2026-01-01", "-0.01"),
+            ("m3", "2026-01-04", "1"),
+        ]
     )
     assert [r[0] for r in source.rows()] == ["m1"]
     assert source.quarantine() == [
@@ -125,7 +144,10 @@ def test_copies_are_counted_and_contradictions_refused(exchange: Exchange) -> No
         [("m1", "2026-01-01", "1"), ("m1", "2026-01-01", "1.00"), ("m2", "2026-01-01", "1"), ("m2", "2026-01-01", "2"),
          ("m3", "2026-01-01", "3")]
     )  # fmt: skip
-    assert source.rows("_row") == [("m1", date(2026, 1, 1), Decimal("1.00"), 2), ("m3", date(2026, 1, 1), Decimal("3.00"), 6)]
+    assert source.rows("_row") == [
+        ("m1", date(2026, 1, 1), Decimal("1.00"), 2),
+        ("m3", date(2026, 1, 1), Decimal("3.00"), 6),
+    ]
     assert source.quarantine("rule", "column_name", "value", "_row") == [
         ("key.contradiction", "meter, read_on", "m2, 2026-01-01", 4),
         ("key.contradiction", "meter, read_on", "m2, 2026-01-01", 5),
@@ -165,7 +187,9 @@ def test_a_query_of_ones_own_makes_the_rows(exchange: Exchange) -> None:
 
 def test_records_that_no_parser_can_read_reach_quarantine_beside_their_good_neighbours(exchange: Exchange) -> None:
     source = exchange.source(READINGS, KEY)
-    text = b"meter,read_on,kwh\nm1,2026-01-01,1\nm2,2026-01-01,1,2\nm3,2026-01-01\nm\xff4,2026-01-01,1\nm5,2026-01-01,5\n"
+    text = (
+        b"meter,read_on,kwh\nm1,2026-01-01,1\nm2,2026-01-01,1,2\nm3,2026-01-01\nm\xff4,2026-01-01,1\nm5,2026-01-01,5\n"
+    )
     source.take(text, file="bent.csv")
     assert [r[0] for r in source.rows()] == ["m1", "m5"]
     found = source.quarantine("rule", "value", "record", "_row", "_file")
@@ -190,7 +214,10 @@ def test_undeclared_columns_are_kept_and_told(exchange: Exchange) -> None:
 
 def test_columns_may_have_any_name(exchange: Exchange) -> None:
     published = ["meter id", "a.b", "c`d", "电量 (千瓦时)", "it's", 'x"y', "_"[:0] + "e,f", "select", "100%"]
-    columns = {f"c{n}": {"physicalType": "STRING", "transformLogic": f"`{p.replace('`', '``')}`"} for n, p in enumerate(published)}
+    columns = {
+        f"c{n}": {"physicalType": "STRING", "transformLogic": f"`{p.replace('`', '``')}`"}
+        for n, p in enumerate(published)
+    }
     columns["c3"] = {"physicalType": "INT", "transformLogic": "try_cast(`电量 (千瓦时)` as int)"}
     source = exchange.source(columns, ["c0"], published=published)
     source.take([[f"v{n}" if n != 3 else "3" for n in range(len(published))], ["bad" for _ in published]])
@@ -245,7 +272,9 @@ def test_a_corrected_format_mends_what_could_not_be_read(exchange: Exchange) -> 
 
 @pytest.mark.parametrize("partition", [(), ("site",)], ids=["whole", "parted"])
 def test_a_changed_contract_makes_the_table_anew_with_its_types(exchange: Exchange, partition: tuple[str, ...]) -> None:
-    source = exchange.source({"meter": "STRING", "site": "STRING", "kwh": "INT"}, ["meter", "site"], partition=partition)
+    source = exchange.source(
+        {"meter": "STRING", "site": "STRING", "kwh": "INT"}, ["meter", "site"], partition=partition
+    )
     source.take("meter,site,kwh\nm1,a,1\nm2,b,2.5\n", 0)
     assert source.quarantine() == [("kwh.type", "kwh", "2.5")]
     first = lake.version(source.table)
@@ -299,7 +328,10 @@ def test_what_cannot_be_compiled_is_told_before_anything_is_written(exchange: Ex
 def test_an_author_may_say_what_becomes_of_a_value_that_cannot_be_converted(exchange: Exchange) -> None:
     columns = {
         "id": "STRING",
-        "on": {"physicalType": "DATE", "transformLogic": "coalesce(try_cast(try_to_timestamp(day, 'dd.MM.yyyy') as date), try_cast(day as date))"},
+        "on": {
+            "physicalType": "DATE",
+            "transformLogic": "coalesce(try_cast(try_to_timestamp(day, 'dd.MM.yyyy') as date), try_cast(day as date))",
+        },
         "n": {"physicalType": "INT", "transformLogic": "coalesce(try_cast(n as int), -1)"},
         "x": {"physicalType": "DOUBLE", "transformLogic": "CASE WHEN kind = 'number' THEN try_cast(x AS double) END"},
     }
@@ -379,7 +411,9 @@ def test_json_lines_and_archives(exchange: Exchange) -> None:
     import gzip
 
     source = exchange.source(READINGS, KEY, format={"type": "json_lines"})
-    told = "".join(json.dumps({"meter": m, "read_on": "2026-01-01", "kwh": k}) + "\n" for m, k in (("m1", 1), ("m2", None)))
+    told = "".join(
+        json.dumps({"meter": m, "read_on": "2026-01-01", "kwh": k}) + "\n" for m, k in (("m1", 1), ("m2", None))
+    )
     write(settings().drop / source.name / "a.jsonl.gz", gzip.compress(told.encode()))
     source.step("land")
     source.build()

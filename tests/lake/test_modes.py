@@ -157,7 +157,7 @@ def compare(source: Source, given: Sequence[File]) -> None:
     arrival = {landed.sha256: number for number, landed in enumerate(landings(source.name))}
     more = ("_known_at", "_superseded_at") if source.mode == "revisions" else ("_logical_date",)
     found = [
-        (*row[:-3 if source.mode != "revisions" else -4], arrival[row[6]], *row[7:])
+        (*row[: -3 if source.mode != "revisions" else -4], arrival[row[6]], *row[7:])
         for row in source.rows("_landing_sha256", "_row", *more)
     ]
     assert sorted(found, key=repr) == model(given, source.mode)

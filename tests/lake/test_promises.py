@@ -61,7 +61,9 @@ def test_a_version_that_fails_is_taken_back_and_its_rows_come_with_the_next_good
     assert table_rows(source.table, "meter") == [("m1",)], "the newest version is the good one again"
     assert seen(source) == [("m1", 10)]
     assert source.last("check").status == "failed"
-    assert run_step("check", source.table, day(1), "r").status == "unchanged", "there is nothing to check or restore again"
+    assert run_step("check", source.table, day(1), "r").status == "unchanged", (
+        "there is nothing to check or restore again"
+    )
     assert lake.version(source.table) == stands.head_version
 
     source.drop([("m2", "2026-01-01", "5")])
@@ -141,7 +143,9 @@ def test_nothing_is_lost_on_the_way_and_the_record_shows_it(exchange: Exchange) 
     assert all(balanced(run) for run in found)
     repeated = sum((r.rows_duplicate or 0) + (r.rows_unchanged or 0) for r in found)
     assert landed == len(source.rows()) + len(source.quarantine()) + repeated
-    told = session().sql(f"SELECT sum(rows_in), sum(rows_out) FROM ops.runs WHERE name = '{source.name}' AND step = 'silver'")
+    told = session().sql(
+        f"SELECT sum(rows_in), sum(rows_out) FROM ops.runs WHERE name = '{source.name}' AND step = 'silver'"
+    )
     assert tuple(told.collect()[0]) == (landed, len(source.rows()))
 
 
@@ -190,7 +194,9 @@ def test_the_zone_of_the_process_does_not_matter(exchange: Exchange, undertaker:
         for at, value in enumerate(("2026-03-29 01:30:00", "2026-10-25T00:30:00+02:00", "2026-03-08 02:30:00")):
             source.drop([("1", value), ("2", "2026-01-01 00:00:00")], f"{at}.csv")
             # Landed in an order of their own, so that the second build lies before the first.
-            steps += [(s, source.name, (2, 0, 3)[at]) for s in ("land", "bronze", "silver")] + [("accept", source.table, 0)]
+            steps += [(s, source.name, (2, 0, 3)[at]) for s in ("land", "bronze", "silver")] + [
+                ("accept", source.table, 0)
+            ]
             ended = undertaker.run(settings().home, settings().catalogue, steps[-4:], TZ=zone)
             assert ended["error"] is None and ended["signal"] == 0, ended
         more = ("_known_at", "_superseded_at") if mode == "revisions" else ("_logical_date",)

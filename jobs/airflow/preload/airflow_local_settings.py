@@ -16,7 +16,7 @@ from sqlalchemy import Engine, event
 # What a task needs and takes seconds to import.
 _TASK_MODULES = (
     "jobs.airflow.dags", "jobs.query", "sqlglot.dialects.spark", "jobs.flow", "jobs.registry.models",
-    "pyarrow.csv", "deltalake", "pysail.spark", "pyspark.sql.connect.session", "great_expectations",
+    "pyarrow.csv", "deltalake", "pysail.spark", "pyspark.sql.connect.session", "jobs.expectations",
 )  # fmt: skip
 
 
