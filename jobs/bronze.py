@@ -51,7 +51,7 @@ class _Arrival:
 def bronze(source: Source, record: Recorded) -> None:
     """Load every landed file of the source that bronze does not hold yet, in one commit.
 
-    A file that cannot be read becomes one refused row, so that the others go on; loading a file again replaces its rows.
+    A file that cannot be read becomes one refused row, so that the others go on; loading it again replaces its rows.
     """
     _refuse_twins(source)
     with explained(source.file):
@@ -142,7 +142,7 @@ def forget(source: Source) -> None:
 
 
 def _load(source: Source, landings: list[Landing]) -> None:
-    """Commit the landings' rows. Of a file that broke off half-way only the refusal remains: it is refused as a whole."""
+    """Commit the landings' rows. Of a file that broke off half-way only the refusal remains: all of it is refused."""
     table, shas = table_of(source), slice_of([x.sha256 for x in landings])
     lake.overwrite(table, _parsed(source, landings), slice_of=shas, together=False)
     broken = lake.read(table).where(f"({shas}) AND _row = {WHOLE_FILE}").select(_SLICE).collect()

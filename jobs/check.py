@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 def check(table: str, logical_date: datetime, record: Recorded) -> None:
     """Evaluate the newest version of a table and let the pointer stand on it, or take the version back.
 
-    Only partitions that changed since the checked version are evaluated, as long as the contract is the same one and all
-    its rules can be decided partition by partition.
+    Only partitions that changed since the checked version are evaluated, as long as the contract is the same one and
+    all its rules can be decided partition by partition.
 
     Raises:
         ExpectationsFailed: a rule of severity error failed; the message names each with an example.
@@ -72,7 +72,7 @@ def _evaluated(
 
 
 def _scope(table: str, contract: Contract, rules: Sequence[Rule], stands: Pointer | None, head: int) -> str | None:
-    """SQL for the partitions that changed, if what holds of them and held of all before holds of all; None for all rows."""
+    """SQL for the partitions that changed, if what holds of them and held before holds of all; None for all rows."""
     if stands is None or not contract.partitions or stands.contract_digest != contract.digest:
         return None
     local = all(r.predicate or _needs_more(r) or (r.kind == "unique" and r.columns == contract.key) for r in rules)

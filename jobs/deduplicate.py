@@ -1,4 +1,4 @@
-"""Decides between rows of one batch that share a key: exact copies are counted, contradictions are refused, later ones win."""
+"""Decides between rows of one batch that share a key: copies are counted, contradictions refused, later ones win."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ class Clean:
 def deduplicate(table: str, good: str, contract: Contract, mode: SilverMode, *, duplicates: bool) -> Clean:
     """Leave one row per key.
 
-    Rows of one landing that agree in every column are duplicates of the first. Rows of one landing that share a key and
-    disagree are all refused (``key.contradiction``): nothing says which of them is right. Between landings the one of the
-    latest logical date wins (`merge`, and `revisions` within one logical date), or the first to arrive (`append`, where a
-    later row that differs is refused as ``key.changed``). The row that remains is the one by which its content became
-    known: later ones that only repeat it are duplicates.
+    Rows of one landing that agree in every column are duplicates of the first. Rows of one landing that share a key
+    and disagree are all refused (``key.contradiction``): nothing says which of them is right. Between landings the one
+    of the latest logical date wins (`merge`, and `revisions` within one logical date), or the first to arrive
+    (`append`, where a later row that differs is refused as ``key.changed``). The row that remains is the one by which
+    its content became known: later ones that only repeat it are duplicates.
 
     Args:
         table: the table that the batch is to join; with `append`, what it holds came first.
@@ -55,24 +55,20 @@ def deduplicate(table: str, good: str, contract: Contract, mode: SilverMode, *, 
     lake.stage("good_rows", good)
     lake.stage("repeated", _repeated(contract))
     where = touched(table, contract, "good_rows") if mode == "append" and lake.rows(table) else None
-    lake.stage(
-        "verdicts",
-        _verdicts(contract, mode, f"(SELECT * FROM delta.`{lake.location(table)}` t WHERE {where})" if where else None),
-    )
+    standing = f"(SELECT * FROM delta.`{lake.location(table)}` t WHERE {where})" if where else None
+    lake.stage("verdicts", _verdicts(contract, mode, standing))
     counts = lake.counts("verdicts", "verdict")
     columns = ", ".join(map(quote, (*contract.names, *ORIGIN)))
     refused = counts.get("contradiction", 0) + counts.get("changed", 0)
     return Clean(
         good=(
-            f"SELECT {columns}, true AS _whole FROM good_rows g LEFT ANTI JOIN repeated k ON {same_key(contract, 'g', 'k')}"
-            f" UNION ALL SELECT {columns}, _whole FROM verdicts WHERE verdict = 'keep'"
+            f"SELECT {columns}, true AS _whole FROM good_rows g LEFT ANTI JOIN repeated k"
+            f" ON {same_key(contract, 'g', 'k')} UNION ALL SELECT {columns}, _whole FROM verdicts WHERE verdict = 'keep'"
         ),
         duplicate=counts.get("duplicate", 0),
         superseded=counts.get("superseded", 0),
         refused=refused,
-        refused_rows=refusals("verdicts", contract, "concat('key.', verdict)", ("contradiction", "changed"))
-        if refused
-        else None,
+        refused_rows=refusals("verdicts", contract, ("contradiction", "changed")) if refused else None,
     )
 
 
@@ -88,14 +84,14 @@ def content(contract: Contract, alias: str = "", *, but: tuple[str, ...] = ()) -
     return f"to_json(named_struct({cells}))" if cells else "''"
 
 
-def refusals(view: str, contract: Contract, rule: str, verdicts: tuple[str, ...]) -> str:
+def refusals(view: str, contract: Contract, verdicts: tuple[str, ...]) -> str:
     """SELECT of the rows of a view with one of these verdicts, in quarantine's columns."""
     columns = literal(", ".join(contract.key))
     value = "concat_ws(', ', " + ", ".join(f"CAST({quote(k)} AS STRING)" for k in contract.key) + ")"
     origin = ", ".join(map(quote, ORIGIN))
     listed = ", ".join(map(literal, verdicts))
     return (
-        f"SELECT {rule} AS rule, {columns} AS column_name, {value} AS value, {content(contract)} AS record, {origin}"
+        f"SELECT concat('key.', verdict) AS rule, {columns} AS column_name, {value} AS value, {content(contract)} AS record, {origin}"
         f" FROM {view} WHERE verdict IN ({listed})"
     )
 
@@ -136,10 +132,8 @@ def _verdicts(contract: Contract, mode: SilverMode, standing: str | None) -> str
         f" first_value(_content) OVER ({line} ORDER BY {order}) AS _first FROM ({stood})"
     )
     turning = f"SELECT *, CASE WHEN _before IS NULL OR _before <> _content THEN 1 ELSE 0 END AS _turns FROM ({before})"
-    turns = (
-        f"SELECT *, sum(_turns) OVER ({line} ORDER BY {order} ROWS BETWEEN UNBOUNDED PRECEDING AND CURRENT ROW) AS _turn,"
-        f" sum(_turns) OVER ({line}) AS _last FROM ({turning})"
-    )
+    so_far = f"{line} ORDER BY {order} ROWS BETWEEN UNBOUNDED PRECEDING AND CURRENT ROW"
+    turns = f"SELECT *, sum(_turns) OVER ({so_far}) AS _turn, sum(_turns) OVER ({line}) AS _last FROM ({turning})"
     if mode == "append":
         places = "WHEN _before IS NULL THEN 'keep' WHEN _content = _first THEN 'duplicate' ELSE 'changed'"
     else:

@@ -54,7 +54,7 @@ def _explanation(error: Exception, where: str) -> ExchangeError:
             f"the engine stopped at a value: {first}",
             where=where,
             expected="SQL that yields null where a value cannot be converted",
-            next_step="use the try_ form of the function, such as try_cast, try_to_timestamp or try_divide: it refuses that row only",
+            next_step="use the function's try_ form, such as try_cast, try_to_timestamp or try_divide",
         )
     return ExchangeError(
         f"the engine stopped: {first}",

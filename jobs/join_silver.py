@@ -45,7 +45,7 @@ class Incoming:
         rows: their number.
         since: the earliest logical date in it.
         instants: how many logical dates it has.
-        is_late: whether the table holds rows of that date or a later one; landings of those dates are then all in the batch.
+        is_late: whether the table holds rows of that date or a later one; landings of those dates are then all in it.
     """
 
     good: str
@@ -123,7 +123,7 @@ def _joined(counts: dict[str, int], contract: Contract, mode: SilverMode, where:
     if mode == "append":
         return Change(
             fresh, "append", new, unchanged=unchanged + again, refused=changed,
-            refused_rows=refusals("compared", contract, "'key.changed'", ("changed",)) if changed else None,
+            refused_rows=refusals("compared", contract, ("changed",)) if changed else None,
         )  # fmt: skip
     if not changed and not again:
         return Change(fresh, "append", new, unchanged=unchanged)

@@ -1,4 +1,4 @@
-"""The one place that knows where tables are and how their versions are kept; the only caller of engine-specific upkeep."""
+"""The one place that knows where tables are and how their versions are kept; it alone does upkeep by engine."""
 
 from __future__ import annotations
 
@@ -70,8 +70,8 @@ def location(table: str) -> Path:
 def fields_of(columns: Iterable[Column]) -> tuple[Field, ...]:
     """A contract's columns as they are created; the unit stands in the comment.
 
-    No column is NOT NULL: Sail 0.7 tests that constraint before the filter of the very query that writes, and so refuses
-    rows which the filter takes out. Required columns are held by the row rules and by the expectations instead.
+    No column is NOT NULL: Sail 0.7 tests that constraint before the filter of the very query that writes, and so
+    refuses rows which the filter takes out. Required columns are held by the row rules and by the expectations instead.
     """
     return tuple(Field(c.name, c.type, c.description + (f" [{c.unit}]" if c.unit else "")) for c in columns)
 
@@ -148,7 +148,10 @@ def _create(
     columns = ", ".join(f"{quote(f.name)} {f.type} COMMENT {literal(f.comment)}" for f in fields)
     layer, name = table.split(".", 1)
     parted = f"PARTITIONED BY ({', '.join(map(quote, partitions))}) " if partitions else ""
-    properties = {_STATISTICS: ",".join(quote(f.name) for f in fields if not f.type.startswith(_INEXACT))}
+    properties = {
+        _STATISTICS: ",".join(quote(f.name) for f in fields if not f.type.startswith(_INEXACT)),
+        _LOG_RETENTION: "interval 36500 days",
+    }
     if made_by:
         properties[_MADE_BY] = made_by
     told = ", ".join(f"{literal(name)} = {literal(value)}" for name, value in properties.items())

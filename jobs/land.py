@@ -73,7 +73,7 @@ def _keep(source: Source, fetched: Fetched, logical_date: datetime, run_id: str)
                 fetched_at=landed.fetched_at,
                 logical_date=landed.logical_date,
                 run_id=run_id,
-            )  # fmt: skip
+            )
         )
     return landed.size
 

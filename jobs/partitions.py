@@ -1,4 +1,4 @@
-"""Tells in which partitions of a table the keys of a batch can be, so that a day's rows are compared with a day's rows."""
+"""Tells in which partitions a batch's keys can be, so that a day's rows are compared with a day's rows."""
 
 from __future__ import annotations
 

@@ -81,7 +81,7 @@ def forget(table: str) -> None:
 
 
 def begin(table: str) -> Pointer | None:
-    """Make the table's newest version equal to its checked one before a build, whatever a killed or failed build left."""
+    """Make the table's newest version equal to its checked one, whatever a killed or failed build left."""
     found = pointer(table)
     head = lake.version(table)
     if head is None:

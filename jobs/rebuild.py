@@ -280,8 +280,8 @@ def _as_released(done: Rebuilt, released: tuple[str, int, str] | None, recalled:
     """Compare a product whose table was gone with what the manifest of its release says of the rows."""
     from dataclasses import replace
 
-    from jobs.difference import fingerprint
-    from jobs.snapshot import snapshot
+    from jobs.releases.difference import fingerprint
+    from jobs.releases.snapshot import snapshot
 
     lost = f"; {recalled} releases were recalled, as their files are gone: release it again" if recalled else ""
     if released is None:

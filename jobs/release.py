@@ -8,19 +8,29 @@ from datetime import datetime
 from sqlalchemy import Select, desc, select
 from sqlalchemy.exc import IntegrityError
 
-from jobs import archive, credential, evidence
+from jobs import evidence
 from jobs.catalog import Product
 from jobs.contract import Contract, load_contract
-from jobs.describe import NO_LICENCE, Candidate, describe
-from jobs.difference import Difference, Fingerprint, RowDifference, RowKind, Side, difference, fingerprint, rows_of
 from jobs.errors import Busy, ExchangeError, ExpectationsFailed, NotFound, Tampered
 from jobs.locks import hold
-from jobs.manifest import Changes, Manifest, canonical, digest, parse_number
 from jobs.pointers import checked
 from jobs.registry import reading, transaction
 from jobs.registry.models import Check, Pointer
 from jobs.registry.models import Release as ReleaseRow
-from jobs.snapshot import Snapshot, snapshot
+from jobs.releases import archive, credential
+from jobs.releases.describe import NO_LICENCE, Candidate, describe
+from jobs.releases.difference import (
+    Difference,
+    Fingerprint,
+    RowDifference,
+    RowKind,
+    Side,
+    difference,
+    fingerprint,
+    rows_of,
+)
+from jobs.releases.manifest import Changes, Manifest, canonical, digest, parse_number
+from jobs.releases.snapshot import Snapshot, snapshot
 
 CREDENTIAL_KIND = "DataReleaseCredential"
 

@@ -49,7 +49,7 @@ class Counts:
                 "rows_dropped",
                 "rows_unchanged",
                 "rows_superseded",
-            )  # fmt: skip
+            )
         }
         if self.rows_in != sum(parts.values()):
             shown = ", ".join(f"{name} {count}" for name, count in parts.items())

@@ -240,8 +240,8 @@ class _Totals:
 def _totals(split: Split) -> _Totals:
     """Count a batch in one scan: rows, refused rows, and keys that name more than one good row.
 
-    Records that the source's own query leaves out count as dropped. Keys are told apart by a hash, which is cheaper to group by: that two of them share one only lets duplicates be looked
-    for where there are none.
+    Records that the source's own query leaves out count as dropped. Keys are told apart by a hash, which is cheaper to
+    group by: that two of them share one only lets duplicates be looked for where there are none.
     """
     spark = connect()
     key = ", ".join(map(quote, split.contract.key))
@@ -252,8 +252,8 @@ def _totals(split: Split) -> _Totals:
     dropped = left_out = 0
     if split.source.silver_sql:
         left_out = spark.sql(
-            f"SELECT count(*) FROM bronze b LEFT ANTI JOIN ({split.reshaped}) r ON b._landing_sha256 = r._landing_sha256"
-            " AND b._file = r._file AND b._row = r._row WHERE b._refused IS NULL"
+            f"SELECT count(*) FROM bronze b LEFT ANTI JOIN ({split.reshaped}) r ON b._file = r._file AND b._row = r._row"
+            " AND b._landing_sha256 = r._landing_sha256 WHERE b._refused IS NULL"
         ).collect()[0][0]
     if split.dropped:
         dropped = spark.sql(f"SELECT count(*) AS n FROM ({split.reshaped}) WHERE {split.dropped}").collect()[0]["n"]
@@ -304,7 +304,7 @@ def _refuse_all(source: Source, batch: _Batch, record: Recorded) -> None:
     raise RefusedFile(
         f"none of the {record.counts.rows_in} rows that arrived can be used ({shown})",
         where=", ".join(x.file_name for x in batch.landings[:3]),
-        next_step=f"see `exchange quarantine silver.{source.name}`; correct {source.file} or the contract, or ask the publisher",
+        next_step=f"see `exchange quarantine {source.table}`; correct {source.file} or the contract, or ask the publisher",
     )
 
 

@@ -1,4 +1,4 @@
-"""Compiles a source's declaration and contract into SQL that reshapes, types and splits rows: good ones, and refused ones with reasons."""
+"""Compiles a source's declaration and contract into SQL that reshapes and types rows, and splits off refused ones."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-import sqlglot
 from sqlglot import exp
 
 from jobs.bronze import WHOLE_FILE, columns_of
@@ -61,9 +60,11 @@ class Split:
         kept = {k.strip() for k in unpivot.keep}
         wide = [c for c in columns_of(self.source) if c not in kept]
         keep = ", ".join(quote(c) for c in (*[k.strip() for k in unpivot.keep], *ORIGIN))
+        cells = ", ".join(map(quote, wide))
+        name, value = quote(unpivot.name), quote(unpivot.value)
         return (
-            f"SELECT {keep}, {quote(unpivot.name)}, {quote(unpivot.value)} FROM (SELECT {keep}, {', '.join(map(quote, wide))} FROM ({read}))"
-            f" UNPIVOT INCLUDE NULLS ({quote(unpivot.value)} FOR {quote(unpivot.name)} IN ({', '.join(map(quote, wide))}))"
+            f"SELECT {keep}, {name}, {value} FROM (SELECT {keep}, {cells} FROM ({read}))"
+            f" UNPIVOT INCLUDE NULLS ({value} FOR {name} IN ({cells}))"
         )
 
     @cached_property
@@ -90,7 +91,7 @@ class Split:
 
     @cached_property
     def dropped(self) -> str | None:
-        """SQL that is true for a reshaped row which the publisher means as "nothing here"; None if nothing is dropped."""
+        """SQL that is true for a reshaped row by which the publisher means "nothing here"; None if nothing is dropped."""
         terms = []
         for drop in self.source.declared.drop:
             self._known(drop.column, f"drop of {drop.column}")

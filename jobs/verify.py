@@ -10,11 +10,21 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from jobs import credential
-from jobs.archive import folder_of
 from jobs.errors import ExchangeError, NotFound, Tampered
-from jobs.inspection import MISSING, Finding, Inspection, copies, data_files, landed_files, read, strangers, table_log
-from jobs.manifest import CREDENTIAL_FILE, MANIFEST_FILE, Manifest, canonical, digest, parse_number
+from jobs.releases import credential
+from jobs.releases.archive import folder_of
+from jobs.releases.inspection import (
+    MISSING,
+    Finding,
+    Inspection,
+    copies,
+    data_files,
+    landed_files,
+    read,
+    strangers,
+    table_log,
+)
+from jobs.releases.manifest import CREDENTIAL_FILE, MANIFEST_FILE, Manifest, canonical, digest, parse_number
 from jobs.settings import settings
 
 

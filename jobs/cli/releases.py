@@ -12,8 +12,8 @@ from jobs.cli.show import document, line, listing, note, table
 from jobs.errors import NotFound
 
 if TYPE_CHECKING:
-    from jobs.difference import RowDifference
     from jobs.registry.models import Release
+    from jobs.releases.difference import RowDifference
 
 TOUCHED = 1
 _EXAMPLES = 5
@@ -66,8 +66,8 @@ def diff(
     as_json: AsJson = False,
 ) -> None:
     """Show what differs between two releases of a product, by key: counts, columns, and example rows."""
-    from jobs.difference import ROW_KINDS
     from jobs.release import compare, rows_of_difference
+    from jobs.releases.difference import ROW_KINDS
 
     name = _own(product)
     before, after = _pair(name, before, after)

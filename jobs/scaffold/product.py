@@ -219,7 +219,7 @@ def _declaration(name: str, inputs: Sequence[str]) -> str:
 
 def _licence(inputs: Sequence[str]) -> Licence | None:
     """The licence of all inputs, if they share one that names terms."""
-    from jobs.describe import NO_LICENCE
+    from jobs.releases.describe import NO_LICENCE
 
     sources, products = load_sources().sources, load_products().products
     found = {

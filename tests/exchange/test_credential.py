@@ -19,8 +19,8 @@ from hypothesis import strategies as st
 from joserfc import jws
 from joserfc.jwk import OctKey, OKPKey
 
-from jobs import credential
 from jobs.errors import ExchangeError, NotFound, Tampered
+from jobs.releases import credential
 from jobs.settings import settings
 
 AT = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)

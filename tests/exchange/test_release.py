@@ -23,21 +23,22 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
 
-from jobs import archive, credential, spark
+from jobs import spark
 from jobs.contract import contract_file
-from jobs.difference import Fingerprint, Side, difference, fingerprint, rows_of
 from jobs.errors import Busy, ExchangeError, ExpectationsFailed, NotFound, Tampered
-from jobs.lineage import lineage
 from jobs.locks import hold
-from jobs.manifest import Manifest, digest
 from jobs.pointers import move
 from jobs.registry import reading, transaction
 from jobs.registry.models import Check
 from jobs.registry.models import Release as ReleaseRow
 from jobs.release import compare, find, pinned_versions, releases, rows_of_difference
+from jobs.releases import archive, credential
+from jobs.releases.difference import Fingerprint, Side, difference, fingerprint, rows_of
+from jobs.releases.lineage import lineage
+from jobs.releases.manifest import Manifest, digest
+from jobs.releases.snapshot import snapshot
 from jobs.runs import recorded
 from jobs.settings import settings
-from jobs.snapshot import snapshot
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -370,7 +371,7 @@ def test_a_full_disk_releases_nothing(desk: Desk, monkeypatch: pytest.MonkeyPatc
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr("jobs.archive.os.fsync", full)
+        patch.setattr("jobs.releases.archive.os.fsync", full)
         with pytest.raises(ExchangeError, match="No space left"):
             desk.release()
     assert releases(PRODUCT) == []
@@ -392,7 +393,7 @@ def test_killed_before_or_after_the_folder_ends_with_one_release(
         raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr("jobs.release._row" if before_row else "jobs.archive.Path.rename", die)
+        patch.setattr("jobs.release._row" if before_row else "jobs.releases.archive.Path.rename", die)
         with pytest.raises(Killed):
             desk.release()
     assert releases(PRODUCT) == []
@@ -431,7 +432,8 @@ def test_kill_nine_at_any_moment(desk: Desk) -> None:
     program = (
         "import os, signal, sys, pathlib\n"
         "from datetime import datetime, UTC\n"
-        "from jobs import archive, release\n"
+        "from jobs import release\n"
+        "from jobs.releases import archive\n"
         "from jobs.catalog import load_products\n"
         "def die(*_, **__): os.kill(os.getpid(), signal.SIGKILL)\n"
         "setattr({'archive': archive, 'release': release}[sys.argv[1]], sys.argv[2], die)\n"
@@ -456,7 +458,7 @@ def test_two_registries_of_one_number_cannot_be(desk: Desk, monkeypatch: pytest.
     desk.ship(FIRST)
     desk.passes(desk.build(meters(("z", 9, 9.0))))
     monkeypatch.setattr("jobs.release.next_number", lambda *_: (1, 0, 0))
-    monkeypatch.setattr("jobs.archive.folder_of", lambda p, n: settings().releases / p / f"{n}-elsewhere")
+    monkeypatch.setattr("jobs.releases.archive.folder_of", lambda p, n: settings().releases / p / f"{n}-elsewhere")
     with pytest.raises(Busy, match="released by another process"):
         desk.release()
     assert [r.number for r in releases(PRODUCT)] == ["1.0.0"]

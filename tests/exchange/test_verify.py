@@ -16,9 +16,9 @@ import pytest
 from checked import PRODUCT, SOURCE, Desk, meters, write
 
 from jobs import spark
-from jobs.archive import folder_of
 from jobs.errors import NotFound
-from jobs.manifest import Manifest
+from jobs.releases.archive import folder_of
+from jobs.releases.manifest import Manifest
 from jobs.verify import Finding, verify
 
 

@@ -1,4 +1,4 @@
-"""Runs steps in processes that die at a named point or at any instant, for the tests of what such a death leaves behind.
+"""Runs steps in processes that die at a named point or at any instant, for the tests of what that leaves behind.
 
 Started as a program it imports everything once, then forks one process for each order that it reads; what is imported
 costs nothing then, and the engine is started by the process that dies.
@@ -155,11 +155,10 @@ def _arm(at: str, nth: int, after: bool) -> None:
     def deadly(*args: Any, **kwargs: Any) -> Any:
         nonlocal calls
         calls += 1
-        if calls < nth:
-            return original(*args, **kwargs)
-        if after:
-            original(*args, **kwargs)
-        os.kill(os.getpid(), signal.SIGKILL)
+        result = None if calls == nth and not after else original(*args, **kwargs)
+        if calls == nth:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return result
 
     setattr(owner, last, deadly)
 

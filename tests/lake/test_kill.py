@@ -1,4 +1,4 @@
-"""A process killed in any step, at named points and at any instant: run again, the tables are those of one that lived."""
+"""A process killed in any step, at named points and at any instant: run again, the tables are as if it had lived."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
 """The three ways in which later landings join earlier ones, beside a model of each in plain Python.
 
-Every key of a case lives its own random history, so one case tries some sixty of them. The model knows nothing of builds:
-whatever order landings arrive in, and however they are grouped into builds, the tables must be those of the model.
+Every key of a case lives its own random history, so one case tries some sixty of them. The model knows nothing of
+builds: whatever order landings arrive in, and however they are grouped into builds, the tables must be those of the
+model.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""An exchange whose sources and products a test declares, feeds and runs by itself, on real files and the real engine."""
+"""An exchange whose sources and products a test declares, feeds and runs, on real files and the real engine."""
 
 from __future__ import annotations
 
@@ -268,8 +268,7 @@ def files_of(table: str, at: int | None = None) -> dict[tuple[str | None, ...], 
 def runs(name: str, step: str | None = None) -> list[Run]:
     """Records of a source's or product's runs, oldest first."""
     with reading() as db:
-        found = [r for r in db.query(Run).order_by(Run.id) if r.name == name and step in (None, r.step)]
-    return found
+        return [r for r in db.query(Run).order_by(Run.id) if r.name == name and step in (None, r.step)]
 
 
 def landings(name: str) -> list[Landing]:

@@ -12,7 +12,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from jobs.errors import ExchangeError
-from jobs.manifest import CONTRACT_FILE, CREDENTIAL_FILE, EVIDENCE_FILE, MANIFEST_FILE, Manifest
+from jobs.releases.manifest import CONTRACT_FILE, CREDENTIAL_FILE, EVIDENCE_FILE, MANIFEST_FILE, Manifest
 from jobs.settings import settings
 
 Sign = Callable[[Manifest], str]

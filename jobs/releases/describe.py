@@ -8,15 +8,16 @@ from datetime import datetime
 from pathlib import Path
 
 from jobs import lake
-from jobs.archive import sha256_of
 from jobs.catalog import Licence, Product, SourceDeclaration
 from jobs.contract import Contract
-from jobs.credential import instant
 from jobs.declarations import read_model
-from jobs.difference import Difference, Side
 from jobs.errors import ExchangeError, NotFound, Tampered
-from jobs.lineage import Lineage, lineage
-from jobs.manifest import (
+from jobs.registry.models import Check, Pointer
+from jobs.releases.archive import sha256_of
+from jobs.releases.credential import instant
+from jobs.releases.difference import Difference, Side
+from jobs.releases.lineage import Lineage, lineage
+from jobs.releases.manifest import (
     CONTRACT_FILE,
     EVIDENCE_FILE,
     Changes,
@@ -33,9 +34,8 @@ from jobs.manifest import (
     content_digest,
     digest,
 )
-from jobs.registry.models import Check, Pointer
+from jobs.releases.snapshot import LoggedFile, Snapshot
 from jobs.settings import settings
-from jobs.snapshot import LoggedFile, Snapshot
 
 # Words that stand where a licence should.
 NO_LICENCE = frozenset({"unknown", "none", "tbd", "todo", "n/a", "?"})

@@ -20,7 +20,7 @@ from joserfc.errors import BadSignatureError, JoseError, SecurityWarning
 from joserfc.jwk import OKPKey
 
 from jobs.errors import ExchangeError, NotFound, Tampered
-from jobs.manifest import canonical
+from jobs.releases.manifest import canonical
 from jobs.settings import settings
 
 PRIVATE_FILE = "issuer.private.jwk.json"

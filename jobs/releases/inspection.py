@@ -8,11 +8,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from jobs import lake
-from jobs.archive import sha256_of
 from jobs.errors import ExchangeError
-from jobs.manifest import CONTRACT_FILE, CREDENTIAL_FILE, EVIDENCE_FILE, MANIFEST_FILE, Manifest, ReleasedFile, digest
+from jobs.releases.archive import sha256_of
+from jobs.releases.manifest import (
+    CONTRACT_FILE,
+    CREDENTIAL_FILE,
+    EVIDENCE_FILE,
+    MANIFEST_FILE,
+    Manifest,
+    ReleasedFile,
+    digest,
+)
+from jobs.releases.snapshot import Snapshot, rows_in, snapshot
 from jobs.settings import settings
-from jobs.snapshot import Snapshot, rows_in, snapshot
 
 MISSING = "nothing there"
 # Beside each landed file stands what is known of it; that may be added to, and is not certified.

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from jobs import lake
 from jobs.errors import ExchangeError
-from jobs.manifest import SchemaChange
+from jobs.releases.manifest import SchemaChange
+from jobs.releases.snapshot import Snapshot
 from jobs.rules import quote
-from jobs.snapshot import Snapshot
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
