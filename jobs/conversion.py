@@ -15,7 +15,7 @@ _EARLIEST_COLON = 6
 
 
 def failure(expression: str, contract: Contract, column: Column) -> str | None:
-    """SQL that is true, and else false or null, where a conversion within an expression fails on a value that is there; None if none can fail.
+    """SQL that is true where a conversion within an expression fails on a value that is there; None if none can fail.
 
     Only the branch of a CASE or IF that is taken counts, and of COALESCE only a whole that comes to nothing: with these
     an author says what becomes of a value that cannot be converted.

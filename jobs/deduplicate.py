@@ -63,7 +63,8 @@ def deduplicate(table: str, good: str, contract: Contract, mode: SilverMode, *, 
     return Clean(
         good=(
             f"SELECT {columns}, true AS _whole FROM good_rows g LEFT ANTI JOIN repeated k"
-            f" ON {same_key(contract, 'g', 'k')} UNION ALL SELECT {columns}, _whole FROM verdicts WHERE verdict = 'keep'"
+            f" ON {same_key(contract, 'g', 'k')}"
+            f" UNION ALL SELECT {columns}, _whole FROM verdicts WHERE verdict = 'keep'"
         ),
         duplicate=counts.get("duplicate", 0),
         superseded=counts.get("superseded", 0),
@@ -91,8 +92,8 @@ def refusals(view: str, contract: Contract, verdicts: tuple[str, ...]) -> str:
     origin = ", ".join(map(quote, ORIGIN))
     listed = ", ".join(map(literal, verdicts))
     return (
-        f"SELECT concat('key.', verdict) AS rule, {columns} AS column_name, {value} AS value, {content(contract)} AS record, {origin}"
-        f" FROM {view} WHERE verdict IN ({listed})"
+        f"SELECT concat('key.', verdict) AS rule, {columns} AS column_name, {value} AS value,"
+        f" {content(contract)} AS record, {origin} FROM {view} WHERE verdict IN ({listed})"
     )
 
 

@@ -252,7 +252,8 @@ def _totals(split: Split) -> _Totals:
     dropped = left_out = 0
     if split.source.silver_sql:
         left_out = spark.sql(
-            f"SELECT count(*) FROM bronze b LEFT ANTI JOIN ({split.reshaped}) r ON b._file = r._file AND b._row = r._row"
+            f"SELECT count(*) FROM bronze b LEFT ANTI JOIN ({split.reshaped}) r"
+            " ON b._row = r._row AND b._file = r._file"
             " AND b._landing_sha256 = r._landing_sha256 WHERE b._refused IS NULL"
         ).collect()[0][0]
     if split.dropped:
@@ -304,7 +305,7 @@ def _refuse_all(source: Source, batch: _Batch, record: Recorded) -> None:
     raise RefusedFile(
         f"none of the {record.counts.rows_in} rows that arrived can be used ({shown})",
         where=", ".join(x.file_name for x in batch.landings[:3]),
-        next_step=f"see `exchange quarantine {source.table}`; correct {source.file} or the contract, or ask the publisher",
+        next_step=f"see `exchange quarantine {source.table}`; correct {source.file} or the contract",
     )
 
 

@@ -91,7 +91,7 @@ class Split:
 
     @cached_property
     def dropped(self) -> str | None:
-        """SQL that is true for a reshaped row by which the publisher means "nothing here"; None if nothing is dropped."""
+        """SQL that is true for a reshaped row by which the publisher means "nothing here"; None if there is none."""
         terms = []
         for drop in self.source.declared.drop:
             self._known(drop.column, f"drop of {drop.column}")
@@ -194,8 +194,10 @@ class Split:
         if column.transform:
             done = column.type == "STRING" or yields(column.transform, column.type)
             return f"({column.transform})" if done else f"try_cast(({column.transform}) AS {column.type})"
-        source = self._same_name(column)
-        return quote(source) if column.type == "STRING" else f"try_cast(trim({quote(source)}) AS {column.type})"
+        source = quote(self._same_name(column))
+        # Of a query of one's own the columns may be typed already.
+        text = f"CAST({source} AS STRING)" if self.source.silver_sql else source
+        return text if column.type == "STRING" else f"try_cast(trim({text}) AS {column.type})"
 
     def _typing(self, column: Column) -> Refusal | None:
         """A cell that is there but is not of the promised type."""

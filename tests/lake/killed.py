@@ -38,7 +38,7 @@ class Undertaker:
                 text=True,
                 cwd=CHECKOUT,
                 env={**os.environ, "PYTHONPATH": f"{CHECKOUT}:{CHECKOUT / 'tests/lake'}"},
-            )  # fmt: skip
+            )
         )
 
     def run(
@@ -79,9 +79,21 @@ class Undertaker:
 
 
 def _serve() -> None:
-    for module in ("jobs.flow", "jobs.evaluate", "jobs.check", "jobs.silver", "jobs.gold", "jobs.land", "jobs.connectors.drop",
-                   "jobs.formats.delimited", "jobs.registry.models", "deltalake", "pysail.spark",
-                   "pyspark.sql.connect.session", "great_expectations"):  # fmt: skip
+    for module in (
+        "jobs.flow",
+        "jobs.evaluate",
+        "jobs.check",
+        "jobs.silver",
+        "jobs.gold",
+        "jobs.land",
+        "jobs.connectors.drop",
+        "jobs.formats.delimited",
+        "jobs.registry.models",
+        "deltalake",
+        "pysail.spark",
+        "pyspark.sql.connect.session",
+        "great_expectations",
+    ):
         importlib.import_module(module)
     for line in sys.stdin:
         print(json.dumps(_fork(json.loads(line))), flush=True)

@@ -142,7 +142,10 @@ def test_a_product_reads_revisions_as_they_stand_and_other_products(exchange: Ex
     daily = exchange.product(DAILY, ["read_on"], QUERY.format(source.name))
     build_product(daily)
     assert totals(daily)[0] == (date(2026, 1, 1), 2, 102)
-    query = f"WITH d AS (SELECT * FROM Gold.{daily}) SELECT max(d.kwh) AS most, max(gold.{daily}.read_on) AS last FROM d, gold.{daily}"
+    query = (
+        f"WITH d AS (SELECT * FROM Gold.{daily})"
+        f" SELECT max(d.kwh) AS most, max(gold.{daily}.read_on) AS last FROM d, gold.{daily}"
+    )
     top = exchange.product({"most": "BIGINT", "last": "DATE"}, ["most"], query)
     build_product(top)
     assert table_rows(f"gold.{top}", "most", "last") == [(102, date(2026, 1, 5))]
@@ -185,9 +188,7 @@ def test_an_input_without_a_checked_version_is_named(exchange: Exchange) -> None
 
 def test_a_partition_must_have_one_way_to_be_written(exchange: Exchange) -> None:
     source = parted(exchange)
-    name = exchange.product(
-        {"at": "TIMESTAMP", "n": "BIGINT"}, ["at"], f"SELECT CAST(read_on AS TIMESTAMP) AS at, count(*) AS n FROM silver.{source.name} GROUP BY 1",
-        partition="at",
-    )  # fmt: skip
+    query = f"SELECT CAST(read_on AS TIMESTAMP) AS at, count(*) AS n FROM silver.{source.name} GROUP BY 1"
+    name = exchange.product({"at": "TIMESTAMP", "n": "BIGINT"}, ["at"], query, partition="at")
     with pytest.raises(DeclarationError, match="partition column 'at' has the type TIMESTAMP"):
         run_step("gold", name, day(0), "r")

@@ -126,13 +126,20 @@ def expected(scene: Scene, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> d
 _undisturbed: dict[Path, dict[str, Any]] = {}
 
 POINTS = [
-    ("land", "jobs.landing:_Draft.keep_as", 1, True), ("land", "jobs.landing:store", 1, True), ("land", "jobs.land:_keep", 2, True),
-    ("bronze", "jobs.lake:overwrite", 1, False), ("bronze", "jobs.lake:overwrite", 1, True), ("bronze", "jobs.lake:delete", 1, True),
+    ("land", "jobs.landing:_Draft.keep_as", 1, True),
+    ("land", "jobs.landing:store", 1, True),
+    ("land", "jobs.land:_keep", 2, True),
+    ("bronze", "jobs.lake:overwrite", 1, False),
+    ("bronze", "jobs.lake:overwrite", 1, True),
+    ("bronze", "jobs.lake:delete", 1, True),
     ("bronze", "jobs.bronze:_count", 1, True),
-    ("silver", "jobs.silver:_quarantine", 1, True), ("silver", "jobs.silver:write", 1, True), ("silver", "jobs.runs:_end", 3, False),
+    ("silver", "jobs.silver:_quarantine", 1, True),
+    ("silver", "jobs.silver:write", 1, True),
+    ("silver", "jobs.runs:_end", 3, False),
     ("silver", "jobs.runs:_end", 3, True),
-    ("gold", "jobs.lake:overwrite", 3, True), ("gold", "jobs.runs:_end", 4, False),
-]  # fmt: skip
+    ("gold", "jobs.lake:overwrite", 3, True),
+    ("gold", "jobs.runs:_end", 4, False),
+]
 
 
 CASES = [("merge", p) for p in POINTS] + [("revisions", p) for p in POINTS if p[0] == "silver"]

@@ -80,9 +80,19 @@ def test_text_that_is_not_of_its_type_is_refused_with_column_value_and_place(exc
     }
     good = ["2024-02-29", "2024-02-29 10:00:00", "5", "1234.56", "true", "1e3"]
     bad = [
-        ("on", "2024-02-30"), ("on", "29.02.2024"), ("at", "2024-01-01 25:00"), ("at", "12:30"), ("n", "five"), ("n", "1.5"),
-        ("n", "99999999999999999999"), ("x", "12345.67"), ("x", "1,5"), ("b", "perhaps"), ("d", "1,000"), ("id", "٣x"),
-    ]  # fmt: skip
+        ("on", "2024-02-30"),
+        ("on", "29.02.2024"),
+        ("at", "2024-01-01 25:00"),
+        ("at", "12:30"),
+        ("n", "five"),
+        ("n", "1.5"),
+        ("n", "99999999999999999999"),
+        ("x", "12345.67"),
+        ("x", "1,5"),
+        ("b", "perhaps"),
+        ("d", "1,000"),
+        ("id", "٣x"),
+    ]
     source = exchange.source(columns, ["id"])
     rows = [["1", *good]]
     for number, (column, value) in enumerate(bad, 2):
@@ -134,8 +144,10 @@ def test_row_rules_split_rows_and_the_first_reason_counts(exchange: Exchange) ->
     )
     assert [r[0] for r in source.rows()] == ["m1"]
     assert source.quarantine() == [
-        ("kwh.range", "kwh", "-0.01"), ("meter.pattern", "meter", "x1"), ("table.not_on_sunday", "read_on", "2026-01-04"),
-    ]  # fmt: skip
+        ("kwh.range", "kwh", "-0.01"),
+        ("meter.pattern", "meter", "x1"),
+        ("table.not_on_sunday", "read_on", "2026-01-04"),
+    ]
 
 
 def test_copies_are_counted_and_contradictions_refused(exchange: Exchange) -> None:
@@ -183,6 +195,25 @@ def test_a_query_of_ones_own_makes_the_rows(exchange: Exchange) -> None:
     source.take([("m1", "1;2;x")])
     assert source.rows("_row") == [("M1", 1, 2), ("M1", 2, 2)]
     assert source.quarantine() == [("reading.type", "reading", "x")]
+
+
+def test_records_that_ones_own_query_leaves_out_are_counted(exchange: Exchange) -> None:
+    sql = "SELECT *, length(meter) AS letters FROM bronze WHERE kwh <> '0'"
+    columns = {"meter": "STRING", "kwh": "INT", "letters": "INT"}
+    source = exchange.source(columns, ["meter"], published=["meter", "kwh"], sql=sql)
+    source.take([("m1", "5"), ("m2", "0"), ("m3", "x")])
+    assert source.rows() == [("m1", 5, 2)]
+    run = source.last("silver")
+    assert (run.rows_in, run.rows_out, run.rows_dropped, run.rows_quarantined) == (3, 1, 1, 1)
+
+
+def test_two_reshaped_columns_of_one_name_are_refused(exchange: Exchange) -> None:
+    unpivot = {"unpivot": {"keep": ["rate"], "name": "code", "value": "Rate"}}
+    source = exchange.source({"rate": "INT"}, ["rate"], published=["rate", "a", "b"], reshape=unpivot)
+    source.land("rate,a,b\n1,2,3\n")
+    source.step("bronze")
+    with pytest.raises(DeclarationError, match="two columns Rate, rate"):
+        source.step("silver")
 
 
 def test_records_that_no_parser_can_read_reach_quarantine_beside_their_good_neighbours(exchange: Exchange) -> None:
@@ -318,8 +349,10 @@ def test_what_cannot_be_compiled_is_told_before_anything_is_written(exchange: Ex
         source.declare(READINGS | {"kwh": {"physicalType": "DECIMAL(8,2)", "transformLogic": logic}})
         with pytest.raises(DeclarationError, match=message):
             source.step("silver")
-    source.declare(READINGS | {"read_at": {"physicalType": "TIMESTAMP", "transformLogic": "try_cast(read_on as timestamp)"}},
-                   partition=("read_at",))  # fmt: skip
+    source.declare(
+        READINGS | {"read_at": {"physicalType": "TIMESTAMP", "transformLogic": "try_cast(read_on as timestamp)"}},
+        partition=("read_at",),
+    )
     with pytest.raises(DeclarationError, match="partition column 'read_at' has the type TIMESTAMP"):
         source.step("silver")
     assert not lake.exists(source.table)
@@ -347,7 +380,7 @@ def test_a_function_that_stops_at_a_value_is_explained(exchange: Exchange) -> No
     source = exchange.source(columns, KEY)
     source.land([("m1", "2026-01-01", "0")])
     source.step("bronze")
-    with pytest.raises(ExchangeError, match="stopped at a value: .*by zero.*try_divide"):
+    with pytest.raises(ExchangeError, match=r"stopped at a value: .*by zero.*try_divide"):
         source.step("silver")
 
 

@@ -78,7 +78,7 @@ def typed(row: Row) -> Row:
 
 
 def statements(given: Sequence[File]) -> dict[Row, list[tuple[int, int, Row, int]]]:
-    """What each landing says of each key, where it does not contradict itself: (day, arrival, row, number of the line)."""
+    """What each landing says of each key, where it does not contradict itself: (day, arrival, row, line)."""
     said: dict[Row, list[tuple[int, int, Row, int]]] = defaultdict(list)
     for arrival, file in enumerate(given):
         found: dict[Row, list[tuple[Row, int]]] = defaultdict(list)

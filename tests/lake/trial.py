@@ -30,9 +30,17 @@ BOOKKEEPING = ("_landing_sha256", "_file", "_row", "_logical_date")
 _numbers = itertools.count(1)
 
 _LOGICAL = {
-    "TINYINT": "integer", "SMALLINT": "integer", "INT": "integer", "BIGINT": "integer", "FLOAT": "number", "DOUBLE": "number",
-    "DECIMAL": "number", "BOOLEAN": "boolean", "DATE": "date", "TIMESTAMP": "timestamp",
-}  # fmt: skip
+    "TINYINT": "integer",
+    "SMALLINT": "integer",
+    "INT": "integer",
+    "BIGINT": "integer",
+    "FLOAT": "number",
+    "DOUBLE": "number",
+    "DECIMAL": "number",
+    "BOOLEAN": "boolean",
+    "DATE": "date",
+    "TIMESTAMP": "timestamp",
+}
 
 Columns = Mapping[str, str | dict[str, Any]]
 
@@ -231,9 +239,19 @@ def accept(table: str) -> None:
     assert built is not None, f"version {head} of {table} was built by no recorded run"
     told = built.input or {}
     check = Check(
-        table_name=table, delta_version=head, contract_digest=load_contract(table).digest, suite_digest="", result_sha256="",
-        passed=True, score=100.0, grade="A", dimensions={}, scope={}, run_id="r", checked_at=datetime.now(UTC),
-    )  # fmt: skip
+        table_name=table,
+        delta_version=head,
+        contract_digest=load_contract(table).digest,
+        suite_digest="",
+        result_sha256="",
+        passed=True,
+        score=100.0,
+        grade="A",
+        dimensions={},
+        scope={},
+        run_id="r",
+        checked_at=datetime.now(UTC),
+    )
     move(
         table, head, check=check, landing_id=told.get("landing_id"),
         inputs=told if "tables" in told else None, run_id="r",
@@ -280,6 +298,11 @@ def landings(name: str) -> list[Landing]:
 def balanced(run: Run) -> bool:
     """Whether a silver run's counts add up."""
     parts = (
-        run.rows_out, run.rows_quarantined, run.rows_duplicate, run.rows_dropped, run.rows_unchanged, run.rows_superseded,
-    )  # fmt: skip
+        run.rows_out,
+        run.rows_quarantined,
+        run.rows_duplicate,
+        run.rows_dropped,
+        run.rows_unchanged,
+        run.rows_superseded,
+    )
     return run.rows_in == sum(part or 0 for part in parts)
