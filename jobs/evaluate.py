@@ -297,7 +297,7 @@ def _example(rule: Rule, frame: DataFrame, contract: Contract) -> dict[str, str 
 
 
 def _counted_example(rule: Rule, frame: DataFrame, contract: Contract) -> dict[str, str | None] | None:
-    """One of the rows that a rule's query counts; nothing where the query does not count, or may show personal values."""
+    """One of the rows that a rule's query counts; nothing where it does not count, or may show personal values."""
     counted = re.match(r"select\s+count\(\*\)\s+from\s", rule.parameters["query"], re.I)
     if not counted or _personal_columns(contract):
         return None

@@ -115,9 +115,7 @@ def _silver(engine: Any, work: Work) -> None:
 
     reason = " ".join(f"WHEN {broken} THEN '{rule}'" for rule, broken in (_TYPING | _BROKEN_SILVER).items())
     typed = (
-        _read(engine, work, "bronze")
-        .selectExpr(*_TYPED, *_ORIGIN)
-        .withColumn("reason", F.expr(f"CASE {reason} END"))
+        _read(engine, work, "bronze").selectExpr(*_TYPED, *_ORIGIN).withColumn("reason", F.expr(f"CASE {reason} END"))
     )
     good = typed.where("reason IS NULL")
     repeated = good.groupBy(*KEY).count().where("count > 1").select(*KEY).cache()

@@ -1,0 +1,160 @@
+"""Declarations: every mistake names its file, line and field, and costs only the declaration that it is in."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from jobs.catalog import find_source, load_catalog, load_products, load_sources
+from jobs.errors import DeclarationError, NotFound
+from jobs.query import columns_read, input_tables
+
+SOURCE = """title: Meters
+publisher: {name: City, url: "https://city.example/"}
+owner: data-engineering
+licence: {id: CC0-1.0, url: "https://creativecommons.org/publicdomain/zero/1.0/"}
+rights: {redistribution: yes, basis: own, evidence: ours}
+cadence: "@daily"
+connector: {type: drop, files: ["*.csv"]}
+format: {type: delimited, columns: [meter, day, kwh]}
+silver: {mode: merge}
+"""
+PRODUCT = """title: Load
+question: How much does the city draw?
+buyers: [lenders]
+owner: product-desk
+licence: {id: CC0-1.0, url: "https://creativecommons.org/publicdomain/zero/1.0/"}
+"""
+
+
+@pytest.fixture
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("EXCHANGE_CATALOGUE", str(tmp_path))
+    write(tmp_path, "utility", "good", SOURCE)
+    return tmp_path
+
+
+def write(root: Path, sector: str, name: str, text: str) -> Path:
+    file = root / "dags" / "sources" / sector / name / "source.yaml"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(text, encoding="utf-8")
+    return file
+
+
+def product(root: Path, name: str, query: str, text: str = PRODUCT) -> Path:
+    folder = root / "dags" / "products" / name
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "product.yaml").write_text(text, encoding="utf-8")
+    (folder / "query.sql").write_text(query, encoding="utf-8")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "line", "field", "says"),
+    [
+        ('cadence: "@daily"', "cadence: hourly", 6, "cadence", "not a cron line"),
+        ('cadence: "@daily"', "cadance: '@daily'", 6, "cadance", "did you mean 'cadence'"),
+        ("owner: data-engineering\n", "", 1, "owner", "required and absent"),
+        ("mode: merge", "mode: upsert", 9, "silver.mode", "'append', 'merge' or 'revisions'"),
+        ("type: drop", "type: ftp", 7, "connector", "drop"),
+        ("redistribution: yes", "redistribution: perhaps", 5, "rights.redistribution", "unknown"),
+        ("columns: [meter, day, kwh]", "columns: [meter, meter]", 8, "format.delimited.columns", "declared twice"),
+        ("title: Meters", "title: [Meters", 2, None, "expected"),
+        ("title: Meters", "title: \tMeters: x", 1, None, ""),
+    ],
+)
+def test_a_mistake_names_its_line_and_field(
+    root: Path, before: str, after: str, line: int, field: str | None, says: str
+) -> None:
+    file = write(root, "utility", "broken", SOURCE.replace(before, after))
+    found = load_sources()
+    assert list(found.sources) == ["good"]
+    (mistake,) = found.mistakes
+    assert (mistake.file, mistake.line) == (file, line)
+    assert mistake.field == field
+    assert says in str(mistake)
+    with pytest.raises(DeclarationError, match=r"source\.yaml"):
+        find_source("broken")
+
+
+def test_what_is_not_text_or_not_a_mapping_is_named(root: Path) -> None:
+    write(root, "utility", "broken", "- a list\n")
+    write(root, "utility", "empty", "")
+    binary = write(root, "utility", "binary", "")
+    binary.write_bytes(b"title: \xff\xfe")
+    said = {m.file.parent.name: str(m) for m in load_sources().mistakes}
+    assert "not a mapping" in said["broken"]
+    assert "not a mapping" in said["empty"]
+    assert "not UTF-8 at byte 7" in said["binary"]
+
+
+def test_names_come_from_folders_and_are_checked(root: Path) -> None:
+    write(root, "utility", "Bad-Name", SOURCE)
+    write(root, "media", "good", SOURCE)
+    said = [str(m) for m in load_sources().mistakes]
+    assert len(said) == 2
+    assert any("'Bad-Name' cannot name a table" in s for s in said)
+    assert any("a second source named 'good'" in s for s in said)
+
+
+@pytest.mark.usefixtures("root")
+def test_an_unknown_name_lists_those_there_are() -> None:
+    with pytest.raises(NotFound, match="no source 'godo'; expected one of: good"):
+        find_source("godo")
+    assert find_source("good").dag_id == "ingest_utility_good"
+    assert load_sources(only="ingest_utility_good").source("good").table == "silver.good"
+
+
+def test_an_unpivot_keeps_columns_that_exist(root: Path) -> None:
+    text = SOURCE + "reshape: {unpivot: {keep: [date], name: a, value: b}}\n"
+    write(root, "utility", "wide", text)
+    (mistake,) = load_sources().mistakes
+    assert (mistake.line, mistake.field) == (10, "reshape.unpivot.keep")
+
+
+def test_inputs_are_read_from_the_query(root: Path) -> None:
+    product(root, "load", "WITH good AS (SELECT * FROM silver.good) SELECT * FROM good JOIN gold.other AS o ON true")
+    product(root, "other", "SELECT 1 AS x FROM silver.Good")
+    found = load_catalog()
+    assert found.product("load").inputs == ("gold.other", "silver.good")
+    assert found.product("other").inputs == ("silver.good",)
+    assert found.mistakes == ()
+
+
+@pytest.mark.parametrize(
+    ("query", "says"),
+    [
+        ("SELECT * FROM", "the SQL does not parse"),
+        ("DELETE FROM silver.good", "not exactly one SELECT"),
+        ("SELECT 1; SELECT 2", "not exactly one SELECT"),
+        ("SELECT * FROM bronze.good", "expected only silver"),
+        ("SELECT * FROM good", "expected only silver"),
+        ("SELECT * FROM other.silver.good", "expected only silver"),
+        ("SELECT 1 AS x", "reads no table"),
+        ("", "not exactly one SELECT"),
+    ],
+)
+def test_a_query_that_cannot_build_a_product_is_named(root: Path, query: str, says: str) -> None:
+    folder = product(root, "load", query)
+    (mistake,) = load_products().mistakes
+    assert mistake.file == folder / "query.sql"
+    assert says in str(mistake)
+
+
+def test_an_input_that_nothing_declares_is_named(root: Path) -> None:
+    product(root, "load", "SELECT * FROM silver.goood")
+    (mistake,) = load_catalog().mistakes
+    assert "silver.goood, which nothing declares; expected one of: gold.load, silver.good" in str(mistake)
+
+
+def test_columns_of_an_expression_in_order(tmp_path: Path) -> None:
+    assert columns_read("coalesce(b, `a x`, b) + 1", tmp_path, "f") == ("b", "a x")
+    with pytest.raises(DeclarationError, match="not an SQL expression"):
+        columns_read("try_cast(", tmp_path, "f")
+
+
+def test_input_tables_of_a_file(tmp_path: Path) -> None:
+    file = tmp_path / "query.sql"
+    with pytest.raises(DeclarationError, match="the file does not exist"):
+        input_tables(file)
