@@ -121,7 +121,10 @@ def _create(source: Source) -> None:
     """See that the table is there; one read by another `format:` is emptied, and every landed file read again."""
     table, fields, title = table_of(source), _fields(source), f"{source.declared.title}: rows as received"
     digest = format_digest(source.declared.format)
-    if lake.exists(table) and lake.made_by(table) != digest:
+    if not lake.exists(table):
+        # One that is gone can be made again from landing.
+        forget(source)
+    elif lake.made_by(table) != digest:
         forget(source)
         lake.replace(table, fields, (_SLICE,), title, digest)
         return

@@ -10,7 +10,7 @@ from sqlglot import exp
 from jobs import lake
 from jobs.catalog import Product
 from jobs.contract import Contract, load_contract
-from jobs.errors import DeclarationError
+from jobs.errors import DeclarationError, ExchangeError
 from jobs.failures import explained
 from jobs.partitions import check_partitions
 from jobs.pointers import begin, checked
@@ -45,7 +45,8 @@ def gold(product: Product, record: Recorded, *, anew: bool = False) -> None:
         return
     fields = lake.fields_of(contract.columns)
     lake.create(product.table, fields, contract.partitions, product.declared.title)
-    moved = None if anew else _moved(product, stands, inputs)
+    by_partition = product.declared.partition in contract.partitions and not anew
+    moved = _moved(product, stands, inputs) if by_partition else None
     if moved == ():
         _take_note(product, stands, inputs, record)
         return
@@ -69,7 +70,7 @@ def is_current(product: Product) -> bool:
     stands = pointer(product.table)
     tables = {t: p.delta_version for t in product.inputs if (p := pointer(t))}
     wanted = {"tables": tables, "query": query_digest(product), "contract": load_contract(product.table).digest}
-    return stands is not None and stands.inputs == wanted
+    return stands is not None and stands.inputs == wanted and lake.exists(product.table)
 
 
 def _moved(product: Product, stands: Pointer | None, inputs: dict[str, Any]) -> Any:
@@ -82,7 +83,12 @@ def _moved(product: Product, stands: Pointer | None, inputs: dict[str, Any]) -> 
     for table, until in inputs["tables"].items():
         if before["tables"][table] == until:
             continue
-        for partition in lake.touched(table, before["tables"][table], until):
+        try:
+            touched = lake.touched(table, before["tables"][table], until)
+        except ExchangeError:
+            # The version that was read then is not there any more, so nobody knows what differs from it.
+            return None
+        for partition in touched:
             named = tuple((n, v) for n, v in partition if n == product.declared.partition)
             if not named:
                 return None

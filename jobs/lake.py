@@ -333,4 +333,7 @@ def _committed(table: str) -> int:
     made = log.version()
     if made and made % _COMMITS_PER_CHECKPOINT == 0:
         log.create_checkpoint()
+    # Sail 0.7 begins at the checkpoint that this optional file names, and so cannot read any version before it. Without
+    # the file a reader lists the log and finds the checkpoint that suits the version it wants.
+    (location(table) / "_delta_log" / "_last_checkpoint").unlink(missing_ok=True)
     return made

@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import select
 
 from jobs import lake
-from jobs.errors import NotFound
+from jobs.errors import ExchangeError, NotFound
 from jobs.registry import reading, transaction
 from jobs.registry.models import Check, Pointer
 
@@ -81,11 +81,22 @@ def forget(table: str) -> None:
 
 
 def begin(table: str) -> Pointer | None:
-    """Make the table's newest version equal to its checked one, whatever a killed or failed build left."""
+    """Make the table's newest version equal to its checked one, whatever a killed or failed build left.
+
+    Raises:
+        ExchangeError: the table has a checked version, but is gone.
+    """
     found = pointer(table)
     head = lake.version(table)
+    if head is None and found is not None:
+        raise ExchangeError(
+            f"{table} is gone, of which version {found.delta_version} was checked",
+            where=str(lake.location(table)),
+            expected="the table's folder with its log",
+            next_step=f"bring it back from a backup, or make it anew: exchange rebuild {table}",
+        )
     if head is None:
-        return found
+        return None
     if found is None:
         if lake.rows(table):
             lake.restore(table, 0)

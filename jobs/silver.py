@@ -124,7 +124,9 @@ def held_back(source: Source) -> bool:
         newest = db.scalars(select(func.max(Landing.id)).where(Landing.source == source.name)).one()
     if newest is None:
         return False
-    return newest > _taken_in(source, contract, stands) or (stands is not None and _is_outdated(source, contract))
+    if newest > _taken_in(source, contract, stands):
+        return True
+    return stands is not None and (not lake.exists(source.table) or _is_outdated(source, contract))
 
 
 def declarations_digest(source: Source, contract: Contract) -> str:
@@ -178,7 +180,9 @@ def _taken_in(source: Source, contract: Contract, pointer: Pointer | None) -> in
         ).first()
     told = (refused.input or {}) if refused else {}
     known = (pointer.landing_id or 0) if pointer else 0
-    return max(known, told["landing_id"]) if told.get("made_by") == declarations_digest(source, contract) else known
+    base = pointer.delta_version if pointer else None
+    since = told.get("made_by") == declarations_digest(source, contract) and told.get("base") == base
+    return max(known, told["landing_id"]) if since else known
 
 
 def _pending(source: Source, since: int) -> _Batch:

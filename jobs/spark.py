@@ -29,7 +29,12 @@ def connect() -> SparkSession:
     key = (address, os.getpid())
     if key not in _open:
         _open[key] = _embedded() if address == "embedded" else (_remote(address), None)
-    return _open[key][0]
+    found = _open[key][0]
+    # Great Expectations asks pyspark for "the active session", which pyspark forgets when any other session of the
+    # process ends, and keeps per thread; it offers no public way to name one over Spark Connect.
+    kind: Any = type(found)
+    kind._set_default_and_active_session(found)
+    return found
 
 
 def session() -> SparkSession:

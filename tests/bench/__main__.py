@@ -78,7 +78,7 @@ def _arguments() -> argparse.Namespace:
         ("ROUNDS", _count, "3", "runs of each contender"),
         ("CONTENDERS", pipeline.contenders, "", "who runs the pipeline, such as ours,duckdb"),
         ("DAYS", _days, "10,100,1000", "lengths of history at which one more day is timed"),
-        ("STEP", _count, "1", "days that one run takes in while history is made; 1 is the truest and the slowest"),
+        ("STEP", _count, "10", "days that one run takes in while history is made; 1 is the truest and the slowest"),
         ("CLIENT_ROWS", _count, "10_000_000", "rows of the shared table"),
     ):
         option = "--" + name.lower().replace("_", "-")

@@ -224,3 +224,24 @@ def test_killed_while_a_bad_version_is_taken_back(
         assert ended["signal"] == 9
     struck.finish()
     assert struck.state() == expected
+
+
+@pytest.mark.parametrize("scene", ["merge"], indirect=True)
+def test_killed_while_a_check_decides(
+    scene: Scene, undertaker: Undertaker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    struck = scene.copy(tmp_path / "struck", monkeypatch)
+    undertaker.run(struck.home, struck.catalogue, struck.steps("land", "bronze", "silver"))
+    made, table = lake.version(struck.source.table), struck.source.table
+    for function, after in (("jobs.evaluate:evaluate", True), ("jobs.check:move", False)):
+        ended = undertaker.run(struck.home, struck.catalogue, [("check", table, 1)], at=function, after=after)
+        assert ended["signal"] == 9
+        stands = pointer(table)
+        assert stands and stands.delta_version != made
+    ended = undertaker.run(struck.home, struck.catalogue, [("check", table, 1)], at="jobs.check:move")
+    assert ended["signal"] == 9
+    stands = pointer(table)
+    assert stands and stands.delta_version == made
+    again = [run_step("check", table, day(1), "again").status for _ in range(2)]
+    assert again == ["succeeded", "unchanged"], "whoever waits for the checked version is told of it, once"
+    assert lake.version(table) == made

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import shutil
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -266,3 +267,17 @@ def test_an_increment_costs_the_same_whatever_lies_behind_it(exchange: Exchange)
         assert {k for k in new if new[k] != old.get(k)} == {("2026-01-24",), ("2026-01-25",)}
     assert source.last("check").rows_in == 6
     assert runs(name, "check")[-1].rows_in == 2
+
+
+def test_a_table_that_is_gone_is_told_and_bronze_comes_back_by_itself(exchange: Exchange) -> None:
+    source = exchange.source(COLUMNS, ["meter", "read_on"])
+    source.take([("m1", "2026-01-01", "1")], 0)
+    shutil.rmtree(lake.location(f"bronze.{source.name}"))
+    source.take([("m2", "2026-01-01", "2")], 1)
+    assert [row[0] for row in source.bronze()] == ["m1", "m2"]
+    assert [row[0] for row in source.rows()] == ["m1", "m2"]
+    shutil.rmtree(lake.location(source.table))
+    assert source.step("land", 2).status == "succeeded", "so that a run gets as far as to tell it"
+    with pytest.raises(ExchangeError, match=f"{source.table} is gone, .*Next: .*exchange rebuild"):
+        source.step("silver", 2)
+    assert not lake.exists(source.table)

@@ -1,0 +1,124 @@
+"""What changed or mistaken declarations do: tables are made anew where rows would differ, and mistakes are told."""
+
+from __future__ import annotations
+
+from datetime import date
+from decimal import Decimal
+
+import pytest
+from trial import Exchange
+
+from jobs import lake
+from jobs.errors import DeclarationError, ExchangeError, RefusedFile
+
+READINGS = {"meter": "STRING", "read_on": "DATE", "kwh": "DECIMAL(8,2)"}
+KEY = ("meter", "read_on")
+
+
+def test_declared_columns_changed_everything_is_read_again(exchange: Exchange) -> None:
+    source = exchange.source({"meter": "STRING", "kwh": "INT"}, ["meter"], published=["meter", "kwh"])
+    source.take("meter,kwh,site\nm1,1,a\n", 0)
+    source.take("meter,kwh,site\nm2,2,b\n", 1)
+    source.published = ("meter", "kwh", "site")
+    source.declare({"meter": "STRING", "kwh": "INT", "site": "STRING"})
+    assert source.step("land", 2).status == "succeeded", "what is declared otherwise is news"
+    source.build(2)
+    assert source.bronze() == [("m1", "1", "a"), ("m2", "2", "b")]
+    assert source.rows() == [("m1", 1, "a"), ("m2", 2, "b")]
+    assert source.step("land", 3).status == "unchanged"
+
+
+def test_a_corrected_format_mends_what_could_not_be_read(exchange: Exchange) -> None:
+    source = exchange.source({"meter": "STRING", "name": "STRING"}, ["meter"])
+    source.land("meter,name\nm1,沙田\n".encode("big5"))
+    source.step("bronze")
+    with pytest.raises(RefusedFile):
+        source.step("silver")
+    source.declare(format={"encoding": "big5"})
+    assert source.step("land", 1).status == "succeeded"
+    source.build(1)
+    assert source.rows() == [("m1", "沙田")]
+    assert source.quarantine() == []
+
+
+@pytest.mark.parametrize("partition", [(), ("site",)], ids=["whole", "parted"])
+def test_a_changed_contract_makes_the_table_anew_with_its_types(exchange: Exchange, partition: tuple[str, ...]) -> None:
+    source = exchange.source(
+        {"meter": "STRING", "site": "STRING", "kwh": "INT"}, ["meter", "site"], partition=partition
+    )
+    source.take("meter,site,kwh\nm1,a,1\nm2,b,2.5\n", 0)
+    assert source.quarantine() == [("kwh.type", "kwh", "2.5")]
+    first = lake.version(source.table)
+    source.declare({
+        "meter": "STRING", "site": {"physicalType": "STRING", "description": "where"}, "kwh": "DECIMAL(9,1)",
+        "twice": {"physicalType": "DOUBLE", "transformLogic": "2 * try_cast(kwh as double)"},
+    })  # fmt: skip
+    assert source.step("land", 1).status == "succeeded"
+    source.build(1)
+    assert source.rows() == [("m1", "a", Decimal("1.0"), 2.0), ("m2", "b", Decimal("2.5"), 5.0)]
+    assert source.quarantine() == []
+    log = lake.delta(source.table)
+    assert log.metadata().partition_columns == list(partition)
+    fields = {f.name: f for f in log.schema().fields}
+    assert all(f.nullable for f in fields.values())
+    assert (str(fields["kwh"].type.type), fields["site"].metadata.get("comment")) == ("decimal(9,1)", "where")
+    assert lake.columns_at(source.table, first).keys() == (lake.columns_at(source.table).keys() - {"twice"})
+
+
+def test_a_tightened_rule_applies_to_rows_that_came_before_it(exchange: Exchange) -> None:
+    source = exchange.source(READINGS, KEY)
+    source.take([("m1", "2026-01-01", "1"), ("m2", "2026-01-01", "500")], 0)
+    kwh = {"physicalType": "DECIMAL(8,2)", "logicalTypeOptions": {"maximum": 100}}
+    source.declare(READINGS | {"kwh": kwh})
+    source.step("land", 1)
+    source.build(1)
+    assert [r[0] for r in source.rows()] == ["m1"]
+    assert source.quarantine() == [("kwh.range", "kwh", "500")]
+
+
+def test_what_cannot_be_compiled_is_told_before_anything_is_written(exchange: Exchange) -> None:
+    source = exchange.source(READINGS, KEY)
+    source.land([("m1", "2026-01-01", "1")])
+    source.step("bronze")
+    for logic, message in (
+        ("cast(kwh as int)", "stops the whole run at one bad value"),
+        ("to_date(kwh, 'yyyy')", "stops the whole run at one bad value"),
+        ("try_cast(kwhh as int)", "reads 'kwhh'"),
+        ("try_cast(kwh as", "not an SQL expression"),
+    ):
+        source.declare(READINGS | {"kwh": {"physicalType": "DECIMAL(8,2)", "transformLogic": logic}})
+        with pytest.raises(DeclarationError, match=message):
+            source.step("silver")
+    source.declare(
+        READINGS | {"read_at": {"physicalType": "TIMESTAMP", "transformLogic": "try_cast(read_on as timestamp)"}},
+        partition=("read_at",),
+    )
+    with pytest.raises(DeclarationError, match="partition column 'read_at' has the type TIMESTAMP"):
+        source.step("silver")
+    assert not lake.exists(source.table)
+
+
+def test_an_author_may_say_what_becomes_of_a_value_that_cannot_be_converted(exchange: Exchange) -> None:
+    columns = {
+        "id": "STRING",
+        "on": {
+            "physicalType": "DATE",
+            "transformLogic": "coalesce(try_cast(try_to_timestamp(day, 'dd.MM.yyyy') as date), try_cast(day as date))",
+        },
+        "n": {"physicalType": "INT", "transformLogic": "coalesce(try_cast(n as int), -1)"},
+        "x": {"physicalType": "DOUBLE", "transformLogic": "CASE WHEN kind = 'number' THEN try_cast(x AS double) END"},
+    }
+    source = exchange.source(columns, ["id"], published=["id", "day", "n", "kind", "x"])
+    source.take([("a", "31.12.2025", "1", "number", "1.5"), ("b", "2025-12-31", "many", "text", "much"),
+                 ("c", "31/12/2025", "1", "text", ""), ("d", "2025-12-31", "1", "number", "much")])  # fmt: skip
+    assert source.rows() == [("a", date(2025, 12, 31), 1, 1.5), ("b", date(2025, 12, 31), -1, None)]
+    assert source.quarantine() == [("on.type", "on", "31/12/2025"), ("x.type", "x", "number, much")]
+
+
+def test_a_function_that_stops_at_a_value_is_explained(exchange: Exchange) -> None:
+    columns = READINGS | {"kwh": {"physicalType": "DECIMAL(8,2)", "transformLogic": "1 / try_cast(kwh as int)"}}
+    source = exchange.source(columns, KEY)
+    source.land([("m1", "2026-01-01", "0")])
+    source.step("bronze")
+    with pytest.raises(ExchangeError, match=r"stopped at a value: .*by zero.*try_divide"):
+        source.step("silver")

@@ -1,0 +1,35 @@
+"""Every version of a table stays readable, however many were made after it."""
+
+from __future__ import annotations
+
+import pytest
+
+from jobs import lake
+from jobs.spark import connect
+
+TABLE = "gold.counted"
+COMMITS = 25
+
+
+@pytest.mark.usefixtures("exchange")
+def test_versions_before_a_checkpoint_stay_readable() -> None:
+    lake.create(TABLE, [lake.Field("n", "BIGINT")])
+    for n in range(COMMITS):
+        assert lake.append(TABLE, connect().sql(f"SELECT CAST({n} AS BIGINT) AS n")) == n + 1
+    checkpoints = list((lake.location(TABLE) / "_delta_log").glob("*.checkpoint*.parquet"))
+    assert checkpoints
+    for version in range(1, COMMITS + 1):
+        assert lake.read(TABLE, version).count() == version
+        assert lake.rows(TABLE, version) == version
+
+
+@pytest.mark.usefixtures("exchange")
+def test_exact_numbers_survive_the_log_s_statistics() -> None:
+    lake.create(TABLE, [lake.Field("amount", "DECIMAL(24,6)"), lake.Field("share", "DOUBLE")])
+    lake.append(
+        TABLE, connect().sql("SELECT CAST('12345678901.123456' AS DECIMAL(24,6)) AS amount, 0.1 + 0.2D AS share")
+    )
+    found = lake.read(TABLE)
+    assert [str(row["amount"]) for row in found.collect()] == ["12345678901.123456"]
+    assert found.where("amount = 12345678901.123456").count() == 1
+    assert found.where("share = 0.1 + 0.2D").count() == 1
