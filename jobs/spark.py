@@ -30,11 +30,20 @@ def connect() -> SparkSession:
     if key not in _open:
         _open[key] = _embedded() if address == "embedded" else (_remote(address), None)
     found = _open[key][0]
-    # Great Expectations asks pyspark for "the active session", which pyspark forgets when any other session of the
-    # process ends, and keeps per thread; it offers no public way to name one over Spark Connect.
-    kind: Any = type(found)
-    kind._set_default_and_active_session(found)
+    _make_active(found)
     return found
+
+
+def _make_active(found: SparkSession) -> None:
+    """Let pyspark know which session is the active one, as Great Expectations asks for it by that name.
+
+    pyspark sets it once and then keeps to it, also when its connection has been closed, and offers no public way to
+    name another over Spark Connect.
+    """
+    kind: Any = type(found)
+    if kind.getActiveSession() is not found:
+        kind._default_session = found
+        kind._active_session.session = found
 
 
 def session() -> SparkSession:

@@ -214,6 +214,9 @@ def _kind(values: Sequence[str], words: Sequence[str]) -> _Kind:
     return _Kind("STRING")
 
 
+_ROOMY_SCALE = 6
+
+
 def _number(values: Sequence[str], words: Sequence[str]) -> _Kind:
     digits = [v.lstrip("+-") for v in values]
     if any(len(d) > 1 and d[0] == "0" and d[1] != "." for d in digits):
@@ -228,7 +231,8 @@ def _number(values: Sequence[str], words: Sequence[str]) -> _Kind:
     if scale > 6 or whole + scale > 16:
         # So many places are a computer's rounding, not a publisher's figure; codes of many digits are text.
         return _Kind("DOUBLE") if scale > 0 else _Kind("STRING")
-    return _Kind(f"DECIMAL(18,{max(scale, 1)})")
+    # Room for more places than the sample happens to show: a later figure that has them would be rounded in silence.
+    return _Kind(f"DECIMAL(18,{max(scale, min(_ROOMY_SCALE, 16 - whole))})")
 
 
 def _moment(values: Sequence[str], words: Sequence[str]) -> _Kind | None:

@@ -78,7 +78,7 @@ def test_a_proposal_from_a_real_file_takes_all_of_its_rows(
 
 AWKWARD: dict[str, tuple[str, dict[str, str]]] = {
     "plain": ("id,start,value\n1,2026-01-02 03:04,1.5\n2,2026-01-02 03:05,2.25\n",
-              {"id": "STRING", "start_at": "TIMESTAMP", "value": "DECIMAL(18,2)"}),
+              {"id": "STRING", "start_at": "TIMESTAMP", "value": "DECIMAL(18,6)"}),
     "semicolons": ("code;Peak (MWh);seen\nA;1;true\nB;2;false\n",
                    {"code": "STRING", "peak_mwh": "INT", "is_seen": "BOOLEAN"}),
     "days": ("station,date,count\nx,31/01/2026,5\ny,01/02/2026,6\n",
@@ -92,8 +92,8 @@ AWKWARD: dict[str, tuple[str, dict[str, str]]] = {
     "reserved": ("_id,name\n1,a\n2,b\n", {"id": "STRING", "name": "STRING"}),
     "twice": ("a,a\n1,x\n2,y\n", {"a": "INT", "a_2": "STRING"}),
     "years": ("country,1960,1961\nA,1.5,2.5\nB,3.5,4.5\n",
-              {"country": "STRING", "value_1960": "DECIMAL(18,1)", "value_1961": "DECIMAL(18,1)"}),
-    "nothing": ("k,amount\na,1.5\nb,N/A\nc,-\nd,\n", {"k": "STRING", "amount": "DECIMAL(18,1)"}),
+              {"country": "STRING", "value_1960": "DECIMAL(18,6)", "value_1961": "DECIMAL(18,6)"}),
+    "nothing": ("k,amount\na,1.5\nb,N/A\nc,-\nd,\n", {"k": "STRING", "amount": "DECIMAL(18,6)"}),
     "namibia": ("country_code,n\nNA,1\nZA,2\n", {"country_code": "STRING", "n": "INT"}),
     "zeros": ("symbol,lot\n00001,500\n00700,100\n", {"symbol": "STRING", "lot": "INT"}),
     "thousands": ('k,amount\na,"1,234,567"\nb,"89"\n', {"k": "STRING", "amount": "BIGINT"}),
@@ -124,7 +124,7 @@ def test_values_arrive_as_they_were_meant(tmp_path: Path) -> None:
     proposed(write(tmp_path / "meant.csv", text), "meant")
     found = table_rows("silver.meant", "country_code", "n", "observed_on", "amount")
     assert [tuple(map(str, r)) for r in found] == [
-        ("NA", "1", "2026-01-31", "None"), ("ZA", "2", "2026-02-01", "1234.5"),
+        ("NA", "1", "2026-01-31", "None"), ("ZA", "2", "2026-02-01", "1234.500000"),
     ]  # fmt: skip
 
 
