@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 from datetime import datetime
-from pathlib import Path
 
 from sqlalchemy import select
 
@@ -76,8 +75,3 @@ def _keep(source: Source, fetched: Fetched, logical_date: datetime, run_id: str)
             )
         )
     return landed.size
-
-
-def path_of(found: Landing) -> Path:
-    """Where a landed file is kept."""
-    return settings().home / found.path
