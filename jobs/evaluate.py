@@ -14,7 +14,6 @@ all rules: 2 and 1.25 times. What does not grow with the rows is a tenth of a se
 from __future__ import annotations
 
 import logging
-import os
 import re
 import time
 import warnings
@@ -36,7 +35,7 @@ if TYPE_CHECKING:
     from great_expectations.core import ExpectationValidationResult
     from great_expectations.datasource.fluent.interfaces import Batch
     from great_expectations.expectations.expectation import Expectation
-    from pyspark.sql import DataFrame
+    from pyspark.sql import DataFrame, SparkSession
 
 MASK = "***"
 _PERSONAL = ("personal", "sensitive_personal")
@@ -192,7 +191,7 @@ def _decide(
     personal = bool(_personal_columns(contract))
     found: dict[str, _Found] = {}
     for frame, rules in shared:
-        batch = _batch_definition(os.getpid()).get_batch(batch_parameters={"dataframe": frame})
+        batch = _batch_definition(frame.sparkSession).get_batch(batch_parameters={"dataframe": frame})
         results = _results(batch, suite.name, {r.id: expectations[r.id] for r in rules}, parameters)
         found |= {r.id: _Found(r, results[r.id], _shown_error(results[r.id], personal)) for r in rules}
     return [found[name] for name in expectations]
@@ -364,8 +363,8 @@ def _import_once() -> None:
 
 
 @lru_cache(maxsize=1)
-def _batch_definition(_process: int) -> Any:
-    """One GX context and dataframe asset per process; a fork makes its own."""
+def _batch_definition(_session: SparkSession) -> Any:
+    """One GX context and dataframe asset per session of the engine, as GX keeps the session that it finds first."""
     import great_expectations as gx
     from great_expectations.data_context.types.base import ProgressBarsConfig
 

@@ -18,7 +18,7 @@ from jobs.contract import load_contract
 from jobs.errors import DeclarationError
 from jobs.evaluate import FailedRule, Outcome, evaluate
 from jobs.grade import recompute
-from jobs.spark import connect
+from jobs.spark import close, connect
 
 NOW = datetime(2026, 3, 10, 16, tzinfo=UTC)
 SCHEMA = "meter_code string, read_on date, read_at timestamp, energy_kwh double, cost decimal(9,2), quality_code string"
@@ -207,6 +207,16 @@ def test_a_query_of_gx_itself_reads_the_batch(table: Table) -> None:
     }
     assert table.check(*good(4)).failed == ()
     assert only(table.check(*good(4), {"meter_code": "m9", "energy_kwh": 8.0})).rule_id == "table.mean"
+
+
+def test_a_query_of_gx_itself_follows_the_process_to_its_next_session(table: Table) -> None:
+    table.document["schema"][0]["quality"][3]["implementation"] = {
+        "type": "unexpected_rows_expectation",
+        "kwargs": {"unexpected_rows_query": "SELECT meter_code FROM {batch} WHERE energy_kwh > 7"},
+    }
+    table.check(*good(2))
+    close()
+    assert table.check(*good(4)).failed == ()
 
 
 def test_stale_data_lowers_the_score_and_passes(table: Table) -> None:
