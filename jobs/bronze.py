@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import reduce
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import select, update
@@ -36,6 +37,8 @@ EXTRAS: tuple[tuple[str, str, str], ...] = (
 # A record number that no record has: the refusal speaks of the whole file.
 WHOLE_FILE = 0
 _SLICE = "_landing_sha256"
+# So many landings of one run have a frame each; the rest share one.
+_FRAMES = 16
 
 
 @dataclass(frozen=True)
@@ -154,27 +157,42 @@ def _load(source: Source, landings: list[Landing]) -> None:
 
 
 def _parsed(source: Source, landings: list[Landing]) -> DataFrame:
+    """The landings' records. Each landing has a frame of its own, in which all that says where a row came from is
+    literal: by a partition column that is not, the engine sorts the rows before it writes them.
+    """
+    frames = [_parsed_one(source, landing) for landing in landings[:_FRAMES]]
+    if len(landings) > _FRAMES:
+        frames.append(_parsed_many(source, landings[_FRAMES:]))
+    return reduce(lambda one, other: one.unionByName(other), frames)
+
+
+def _parsed_one(source: Source, landing: Landing) -> DataFrame:
     from pyspark.sql import functions as F
 
+    records = _records_of(source, [landing]).drop("_landing_sha256")
+    origin = {
+        "_landing_sha256": F.lit(landing.sha256),
+        "_run_id": F.lit(landing.run_id),
+        "_logical_date": F.lit(landing.logical_date).cast("timestamp"),
+    }
+    return records.withColumns(origin)
+
+
+def _parsed_many(source: Source, landings: list[Landing]) -> DataFrame:
+    from pyspark.sql import functions as F
+
+    listed = [(x.sha256, x.run_id, x.logical_date) for x in landings]
+    origin = connect().createDataFrame(listed, "_landing_sha256 string, _run_id string, _logical_date timestamp")
+    return _records_of(source, landings).join(F.broadcast(origin), "_landing_sha256")
+
+
+def _records_of(source: Source, landings: list[Landing]) -> DataFrame:
     home = settings().home
-    arrivals = [(str(home / x.path), x.file_name, x.sha256, x.logical_date, x.run_id) for x in landings]
-    spark = connect()
-    listed = spark.createDataFrame(
-        arrivals, "path string, file_name string, sha256 string, logical_date timestamp, run_id string"
-    )
+    arrivals = [(str(home / x.path), x.file_name, x.sha256) for x in landings]
     published = ", ".join(f"{quote(name)} string" for name in columns_of(source))
-    parsed = listed.select("path", "file_name", "sha256").mapInArrow(
-        _parser(source.declared.format),
-        f"{published}, _extra string, _refused string, _raw string, _row bigint, _file string, _landing_sha256 string",
-    )
-    dates = {x.logical_date for x in landings}
-    runs = {x.run_id for x in landings}
-    if len(dates) == 1 and len(runs) == 1:
-        return parsed.withColumn("_run_id", F.lit(runs.pop())).withColumn(
-            "_logical_date", F.lit(dates.pop()).cast("timestamp")
-        )
-    origin = listed.selectExpr("sha256 as _landing_sha256", "run_id as _run_id", "logical_date as _logical_date")
-    return parsed.join(F.broadcast(origin), "_landing_sha256")
+    yielded = "_extra string, _refused string, _raw string, _row bigint, _file string, _landing_sha256 string"
+    files = connect().createDataFrame(arrivals, "path string, file_name string, sha256 string")
+    return files.mapInArrow(_parser(source.declared.format), f"{published}, {yielded}")
 
 
 def _parser(form: Format) -> Any:

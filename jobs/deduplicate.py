@@ -9,6 +9,7 @@ from jobs.catalog import SilverMode
 from jobs.contract import Contract
 from jobs.partitions import touched
 from jobs.rules import literal, quote
+from jobs.spark import connect
 from jobs.split import ORIGIN
 
 
@@ -33,7 +34,7 @@ class Clean:
         return self.duplicate + self.superseded + self.refused
 
 
-def deduplicate(table: str, good: str, contract: Contract, mode: SilverMode, *, duplicates: bool) -> Clean:
+def deduplicate(table: str, good: str, contract: Contract, mode: SilverMode) -> Clean:
     """Leave one row per key.
 
     Rows of one landing that agree in every column are duplicates of the first. Rows of one landing that share a key
@@ -47,14 +48,16 @@ def deduplicate(table: str, good: str, contract: Contract, mode: SilverMode, *, 
         good: SELECT of the contract's columns and the origin columns; a view `landings` orders their landings.
         contract: the table's contract.
         mode: how later landings join earlier ones.
-        duplicates: whether any key occurs twice; when not, nothing is looked at again.
     """
-    if not duplicates:
+    # A hash of the key is cheaper to group by than the key: few rows share one, and only those are compared.
+    hashed = f"xxhash64({', '.join(map(quote, contract.key))})"
+    connect().sql(good).createOrReplaceTempView("good_rows")
+    lake.stage("shared", f"SELECT {hashed} AS _hash FROM good_rows GROUP BY 1 HAVING count(*) > 1")
+    if connect().table("shared").isEmpty():
         return Clean(f"SELECT *, true AS _whole FROM ({good})")
-    # Typing every row once more for each of the next queries would cost more than to keep the rows for a moment.
-    lake.stage("good_rows", good)
+    lake.stage("suspects", f"SELECT g.* FROM good_rows g LEFT SEMI JOIN shared s ON {hashed} = s._hash")
     lake.stage("repeated", _repeated(contract))
-    where = touched(table, contract, "good_rows") if mode == "append" and lake.rows(table) else None
+    where = touched(table, contract, "suspects") if mode == "append" and lake.rows(table) else None
     standing = f"(SELECT * FROM delta.`{lake.location(table)}` t WHERE {where})" if where else None
     lake.stage("verdicts", _verdicts(contract, mode, standing))
     counts = lake.counts("verdicts", "verdict")
@@ -99,7 +102,7 @@ def refusals(view: str, contract: Contract, verdicts: tuple[str, ...]) -> str:
 
 def _repeated(contract: Contract) -> str:
     key = ", ".join(map(quote, contract.key))
-    return f"SELECT {key} FROM good_rows GROUP BY {key} HAVING count(*) > 1"
+    return f"SELECT {key} FROM suspects GROUP BY {key} HAVING count(*) > 1"
 
 
 def _verdicts(contract: Contract, mode: SilverMode, standing: str | None) -> str:
@@ -113,7 +116,7 @@ def _verdicts(contract: Contract, mode: SilverMode, standing: str | None) -> str
     line = f"PARTITION BY {key}{', _logical_date' if mode == 'revisions' else ''}, _stands"
     order = "_landing_id" if mode == "append" else "_logical_date, _landing_id"
     rows = (
-        f"SELECT {columns}, l._landing_id, {content(contract, 'g')} AS _content FROM good_rows g"
+        f"SELECT {columns}, l._landing_id, {content(contract, 'g')} AS _content FROM suspects g"
         f" JOIN repeated k ON {same_key(contract, 'g', 'k')} JOIN landings l ON g._landing_sha256 = l._landing_sha256"
     )
     if standing:

@@ -9,10 +9,13 @@ from jobs import lake
 from jobs.catalog import SilverMode
 from jobs.contract import Contract
 from jobs.deduplicate import refusals, same_key
-from jobs.partitions import touched
+from jobs.partitions import lying_together, touched
 from jobs.rules import quote
 from jobs.spark import connect
 from jobs.split import ORIGIN
+
+# From so many rows on it is worth a look how they lie before they are written.
+_MANY_ROWS = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -75,10 +78,13 @@ def changes(table: str, batch: Incoming, contract: Contract, mode: SilverMode) -
     return _joined(lake.counts("compared", "verdict"), contract, mode, where)
 
 
-def write(table: str, change: Change) -> int | None:
+def write(table: str, change: Change, contract: Contract) -> int | None:
     """Commit a change; returns the version it made, or None if there is nothing to write."""
     if change.how == "append":
-        return lake.append(table, connect().sql(change.view)) if change.written else None
+        if not change.written:
+            return None
+        apart = lying_together(contract, change.view) if change.written >= _MANY_ROWS else None
+        return lake.append(table, connect().sql(change.view), apart=apart)
     connect().sql(change.view).createOrReplaceTempView("merged")
     columns = list(lake.columns_at(table))
     setting = ", ".join(f"{quote(c)} = s.{quote(c)}" for c in columns)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,9 +24,16 @@ if TYPE_CHECKING:
 
 # A reader of version N must read every commit since the last checkpoint.
 _COMMITS_PER_CHECKPOINT = 20
+# The newest log of each table that this process has read, brought up to date at each use.
+_newest: dict[tuple[str, int, int], DeltaTable] = {}
+# Files of the versions last asked for; a version never changes.
+_listed: dict[tuple[str, int, int, int], tuple[DataFile, ...]] = {}
+_LISTS_KEPT = 8
 _MADE_BY = "exchange.made_by"
 # A release pins its version for good, and a version is readable only as long as its log is.
 _LOG_RETENTION = "delta.logRetentionDuration"
+# A value of each partition column, as text.
+Partition = tuple[tuple[str, str | None], ...]
 _DELTA_TYPES = {"TINYINT": "byte", "SMALLINT": "short", "INT": "integer", "BIGINT": "long"}
 
 BOOKKEEPING: tuple[tuple[str, str, str], ...] = (
@@ -58,7 +67,7 @@ class DataFile:
     path: str
     rows: int
     size: int
-    partition: tuple[tuple[str, str | None], ...]
+    partition: Partition
 
 
 def location(table: str) -> Path:
@@ -96,7 +105,15 @@ def delta(table: str, version: int | None = None) -> DeltaTable:
     from deltalake.exceptions import DeltaError, TableNotFoundError
 
     try:
-        return DeltaTable(str(location(table)), version=version)
+        if version is not None:
+            return DeltaTable(str(location(table)), version=version)
+        key = _identity(table)
+        known = _newest.get(key)
+        if known is None:
+            known = _newest[key] = DeltaTable(str(location(table)))
+        else:
+            known.update_incremental()
+        return known
     except (TableNotFoundError, DeltaError) as error:
         raise ExchangeError(
             f"{table} has no version {version if version is not None else ''}".strip(),
@@ -104,6 +121,12 @@ def delta(table: str, version: int | None = None) -> DeltaTable:
             expected="a Delta table",
             next_step=f"exchange rebuild {table}",
         ) from error
+
+
+def _identity(table: str) -> tuple[str, int, int]:
+    """Tells a table from another that is, or was, in the same place, within this process."""
+    first = location(table) / "_delta_log" / f"{0:020d}.json"
+    return str(location(table)), first.stat().st_mtime_ns if first.exists() else 0, os.getpid()
 
 
 def version(table: str) -> int | None:
@@ -196,7 +219,8 @@ def stage(view: str, query: str) -> None:
     spark = connect()
     frame = spark.sql(query)
     shutil.rmtree(folder, ignore_errors=True)
-    frame.write.mode("overwrite").parquet(str(folder))
+    # It is read a few times and then removed: stronger compression costs more than it saves.
+    frame.write.mode("overwrite").option("compression", "snappy").parquet(str(folder))
     # Of no rows no file is written, from which columns could be read back.
     spark.read.schema(frame.schema).parquet(str(folder)).createOrReplaceTempView(view)
 
@@ -221,10 +245,22 @@ def read(table: str, at: int | None = None) -> DataFrame:
     return reader.load(str(location(table)))
 
 
-def append(table: str, frame: DataFrame) -> int:
-    """Add rows in one commit; returns the version it made."""
-    _by_partition(table, frame).write.format("delta").mode("append").save(str(location(table)))
+def append(table: str, frame: DataFrame, *, apart: Sequence[Partition] | None = None) -> int:
+    """Add rows in one commit; returns the version it made.
+
+    Args:
+        table: the table.
+        frame: the new rows.
+        apart: all partitions that the rows fall into, if they are to be read apart, each by a filter of its own: of
+            many rows that lie together by partition where they are read from, this spares the engine to sort them.
+    """
+    parted = _apart(frame, apart) if apart else _by_partition(table, frame)
+    parted.write.format("delta").mode("append").save(str(location(table)))
     return _committed(table)
+
+
+def _apart(frame: DataFrame, partitions: Sequence[Partition]) -> DataFrame:
+    return reduce(lambda one, other: one.unionAll(other), [frame.where(predicate([p])) for p in partitions])
 
 
 def overwrite(table: str, frame: DataFrame, *, slice_of: str | None = None, together: bool = True) -> int:
@@ -270,7 +306,17 @@ def restore(table: str, to: int) -> int:
 
 def files(table: str, at: int | None = None) -> tuple[DataFile, ...]:
     """The data files of a version, from its log."""
-    actions = delta(table, at).get_add_actions(flatten=True)
+    log = delta(table) if at is None else None
+    key = (*_identity(table), log.version() if log else at or 0)
+    if key not in _listed:
+        while len(_listed) >= _LISTS_KEPT:
+            _listed.pop(next(iter(_listed)))
+        _listed[key] = _files(log or delta(table, at))
+    return _listed[key]
+
+
+def _files(log: DeltaTable) -> tuple[DataFile, ...]:
+    actions = log.get_add_actions(flatten=True)
     names = [n for n in actions.schema.names if n.startswith("partition.")]
     columns: dict[str, Any] = {n: actions[n].to_pylist() for n in ("path", "num_records", "size_bytes", *names)}
     return tuple(
@@ -289,15 +335,45 @@ def rows(table: str, at: int | None = None) -> int:
     return sum(f.rows for f in files(table, at))
 
 
-def touched(table: str, since: int, until: int) -> tuple[tuple[tuple[str, str | None], ...], ...]:
+def touched(table: str, since: int, until: int) -> tuple[Partition, ...]:
     """Partitions whose files differ between two versions, sorted; one empty tuple if the table has no partitions."""
-    before = {f.path: f.partition for f in files(table, since)}
-    after = {f.path: f.partition for f in files(table, until)}
-    changed = before.keys() ^ after.keys()
-    return tuple(sorted({(before.get(p) or after.get(p) or ()) for p in changed}, key=str))
+    known = _changed(table, since, until)
+    if known is None:
+        before = {f.path: f.partition for f in files(table, since)}
+        after = {f.path: f.partition for f in files(table, until)}
+        known = {p: before.get(p) or after.get(p) or () for p in before.keys() ^ after.keys()}
+    return tuple(sorted(set(known.values()), key=str))
 
 
-def predicate(partitions: Iterable[tuple[tuple[str, str | None], ...]], alias: str = "") -> str:
+def _changed(table: str, since: int, until: int) -> dict[str, Partition] | None:
+    """Files that came or went between two versions, with their partitions, from the commits in between alone.
+
+    So the cost is that of the commits, not of the table. None if a commit is not there or does not say enough.
+    """
+    first: dict[str, bool] = {}
+    last: dict[str, bool] = {}
+    partitions: dict[str, Partition] = {}
+    names = delta(table).metadata().partition_columns
+    for commit in range(since + 1, until + 1):
+        file = location(table) / "_delta_log" / f"{commit:020d}.json"
+        if not file.exists():
+            return None
+        for line in file.read_text(encoding="utf-8").splitlines():
+            action = json.loads(line)
+            kind = "add" if "add" in action else "remove" if "remove" in action else None
+            if kind is None:
+                continue
+            path, values = action[kind]["path"], action[kind].get("partitionValues")
+            if values is None and names:
+                return None
+            first.setdefault(path, kind == "add")
+            last[path] = kind == "add"
+            partitions[path] = tuple((n, _text((values or {}).get(n))) for n in names)
+    # What was added first was not there before; what was removed last is not there after.
+    return {path: partitions[path] for path in first if first[path] == last[path]}
+
+
+def predicate(partitions: Iterable[Partition], alias: str = "") -> str:
     """SQL that holds exactly for the rows of these partitions; partition columns are compared by their literals."""
     prefix = f"{alias}." if alias else ""
     values = sorted(partitions, key=str)
@@ -318,8 +394,6 @@ def predicate(partitions: Iterable[tuple[tuple[str, str | None], ...]], alias: s
 
 def columns_at(table: str, at: int | None = None) -> dict[str, str]:
     """Name and Delta type of each column of a version, from its log."""
-    import json
-
     document = json.loads(delta(table, at).schema().to_json())
     return {f["name"]: str(f["type"]) for f in document["fields"]}
 

@@ -30,9 +30,12 @@ def land(source: Source, logical_date: datetime, record: Recorded) -> None:
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir(parents=True)
     new = seen = size = 0
+    marks = _marks(source)
     try:
         for fetched in fetch(source.declared.connector, source=source.name, scratch=scratch):
             seen += 1
+            if _is_kept(marks.get((fetched.url, fetched.etag))):
+                continue
             added = _keep(source, fetched, logical_date, record.run_id)
             new += added is not None
             size += added or 0
@@ -43,12 +46,25 @@ def land(source: Source, logical_date: datetime, record: Recorded) -> None:
     record.message = f"{seen} file{'s' if seen != 1 else ''} offered, {new} new"
 
 
+def _marks(source: Source) -> dict[tuple[str | None, str | None], str]:
+    """Where the bytes are kept that were landed from an address under the publisher's own version mark."""
+    with reading() as db:
+        marked = select(Landing.url, Landing.etag, Landing.path).where(
+            Landing.source == source.name, Landing.etag.is_not(None)
+        )
+        return {(url, etag): path for url, etag, path in db.execute(marked)}
+
+
+def _is_kept(path: str | None) -> bool:
+    return path is not None and (settings().home / path).exists()
+
+
 def _keep(source: Source, fetched: Fetched, logical_date: datetime, run_id: str) -> int | None:
     """Land one file unless its bytes are known; returns its size if they were new."""
     sha256 = landing.digest(fetched.path)
     with reading() as db:
         known = db.scalars(select(Landing).where(Landing.source == source.name, Landing.sha256 == sha256)).first()
-    if known and (settings().home / known.path).exists():
+    if known and _is_kept(known.path):
         return None
     landed = landing.store(fetched, source.name, logical_date)
     with transaction() as db:

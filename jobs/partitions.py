@@ -15,6 +15,11 @@ from jobs.spark import connect
 
 _KINDS = ("STRING", "DATE", "TINYINT", "SMALLINT", "INT", "BIGINT")
 
+# Each partition that is read apart has a writer of its own open.
+_APART_AT_MOST = 64
+# Partitions that lie among each other are read once for each of them.
+_OVERLAP = 1.5
+
 
 def check_partitions(contract: Contract) -> None:
     """Refuse partition columns whose values have more than one way to be written.
@@ -47,6 +52,29 @@ def touched(table: str, contract: Contract, view: str) -> str | None:
     }
     present = wanted & {f.partition for f in lake.files(table)}
     return lake.predicate(present, "t") if present else None
+
+
+def lying_together(contract: Contract, rows: str) -> list[lake.Partition] | None:
+    """The partitions that rows fall into, if they arrived about one partition after the other; else None.
+
+    Args:
+        contract: the table's contract.
+        rows: SELECT of the table's columns, origin columns included.
+    """
+    if not contract.partitions:
+        return None
+    names = ", ".join(map(quote, contract.partitions))
+    stretches = (
+        f"SELECT {names}, count(*) AS _n, max(_row) - min(_row) + 1 AS _stretch FROM ({rows})"
+        f" GROUP BY {names}, _landing_sha256, _file"
+    )
+    found = f"SELECT {names}, sum(_n) AS _n, sum(_stretch) AS _stretch FROM ({stretches}) GROUP BY {names}"
+    partitions = connect().sql(found).limit(_APART_AT_MOST + 1).collect()
+    if len(partitions) > _APART_AT_MOST:
+        return None
+    if sum(p["_stretch"] for p in partitions) > _OVERLAP * sum(p["_n"] for p in partitions):
+        return None
+    return [tuple((n, None if p[n] is None else str(p[n])) for n in contract.partitions) for p in partitions]
 
 
 def follow_key(contract: Contract) -> bool:

@@ -23,7 +23,6 @@ from jobs.pointers import pointer as pointer_of
 from jobs.query import read_select
 from jobs.registry import reading
 from jobs.registry.models import Landing, Pointer, Run
-from jobs.rules import quote
 from jobs.runs import Counts, Recorded
 from jobs.spark import connect
 from jobs.split import Split
@@ -88,7 +87,7 @@ def silver(source: Source, record: Recorded, *, anew: bool = False) -> None:
     check_partitions(contract)
     split = Split(source, contract)
     # Whatever cannot be compiled is told before anything is written.
-    _ = split.good, split.refused
+    _ = split.typed, split.refused
     pointer = begin(source.table)
     rebuild = anew or _is_outdated(source, contract)
     batch = _pending(source, 0 if rebuild else _taken_in(source, contract, pointer))
@@ -186,33 +185,28 @@ def _taken_in(source: Source, contract: Contract, pointer: Pointer | None) -> in
 
 
 def _pending(source: Source, since: int) -> _Batch:
-    with reading() as db:
-        landed = list(
-            db.scalars(
-                select(Landing)
-                .where(Landing.source == source.name, Landing.loaded_at.is_not(None))
-                .order_by(Landing.logical_date, Landing.id)
-            )
-        )
-    # A landing without one good row changes the meaning of no other.
-    first = min((x.logical_date for x in landed if x.id > since and x.rows != x.rows_refused), default=None)
     mode = source.declared.silver.mode
-
-    def is_after(landing: Landing) -> bool:
-        if first is None or mode == "append":
-            return False
-        # Revisions known at one instant are decided together; of two landings of one date the later one is merged last.
-        return landing.logical_date > first or (mode == "revisions" and landing.logical_date == first)
-
-    wanted = [x for x in landed if x.id > since or is_after(x)]
-    return _Batch(tuple(wanted), sum(x.id <= since for x in wanted))
+    loaded = select(Landing).where(Landing.source == source.name, Landing.loaded_at.is_not(None))
+    # A landing without one good row changes the meaning of no other.
+    meaningful = (Landing.id > since, Landing.rows != Landing.rows_refused)
+    with reading() as db:
+        first = db.scalars(loaded.with_only_columns(func.min(Landing.logical_date)).where(*meaningful)).one()
+        wanted = Landing.id > since
+        if first is not None and mode == "revisions":
+            # Revisions known at one instant are decided together.
+            wanted |= Landing.logical_date >= first
+        elif first is not None and mode == "merge":
+            # Of two landings of one date the later one is merged last.
+            wanted |= Landing.logical_date > first
+        landings = tuple(db.scalars(loaded.where(wanted).order_by(Landing.logical_date, Landing.id)))
+    return _Batch(landings, sum(x.id <= since for x in landings))
 
 
 def _build(source: Source, split: Split, batch: _Batch) -> tuple[Counts, int | None]:
     mode, contract = source.declared.silver.mode, split.contract
+    lake.stage("typed", split.typed)
     totals = _totals(split)
-    good = split.good if totals.refused else split.untested
-    clean = deduplicate(source.table, good, contract, mode, duplicates=totals.repeated_keys > 0)
+    clean = deduplicate(source.table, split.good, contract, mode)
     incoming = Incoming(
         clean.good, totals.good - clean.taken_out, batch.landings[0].logical_date, batch.instants, batch.again > 0
     )
@@ -228,7 +222,7 @@ def _build(source: Source, split: Split, batch: _Batch) -> tuple[Counts, int | N
     )
     counts.balanced(source.table)
     _quarantine(source, split, batch, [clean.refused_rows, change.refused_rows], counts.rows_quarantined or 0)
-    return counts, write(source.table, change)
+    return counts, write(source.table, change, contract)
 
 
 @dataclass(frozen=True)
@@ -238,21 +232,12 @@ class _Totals:
     refused: int
     good: int
     unreadable: int
-    repeated_keys: int
 
 
 def _totals(split: Split) -> _Totals:
-    """Count a batch in one scan: rows, refused rows, and keys that name more than one good row.
-
-    Records that the source's own query leaves out count as dropped. Keys are told apart by a hash, which is cheaper to
-    group by: that two of them share one only lets duplicates be looked for where there are none.
-    """
+    """Count a batch's rows; records that the source's own query leaves out count as dropped."""
     spark = connect()
-    key = ", ".join(map(quote, split.contract.key))
-    row = spark.sql(
-        "SELECT coalesce(sum(n), 0) AS cells, coalesce(sum(bad), 0) AS bad, count_if(n - bad > 1) AS repeated FROM"
-        f" (SELECT count(*) AS n, count(_rule) AS bad FROM ({split.typed}) GROUP BY xxhash64({key}))"
-    ).collect()[0]
+    cells, bad = spark.sql("SELECT count(*), count(_rule) FROM typed").collect()[0]
     dropped = left_out = 0
     if split.source.silver_sql:
         left_out = spark.sql(
@@ -263,9 +248,8 @@ def _totals(split: Split) -> _Totals:
     if split.dropped:
         dropped = spark.sql(f"SELECT count(*) AS n FROM ({split.reshaped}) WHERE {split.dropped}").collect()[0]["n"]
     unreadable = spark.sql("SELECT count(*) AS n FROM bronze WHERE _refused IS NOT NULL").collect()[0]["n"]
-    cells, bad = int(row["cells"]), int(row["bad"])
     none = dropped + left_out
-    return _Totals(cells + none, none, bad, cells - bad, unreadable, int(row["repeated"]))
+    return _Totals(cells + none, none, bad, cells - bad, unreadable)
 
 
 def _quarantine(source: Source, split: Split, batch: _Batch, found: list[str | None], expected: int) -> None:

@@ -122,55 +122,38 @@ class Split:
 
     @cached_property
     def typed(self) -> str:
-        """Every cell row, typed, with the number of its first refusal in `_rule` (null for a good row)."""
-        return self._typed()
+        """Every cell row, typed, with the number of its first refusal in `_rule` (null for a good row).
 
-    @cached_property
-    def good(self) -> str:
-        """The rows that no rule refuses."""
-        columns = ", ".join(map(quote, (*self.contract.names, *ORIGIN)))
-        return f"SELECT {columns} FROM ({self._typed(fenced=True)}) WHERE {_RULE} IS NULL"
-
-    @cached_property
-    def untested(self) -> str:
-        """All rows, typed: the good ones, where it is known that no rule refuses any."""
-        columns = ", ".join(map(quote, ORIGIN))
-        return f"SELECT {self._expressions}, {columns} FROM ({self.cells})"
-
-    @cached_property
-    def refused(self) -> str:
-        """The refused rows as quarantine keeps them: rule, column, value, the row, and its origin."""
-        return f"{self._refused_cells()} UNION ALL {refused_records()}"
-
-    @property
-    def _expressions(self) -> str:
-        return ", ".join(f"{self.expression(c)} AS {quote(c.name)}" for c in self.contract.columns)
-
-    def _typed(self, *, raw: bool = False, fenced: bool = False) -> str:
-        """SELECT of typed rows with the verdict on each.
-
-        Args:
-            raw: with the published cells, each and as JSON.
-            fenced: keep the engine from testing the verdict before the rows are typed, for which it would type them
-                some ten times over: it does not move what is random.
+        It is to be staged as a view `typed`, which all else reads: an engine that filters by `_rule` would compute each
+        expression behind it again wherever it stands, some ten times over. Only a refused row has its published cells,
+        each and as JSON.
         """
         typing = [r for r in self.refusals if r.of_type]
         cases = " ".join(f"WHEN {r.condition} THEN {i}" for i, r in enumerate(typing))
         first = f"CASE {cases} END" if cases else "CAST(NULL AS INT)"
-        origin = ", ".join(map(quote, ORIGIN))
-        inner = (
-            f"SELECT {self._expressions}, {first} AS _typing, {origin}{self._cells if raw else ''} FROM ({self.cells})"
-        )
         rules = " ".join(f"WHEN {r.condition} THEN {i}" for i, r in enumerate(self.refusals) if not r.of_type)
         verdict = f"coalesce(_typing, CASE {rules} END)" if rules else "_typing"
-        fence = " + CAST(0 * rand() AS INT)" if fenced else ""
-        return f"SELECT *, {verdict}{fence} AS {_RULE} FROM ({inner})"
-
-    @property
-    def _cells(self) -> str:
-        shown = ", ".join(f"{literal(c)}, CAST({quote(c)} AS STRING)" for c in self.raw_columns)
+        expressions = ", ".join(f"{self.expression(c)} AS {quote(c.name)}" for c in self.contract.columns)
+        columns = ", ".join(map(quote, (*self.contract.names, *ORIGIN)))
+        origin = ", ".join(map(quote, ORIGIN))
         each = ", ".join(f"CAST({quote(c)} AS STRING) AS _cell{i}" for i, c in enumerate(self.raw_columns))
-        return f", to_json(named_struct({shown})) AS _cells, {each}"
+        shown = ", ".join(f"{literal(c)}, _cell{i}" for i, c in enumerate(self.raw_columns))
+        of_refused = {f"_cell{i}": f"_cell{i}" for i in range(len(self.raw_columns))}
+        of_refused["_cells"] = f"to_json(named_struct({shown}))"
+        kept = ", ".join(f"CASE WHEN {_RULE} IS NOT NULL THEN {sql} END AS {name}" for name, sql in of_refused.items())
+        inner = f"SELECT {expressions}, {first} AS _typing, {origin}, {each} FROM ({self.cells})"
+        return f"SELECT {columns}, {_RULE}, {kept} FROM (SELECT *, {verdict} AS {_RULE} FROM ({inner}))"
+
+    @cached_property
+    def good(self) -> str:
+        """The rows that no rule refuses, from the view `typed`."""
+        columns = ", ".join(map(quote, (*self.contract.names, *ORIGIN)))
+        return f"SELECT {columns} FROM typed WHERE {_RULE} IS NULL"
+
+    @cached_property
+    def refused(self) -> str:
+        """The refused rows as quarantine keeps them, from the view `typed`: rule, column, value, row and origin."""
+        return f"{self._refused_cells()} UNION ALL {refused_records()}"
 
     def _refused_cells(self) -> str:
         rule = _case(_RULE, [literal(r.rule) for r in self.refusals])
@@ -179,7 +162,7 @@ class Split:
         origin = ", ".join(map(quote, ORIGIN))
         return (
             f"SELECT {rule} AS rule, {column} AS column_name, {value} AS value, _cells AS record, {origin}"
-            f" FROM ({self._typed(raw=True, fenced=True)}) WHERE {_RULE} IS NOT NULL"
+            f" FROM typed WHERE {_RULE} IS NOT NULL"
         )
 
     def _shown(self, refusal: Refusal) -> str:

@@ -29,21 +29,32 @@ def fetch_drop(connector: DropConnector, source: str) -> Iterator[Fetched]:
     """
     folder = settings().drop / source
     folder.mkdir(parents=True, exist_ok=True)
-    found = {path: path.stat() for path in _matching(folder, connector.files) if _is_inside(path, folder)}
+    real_folder = folder.resolve()
+    matching = list(_matching(folder, connector.files))
+    leading_out = [path for path in matching if path.is_symlink() and not _is_inside(path, real_folder)]
+    unsafe = [path for path in matching if is_executable(path.name)]
+    refused = {*leading_out, *unsafe}
+    found = {path: path.stat() for path in matching if path not in refused and path.exists()}
     newest = max((stat.st_mtime for stat in found.values()), default=0.0)
     if newest > time.time() - _SETTLING:
         time.sleep(_SETTLING)
     for path, stat in sorted(found.items(), key=lambda item: (item[1].st_mtime_ns, item[0])):
-        if not is_executable(path.name) and _is_settled(path, stat):
+        if _is_settled(path, stat):
             name = path.relative_to(folder).as_posix()
             yield Fetched(
                 path=path,
                 file_name=path.name,
                 url=f"drop:{source}/{name}",
+                etag=_mark(stat),
                 published_at=datetime.fromtimestamp(stat.st_mtime, UTC),
                 facts={"member": name},
             )
-    _refuse_unsafe(folder, connector.files)
+    _refuse(folder, leading_out, unsafe)
+
+
+def _mark(stat: stat_result) -> str:
+    """What changes whenever a file's bytes do: the system sets the time of the last change, and no user can."""
+    return f"{stat.st_ino:x}-{stat.st_size:x}-{stat.st_mtime_ns:x}-{stat.st_ctime_ns:x}"
 
 
 def _matching(folder: Path, globs: Sequence[str]) -> Iterator[Path]:
@@ -60,9 +71,9 @@ def _matches(name: Path, globs: Sequence[str]) -> bool:
     return any(fnmatchcase(str(plain), glob) and len(plain.parts) == len(PurePosixPath(glob).parts) for glob in globs)
 
 
-def _is_inside(path: Path, folder: Path) -> bool:
+def _is_inside(path: Path, real_folder: Path) -> bool:
     real = path.resolve()
-    return real.is_relative_to(folder.resolve()) and real.is_file()
+    return real.is_relative_to(real_folder) and real.is_file()
 
 
 def _is_settled(path: Path, before: stat_result) -> bool:
@@ -73,19 +84,17 @@ def _is_settled(path: Path, before: stat_result) -> bool:
     return (now.st_size, now.st_mtime_ns) == (before.st_size, before.st_mtime_ns)
 
 
-def _refuse_unsafe(folder: Path, globs: Sequence[str]) -> None:
-    leading_out = [path.name for path in _matching(folder, globs) if not _is_inside(path, folder)]
+def _refuse(folder: Path, leading_out: Sequence[Path], unsafe: Sequence[Path]) -> None:
     if leading_out:
         raise ExchangeError(
-            f"{', '.join(sorted(leading_out))}: a link that leads out of the folder or nowhere",
+            f"{', '.join(sorted(path.name for path in leading_out))}: a link that leads out of the folder or nowhere",
             where=f"drop/{folder.name}",
             expected="files, or links to files in the same folder",
             next_step="replace it by a copy of the file",
         )
-    unsafe = [path.name for path in _matching(folder, globs) if is_executable(path.name)]
     if unsafe:
         raise ExchangeError(
-            f"{', '.join(sorted(unsafe))}: a pickle, and opening one runs code",
+            f"{', '.join(sorted(path.name for path in unsafe))}: a pickle, and opening one runs code",
             where=f"drop/{folder.name}",
             expected="data files such as csv, json, gz or zip",
             next_step="take it out of the folder, or narrow `files:`",

@@ -47,7 +47,7 @@ schema:
          transformLogic: "date_format(try_cast(read_at as timestamp), 'yyyy-MM')"}
     quality:
       - {name: on_the_hour, type: sql, dimension: consistency, description: readings begin on the hour,
-         query: "SELECT count(*) FROM ${table} WHERE NOT (minute(read_at) = 0 AND second(read_at) = 0)", mustBe: 0}
+         query: "SELECT count(*) FROM ${table} WHERE NOT (unix_timestamp(read_at) % 3600 = 0)", mustBe: 0}
       - {name: not_empty, type: library, metric: rowCount, dimension: completeness, mustBeGreaterThan: 0}
 """
 

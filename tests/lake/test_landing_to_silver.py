@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from datetime import UTC, date, datetime
 from decimal import Decimal
 
@@ -47,6 +48,16 @@ def test_same_bytes_land_once_and_changed_bytes_land_beside_them(exchange: Excha
     assert (settings().home / second.path).read_text().endswith("m1,2026-01-01,2\n")
     assert len(source.bronze()) == 2
     assert source.rows() == [("m1", date(2026, 1, 1), Decimal("2.00"))]
+
+
+def test_a_file_that_was_replaced_within_its_own_size_and_time_is_landed(exchange: Exchange) -> None:
+    source = exchange.source(READINGS, KEY)
+    source.take([("m1", "2026-01-01", "1")], 0, "daily.csv")
+    path = settings().drop / source.name / "daily.csv"
+    stat = path.stat()
+    path.write_text(path.read_text().replace(",1\n", ",7\n"))
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert source.step("land", 1).message == "1 file offered, 1 new"
 
 
 def test_a_run_again_changes_nothing(exchange: Exchange) -> None:
@@ -342,3 +353,19 @@ def test_json_lines_and_archives(exchange: Exchange) -> None:
     source.step("land")
     source.build()
     assert source.rows() == [("m1", date(2026, 1, 1), Decimal("1.00")), ("m2", date(2026, 1, 1), None)]
+
+
+@pytest.mark.parametrize("together", [True, False])
+def test_many_rows_are_written_whole_however_their_partitions_lie(
+    exchange: Exchange, monkeypatch: pytest.MonkeyPatch, together: bool
+) -> None:
+    monkeypatch.setattr("jobs.join_silver._MANY_ROWS", 1)
+    source = exchange.source({"id": "INT", "area": "STRING", "nth": "INT"}, ("id",), partition=("area", "nth"))
+    areas = ("a", "it's", "", None)
+    rows = [(n, areas[n // 10 if together else n % 4], n % 40 // 20 if together else None) for n in range(40)]
+    source.take([*rows, rows[3], ("x", "a", 1)])
+    wanted = [(n, area or None, nth) for n, area, nth in rows]
+    assert sorted(source.rows(), key=lambda row: row[0]) == wanted
+    assert set(files_of(source.table)) == {(area, None if nth is None else str(nth)) for _, area, nth in wanted}
+    run = source.last("silver")
+    assert (run.rows_in, run.rows_out, run.rows_duplicate, run.rows_quarantined) == (42, 40, 1, 1)

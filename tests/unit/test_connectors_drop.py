@@ -101,3 +101,13 @@ def test_a_pickle_is_refused(folder: Path) -> None:
     put(folder, "model.pkl.gz")
     with pytest.raises(ExchangeError, match=r"model\.pkl\.gz: a pickle"):
         fetched("*")
+
+
+def test_a_file_that_was_replaced_is_told_from_the_one_before_whatever_its_size_and_time(folder: Path) -> None:
+    path = put(folder, "a.csv")
+    before, stat = fetched("*.csv")[0].etag, path.stat()
+    assert fetched("*.csv")[0].etag == before
+    path.write_text("b.csv")
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert (path.stat().st_size, path.stat().st_mtime_ns) == (stat.st_size, stat.st_mtime_ns)
+    assert fetched("*.csv")[0].etag != before
