@@ -64,8 +64,7 @@ def bronze(source: Source, record: Recorded) -> None:
             record.status = "unchanged"
             return
         _see_bytes(landings)
-        _load(source, landings)
-        _count(source, landings, record)
+        _note(source, landings, _load(source, landings), record)
 
 
 def _refuse_twins(source: Source) -> None:
@@ -147,13 +146,24 @@ def forget(source: Source) -> None:
         )
 
 
-def _load(source: Source, landings: list[Landing]) -> None:
-    """Commit the landings' rows. Of a file that broke off half-way only the refusal remains: all of it is refused."""
-    table, shas = table_of(source), slice_of([x.sha256 for x in landings])
-    lake.overwrite(table, _parsed(source, landings), slice_of=shas, together=False)
-    broken = lake.read(table).where(f"({shas}) AND _row = {WHOLE_FILE}").select(_SLICE).collect()
-    if broken:
-        lake.delete(table, f"({slice_of([r[0] for r in broken])}) AND _row <> {WHOLE_FILE}")
+def _load(source: Source, landings: list[Landing]) -> dict[str, Any]:
+    """Commit the landings' rows; returns what was loaded of each, counted from the committed rows themselves.
+
+    Of a file that broke off half-way only the refusal remains: all of it is refused.
+    """
+    table, shas = table_of(source), [x.sha256 for x in landings]
+    lake.overwrite(table, _parsed(source, landings), slice_of=slice_of(shas), together=False)
+    loaded = _counted(table, shas)
+    broken = [sha256 for sha256, row in loaded.items() if row["fault"]]
+    if not broken:
+        return loaded
+    lake.delete(table, f"({slice_of(broken)}) AND _row <> {WHOLE_FILE}")
+    return loaded | _counted(table, broken)
+
+
+def _counted(table: str, sha256s: list[str]) -> dict[str, Any]:
+    rows = lake.read(table).where(slice_of(sha256s)).groupBy("_landing_sha256").agg(*_count_columns()).collect()
+    return {row["_landing_sha256"]: row for row in rows}
 
 
 def _parsed(source: Source, landings: list[Landing]) -> DataFrame:
@@ -247,13 +257,8 @@ def _refusal(file: dict[str, str], form: Format, reason: str) -> pa.RecordBatch:
     )
 
 
-def _count(source: Source, landings: list[Landing], record: Recorded) -> None:
-    """Note what was loaded of each file, from the committed rows themselves."""
-    shas = slice_of([x.sha256 for x in landings])
-    loaded = {
-        row["_landing_sha256"]: row
-        for row in lake.read(table_of(source)).where(shas).groupBy("_landing_sha256").agg(*_count_columns()).collect()
-    }
+def _note(source: Source, landings: list[Landing], loaded: dict[str, Any], record: Recorded) -> None:
+    """Write down what was loaded of each file."""
     now = datetime.now(UTC)
     with transaction() as db:
         for landing in landings:

@@ -18,10 +18,12 @@ from jobs.registry import reading, transaction
 from jobs.registry.models import Check, Pointer, Run
 from jobs.rules import Rule, compile_rules
 from jobs.runs import Recorded, last_build
-from jobs.views import current_rows
+from jobs.views import current_rows, keeps_revisions
 
 if TYPE_CHECKING:
     from jobs.evaluate import Outcome
+
+Partitions = Sequence[lake.Partition]
 
 
 def check(table: str, logical_date: datetime, record: Recorded) -> None:
@@ -51,12 +53,13 @@ def check(table: str, logical_date: datetime, record: Recorded) -> None:
         )
     contract = load_contract(table)
     rules = compile_rules(contract)
-    scope = _scope(table, contract, rules, stands, head)
+    changed = _changed(table, contract, rules, stands, head)
     with explained(contract.file):
-        outcome = _evaluated(table, contract, head, scope, logical_date, record)
-        if scope and {f.rule_id for f in outcome.failed} & {r.id for r in rules if _needs_more(r)}:
-            scope = None
-            outcome = _evaluated(table, contract, head, scope, logical_date, record)
+        outcome = _evaluated(table, contract, head, changed, logical_date, record)
+        if changed is not None and {f.rule_id for f in outcome.failed} & {r.id for r in rules if _needs_more(r)}:
+            changed = None
+            outcome = _evaluated(table, contract, head, changed, logical_date, record)
+    scope = lake.predicate(changed) if changed is not None else None
     record.counts.rows_in = outcome.rows
     record.output_version = head
     _decide(table, contract, outcome, scope, built, stands, record)
@@ -73,25 +76,35 @@ def _was_cut_off(table: str, stands: Pointer) -> bool:
 
 
 def _evaluated(
-    table: str, contract: Contract, head: int, scope: str | None, logical_date: datetime, record: Recorded
+    table: str, contract: Contract, head: int, changed: Partitions | None, logical_date: datetime, record: Recorded
 ) -> Outcome:
     from jobs.evaluate import evaluate
 
     frame = current_rows(table, head)
+    scope = lake.predicate(changed) if changed is not None else None
     return evaluate(
         frame.where(scope) if scope else frame, contract, delta_version=head, scope=scope, logical_date=logical_date,
-        run_id=record.run_id,
+        run_id=record.run_id, rows=_rows(table, head, changed),
     )  # fmt: skip
 
 
-def _scope(table: str, contract: Contract, rules: Sequence[Rule], stands: Pointer | None, head: int) -> str | None:
-    """SQL for the partitions that changed, if what holds of them and held before holds of all; None for all rows."""
+def _rows(table: str, head: int, changed: Partitions | None) -> int | None:
+    """Number of rows to check, as the log tells it; it does not tell which of them are current."""
+    if keeps_revisions(table, head):
+        return None
+    return sum(f.rows for f in lake.files(table, head) if changed is None or f.partition in changed)
+
+
+def _changed(
+    table: str, contract: Contract, rules: Sequence[Rule], stands: Pointer | None, head: int
+) -> Partitions | None:
+    """The partitions that changed, if what holds of them and held before holds of all; None for all rows."""
     if stands is None or not contract.partitions or stands.contract_digest != contract.digest:
         return None
     local = all(r.predicate or _needs_more(r) or (r.kind == "unique" and r.columns == contract.key) for r in rules)
     if not local or not follow_key(contract):
         return None
-    return lake.predicate(lake.touched(table, stands.delta_version, head))
+    return lake.touched(table, stands.delta_version, head)
 
 
 def _needs_more(rule: Rule) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from functools import lru_cache
 from pathlib import Path
 
 from pydantic import Field, field_validator
@@ -71,4 +73,13 @@ class Settings(BaseSettings):
 
 def settings() -> Settings:
     """Read the settings from the environment as it is now."""
+    return _settings(tuple(map(os.environ.get, _VARIABLES)))
+
+
+# To read and check them takes a millisecond, and they are asked for a hundred times a step.
+@lru_cache(maxsize=16)
+def _settings(_values: tuple[str | None, ...]) -> Settings:
     return Settings()
+
+
+_VARIABLES = tuple(f"EXCHANGE_{name.upper()}" for name in Settings.model_fields)

@@ -21,7 +21,12 @@ if TYPE_CHECKING:
 def current_rows(table: str, version: int) -> DataFrame:
     """A version of a table as readers see it: of a table that keeps revisions, the newest of each row."""
     frame = lake.read(table, version)
-    return frame.where(CURRENT) if "_superseded_at" in frame.columns else frame
+    return frame.where(CURRENT) if keeps_revisions(table, version) else frame
+
+
+def keeps_revisions(table: str, version: int) -> bool:
+    """Whether a version of a table also holds rows that later ones superseded."""
+    return "_superseded_at" in lake.columns_at(table, version)
 
 
 def register(spark: SparkSession) -> None:
@@ -40,7 +45,7 @@ def register(spark: SparkSession) -> None:
 def _view(spark: SparkSession, name: str, table: str, version: int) -> None:
     layer, own = name.split(".", 1)
     attached = lake.attach(table)
-    revisions = "_superseded_at" in lake.columns_at(table, version)
+    revisions = keeps_revisions(table, version)
     where = f" WHERE {CURRENT}" if revisions else ""
     spark.sql(
         f"CREATE OR REPLACE VIEW {layer}.{quote(own)} AS SELECT * FROM {attached} VERSION AS OF {version}{where}"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
+from functools import cached_property
 from typing import Annotated, Any, Literal
 
 import rfc8785
@@ -176,7 +178,17 @@ class Manifest(_Part):
 
     def encode(self) -> bytes:
         """The manifest's one byte form (RFC 8785): equal manifests are equal bytes."""
+        return self._encoded
+
+    @cached_property
+    def _encoded(self) -> bytes:
         return canonical(self.document())
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Manifest:
+        """A copy, which may differ, and so has no encoding yet."""
+        copied = super().model_copy(update=update, deep=deep)
+        copied.__dict__.pop("_encoded", None)
+        return copied
 
 
 def canonical(document: Any) -> bytes:

@@ -132,7 +132,7 @@ POINTS = [
     ("bronze", "jobs.lake:overwrite", 1, False),
     ("bronze", "jobs.lake:overwrite", 1, True),
     ("bronze", "jobs.lake:delete", 1, True),
-    ("bronze", "jobs.bronze:_count", 1, True),
+    ("bronze", "jobs.bronze:_note", 1, True),
     ("silver", "jobs.silver:_quarantine", 1, True),
     ("silver", "jobs.silver:write", 1, True),
     ("silver", "jobs.runs:_end", 3, False),
