@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cache, cached_property, lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jobs.declarations import line_of, read_yaml
 from jobs.errors import DeclarationError
 from jobs.settings import settings
+
+if TYPE_CHECKING:
+    from jsonschema_rs import Validator
 
 CLASSES = ("general", "internal", "personal", "sensitive_personal", "important", "core")
 TYPES = (
@@ -143,28 +146,46 @@ def _load(table: str, file: Path, _mtime: int, _size: int) -> Contract:
 
 
 @cache
-def _validator() -> Any:
+def _standard() -> dict[str, Any]:
     from importlib.resources import files
 
-    from jsonschema.validators import validator_for
+    text = files("open_data_contract_standard").joinpath("schema.json").read_text(encoding="utf-8")
+    schema: dict[str, Any] = json.loads(text)
+    return schema
 
-    schema = json.loads(files("open_data_contract_standard").joinpath("schema.json").read_text(encoding="utf-8"))
-    return validator_for(schema)(schema)
+
+@cache
+def _judge() -> Validator:
+    from jsonschema_rs import validator_for
+
+    return validator_for(_standard())
 
 
 def _check_standard(document: dict[str, Any], file: Path) -> None:
-    from jsonschema import exceptions
+    """Refuse what breaks the standard: one library judges, two hundred times faster; the other words what is wrong."""
+    judged = json.loads(json.dumps(document, default=str))
+    if _judge().is_valid(judged):
+        return
+    what, path = _worst(judged)
+    raise mistake(
+        file, what[:300], path,
+        expected="a document of the Open Data Contract Standard 3", next_step="correct the field",
+    )  # fmt: skip
 
-    best_match: Callable[[Iterator[Any]], Any] = exceptions.best_match
-    error = best_match(_validator().iter_errors(json.loads(json.dumps(document, default=str))))
+
+def _worst(document: Any) -> tuple[str, tuple[str | int, ...]]:
+    """Message and place of the mistake that explains most, of those that a document has."""
+    from jsonschema import exceptions
+    from jsonschema.validators import validator_for
+
+    best_match: Callable[[Iterable[Any]], Any] = exceptions.best_match
+    schema = _standard()
+    error = best_match(validator_for(schema)(schema).iter_errors(document))
     if error:
-        raise mistake(
-            file,
-            error.message[:300],
-            tuple(error.absolute_path),
-            expected="a document of the Open Data Contract Standard 3",
-            next_step="correct the field",
-        )
+        return error.message, tuple(error.absolute_path)
+    # Only if the two libraries disagree.
+    first = next(_judge().iter_errors(document))
+    return first.message, tuple(first.instance_path)
 
 
 def _column(declared: dict[str, Any], location: tuple[str | int, ...], file: Path) -> Column:

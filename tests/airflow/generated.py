@@ -97,15 +97,14 @@ schema:
 """
 
 
-def declare(root: Path, count: int, *, contracts: bool = True) -> None:
+def declare(root: Path, count: int) -> None:
     """Declare ``count`` sources of the kind ``drop``, and as many products that each read the source of its number."""
     for i in range(count):
         _write(root / f"dags/sources/utility/source_{i}/source.yaml", _SOURCE, i)
         _write(root / f"dags/products/product_{i}/product.yaml", _PRODUCT, i)
         _write(root / f"dags/products/product_{i}/query.sql", _QUERY, i)
-        if contracts:
-            _write(root / f"expectations/silver/source_{i}.yaml", _SILVER, i)
-            _write(root / f"expectations/gold/product_{i}.yaml", _GOLD, i)
+        _write(root / f"expectations/silver/source_{i}.yaml", _SILVER, i)
+        _write(root / f"expectations/gold/product_{i}.yaml", _GOLD, i)
 
 
 def drop(home: Path, i: int, name: str, rows: list[tuple[str, str, str]]) -> None:

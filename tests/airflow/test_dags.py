@@ -105,10 +105,12 @@ def test_a_task_reads_only_its_own_dag(tmp_path: Path, read_dags: ReadDags, monk
 
 def test_six_hundred_declarations_are_read_in_seconds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from jobs.airflow.dags import ingest_dags, publish_dags
+    from jobs.airflow.mistakes import refuse_mistakes
 
-    generated.declare(tmp_path, 300, contracts=False)
+    generated.declare(tmp_path, 300)
     monkeypatch.setenv("EXCHANGE_CATALOGUE", str(tmp_path))
     began = time.process_time()
     assert len([*ingest_dags(), *publish_dags()]) == 600
+    refuse_mistakes()
     # The bench measures it; this only notices when it gets out of hand on a busy machine.
     assert time.process_time() - began < float(os.environ.get("EXCHANGE_PARSE_SECONDS", "6"))
