@@ -26,9 +26,11 @@ _CHUNK = 1 << 20
 _ADDRESS = re.compile(r"\b[a-z+]+://\S+|host='[^']*'|\b[\w.-]+:\d{2,5}\b", re.I)
 _NETWORK = re.compile(
     r"Retrying \(|NewConnectionError|ConnectionError|ConnectTimeout|ReadTimeout|timed out|ProxyError|SSLError"
-    r"|Could not fetch URL|HTTP error 5\d\d|5\d\d Server Error|Temporary failure in name resolution|IncompleteRead",
+    r"|HTTP error 5\d\d|5\d\d Server Error|Temporary failure in name resolution|IncompleteRead",
     re.I,
 )
+# An index that answers "not found" has no such package; any other answer says nothing about the package.
+_NO_ANSWER = re.compile(r"Could not fetch URL \S+: (?!404 )(.*?)(?: for url: .*)?(?: - skipping)?$", re.M)
 _VERSIONS = re.compile(r"\(from versions: ([^)]*)\)")
 
 
@@ -148,7 +150,9 @@ def _run_pip(connector: PackageConnector, folder: Path) -> None:
             "pip is not in this environment", where=sys.executable, next_step="install the project's dependencies again"
         )
     wanted = connector.package if connector.version == "latest" else f"{connector.package}=={connector.version}"
-    options = ["--no-deps", "--only-binary", ":all:", "--no-input", "--disable-pip-version-check", "--progress-bar=off"]
+    # pip says only at its most talkative that an index did not answer; it says else that there is no such package.
+    options = ["-vv", "--no-deps", "--only-binary", ":all:", "--no-input", "--progress-bar=off"]
+    options.append("--disable-pip-version-check")
     command = [sys.executable, "-m", "pip", "download", *options, "--dest", str(folder), wanted]
     try:
         # The name and version were checked against a pattern that allows no option and no address.
@@ -168,9 +172,11 @@ def _explained(connector: PackageConnector, wanted: str, output: str) -> Exchang
         return ExchangeError("the disk is full", where=wanted, next_step="free some space, then run the step again")
     said = [line.removeprefix("ERROR: ").strip() for line in output.splitlines() if line.startswith("ERROR")]
     detail = _ADDRESS.sub("the package index", "; ".join(said) or output.strip()[-300:])[:500]
-    if _NETWORK.search(output):
+    unanswered = _NO_ANSWER.search(output)
+    if unanswered or _NETWORK.search(output):
+        reason = _ADDRESS.sub("the package index", unanswered.group(1))[:200] if unanswered else detail
         return PublisherError(
-            f"the package index cannot be reached ({detail})", where=wanted, next_step="run the step again later"
+            f"the package index cannot be reached ({reason})", where=wanted, next_step="run the step again later"
         )
     versions = _VERSIONS.search(output)
     known = [] if versions is None else [name for name in versions.group(1).split(", ") if name and name != "none"]

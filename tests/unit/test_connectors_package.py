@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import tempfile
+import threading
 import zipfile
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -100,15 +102,48 @@ def test_a_damaged_wheel_is_refused(index: Path, tmp_path: Path) -> None:
         fetched(tmp_path, "rates", "rates/a.csv")
 
 
-def test_an_index_out_of_reach_is_the_publishers_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("EXCHANGE_HOME", str(tmp_path / "home"))
-    monkeypatch.setenv("PIP_INDEX_URL", "http://user:hidden@127.0.0.1:9/simple")
-    monkeypatch.setenv("PIP_RETRIES", "1")
-    monkeypatch.delenv("PIP_FIND_LINKS", raising=False)
+@pytest.mark.parametrize("retries", ["0", "1"])
+def test_an_index_out_of_reach_is_the_publishers_fault(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, retries: str
+) -> None:
+    ask(tmp_path, monkeypatch, "http://user:hidden@127.0.0.1:9/simple", retries)
     with pytest.raises(PublisherError, match="cannot be reached") as told:
         fetched(tmp_path, "rates", "a.csv")
     assert "127.0.0.1" not in str(told.value)
     assert "hidden" not in str(told.value)
+
+
+@pytest.mark.parametrize(
+    ("answer", "fault"), [(502, PublisherError), (503, PublisherError), (403, PublisherError), (404, NotFound)]
+)
+def test_an_index_that_answers_otherwise_than_not_found_is_asked_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: int, fault: type[ExchangeError]
+) -> None:
+    class Index(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_error(answer)
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Index) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        ask(tmp_path, monkeypatch, f"http://user:hidden@127.0.0.1:{server.server_port}/simple", "0")
+        with pytest.raises(fault) as told:
+            fetched(tmp_path, "rates", "a.csv")
+        server.shutdown()
+    assert type(told.value) is fault
+    assert "127.0.0.1" not in str(told.value)
+    assert "hidden" not in str(told.value)
+
+
+def ask(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, index: str, retries: str) -> None:
+    """Let pip ask this index alone, with so many tries after the first."""
+    monkeypatch.setenv("EXCHANGE_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("PIP_INDEX_URL", index)
+    monkeypatch.setenv("PIP_RETRIES", retries)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.delenv("PIP_FIND_LINKS", raising=False)
 
 
 @pytest.mark.parametrize("package", ["--index-url=http://x", "a b", "../a", "http://x/a.whl", "", "a@b"])
