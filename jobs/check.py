@@ -33,18 +33,21 @@ def check(table: str, logical_date: datetime, record: Recorded) -> None:
     all its rules can be decided partition by partition.
 
     Raises:
-        ExpectationsFailed: a rule of severity error failed; the message names each with an example.
+        ExpectationsFailed: a rule of severity error failed; the message names each with an example. Also, where nothing
+            was built since, if one failed last time: asking again must not look like passing.
         ExchangeError: the newest version was made by no recorded build.
     """
     stands = pointer(table)
     head = lake.version(table)
     if head is None or (stands and stands.head_version == head):
+        _refuse_failed(table, stands)
         record.status = "succeeded" if stands and _was_cut_off(table, stands) else "unchanged"
         record.output_version = stands.delta_version if stands else None
         return
     built = last_build(table, head)
     if built is None:
         if stands is None and not lake.rows(table):
+            _refuse_failed(table, stands)
             record.status = "unchanged"
             return
         raise ExchangeError(
@@ -63,6 +66,22 @@ def check(table: str, logical_date: datetime, record: Recorded) -> None:
     record.counts.rows_in = outcome.rows
     record.output_version = head
     _decide(table, contract, outcome, scope, built, stands, record)
+
+
+def _refuse_failed(table: str, stands: Pointer | None) -> None:
+    with reading() as db:
+        last = db.scalars(select(Check).where(Check.table_name == table).order_by(Check.id.desc()).limit(1)).first()
+        if last is None or last.passed:
+            return
+        built_since = db.scalars(
+            select(Run.id)
+            .where(Run.table_name == table, Run.step.in_(("silver", "gold")), Run.started_at > last.checked_at)
+            .where(Run.status.in_(("succeeded", "unchanged")))
+            .limit(1)
+        ).first()
+    if built_since is None:
+        errors = [told for told in (last.scope or {}).get("failed") or [] if " (error: " in told]
+        raise _failure(table, errors, stands, f"nothing was built since version {last.delta_version} failed")
 
 
 def _was_cut_off(table: str, stands: Pointer) -> bool:
@@ -139,7 +158,7 @@ def _decide(
     with transaction() as db:
         db.add(row)
     take_back(table, stands)
-    raise _failure(table, outcome, stands)
+    raise _failure(table, [_shown(f) for f in outcome.failed if f.severity == "error"], stands)
 
 
 def _shown(failed: Any) -> str:
@@ -148,11 +167,11 @@ def _shown(failed: Any) -> str:
     return f"{failed.rule_id} ({failed.severity}: {failed.description}): {count}{example}"
 
 
-def _failure(table: str, outcome: Outcome, stands: Pointer | None) -> ExpectationsFailed:
-    errors = [_shown(f) for f in outcome.failed if f.severity == "error"]
+def _failure(table: str, errors: list[str], stands: Pointer | None, since: str = "") -> ExpectationsFailed:
     kept = f"version {stands.delta_version} stays the checked one" if stands else "the table has no checked version"
+    told = f"{len(errors)} expectation{'s' if len(errors) != 1 else ''} failed: " + "; ".join(errors)
     return ExpectationsFailed(
-        f"{len(errors)} expectation{'s' if len(errors) != 1 else ''} failed: " + "; ".join(errors),
+        f"{since}: {told}" if since else told,
         where=table,
         next_step=f"{kept}; see `exchange quality {table}`, then correct the source or the contract and run again",
     )
