@@ -48,6 +48,7 @@ class Exchange:
 
     home: Path
     catalogue: Path
+    variables: dict[str, str] = field(default_factory=dict)
     _started: list[subprocess.Popen[str]] = field(default_factory=list)
 
     def start(self, command: str = "run") -> subprocess.Popen[str]:
@@ -66,7 +67,8 @@ class Exchange:
         return started.returncode, said
 
     def environment(self) -> dict[str, str]:
-        return dict(os.environ) | {"EXCHANGE_HOME": str(self.home), "EXCHANGE_CATALOGUE": str(self.catalogue)}
+        places = {"EXCHANGE_HOME": str(self.home), "EXCHANGE_CATALOGUE": str(self.catalogue)}
+        return dict(os.environ) | places | self.variables
 
     def tables(self) -> dict[str, int]:
         """The checked version of each table."""

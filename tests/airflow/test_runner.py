@@ -5,12 +5,8 @@ from __future__ import annotations
 import json
 import re
 import signal
-import socket
-import subprocess
-from pathlib import Path
 
 import generated
-import httpx
 import psutil
 import pytest
 from conftest import Exchange, wait_until
@@ -124,53 +120,6 @@ def test_an_empty_catalogue_is_explained(exchange: Exchange) -> None:
     assert "exchange source new" in said
 
 
-@pytest.fixture
-def share_port(monkeypatch: pytest.MonkeyPatch) -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = int(probe.getsockname()[1])
-    monkeypatch.setenv("EXCHANGE_SHARE_PORT", str(port))
-    return port
-
-
-def test_up_stays_and_clearing_or_backfilling_changes_nothing(exchange: Exchange, share_port: int) -> None:
-    generated.declare(exchange.catalogue, 1)
-    generated.drop(exchange.home, 0, "january.csv", GOOD)
-    started = exchange.start("up")
-    said = said_until(started, "Ctrl-C stops everything")
-    address = re.search(r"Airflow +(http://127\.0\.0\.1:\d+)", said)
-    assert address, said
-    assert "passwords.json" in said
-    wait_until(lambda: is_listening(share_port))
-    assert {ip for ip, _ in listening(started)} == {"127.0.0.1"}
-
-    before = exchange.tables()
-    assert before.keys() == {"silver.source_0", "gold.product_0"}
-    airflow = log_in(address[1], exchange.home)
-    (first,) = airflow.get("/api/v2/dags/ingest_utility_source_0/dagRuns").json()["dag_runs"]
-    cleared = airflow.post(
-        "/api/v2/dags/ingest_utility_source_0/clearTaskInstances",
-        json={"dag_run_id": first["dag_run_id"], "task_ids": ["land"], "include_downstream": True,
-              "only_failed": False, "dry_run": False},
-    )  # fmt: skip
-    assert cleared.is_success, cleared.text
-    wait_until(lambda: states(airflow, "ingest_utility_source_0") == {first["dag_run_id"]: "success"})
-    backfilled = airflow.post(
-        "/api/v2/backfills",
-        json={"dag_id": "ingest_utility_source_0", "from_date": "2026-01-05T00:00:00Z",
-              "to_date": "2026-01-07T00:00:00Z", "run_backwards": False, "dag_run_conf": {},
-              "reprocess_behavior": "none", "max_active_runs": 1},
-    )  # fmt: skip
-    assert backfilled.is_success, backfilled.text
-    wait_until(lambda: backfills(airflow, "ingest_utility_source_0") == ["success"] * 2)
-    assert exchange.tables() == before
-
-    started.send_signal(signal.SIGINT)
-    rest, _ = started.communicate(timeout=60)
-    assert started.returncode == 0, rest
-    assert exchange.left_running() == []
-
-
 def test_secrets_are_their_owners_and_appear_nowhere_else(exchange: Exchange) -> None:
     generated.declare(exchange.catalogue, 1)
     started = exchange.start()
@@ -187,44 +136,3 @@ def test_secrets_are_their_owners_and_appear_nowhere_else(exchange: Exchange) ->
     others = [file for file in exchange.home.rglob("*") if file.is_file() and file not in keys]
     texts = [said, *commands, *(file.read_text(encoding="utf-8", errors="replace") for file in others)]
     assert not [name for name, secret in secrets.items() if any(secret in text for text in texts)]
-
-
-def said_until(started: subprocess.Popen[str], words: str) -> str:
-    assert started.stdout is not None
-    said = ""
-    while words not in said:
-        line = started.stdout.readline()
-        assert line, said
-        said += line
-    return said
-
-
-def is_listening(port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
-
-
-def listening(started: subprocess.Popen[str]) -> list[tuple[str, int]]:
-    return [
-        connection.laddr
-        for process in psutil.Process(started.pid).children(recursive=True)
-        for connection in process.net_connections(kind="tcp")
-        if connection.status == psutil.CONN_LISTEN
-    ]
-
-
-def log_in(address: str, home: Path) -> httpx.Client:
-    password = json.loads((home / "airflow" / "passwords.json").read_text(encoding="utf-8"))["admin"]
-    client = httpx.Client(base_url=address, trust_env=False, timeout=30)
-    token = client.post("/auth/token", json={"username": "admin", "password": password}).json()["access_token"]
-    client.headers["Authorization"] = f"Bearer {token}"
-    return client
-
-
-def states(airflow: httpx.Client, dag_id: str) -> dict[str, str]:
-    runs = airflow.get(f"/api/v2/dags/{dag_id}/dagRuns").json()["dag_runs"]
-    return {run["dag_run_id"]: run["state"] for run in runs}
-
-
-def backfills(airflow: httpx.Client, dag_id: str) -> list[str]:
-    return [state for run_id, state in states(airflow, dag_id).items() if run_id.startswith("backfill__")]

@@ -1,0 +1,332 @@
+"""One Airflow that stays, as `exchange up` starts it: clearing, backfills, late runs and failures, and the tables."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import signal
+import socket
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
+from datetime import datetime
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import delta_sharing
+import generated
+import httpx
+import psutil
+import pytest
+import wire
+from conftest import CHECKOUT, Exchange, wait_until
+from deltalake import DeltaTable
+
+# Nobody listens there: a package index that is away.
+NO_INDEX = {"PIP_INDEX_URL": "http://127.0.0.1:9/", "PIP_RETRIES": "0", "PIP_TIMEOUT": "1", "PIP_FIND_LINKS": ""}
+JANUARY = [("2026-01-01", "north", "1.5"), ("2026-01-02", "north", "2.5"), ("2026-01-01", "south", "4")]
+# What the publisher said on three days; each corrects the one before and adds to it.
+DAYS = {
+    "2026-01-05": [("2026-01-01", "north", "1"), ("2026-01-01", "south", "4")],
+    "2026-01-06": [("2026-01-01", "north", "2"), ("2026-01-02", "north", "5")],
+    "2026-01-07": [("2026-01-01", "north", "3"), ("2026-01-02", "south", "6"), ("2026-01-02", "north", "5.5")],
+}
+SETTLED, IN_ORDER, LATE, BACKFILLED, AWAY, FAILING = range(6)
+
+pytestmark = [pytest.mark.airflow, pytest.mark.timeout(400)]
+
+
+@dataclass
+class Running:
+    """A catalogue that Airflow keeps, and its REST interface."""
+
+    exchange: Exchange
+    said: str
+    airflow: httpx.Client
+    _numbers: Iterator[int]
+
+    def trigger(self, *runs: tuple[int, str]) -> list[str]:
+        """Run sources, each for a day, at the same time, and wait for the end of all; the runs' ids."""
+        run_ids = [f"by_hand_{next(self._numbers)}" for _ in runs]
+        for (i, day), run_id in zip(runs, run_ids, strict=True):
+            body = {"dag_run_id": run_id, "logical_date": f"{day}T00:00:00Z"}
+            self.post(f"/api/v2/dags/{ingest(i)}/dagRuns", body)
+        for (i, _), run_id in zip(runs, run_ids, strict=True):
+            wait_until(lambda i=i, run_id=run_id: self.states(ingest(i))[run_id] in ("success", "failed"))
+        return run_ids
+
+    def clear(self, dag_id: str, run_id: str, **what: Any) -> None:
+        """Clear tasks of a run, and wait until they have ended again."""
+        before = self.run(dag_id, run_id)["end_date"]
+        body = {"dag_run_id": run_id, "only_failed": False, "dry_run": False, **what}
+        self.post(f"/api/v2/dags/{dag_id}/clearTaskInstances", body)
+        wait_until(lambda: (self.run(dag_id, run_id)["end_date"] or before) != before)
+
+    def post(self, path: str, body: dict[str, Any]) -> None:
+        answer = self.airflow.post(path, json=body)
+        assert answer.is_success, answer.text
+
+    def run(self, dag_id: str, run_id: str) -> dict[str, Any]:
+        found: dict[str, Any] = self.airflow.get(f"/api/v2/dags/{dag_id}/dagRuns/{run_id}").json()
+        return found
+
+    def states(self, dag_id: str) -> dict[str, str]:
+        """State of each run of a DAG."""
+        runs = self.airflow.get(f"/api/v2/dags/{dag_id}/dagRuns").json()["dag_runs"]
+        return {run["dag_run_id"]: run["state"] for run in runs}
+
+    def tasks(self, dag_id: str, run_id: str) -> dict[str, tuple[str, int]]:
+        """State and number of tries of each task of a run."""
+        found = self.airflow.get(f"/api/v2/dags/{dag_id}/dagRuns/{run_id}/taskInstances").json()["task_instances"]
+        return {task["task_id"]: (task["state"], task["try_number"]) for task in found}
+
+    def tries(self, dag_id: str, run_id: str, task: str) -> list[dict[str, Any]]:
+        path = f"/api/v2/dags/{dag_id}/dagRuns/{run_id}/taskInstances/{task}/tries"
+        found: list[dict[str, Any]] = self.airflow.get(path).json()["task_instances"]
+        return found
+
+    def log(self, dag_id: str, run_id: str, task: str) -> str:
+        """What a person finds in the log of a task's first try."""
+        path = f"/api/v2/dags/{dag_id}/dagRuns/{run_id}/taskInstances/{task}/logs/1"
+        return self.airflow.get(path, headers={"Accept": "application/json"}).text
+
+    def standing(self) -> tuple[dict[str, int], int]:
+        """The checked version of each table, and how many releases there are."""
+        with closing(sqlite3.connect(self.exchange.home / "registry.db")) as registry:
+            return self.exchange.tables(), registry.execute("select count(*) from releases").fetchone()[0]
+
+    def rows(self, i: int, *columns: str) -> list[tuple[Any, ...]]:
+        """Columns of a source's checked version, sorted; unless named, all but the run that wrote a row."""
+        table = f"silver.source_{i}"
+        log = DeltaTable(self.exchange.home / "lake" / table.replace(".", "/"), self.exchange.tables()[table])
+        found = log.to_pyarrow_table().to_pylist()
+        return sorted((tuple(r[n] for n in columns or sorted(r.keys() - {"_run_id"})) for r in found), key=str)
+
+    def current(self, i: int) -> list[tuple[Any, ...]]:
+        """The newest state of each row of a source that keeps revisions."""
+        names = ("read_on", "area_code", "amount_kwh", "_superseded_at")
+        return [row[:-1] for row in self.rows(i, *names) if row[-1] is None]
+
+
+def ingest(i: int) -> str:
+    return f"ingest_utility_source_{i}"
+
+
+@pytest.fixture(scope="module")
+def strays() -> Iterator[list[str] | str]:
+    """All of this module happens in a network without a way out: what was sent out nevertheless, or why it does not."""
+    with ExitStack() as stack:
+        try:
+            found: list[str] | str = stack.enter_context(wire.no_way_out())
+        except wire.CannotSeparate as error:
+            found = str(error)
+        yield found
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory, strays: object) -> Iterator[Running]:
+    """`exchange up` after its first round, in which only the settled source has files and one index is away."""
+    del strays
+    root = tmp_path_factory.mktemp("up")
+    exchange = Exchange(root / "home", root / "catalogue", NO_INDEX | {"EXCHANGE_SHARE_PORT": str(free_port())})
+    declare(exchange.catalogue)
+    generated.drop(exchange.home, SETTLED, "january.csv", JANUARY)
+    started = exchange.start("up")
+    try:
+        said = said_until(started, "Ctrl-C stops everything")
+        address = re.search(r"Airflow +(http://127\.0\.0\.1:\d+)", said)
+        assert address, said
+        yield Running(exchange, said, log_in(address[1], exchange.home), count())
+        assert {ip for ip, _ in listening(started)} == {"127.0.0.1"}
+        started.send_signal(signal.SIGINT)
+        rest, _ = started.communicate(timeout=60)
+        assert started.returncode == 0, rest
+        assert exchange.left_running() == []
+    finally:
+        exchange.end()
+
+
+def declare(catalogue: Path) -> None:
+    generated.declare(catalogue, 6)
+    sources = [catalogue / f"dags/sources/utility/source_{i}/source.yaml" for i in range(6)]
+    for i in (IN_ORDER, LATE, BACKFILLED):
+        change(sources[i], "mode: merge", "mode: revisions")
+    index = 'type: package, package: nothing, version: "1.0", files: ["nothing/*.csv"]'
+    change(sources[AWAY], 'type: drop, files: ["*.csv"]', index)
+    for i in (LATE, BACKFILLED, AWAY):
+        shutil.rmtree(catalogue / f"dags/products/product_{i}")
+    query = catalogue / f"dags/products/product_{IN_ORDER}/query.sql"
+    both = "(SELECT * FROM silver.source_1 UNION ALL SELECT * FROM silver.source_2) AS joined"
+    change(query, "FROM silver.source_1", f"FROM {both}")
+
+
+def change(file: Path, old: str, new: str) -> None:
+    text = file.read_text(encoding="utf-8")
+    assert old in text
+    file.write_text(text.replace(old, new), encoding="utf-8")
+
+
+def test_up_says_where_everything_is_and_how_to_log_in(running: Running) -> None:
+    assert re.search(r"product_0 +│ 1\.0\.0 ", running.said), running.said
+    assert "passwords.json" in running.said
+    sharing = re.search(r"Delta Sharing +http://127\.0\.0\.1:(\d+)", running.said)
+    assert sharing, running.said
+    wait_until(lambda: is_listening(int(sharing[1])))
+
+
+def test_clearing_a_run_of_a_source_or_a_product_changes_nothing(running: Running) -> None:
+    before = running.standing()
+    assert before == ({"silver.source_0": before[0]["silver.source_0"], "gold.product_0": 1}, 1)
+    for dag_id in (ingest(SETTLED), "publish_product_0"):
+        ((run_id, state),) = running.states(dag_id).items()
+        assert state == "success"
+        running.clear(dag_id, run_id)
+        assert running.states(dag_id) == {run_id: "success"}
+    assert running.standing() == before
+
+
+def test_days_in_order_late_twice_or_backfilled_come_to_the_same(running: Running) -> None:
+    first, second, third = DAYS
+    for day in DAYS:
+        generated.drop(running.exchange.home, BACKFILLED, f"{day}.csv", DAYS[day])
+    backfill = {"from_date": f"{first}T00:00:00Z", "to_date": f"{third}T23:00:00Z", "max_active_runs": 1}
+    running.post("/api/v2/backfills", {"dag_id": ingest(BACKFILLED), "dag_run_conf": {}, **backfill})
+
+    bring_in(running, (IN_ORDER, first))
+    bring_in(running, (IN_ORDER, second))
+    assert running.states("publish_product_1") == {}, "only one of the two tables that it reads has moved"
+    bring_in(running, (IN_ORDER, third), (LATE, third))
+    bring_in(running, (LATE, first))
+    (run_id,) = bring_in(running, (LATE, second))
+    wait_until(lambda: [*running.states("publish_product_1").values()] == ["success"])
+    before = running.standing()
+    running.clear(ingest(LATE), run_id)
+    assert running.standing() == before
+    assert running.rows(LATE) == running.rows(IN_ORDER)
+
+    wait_until(lambda: backfilled(running) == ["success"] * 3)
+    latest = {row[:2]: row for day in DAYS for row in DAYS[day]}
+    expected = sorted((datetime.fromisoformat(d).date(), area, float(kwh)) for d, area, kwh in latest.values())
+    assert running.current(BACKFILLED) == running.current(IN_ORDER) == expected
+    assert len(running.states("publish_product_1")) == 1
+
+
+def bring_in(running: Running, *runs: tuple[int, str]) -> list[str]:
+    """Let the publishers of some sources say what they say on some days, and run the sources for those days."""
+    for i, day in runs:
+        generated.drop(running.exchange.home, i, f"{day}.csv", DAYS[day])
+    return running.trigger(*runs)
+
+
+def backfilled(running: Running) -> list[str]:
+    states = running.states(ingest(BACKFILLED))
+    return [state for run_id, state in states.items() if run_id.startswith("backfill__")]
+
+
+def test_a_failed_expectation_fails_its_task_at_once_and_stops_what_follows(running: Running) -> None:
+    generated.drop(running.exchange.home, FAILING, "january.csv", JANUARY)
+    running.trigger((FAILING, "2026-02-01"))
+    wait_until(lambda: [*running.states("publish_product_5").values()] == ["success"])
+    before = running.standing()
+
+    bad = [("2026-02-01", "north", "-7"), ("2026-02-02", "west", "-8")]
+    generated.drop(running.exchange.home, FAILING, "february.csv", bad)
+    (run_id,) = running.trigger((FAILING, "2026-02-02"))
+    assert running.tasks(ingest(FAILING), run_id) == {
+        "land": ("success", 1),
+        "load": ("success", 1),
+        "check": ("failed", 1),
+    }
+    said = running.log(ingest(FAILING), run_id, "check")
+    assert "amounts_positive (error: no amount is below zero): found 2, such as" in said
+    assert "north" in said or "west" in said
+
+    # Asked again without a new build it must not turn green.
+    running.clear(ingest(FAILING), run_id, task_ids=["check"])
+    assert running.tasks(ingest(FAILING), run_id)["check"] == ("failed", 2)
+    assert running.run(ingest(FAILING), run_id)["state"] == "failed"
+    assert running.standing() == before
+    assert len(running.states("publish_product_5")) == 1
+
+
+def test_a_publisher_that_is_away_is_tried_again_later_and_later(running: Running) -> None:
+    ((run_id, state),) = running.states(ingest(AWAY)).items()
+    assert state == "failed"
+    assert running.tasks(ingest(AWAY), run_id)["land"] == ("failed", 2)
+    assert {running.tasks(ingest(AWAY), run_id)[task][0] for task in ("load", "check")} == {"upstream_failed"}
+    tried = [{name: datetime.fromisoformat(t[name]) for name in ("start_date", "end_date")}
+             for t in running.tries(ingest(AWAY), run_id, "land")]  # fmt: skip
+    assert (tried[1]["start_date"] - tried[0]["end_date"]).total_seconds() >= 9
+
+    # Nobody waits for a run that a schedule started.
+    running.post(
+        f"/api/v2/dags/{ingest(AWAY)}/dagRuns", {"dag_run_id": "later", "logical_date": "2026-03-01T00:00:00Z"}
+    )
+    wait_until(lambda: running.tasks(ingest(AWAY), "later").get("land") == ("up_for_retry", 1))
+    running.airflow.patch(f"/api/v2/dags/{ingest(AWAY)}/dagRuns/later", json={"state": "failed"})
+
+
+def test_nothing_is_sent_to_anybody(running: Running, strays: list[str] | str) -> None:
+    if isinstance(strays, str):
+        pytest.skip(f"whether anything phones home was NOT tested, for want of a network of its own: {strays}")
+    place = running.exchange.home / "place.share"
+    call(running, "grant", "product_0", "--to", "Buyer", "--days", "1", "--out", str(place))
+    assert len(delta_sharing.load_as_pandas(f"{place}#exchange.products.product_0")) == 2
+    call(running, "docs")
+    assert strays == []
+
+    with pytest.raises(OSError, match="name resolution"):
+        socket.getaddrinfo("telemetry.example.org", 443)
+    wait_until(lambda: any("port 53" in note and "telemetry.example.org" in note for note in strays), 5)
+
+
+def call(running: Running, *words: str) -> None:
+    """A command of the exchange's, by the side of what runs."""
+    command = [sys.executable, "-m", "jobs.cli", *words]
+    done = subprocess.run(
+        command, cwd=CHECKOUT, env=running.exchange.environment(), capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def said_until(started: subprocess.Popen[str], words: str) -> str:
+    assert started.stdout is not None
+    said = ""
+    while words not in said:
+        line = started.stdout.readline()
+        assert line, said
+        said += line
+    return said
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def is_listening(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def listening(started: subprocess.Popen[str]) -> list[tuple[str, int]]:
+    return [
+        connection.laddr
+        for process in psutil.Process(started.pid).children(recursive=True)
+        for connection in process.net_connections(kind="tcp")
+        if connection.status == psutil.CONN_LISTEN
+    ]
+
+
+def log_in(address: str, home: Path) -> httpx.Client:
+    password = json.loads((home / "airflow" / "passwords.json").read_text(encoding="utf-8"))["admin"]
+    client = httpx.Client(base_url=address, trust_env=False, timeout=30)
+    token = client.post("/auth/token", json={"username": "admin", "password": password}).json()["access_token"]
+    client.headers["Authorization"] = f"Bearer {token}"
+    return client
