@@ -6,7 +6,10 @@ UV ?= $(or $(shell command -v uv),.exchange/tools/bin/uv)
 ROWS ?= 2000000
 
 # Bytecode is compiled once at installation: the first start would pay for it otherwise, in every process.
-SYNC = UV_COMPILE_BYTECODE=1 UV_PYTHON_DOWNLOADS=never $(UV) sync --frozen --inexact --quiet --python $(PYTHON)
+# The interpreter itself is named, not what stands for it on the path: given a pyenv shim, uv finds that the environment
+# is another Python's and makes it anew, each time.
+INTERPRETER = $$($(PYTHON) -c 'import sys; print(sys.executable)')
+SYNC = UV_COMPILE_BYTECODE=1 UV_PYTHON_DOWNLOADS=never $(UV) sync --frozen --inexact --quiet --python "$(INTERPRETER)"
 INSTALLED := uv.lock pyproject.toml
 
 .DEFAULT_GOAL := help
