@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import FrameType
@@ -28,7 +28,8 @@ from jobs.errors import Busy, ExchangeError
 from jobs.settings import settings
 from jobs.share import PREFIX
 
-_Handler = signal.Handlers | Callable[[int, FrameType | None], NoReturn]
+_Handler = signal.Handlers | Callable[[int, FrameType | None], None]
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 FAILED = 1
 INTERRUPTED = 130
 
@@ -104,7 +105,6 @@ def _one_round(console: Console, services: Services, manner: Manner) -> int:
 
 
 def _stay(console: Console, services: Services) -> int:
-    _one_round(console, services, _PATIENT)
     here = settings()
     if not is_free(here.share_port):
         # Another port would do for the server, but not for the profiles that buyers already have.
@@ -113,6 +113,7 @@ def _stay(console: Console, services: Services) -> int:
             where="EXCHANGE_SHARE_PORT",
             next_step="stop what uses it, or name another port there",
         )
+    _one_round(console, services, _PATIENT)
     services.start("sharing-server", [sys.executable, "-m", "jobs.cli", "serve"], {})
     # On a terminal the password is seen by whoever started this; anywhere else it might be kept in a log.
     secret = services.secrets.password if console.is_terminal else f"the one in {password_file(services.home)}"
@@ -162,24 +163,32 @@ def _only_runner() -> Iterator[None]:
 
 @contextmanager
 def _ended_by_signals() -> Iterator[None]:
-    """Let a closed terminal and a plain kill end the block as Ctrl-C does."""
+    """Let a closed terminal and a plain kill end the block as Ctrl-C does; what was to be ignored still is (nohup)."""
 
     def interrupt(_number: int, _frame: FrameType | None) -> NoReturn:
+        # make passes on what the terminal has sent already: a second one must not disturb the stopping.
+        for number in heard:
+            signal.signal(number, _unheard)
         raise KeyboardInterrupt
 
-    with _handlers({signal.SIGTERM: interrupt, signal.SIGHUP: interrupt}):
+    heard = [number for number in _SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+    with _handlers(dict.fromkeys(heard, interrupt)):
         yield
 
 
 @contextmanager
 def _undisturbed() -> Iterator[None]:
     """Let no second Ctrl-C leave half of the services behind."""
-    with _handlers(dict.fromkeys((signal.SIGINT, signal.SIGTERM, signal.SIGHUP), signal.SIG_IGN)):
+    with _handlers(dict.fromkeys(_SIGNALS, _unheard)):
         yield
 
 
+def _unheard(_number: int, _frame: FrameType | None) -> None:
+    """Do nothing; Python complains of a signal that arrives while it is being set to be ignored."""
+
+
 @contextmanager
-def _handlers(wanted: dict[signal.Signals, _Handler]) -> Iterator[None]:
+def _handlers(wanted: Mapping[signal.Signals, _Handler]) -> Iterator[None]:
     before = {number: signal.signal(number, handler) for number, handler in wanted.items()}
     try:
         yield

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import signal
+import socket
 
 import generated
 import psutil
@@ -90,6 +91,8 @@ def test_an_interrupted_run_stops_everything(exchange: Exchange, number: signal.
     started = exchange.start()
     wait_until(lambda: len(exchange.left_running()) >= 3)
     started.send_signal(number)
+    # What make does on the way, a moment after the terminal.
+    started.send_signal(signal.SIGTERM)
     said, _ = started.communicate(timeout=60)
     assert started.returncode == 130, said
     assert "Traceback" not in said
@@ -118,6 +121,17 @@ def test_an_empty_catalogue_is_explained(exchange: Exchange) -> None:
     assert code == 1
     assert "no source is declared" in said
     assert "exchange source new" in said
+
+
+def test_up_does_not_begin_where_the_port_of_the_sharing_server_is_taken(exchange: Exchange) -> None:
+    generated.declare(exchange.catalogue, 1)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        exchange.variables["EXCHANGE_SHARE_PORT"] = str(port)
+        said, _ = exchange.start("up").communicate(timeout=60)
+    assert f"port {port} of the sharing server is in use" in said
+    assert "EXCHANGE_SHARE_PORT" in said
+    assert "starting Airflow" not in said
 
 
 def test_secrets_are_their_owners_and_appear_nowhere_else(exchange: Exchange) -> None:
