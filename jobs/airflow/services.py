@@ -33,6 +33,11 @@ _COMMANDS = {
     "dag-processor": ("dag-processor",),
     "api-server": ("api-server",),
 }
+# The versions of now send nothing home by themselves; this also keeps those to come from beginning to.
+_SILENT = {
+    "GX_ANALYTICS_ENABLED": "false", "SCARF_ANALYTICS": "false", "SCARF_NO_ANALYTICS": "true", "DO_NOT_TRACK": "1",
+    "AIRFLOW__USAGE_DATA_COLLECTION__ENABLED": "false",
+}  # fmt: skip
 # All state is in databases that survive a kill at any instant: there is little to be graceful about.
 _STOP_SECONDS = 1.0
 _LOG_BYTES = 5_000_000
@@ -84,7 +89,7 @@ class Services:
         with self._log(name) as log:
             self._running[name] = subprocess.Popen(  # noqa: S603 - our own interpreter and fixed words
                 command,
-                env=dict(os.environ) | dict(environment) | {MARK: str(settings().home)},
+                env=dict(os.environ) | dict(environment) | _SILENT | {MARK: str(settings().home)},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -139,10 +144,6 @@ class Services:
             "AIRFLOW__API__SECRET_KEY": self.secrets.session_key,
             # A process that renames itself would otherwise overwrite the environment by which it is found again.
             "SPT_NOENV": "1",
-            "GX_ANALYTICS_ENABLED": "false",
-            "SCARF_ANALYTICS": "false",
-            "SCARF_NO_ANALYTICS": "true",
-            "DO_NOT_TRACK": "1",
         }
 
     def _migrate(self, environment: dict[str, str]) -> None:
@@ -154,7 +155,7 @@ class Services:
             command = [sys.executable, "-m", "airflow", "db", "migrate"]
             ended = subprocess.run(  # noqa: S603 - our own interpreter and fixed words
                 command,
-                env=dict(os.environ) | environment,
+                env=dict(os.environ) | environment | _SILENT,
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 cwd=CHECKOUT,

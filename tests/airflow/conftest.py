@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -75,15 +75,19 @@ class Exchange:
         with closing(sqlite3.connect(self.home / "registry.db")) as registry:
             return dict(registry.execute("select table_name, delta_version from pointers").fetchall())
 
+    def services(self) -> Iterator[psutil.Process]:
+        """All processes that services of this home started."""
+        for process in psutil.process_iter():
+            with suppress(psutil.Error):
+                if process.environ().get("EXCHANGE_SERVICES_OF") == str(self.home):
+                    yield process
+
     def left_running(self) -> list[str]:
         """Command lines of processes that services of this home left behind."""
         found = []
-        for process in psutil.process_iter():
-            try:
-                if process.environ().get("EXCHANGE_SERVICES_OF") == str(self.home):
-                    found.append(" ".join(process.cmdline()))
-            except psutil.Error:
-                continue
+        for process in self.services():
+            with suppress(psutil.Error):
+                found.append(" ".join(process.cmdline()))
         return found
 
     def end(self) -> None:
@@ -91,12 +95,9 @@ class Exchange:
             if started.poll() is None:
                 started.kill()
                 started.wait()
-        for process in psutil.process_iter():
-            try:
-                if process.environ().get("EXCHANGE_SERVICES_OF") == str(self.home):
-                    process.kill()
-            except psutil.Error:
-                continue
+        for process in self.services():
+            with suppress(psutil.Error):
+                process.kill()
 
 
 @pytest.fixture

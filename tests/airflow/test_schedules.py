@@ -279,6 +279,10 @@ def test_nothing_is_sent_to_anybody(running: Running, strays: list[str] | str) -
     assert len(delta_sharing.load_as_pandas(f"{place}#exchange.products.product_0")) == 2
     call(running, "docs")
     assert strays == []
+    told = [process.environ() for process in running.exchange.services()]
+    assert {(one["GX_ANALYTICS_ENABLED"], one["SCARF_NO_ANALYTICS"], one["DO_NOT_TRACK"]) for one in told} == {
+        ("false", "true", "1")
+    }
 
     with pytest.raises(OSError, match="name resolution"):
         socket.getaddrinfo("telemetry.example.org", 443)
