@@ -132,6 +132,13 @@ def _older_log(folder: str, _created: int, _process: int, version: int) -> Delta
     return DeltaTable(folder, version=version)
 
 
+def forget() -> None:
+    """Drop what this process has read of logs, so that what somebody did to them since is seen."""
+    _newest.clear()
+    _listed.clear()
+    _older_log.cache_clear()
+
+
 def _identity(table: str) -> tuple[str, int, int]:
     """Tells a table from another that is, or was, in the same place, within this process."""
     first = location(table) / "_delta_log" / f"{0:020d}.json"

@@ -10,6 +10,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from jobs import lake
 from jobs.errors import ExchangeError, NotFound, Tampered
 from jobs.releases import credential
 from jobs.releases.archive import folder_of
@@ -60,6 +61,7 @@ def verify(product: str, number: str | None = None) -> Verification:
     Raises:
         NotFound: there is no such release.
     """
+    lake.forget()
     work = _begin(product, number)
     recorded = _recorded(work)
     stated = _certificate(work, recorded)
