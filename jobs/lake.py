@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache, reduce
+from functools import cache, lru_cache, reduce
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,6 +47,7 @@ BOOKKEEPING: tuple[tuple[str, str, str], ...] = (
 # Sail 0.7 reads the log's smallest and largest value of these types through a double: it then skips files that hold a
 # value it looks for, and shows that double in place of a value which all rows of a file share.
 _INEXACT = ("DECIMAL", "DOUBLE", "FLOAT")
+_PLAIN_PATH = re.compile(r"[A-Za-z0-9/._-]+")
 _STATISTICS = "delta.dataSkippingStatsColumns"
 
 
@@ -72,6 +74,29 @@ def location(table: str) -> Path:
     """The folder of a table, such as ``silver.ecb_reference_rates``."""
     layer, name = table.split(".", 1)
     return settings().lake / layer / name
+
+
+def address(table: str) -> str:
+    """The folder of a table as the engine takes it."""
+    return _address(location(table))
+
+
+def _address(folder: Path) -> str:
+    """A folder's path in characters that Sail 0.7 leaves as they are.
+
+    It takes a location for an address: of a blank, an accent or a bracket it makes an escape, and then writes into
+    another folder than the one it reads from. Such a home is reached through a descriptor instead.
+    """
+    home = settings().home
+    if settings().spark != "embedded" or _PLAIN_PATH.fullmatch(str(home)):
+        return str(folder)
+    home.mkdir(parents=True, exist_ok=True)
+    return f"/proc/self/fd/{_descriptor(home)}/{folder.relative_to(home)}"
+
+
+@cache
+def _descriptor(folder: Path) -> int:
+    return os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
 
 
 def fields_of(columns: Iterable[Column]) -> tuple[Field, ...]:
@@ -199,7 +224,7 @@ def _create(
     spark.sql(f"DROP TABLE IF EXISTS {attached}").collect()
     spark.sql(
         f"{command} {attached} ({columns}) USING delta {parted}"
-        f"LOCATION {literal(str(location(table)))} COMMENT {literal(comment)} TBLPROPERTIES ({told})"
+        f"LOCATION {literal(address(table))} COMMENT {literal(comment)} TBLPROPERTIES ({told})"
     ).collect()
 
 
@@ -215,9 +240,7 @@ def attach(table: str) -> str:
     """Make a table known to the session's catalogue; returns the name SQL can use for it."""
     layer, name = table.split(".", 1)
     attached = f"{_database(layer)}.{quote(name)}"
-    connect().sql(
-        f"CREATE TABLE IF NOT EXISTS {attached} USING delta LOCATION {literal(str(location(table)))}"
-    ).collect()
+    connect().sql(f"CREATE TABLE IF NOT EXISTS {attached} USING delta LOCATION {literal(address(table))}").collect()
     return attached
 
 
@@ -236,10 +259,10 @@ def stage(view: str, query: str) -> None:
     frame = spark.sql(query)
     shutil.rmtree(folder, ignore_errors=True)
     # It is read a few times and then removed: stronger compression costs more than it saves.
-    frame.write.mode("overwrite").option("compression", "snappy").parquet(str(folder))
+    frame.write.mode("overwrite").option("compression", "snappy").parquet(_address(folder))
     # Of no rows no file is written, from which columns could be read back.
     reader = spark.read if any(folder.glob("*.parquet")) else spark.read.schema(frame.schema)
-    reader.parquet(str(folder)).createOrReplaceTempView(view)
+    reader.parquet(_address(folder)).createOrReplaceTempView(view)
 
 
 def counts(view: str, column: str) -> dict[Any, int]:
@@ -258,7 +281,7 @@ def read(table: str, at: int | None = None) -> DataFrame:
     """A frame over a version of a table, the newest if None."""
     # Sail 0.7 takes about twice as long to find the newest version by itself.
     reader = connect().read.format("delta").option("versionAsOf", version(table) if at is None else at)
-    return reader.load(str(location(table)))
+    return reader.load(address(table))
 
 
 def append(table: str, frame: DataFrame, *, apart: Sequence[Partition] | None = None) -> int:
@@ -271,7 +294,7 @@ def append(table: str, frame: DataFrame, *, apart: Sequence[Partition] | None = 
             many rows that lie together by partition where they are read from, this spares the engine to sort them.
     """
     parted = _apart(frame, apart) if apart else _by_partition(table, frame)
-    parted.write.format("delta").mode("append").save(str(location(table)))
+    parted.write.format("delta").mode("append").save(address(table))
     return _committed(table)
 
 
@@ -291,7 +314,7 @@ def overwrite(table: str, frame: DataFrame, *, slice_of: str | None = None, toge
     writer = (_by_partition(table, frame) if together else frame).write.format("delta").mode("overwrite")
     if slice_of:
         writer = writer.option("replaceWhere", slice_of)
-    writer.save(str(location(table)))
+    writer.save(address(table))
     return _committed(table)
 
 
@@ -303,13 +326,13 @@ def _by_partition(table: str, frame: DataFrame) -> DataFrame:
 
 def merge(table: str, view: str, on: str, clauses: str) -> int:
     """Run one MERGE from a temporary view (alias s) into a table (alias t); returns the newest version after it."""
-    connect().sql(f"MERGE INTO delta.`{location(table)}` t USING {view} s ON {on} {clauses}").collect()
+    connect().sql(f"MERGE INTO delta.`{address(table)}` t USING {view} s ON {on} {clauses}").collect()
     return _committed(table)
 
 
 def delete(table: str, predicate: str) -> int:
     """Delete rows in one commit; returns the newest version after it."""
-    connect().sql(f"DELETE FROM delta.`{location(table)}` WHERE {predicate}").collect()
+    connect().sql(f"DELETE FROM delta.`{address(table)}` WHERE {predicate}").collect()
     return _committed(table)
 
 

@@ -206,6 +206,21 @@ def test_the_zone_of_the_process_does_not_matter(exchange: Exchange, undertaker:
     assert len(known["UTC"]) == (4 if mode == "revisions" else 2)
 
 
+@pytest.mark.parametrize("mode", ["append", "merge", "revisions"])
+def test_the_name_of_the_folder_that_holds_it_all_does_not_matter(
+    exchange: Exchange, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: str
+) -> None:
+    monkeypatch.setenv("EXCHANGE_HOME", str(tmp_path / "My documents, 100%/l'été `[1]*"))
+    source = exchange.source(COLUMNS, ["meter", "read_on"], mode, partition=["read_on"])
+    source.take([("m1", "2026-01-01", "1"), ("m1", "2026-01-01", "1"), ("m2", "2026-01-02", "2")], 0)
+    source.take([("m1", "2026-01-01", "1"), ("m3", "2026-01-02", "3")], 1, file="数据 é#1 %20.csv")
+    assert seen(source) == [("m1", 1), ("m2", 2), ("m3", 3)]
+    assert "数据 é#1 %20.csv" in {row[-1] for row in source.rows("_file")}
+    lake.restore(source.table, 1)
+    assert [row[0] for row in source.rows()] == ["m1", "m2"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["My documents, 100%", "catalogue"]
+
+
 @contextmanager
 def small_disk(folder: Path, megabytes: int) -> Iterator[None]:
     """A file system of its own with so much room; skipped where one may not be mounted."""
