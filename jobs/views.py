@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from sqlalchemy import select
 
 from jobs import lake
 from jobs.catalog import load_sources
+from jobs.contract import load_contract
+from jobs.errors import ExchangeError
 from jobs.pointers import pointers
 from jobs.registry import reading
 from jobs.registry.models import Release, Run
 from jobs.revisions import CURRENT
-from jobs.rules import quote
+from jobs.rules import literal, quote
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
+
+# How the engine's refusal to read a view of ours is told from its own.
+UNREADABLE = "exchange: "
 
 
 def current_rows(table: str, version: int) -> DataFrame:
@@ -30,45 +36,80 @@ def keeps_revisions(table: str, version: int) -> bool:
 
 
 def register(spark: SparkSession) -> None:
-    """Create the views silver.x, silver.x_revisions, gold.x, release.x, release.x_v1_2_0, quarantine.x and ops.runs."""
+    """Create the views silver.x, silver.x_revisions, gold.x, release.x, release.x_v1_2_0, quarantine.x and ops.runs.
+
+    A table whose files are gone does not keep the others from being read: whoever reads it is told that, and how to
+    bring it back.
+    """
     for database in ("silver", "gold", "release", "quarantine", "ops"):
         spark.sql(f"CREATE DATABASE IF NOT EXISTS {database}").collect()
     for stands in pointers():
         _view(spark, stands.table_name, stands.table_name, stands.delta_version)
     for name in load_sources().sources:
         if lake.exists(f"quarantine.{name}"):
-            _view(spark, f"quarantine.{name}", f"quarantine.{name}", lake.version(f"quarantine.{name}") or 0)
+            _view(spark, f"quarantine.{name}", f"quarantine.{name}", None)
     _releases(spark)
     _runs(spark)
 
 
-def _view(spark: SparkSession, name: str, table: str, version: int) -> None:
+def _view(spark: SparkSession, name: str, table: str, version: int | None) -> None:
+    try:
+        found = _select(table, version)
+    except ExchangeError as gone:
+        _tell(spark, name, table, gone)
+        return
     layer, own = name.split(".", 1)
-    attached = lake.attach(table)
-    revisions = keeps_revisions(table, version)
+    revisions = "_superseded_at" in found.columns
     where = f" WHERE {CURRENT}" if revisions else ""
-    spark.sql(
-        f"CREATE OR REPLACE VIEW {layer}.{quote(own)} AS SELECT * FROM {attached} VERSION AS OF {version}{where}"
-    ).collect()
+    spark.sql(f"CREATE OR REPLACE VIEW {layer}.{quote(own)} AS {found.sql}{where}").collect()
     if revisions:
         every = f"{layer}.{quote(own + '_revisions')}"
-        spark.sql(f"CREATE OR REPLACE VIEW {every} AS SELECT * FROM {attached} VERSION AS OF {version}").collect()
+        spark.sql(f"CREATE OR REPLACE VIEW {every} AS {found.sql}").collect()
+
+
+@dataclass(frozen=True)
+class _Select:
+    sql: str
+    columns: dict[str, str]
+
+
+def _select(table: str, version: int | None) -> _Select:
+    at = lake.version(table) if version is None else version
+    columns = lake.columns_at(table, at)
+    return _Select(f"SELECT * FROM {lake.attach(table)} VERSION AS OF {at}", columns)
+
+
+def _tell(spark: SparkSession, name: str, table: str, gone: ExchangeError) -> None:
+    """Create a view that has the columns which the contract promises, and says what happened to whoever reads it."""
+    try:
+        columns = [(c.name, c.type) for c in load_contract(table).columns]
+    except ExchangeError:
+        columns = [("nothing", "STRING")]
+    nulls = ", ".join(f"CAST(NULL AS {kind}) AS {quote(column)}" for column, kind in columns)
+    told = f"{UNREADABLE}{name} cannot be read: {gone}"
+    layer, own = name.split(".", 1)
+    for view in (own, f"{own}_revisions") if _keeps_revisions(table) else (own,):
+        spark.sql(
+            f"CREATE OR REPLACE VIEW {layer}.{quote(view)} AS SELECT {nulls}"
+            f" WHERE raise_error({literal(told)}) IS NOT NULL"
+        ).collect()
+
+
+def _keeps_revisions(table: str) -> bool:
+    layer, own = table.split(".", 1)
+    source = load_sources().sources.get(own) if layer == "silver" else None
+    return source is not None and source.declared.silver.mode == "revisions"
 
 
 def _releases(spark: SparkSession) -> None:
+    columns = (Release.product, Release.major, Release.minor, Release.patch, Release.delta_version)
+    wanted = select(*columns).where(Release.status == "published").order_by(*columns[:-1])
     with reading() as db:
-        found = list(
-            db.scalars(
-                select(Release)
-                .where(Release.status == "published")
-                .order_by(Release.product, Release.major, Release.minor, Release.patch)
-            )
-        )
-    for release in found:
-        numbered = f"{release.product}_v{release.major}_{release.minor}_{release.patch}"
-        _view(spark, f"release.{numbered}", f"gold.{release.product}", release.delta_version)
-    for release in {r.product: r for r in found}.values():
-        _view(spark, f"release.{release.product}", f"gold.{release.product}", release.delta_version)
+        found = db.execute(wanted).all()
+    for product, major, minor, patch, version in found:
+        _view(spark, f"release.{product}_v{major}_{minor}_{patch}", f"gold.{product}", version)
+    for product, version in {row.product: row.delta_version for row in found}.items():
+        _view(spark, f"release.{product}", f"gold.{product}", version)
 
 
 def _runs(spark: SparkSession) -> None:

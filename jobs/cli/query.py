@@ -138,7 +138,19 @@ def _plain(value: Any) -> Any:
 
 
 def _refused(error: Exception, spark: SparkSession) -> ExchangeError:
+    from jobs.views import UNREADABLE
+
     text = " ".join(str(error).split())
+    _, ours, told = text.partition(UNREADABLE)
+    if ours:
+        return ExchangeError(told)
+    lost = re.search(r"Object at location (.+?) not found", text)
+    if lost:
+        return ExchangeError(
+            "a file of the table is gone",
+            where=lost.group(1),
+            next_step="restore it from a backup, or make the table again with `exchange rebuild`",
+        )
     missing = re.search(r"(?:Table or view not found|TABLE_OR_VIEW_NOT_FOUND\]).*?[`']?([\w.`]+)[`']?$", text)
     if missing:
         return _no_table(missing.group(1).replace("`", ""), spark)

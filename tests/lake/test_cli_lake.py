@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from typing import Any
 import pytest
 from trial import Exchange, Source, landings, write
 
+from jobs import lake
 from jobs.catalog import load_sources
 from jobs.cli import program
 from jobs.settings import settings
@@ -65,6 +67,22 @@ def meters(exchange: Exchange) -> Source:
     first, second = "2026-01-01 00:00:00", "2026-01-01 01:00:00"
     source.drop([("a", first, "1.5"), ("a", second, "-2"), ("b", first, "3.25")])
     return source
+
+
+def test_a_table_that_is_gone_keeps_no_other_from_being_read(
+    exchange: Exchange, meters: Source, shell: Terminal
+) -> None:
+    meters.take([("c", "2026-01-01 00:00:00", "1")])
+    other = exchange.source({"day": "DATE", "n": "INT"}, ["day"], "revisions")
+    other.take([("2026-01-01", "1")])
+    shutil.rmtree(lake.location(other.table))
+    assert [r["meter"] for r in shell.json("sql", f"SELECT meter FROM {meters.table} ORDER BY 1")] == ["a", "b", "c"]
+    for read in (f"count(*) FROM {other.table}", f"n FROM {other.table}_revisions WHERE day > '2026-01-01'"):
+        told = shell.bad(2, "sql", f"SELECT {read}")
+        assert f"{other.table} cannot be read" in told and f"Next: exchange rebuild {other.table}" in told
+    assert {s["source"]: s["rows"] for s in shell.json("sources")} == {meters.name: 3, other.name: None}
+    next(lake.location(meters.table).glob("*.parquet")).unlink()
+    assert "a file of the table is gone" in shell.bad(2, "sql", f"SELECT * FROM {meters.table}")
 
 
 def brought_in(meters: Source, shell: Terminal, date: str = "2026-01-01") -> None:
