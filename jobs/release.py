@@ -7,6 +7,7 @@ from datetime import datetime
 
 from sqlalchemy import Select, desc, select
 from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import defer
 
 from jobs import evidence
 from jobs.catalog import Product
@@ -97,9 +98,10 @@ def next_number(before: tuple[int, int, int] | None, found: Difference) -> tuple
 
 
 def releases(product: str) -> list[ReleaseRow]:
-    """All releases of a product with their manifests, the newest first."""
+    """All releases of a product, the newest first, without their manifests and certificates; `find` has those."""
+    listed = (defer(ReleaseRow.manifest, raiseload=True), defer(ReleaseRow.credential, raiseload=True))
     with reading() as db:
-        return list(db.scalars(_by_number(product)))
+        return list(db.scalars(_by_number(product).options(*listed)))
 
 
 def find(product: str, number: str | None = None) -> ReleaseRow:

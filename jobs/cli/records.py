@@ -43,7 +43,7 @@ def sources(as_json: AsJson = False) -> None:
             "redistribution",
         ),
         as_json=as_json,
-        empty="no source is declared yet. Next: exchange source new <sector>/<name> --from <file>",
+        empty=_none_declared("source", "exchange source new <sector>/<name> --from <file>", catalog.mistakes),
     )
     if not as_json:
         _tell(catalog.mistakes)
@@ -61,7 +61,7 @@ def products(as_json: AsJson = False) -> None:
         found,
         ("product", "release", "rows", "grade", "licence", "released_at", "question"),
         as_json=as_json,
-        empty="no product is declared yet. Next: exchange product new <name> --query <file.sql>",
+        empty=_none_declared("product", "exchange product new <name> --query <file.sql>", catalog.mistakes),
     )
     if not as_json:
         _tell(catalog.mistakes)
@@ -159,6 +159,14 @@ def _tell(mistakes: tuple[DeclarationError, ...]) -> None:
         note(f"not usable: {mistake}")
 
 
+def _none_declared(kind: str, next_step: str, mistakes: tuple[DeclarationError, ...]) -> str:
+    from jobs.settings import settings
+
+    if mistakes:
+        return f"no {kind} can be used"
+    return f"no {kind} is declared under {settings().catalogue / 'dags'} yet. Next: {next_step}"
+
+
 def _landed() -> dict[str, tuple[int, Any]]:
     from sqlalchemy import func, select
 
@@ -202,11 +210,15 @@ def _rows(table: str, stands: Pointer | None) -> int | None:
 
 def _newest_releases() -> dict[str, Release]:
     from sqlalchemy import select
+    from sqlalchemy.orm import defer
 
     from jobs.registry import reading
     from jobs.registry.models import Release
 
-    wanted = select(Release).where(Release.status == "published").order_by(Release.major, Release.minor, Release.patch)
+    # A manifest lists every file of a release, and a list of products needs none of that.
+    light = (defer(Release.manifest, raiseload=True), defer(Release.credential, raiseload=True))
+    published = select(Release).where(Release.status == "published").options(*light)
+    wanted = published.order_by(Release.major, Release.minor, Release.patch)
     with reading() as db:
         # Later rows replace earlier ones.
         return {r.product: r for r in db.scalars(wanted)}

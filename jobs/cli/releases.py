@@ -25,15 +25,21 @@ def releases(
 ) -> None:
     """List the releases, the newest first, with what changed from one to the next."""
     from sqlalchemy import select
+    from sqlalchemy.orm import defer
 
     from jobs.catalog import load_products
     from jobs.registry import reading
     from jobs.registry.models import Release
 
     name = _own(product) if product else None
-    wanted = select(Release).order_by(Release.product, Release.major.desc(), Release.minor.desc(), Release.patch.desc())
+    # Of the manifest, which lists every file, only what changed is wanted.
+    wanted = select(Release, Release.manifest["diff"]).options(
+        defer(Release.manifest, raiseload=True), defer(Release.credential, raiseload=True)
+    )
+    wanted = wanted.order_by(Release.product, Release.major.desc(), Release.minor.desc(), Release.patch.desc())
     with reading() as db:
-        found = [_release(r) for r in db.scalars(wanted.where(Release.product == name) if name else wanted)]
+        rows = db.execute(wanted.where(Release.product == name) if name else wanted).tuples()
+        found = [_release(release, changes or {}) for release, changes in rows]
     if name and not found:
         load_products().product(name)
     listing(
@@ -52,7 +58,7 @@ def releases(
             "released_at",
         ),
         as_json=as_json,
-        empty=f"{name or 'nothing'} was not released yet. Next: exchange run",
+        empty=f"{name or 'nothing'} {'is not' if name else 'is'} released yet. Next: exchange run",
     )
 
 
@@ -123,8 +129,7 @@ def _own(product: str) -> str:
     return product
 
 
-def _release(found: Release) -> dict[str, Any]:
-    changes = found.manifest.get("diff") or {}
+def _release(found: Release, changes: dict[str, Any]) -> dict[str, Any]:
     shape = changes.get("schema") or []
     return {
         "product": found.product,

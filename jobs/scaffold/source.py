@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -215,10 +216,11 @@ def _next_steps(given: str, name: str, connector: DropConnector | PackageConnect
         "in source.yaml: rights; nothing is released while redistribution is unknown",
         "in the contract: each column's meaning, class, unit and range, and how fresh it is to be",
     )
-    fetch = [f"cp {given} {settings().drop / name}/"] if isinstance(connector, DropConnector) else []
+    folder = shlex.quote(str(settings().drop / name))
+    fetch = [f"cp {shlex.quote(given)} {folder}/"] if isinstance(connector, DropConnector) else []
     commands = [f"exchange {step} {name}" for step in ("land", "bronze", "silver", "check")]
     if fetch:
-        fetch.insert(0, f"mkdir -p {settings().drop / name}")
+        fetch.insert(0, f"mkdir -p {folder}")
     return ["edit next:", *[f"  {s}" for s in steps], "then try it:", *[f"  {c}" for c in (*fetch, *commands)]]
 
 
