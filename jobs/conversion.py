@@ -1,7 +1,8 @@
-"""Finds where an SQL expression may fail to convert a value, so that the row is refused instead of losing the value."""
+"""Finds where an SQL expression loses a value or its decimals, so that the row is refused instead."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import sqlglot
@@ -9,7 +10,16 @@ from sqlglot import exp
 
 from jobs.contract import Column, Contract
 
+_Find = Callable[[Any], Any | None]
 _TEXT = (exp.DataType.Type.TEXT, exp.DataType.Type.VARCHAR)
+# What an expression over published text may be made of and still be text.
+_TEXTUAL = (
+    exp.Column, exp.Identifier, exp.Literal, exp.Null, exp.Paren, exp.Case, exp.If, exp.Coalesce, exp.Nullif,
+    exp.Predicate, exp.Connector, exp.Not, exp.Trim, exp.Lower, exp.Upper, exp.Replace, exp.Substring, exp.Left,
+    exp.Right, exp.RegexpReplace, exp.RegexpExtract, exp.Concat, exp.DataType,
+)  # fmt: skip
+# The shortest number with a negative exponent, such as 1e-9, is longer.
+_SHORTEST_SMALL = 3
 # An instant that begins with its year has no colon this early.
 _EARLIEST_COLON = 6
 
@@ -27,13 +37,55 @@ def failure(expression: str, contract: Contract, column: Column) -> str | None:
     return _sql(found) if found else None
 
 
-def _failure(node: Any, contract: Contract, column: Column) -> Any | None:
+def surplus(expression: str) -> str | None:
+    """SQL that is true where published text has more decimals than the DECIMAL it is converted to; None if none can.
+
+    An engine would round them without a word. Numbers that are computed are left alone, ROUND among them: with it an
+    author says that the published decimals are not wanted.
+    """
+    found = _surplus(sqlglot.parse_one(expression, dialect="spark"))
+    return _sql(found) if found else None
+
+
+def _surplus(node: Any) -> Any | None:
     if isinstance(node, exp.Case):
-        return _branches(node.args["ifs"], node.args.get("default"), node.this, contract, column)
+        return _taken(node.args["ifs"], node.args.get("default"), node.this, _surplus)
     if isinstance(node, exp.If):
-        return _branches([node], node.args.get("false"), None, contract, column)
-    within = [f for f in (_failure(c, contract, column) for c in node.iter_expressions()) if f]
-    inner = exp.or_(*within) if within else None
+        return _taken([node], node.args.get("false"), None, _surplus)
+    if isinstance(node, exp.Coalesce):
+        each = [node.this, *node.expressions]
+        ifs = [exp.If(this=exp.not_(one.copy().is_(exp.null())), true=one.copy()) for one in each]
+        return _taken(ifs, None, None, _surplus)
+    inner = _either_of([_surplus(child) for child in node.iter_expressions()])
+    decimal = isinstance(node, exp.Cast) and node.to.this == exp.DataType.Type.DECIMAL
+    if not decimal or not _is_text(node.this):
+        return inner
+    parameters = [int(p.name) for p in node.to.expressions]
+    places = parameters[1] if len(parameters) > 1 else 0
+    text = f"CAST({_sql(node.this)} AS STRING)"
+    # The first test is cheap and spares most numbers the second.
+    long = f"length({text}) - instr({text}, '.') > {min(places, _SHORTEST_SMALL)}"
+    digits = f"{text} RLIKE '[.][0-9]{{{places}}}[0-9]*[1-9]|[1-9][0-9.]*[eE]-'"
+    found = sqlglot.parse_one(f"CASE WHEN {long} THEN {digits} ELSE false END", dialect="spark")
+    return _either(inner, found)
+
+
+def _is_text(value: Any) -> bool:
+    """Whether an expression is published text, however trimmed or chosen, and not a number that was computed."""
+    nodes = list(value.walk())
+    plain = all(isinstance(n, _TEXTUAL) or (isinstance(n, exp.Cast) and n.to.this in _TEXT) for n in nodes)
+    return plain and any(isinstance(n, exp.Column) for n in nodes)
+
+
+def _failure(node: Any, contract: Contract, column: Column) -> Any | None:
+    def find(within: Any) -> Any | None:
+        return _failure(within, contract, column)
+
+    if isinstance(node, exp.Case):
+        return _branches(node.args["ifs"], node.args.get("default"), node.this, find)
+    if isinstance(node, exp.If):
+        return _branches([node], node.args.get("false"), None, find)
+    inner = _either_of([find(child) for child in node.iter_expressions()])
     if isinstance(node, exp.Coalesce):
         return exp.and_(node.copy().is_(exp.null()), inner) if inner else None
     if isinstance(node, exp.Cast):
@@ -49,21 +101,22 @@ def _failure(node: Any, contract: Contract, column: Column) -> Any | None:
     return inner
 
 
-def _branches(
-    ifs: list[Any], default: Any | None, operand: Any | None, contract: Contract, column: Column
-) -> Any | None:
-    """The failure of the branch that is taken, or of a condition."""
-    conditions = [f for f in (_failure(i.this, contract, column) for i in ifs) if f]
-    failures = [_failure(i.args["true"], contract, column) for i in ifs]
-    otherwise = _failure(default, contract, column) if default is not None else None
-    if any(failures) or otherwise:
-        taken = exp.Case(
-            this=operand.copy() if operand is not None else None,
-            ifs=[exp.If(this=i.this.copy(), true=f if f else exp.false()) for i, f in zip(ifs, failures, strict=True)],
-            default=otherwise if otherwise else exp.false(),
-        )
-        conditions.append(taken)
-    return exp.or_(*conditions) if conditions else None
+def _branches(ifs: list[Any], default: Any | None, operand: Any | None, find: _Find) -> Any | None:
+    """What is found in the branch that is taken, or in a condition."""
+    return _either_of([*(find(i.this) for i in ifs), _taken(ifs, default, operand, find)])
+
+
+def _taken(ifs: list[Any], default: Any | None, operand: Any | None, find: _Find) -> Any | None:
+    """What is found in the branch that is taken."""
+    found = [find(i.args["true"]) for i in ifs]
+    otherwise = find(default) if default is not None else None
+    if not any(found) and not otherwise:
+        return None
+    return exp.Case(
+        this=operand.copy() if operand is not None else None,
+        ifs=[exp.If(this=i.this.copy(), true=f if f else exp.false()) for i, f in zip(ifs, found, strict=True)],
+        default=otherwise if otherwise else exp.false(),
+    )
 
 
 def _lost(attempt: Any, value: Any) -> Any:
@@ -75,6 +128,11 @@ def _lost(attempt: Any, value: Any) -> Any:
         early = f"instr(CAST({_sql(value)} AS STRING), ':') BETWEEN 1 AND {_EARLIEST_COLON}"
         nothing = exp.or_(nothing, sqlglot.parse_one(early, dialect="spark"))
     return exp.and_(exp.not_(value.copy().is_(exp.null())), exp.paren(nothing))
+
+
+def _either_of(found: list[Any | None]) -> Any | None:
+    there = [f for f in found if f]
+    return exp.or_(*there) if there else None
 
 
 def _either(first: Any | None, second: Any) -> Any:

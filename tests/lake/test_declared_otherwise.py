@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import decimal
+import json
+import random
 from datetime import date
-from decimal import Decimal
+from decimal import Decimal, InvalidOperation
 
 import pytest
 from trial import Exchange
@@ -13,6 +16,63 @@ from jobs.errors import DeclarationError, ExchangeError, RefusedFile
 
 READINGS = {"meter": "STRING", "read_on": "DATE", "kwh": "DECIMAL(8,2)"}
 KEY = ("meter", "read_on")
+
+
+def numbers_of(seed: int) -> list[str]:
+    """Numbers as publishers write them: signs, leading and closing zeros, too many digits on either side."""
+    luck = random.Random(seed)
+
+    def digits(of: str, most: int) -> str:
+        return "".join(luck.choice(of) for _ in range(luck.randint(0, most)))
+
+    return [
+        luck.choice(["", "-", "+"]) + digits("0123456789", 6) + luck.choice(["", ".", ".000", ".10"])
+        + digits("00019", luck.choice([3, 45]))
+        for _ in range(400)
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "logic",
+    [
+        None,
+        "coalesce(try_cast(nullif(x, '-') as decimal(8,3)), 99999.999)",
+        "if(x <> '', try_cast(x as decimal(8,3)), null)",
+    ],
+    ids=["plain", "coalesce", "if"],
+)
+def test_no_decimal_is_lost_without_a_word(
+    exchange: Exchange, monkeypatch: pytest.MonkeyPatch, logic: str | None
+) -> None:
+    """Whatever number a publisher writes, the table holds it exactly, or quarantine does."""
+    x = {"physicalType": "DECIMAL(8,3)"} | ({"transformLogic": logic} if logic else {})
+    source = exchange.source({"id": "INT", "x": x}, ["id"])
+    wanted = dict(
+        enumerate(
+            [*numbers_of(len(logic or "")), "1.2345", "1.2340000", "-0.0001", "99999.9995", "0." + "0" * 60 + "1"]
+        )
+    )
+    source.take(list(wanted.items()))
+    held = {number: x for number, x in source.rows() if x not in (None, Decimal("99999.999"))}
+    refused = {json.loads(r)["id"] for (r,) in source.quarantine("record")}
+    assert {rule for rule, *_ in source.quarantine()} >= {"x.decimals"}
+    monkeypatch.setattr(decimal.getcontext(), "prec", 100)
+    for number, text in wanted.items():
+        try:
+            exact = Decimal(text)
+        except InvalidOperation:
+            continue
+        fits = (exact * 1000) % 1 == 0 and abs(exact) < 100_000
+        assert held.get(number) == (exact if fits else None), text
+        assert fits or logic or str(number) in refused, text
+
+
+def test_who_wants_fewer_decimals_says_so(exchange: Exchange) -> None:
+    logic = "try_cast(round(try_cast(x as decimal(38,20)), 2) as decimal(8,2))"
+    source = exchange.source({"id": "INT", "x": {"physicalType": "DECIMAL(8,2)", "transformLogic": logic}}, ["id"])
+    source.take([(1, "1.23456"), (2, "0.30000000000000004"), (3, "abc")])
+    assert source.rows() == [(1, Decimal("1.23")), (2, Decimal("0.30"))]
+    assert source.quarantine() == [("x.type", "x", "abc")]
 
 
 def test_declared_columns_changed_everything_is_read_again(exchange: Exchange) -> None:
