@@ -11,7 +11,7 @@ from sqlglot import exp
 from jobs.bronze import WHOLE_FILE, columns_of
 from jobs.catalog import Source
 from jobs.contract import Column, Contract
-from jobs.conversion import failure, yields
+from jobs.conversion import failure, surplus, yields
 from jobs.errors import DeclarationError
 from jobs.lake import BOOKKEEPING
 from jobs.query import columns_read, read_select
@@ -117,7 +117,7 @@ class Split:
     @cached_property
     def refusals(self) -> tuple[Refusal, ...]:
         """All reasons to refuse a row, first those of type, then those of the contract's row rules."""
-        typing = [r for r in (self._typing(c) for c in self.contract.columns) if r]
+        typing = [r for c in self.contract.columns for r in (self._typing(c), self._decimals(c)) if r]
         return (*typing, *self._rules())
 
     @cached_property
@@ -190,6 +190,15 @@ class Split:
         source = column.transform or quote(read[0])
         condition = failure(self.expression(column) if column.type != "STRING" else source, self.contract, column)
         return Refusal(f"{column.name}.type", (column.name,), read, condition, of_type=True) if condition else None
+
+    def _decimals(self, column: Column) -> Refusal | None:
+        """A number with more decimals than the promised type has."""
+        condition = surplus(self.expression(column)) if column.type.startswith("DECIMAL") else None
+        return (
+            Refusal(f"{column.name}.decimals", (column.name,), self._sources(column), condition, of_type=True)
+            if condition
+            else None
+        )
 
     def _rules(self) -> list[Refusal]:
         sources = {c.name: self._sources(c) for c in self.contract.columns}
