@@ -18,6 +18,11 @@ if TYPE_CHECKING:
     from jsonschema_rs import Validator
 
 CLASSES = ("general", "internal", "personal", "sensitive_personal", "important", "core")
+METRICS = ("nullValues", "missingValues", "invalidValues", "duplicateValues", "rowCount")
+LIMITS = (
+    "mustBe", "mustNotBe", "mustBeGreaterThan", "mustBeGreaterOrEqualTo", "mustBeLessThan", "mustBeLessOrEqualTo",
+    "mustBeBetween", "mustNotBeBetween",
+)  # fmt: skip
 TYPES = (
     "STRING", "BOOLEAN", "TINYINT", "SMALLINT", "INT", "BIGINT", "FLOAT", "DOUBLE", "DATE", "TIMESTAMP",
 )  # fmt: skip
@@ -167,6 +172,7 @@ def _check_standard(document: dict[str, Any], file: Path) -> None:
     if _judge().is_valid(judged):
         return
     what, path = _worst(judged)
+    _check_entry(judged, path, file)
     raise mistake(
         file, what[:300], path,
         expected="a document of the Open Data Contract Standard 3", next_step="correct the field",
@@ -186,6 +192,31 @@ def _worst(document: Any) -> tuple[str, tuple[str | int, ...]]:
     # Only if the two libraries disagree.
     first = next(_judge().iter_errors(document))
     return first.message, tuple(first.instance_path)
+
+
+def _check_entry(document: dict[str, Any], path: tuple[str | int, ...], file: Path) -> None:
+    """Say of a quality entry what the standard's own schema tells in words that nobody understands."""
+    if "quality" not in path:
+        return
+    location = path[: path.index("quality") + 2]
+    says: Any = document
+    for step in location:
+        says = says[step]
+    if not isinstance(says, dict) or (says.get("type") or "library") not in ("library", "sql"):
+        return
+    limits = [name for name in says if name in LIMITS]
+    if says.get("type") != "sql" and says.get("metric") not in METRICS:
+        found = f"the metric '{says['metric']}'" if says.get("metric") else "a library rule without a metric"
+        raise mistake(
+            file,
+            found,
+            (*location, "metric") if "metric" in says else location,
+            expected=f"one of: {', '.join(METRICS)}",
+        )
+    if not limits:
+        raise mistake(file, "a rule without a limit", location, expected=f"one of: {', '.join(LIMITS)}")
+    if len(limits) > 1:
+        raise mistake(file, f"a rule with {len(limits)} limits: {', '.join(limits)}", location, expected="one of them")
 
 
 def _column(declared: dict[str, Any], location: tuple[str | int, ...], file: Path) -> Column:

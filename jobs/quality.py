@@ -171,8 +171,12 @@ def _sql(entry: _Entry) -> Rule:
     query = query.replace("${object}", "${table}")
     if "${table}" not in query:
         raise entry.mistake("the query does not read ${table}", "query", expected="SELECT … FROM ${table}")
-    if not isinstance(_parsed(entry, query.replace("${table}", "batch")), exp.Query):
+    parsed = _parsed(entry, query.replace("${table}", "batch"))
+    if not isinstance(parsed, exp.Query):
         raise entry.mistake("not a SELECT", "query", expected="SELECT one value FROM ${table}")
+    if len(list(parsed.find_all(exp.Select))) == 1 and not parsed.find(exp.Alias, exp.Lateral, exp.Lambda):
+        # Of a query with names of its own only the engine can tell which of them are columns.
+        _columns_of(entry, parsed, within_select=True)
     return Rule(
         entry.rule_id, "scalar_sql", entry.columns, entry.dimension, entry.severity, description,
         parameters={"query": query, "limit": limit}, location=entry.location,
@@ -190,9 +194,9 @@ def _parsed(entry: _Entry, text: str) -> exp.Expression:
     return parsed
 
 
-def _columns_of(entry: _Entry, predicate: exp.Expression) -> tuple[str, ...]:
-    """The columns that a predicate over one row reads; any other name is a mistake."""
-    if predicate.find(exp.Subquery, exp.Select) is not None:
+def _columns_of(entry: _Entry, predicate: exp.Expression, *, within_select: bool = False) -> tuple[str, ...]:
+    """The columns that a predicate over one row, or a plain SELECT, reads; any other name is a mistake."""
+    if not within_select and predicate.find(exp.Subquery, exp.Select) is not None:
         return ()
     own = {c.lower(): c for c in entry.contract.names}
     used = [c.name for c in predicate.find_all(exp.Column)]

@@ -87,7 +87,23 @@ def test_an_absent_contract_says_where_it_should_be(catalogue: Path) -> None:
             "schema.0.properties.4.quality.0", "metric: invalidValues", "without arguments",
         ),
         (
-            {"quality": [{"metric": "rowCount"}]}, "schema.0.quality.0", "metric: rowCount", "'metric' was unexpected",
+            {"quality": [{"metric": "rowCount"}]}, "schema.0.quality.0", "metric: rowCount", "a rule without a limit",
+        ),
+        (
+            {"quality": [{"metric": "rowCont", "mustBe": 1}]},
+            "schema.0.quality.0.metric", "metric: rowCont", "the metric 'rowCont'; expected one of: nullValues",
+        ),
+        (
+            {"note": {"quality": [{"type": "sql", "query": "SELECT COUNT(*) FROM ${table} WHERE NOT (note = 'a')"}]}},
+            "schema.0.properties.4.quality.0", "type: sql", "a rule without a limit; expected one of: mustBe,",
+        ),
+        (
+            {"quality": [{"metric": "rowCount", "mustBeLessThan": 9, "mustBeGreaterThan": 1}]},
+            "schema.0.quality.0", "metric: rowCount", "a rule with 2 limits: mustBeLessThan, mustBeGreaterThan",
+        ),
+        (
+            {"quality": [{"type": "sql", "query": "SELECT sum(ghost) FROM ${table}", "mustBe": 0}]},
+            "schema.0.quality.0.query", "ghost", "no column ghost",
         ),
         (
             {"quality": [{"metric": "duplicateValues", "mustBe": 0, "arguments": {"properties": ["ghost"]}}]},
