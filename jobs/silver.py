@@ -172,7 +172,7 @@ def _taken_in(source: Source, contract: Contract, pointer: Pointer | None) -> in
     with reading() as db:
         refused = db.scalars(
             select(Run)
-            .where(Run.name == source.name, Run.step == "silver", Run.status == "failed")
+            .where(Run.name == source.name, Run.step == "silver", Run.status.in_(("failed", "unchanged")))
             .where(Run.input["refused"].as_boolean())
             .order_by(Run.id.desc())
             .limit(1)
@@ -302,3 +302,6 @@ def _nothing_changed(source: Source, pointer: Pointer | None, batch: _Batch, rec
     record.status = "unchanged"
     if pointer:
         advance(source.table, landing_id=batch.watermark)
+    else:
+        # A first file without rows: no version can tell that it was taken in, and no run needs to look at it again.
+        record.input = {**(record.input or {}), "refused": True}

@@ -8,7 +8,7 @@ import tarfile
 import zipfile
 
 import pytest
-from trial import Exchange, Source, balanced, landings, runs
+from trial import FIRST, Exchange, Source, balanced, landings, runs
 
 from jobs import lake
 from jobs.errors import RefusedFile, Tampered
@@ -171,3 +171,12 @@ def test_a_whole_run_stops_where_it_fails_and_says_so(source: Source) -> None:
         ("land", "succeeded"), ("bronze", "succeeded"), ("silver", "failed"),
     ]  # fmt: skip
     assert [r.status for r in run_steps(source.name, day(1), "r2")] == ["unchanged"]
+
+
+def test_a_first_file_with_a_header_only_is_taken_in_once(source: Source) -> None:
+    source.drop(HEADER, "header.csv")
+    assert [r.status for r in run_steps(source.name, FIRST, "r")] == ["succeeded", "succeeded", "unchanged"]
+    assert [r.status for r in run_steps(source.name, FIRST, "r")] == ["unchanged"]
+    source.take([("m1", "2026-01-01", "1")], 1)
+    assert [row[0] for row in source.rows()] == ["m1"]
+    assert source.step("land", 2).status == "unchanged"
