@@ -13,7 +13,7 @@ from jobs.contract import Contract, load_contract
 from jobs.errors import ExchangeError, ExpectationsFailed
 from jobs.failures import explained
 from jobs.partitions import follow_key
-from jobs.pointers import move, pointer, take_back
+from jobs.pointers import confirm, move, pointer, take_back
 from jobs.registry import reading, transaction
 from jobs.registry.models import Check, Pointer, Run
 from jobs.rules import Rule, compile_rules
@@ -29,6 +29,7 @@ Partitions = Sequence[lake.Partition]
 def check(table: str, logical_date: datetime, record: Recorded) -> None:
     """Evaluate the newest version of a table and let the pointer stand on it, or take the version back.
 
+    A version that stands already is evaluated again if the contract has changed in what leaves its rows as they are.
     Only partitions that changed since the checked version are evaluated, as long as the contract is the same one and
     all its rules can be decided partition by partition.
 
@@ -39,6 +40,9 @@ def check(table: str, logical_date: datetime, record: Recorded) -> None:
     """
     stands = pointer(table)
     head = lake.version(table)
+    if stands and stands.head_version == head and _is_to_be_checked_again(table, stands):
+        _check_again(table, stands, logical_date, record)
+        return
     if head is None or (stands and stands.head_version == head):
         _refuse_failed(table, stands)
         record.status = "succeeded" if stands and _was_cut_off(table, stands) else "unchanged"
@@ -73,6 +77,9 @@ def _refuse_failed(table: str, stands: Pointer | None) -> None:
         last = db.scalars(select(Check).where(Check.table_name == table).order_by(Check.id.desc()).limit(1)).first()
         if last is None or last.passed:
             return
+        if stands and last.delta_version == stands.delta_version:
+            # It failed by other terms than those of now, by which it stands.
+            return
         built_since = db.scalars(
             select(Run.id)
             .where(Run.table_name == table, Run.step.in_(("silver", "gold")), Run.started_at > last.checked_at)
@@ -82,6 +89,31 @@ def _refuse_failed(table: str, stands: Pointer | None) -> None:
     if built_since is None:
         errors = [told for told in (last.scope or {}).get("failed") or [] if " (error: " in told]
         raise _failure(table, errors, stands, f"nothing was built since version {last.delta_version} failed")
+
+
+def _is_to_be_checked_again(table: str, stands: Pointer) -> bool:
+    from jobs.catalog import find_source
+    from jobs.silver import is_to_be_checked_again
+
+    layer, name = table.split(".", 1)
+    # A product is built anew whatever changes in its contract, which its release has in it.
+    return layer == "silver" and is_to_be_checked_again(find_source(name), load_contract(table), stands)
+
+
+def _check_again(table: str, stands: Pointer, logical_date: datetime, record: Recorded) -> None:
+    contract = load_contract(table)
+    with explained(contract.file):
+        outcome = _evaluated(table, contract, stands.delta_version, None, logical_date, record)
+    record.counts.rows_in = outcome.rows
+    record.output_version = stands.delta_version
+    row = _row(table, contract, outcome, None, record)
+    if outcome.passed:
+        confirm(table, row)
+        record.message = _told(outcome)
+        return
+    with transaction() as db:
+        db.add(row)
+    raise _failure(table, [_shown(f) for f in outcome.failed if f.severity == "error"], stands)
 
 
 def _was_cut_off(table: str, stands: Pointer) -> bool:
@@ -140,25 +172,33 @@ def _decide(
     stands: Pointer | None,
     record: Recorded,
 ) -> None:
-    row = Check(
-        table_name=table, delta_version=record.output_version or 0, contract_digest=contract.digest,
-        suite_digest=outcome.suite_digest, result_sha256=outcome.result_sha256, passed=outcome.passed,
-        score=outcome.score, grade=outcome.grade, dimensions=dict(outcome.dimensions),
-        scope={"where": scope, "failed": [_shown(f) for f in outcome.failed]},
-        run_id=record.run_id, checked_at=datetime.now(UTC),
-    )  # fmt: skip
+    row = _row(table, contract, outcome, scope, record)
     if outcome.passed:
         inputs = built.input or {}
         move(
             table, row.delta_version, check=row, landing_id=inputs.get("landing_id"),
             inputs=inputs if "tables" in inputs else None, run_id=record.run_id,
         )  # fmt: skip
-        record.message = f"grade {outcome.grade}, score {outcome.score:.1f}, {outcome.rules} rules"
+        record.message = _told(outcome)
         return
     with transaction() as db:
         db.add(row)
     take_back(table, stands)
     raise _failure(table, [_shown(f) for f in outcome.failed if f.severity == "error"], stands)
+
+
+def _row(table: str, contract: Contract, outcome: Outcome, scope: str | None, record: Recorded) -> Check:
+    return Check(
+        table_name=table, delta_version=record.output_version or 0, contract_digest=contract.digest,
+        suite_digest=outcome.suite_digest, result_sha256=outcome.result_sha256, passed=outcome.passed,
+        score=outcome.score, grade=outcome.grade, dimensions=dict(outcome.dimensions),
+        scope={"where": scope, "failed": [_shown(f) for f in outcome.failed]},
+        run_id=record.run_id, checked_at=datetime.now(UTC),
+    )  # fmt: skip
+
+
+def _told(outcome: Outcome) -> str:
+    return f"grade {outcome.grade}, score {outcome.score:.1f}, {outcome.rules} rules"
 
 
 def _shown(failed: Any) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
@@ -96,6 +98,13 @@ def compile_rules(contract: Contract) -> tuple[Rule, ...]:
 def row_rules(contract: Contract) -> tuple[Rule, ...]:
     """The rules that decide, row by row, between the table and quarantine: severity error, one row each."""
     return tuple(r for r in compile_rules(contract) if r.predicate and r.severity == "error")
+
+
+def rows_digest(contract: Contract) -> str:
+    """sha256 of all in a contract that decides which rows a table holds; words, units and other rules do not count."""
+    columns = [(c.name, c.type, c.transform, c.key_position, c.partition_position) for c in contract.columns]
+    rules = [(r.id, r.columns, r.predicate) for r in row_rules(contract)]
+    return hashlib.sha256(json.dumps([columns, rules], ensure_ascii=False).encode()).hexdigest()
 
 
 def in_set(

@@ -23,6 +23,7 @@ from jobs.pointers import pointer as pointer_of
 from jobs.query import read_select
 from jobs.registry import reading
 from jobs.registry.models import Landing, Pointer, Run
+from jobs.rules import rows_digest
 from jobs.runs import Counts, Recorded
 from jobs.spark import connect
 from jobs.split import Split
@@ -92,7 +93,8 @@ def silver(source: Source, record: Recorded, *, anew: bool = False) -> None:
     rebuild = anew or _is_outdated(source, contract)
     batch = _pending(source, 0 if rebuild else _taken_in(source, contract, pointer))
     if not batch.landings:
-        record.status = "unchanged"
+        if not is_to_be_checked_again(source, contract, pointer):
+            record.status = "unchanged"
         return
     _lay(source, contract, rebuild)
     connect_views(source, batch)
@@ -125,14 +127,21 @@ def held_back(source: Source) -> bool:
         return False
     if newest > _taken_in(source, contract, stands):
         return True
-    return stands is not None and (not lake.exists(source.table) or _is_outdated(source, contract))
+    if stands is not None and (not lake.exists(source.table) or _is_outdated(source, contract)):
+        return True
+    return is_to_be_checked_again(source, contract, stands)
+
+
+def is_to_be_checked_again(source: Source, contract: Contract, stands: Pointer | None) -> bool:
+    """Whether the checked version has the rows that the contract of now asks for, but was checked by another one."""
+    return stands is not None and stands.contract_digest != contract.digest and not _is_outdated(source, contract)
 
 
 def declarations_digest(source: Source, contract: Contract) -> str:
     """sha256 of all that decides how bronze rows become silver rows."""
     declared = source.declared.model_dump(mode="json", include={"format", "reshape", "drop", "silver"})
     sql = read_select(source.silver_sql).sql(dialect="spark", comments=False) if source.silver_sql else None
-    text = json.dumps([contract.digest, declared, sql], sort_keys=True)
+    text = json.dumps([rows_digest(contract), declared, sql], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 

@@ -9,10 +9,13 @@ from datetime import date
 from decimal import Decimal, InvalidOperation
 
 import pytest
-from trial import Exchange
+from trial import Exchange, day
 
 from jobs import lake
-from jobs.errors import DeclarationError, ExchangeError, RefusedFile
+from jobs.contract import load_contract
+from jobs.errors import DeclarationError, ExchangeError, ExpectationsFailed, RefusedFile
+from jobs.flow import run_steps
+from jobs.pointers import checked
 
 READINGS = {"meter": "STRING", "read_on": "DATE", "kwh": "DECIMAL(8,2)"}
 KEY = ("meter", "read_on")
@@ -86,6 +89,32 @@ def test_declared_columns_changed_everything_is_read_again(exchange: Exchange) -
     assert source.bronze() == [("m1", "1", "a"), ("m2", "2", "b")]
     assert source.rows() == [("m1", 1, "a"), ("m2", 2, "b")]
     assert source.step("land", 3).status == "unchanged"
+
+
+def test_a_contract_that_leaves_the_rows_as_they_are_only_has_them_checked_again(exchange: Exchange) -> None:
+    def steps(at: int) -> list[str]:
+        return [r.status for r in run_steps(source.name, day(at), "r")]
+
+    source = exchange.source(READINGS, KEY)
+    source.take([("m1", "2026-01-01", "1"), ("m2", "2026-01-01", "200")], 0)
+    built = lake.version(source.table)
+    kwh = {"physicalType": "DECIMAL(8,2)", "description": "energy drawn"}
+    warning = {"metric": "rowCount", "mustBeLessThan": 9, "severity": "warning", "name": "few"}
+    source.declare(READINGS | {"kwh": kwh}, [warning])
+    assert steps(1) == ["succeeded", "unchanged", "succeeded", "succeeded"]
+    assert steps(2) == ["unchanged"]
+    stands = checked(source.table)
+    assert (lake.version(source.table), stands.delta_version) == (built, built)
+    assert stands.contract_digest == load_contract(source.table).digest
+
+    source.declare(quality=[{"metric": "rowCount", "mustBeGreaterThan": 9, "name": "many"}])
+    for at in (3, 4):
+        with pytest.raises(ExpectationsFailed, match=r"table.many.*stays the checked one"):
+            steps(at)
+    assert (lake.version(source.table), checked(source.table).check_id) == (built, stands.check_id)
+    source.declare(READINGS | {"kwh": kwh | {"logicalTypeOptions": {"maximum": 100}}}, [warning])
+    assert steps(5) == ["succeeded", "unchanged", "succeeded", "succeeded"]
+    assert [row[0] for row in source.rows()] == ["m1"] and source.quarantine()[0][0] == "kwh.range"
 
 
 def test_a_corrected_format_mends_what_could_not_be_read(exchange: Exchange) -> None:
