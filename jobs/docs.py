@@ -18,6 +18,7 @@ from jobs import evidence
 from jobs.contract import Contract, load_contract
 from jobs.errors import DeclarationError
 from jobs.evaluate import quiet
+from jobs.partitions import whole_table_read
 from jobs.rules import DIMENSIONS, Rule, compile_rules
 from jobs.settings import settings
 
@@ -239,6 +240,7 @@ def _unreadable(name: str, mistake: DeclarationError) -> str:
 def _section(name: str, contract: Contract, checks: list[_Checked]) -> str:
     about = contract.document.get("description") or {}
     purpose = about.get("purpose") if isinstance(about, dict) else about
+    remark = whole_table_read(contract)
     columns = [
         (
             f"<code>{_text(c.name)}</code>",
@@ -253,6 +255,7 @@ def _section(name: str, contract: Contract, checks: list[_Checked]) -> str:
     return (
         f'<section id="{_text(name)}"><h2>{_text(name)}</h2><p>{_text(contract.description or purpose or "")}</p>'
         f"<p>Contract {_text(contract.version)}, sha256 <code>{contract.digest[:16]}…</code></p>"
+        + (f"<p>{_text(remark)}</p>" if remark else "")
         + _table(("Column", "Type", "Meaning", "Unit", "Class", "Present"), columns)
         + "<h3>Rules</h3>"
         + _table(("Rule", "What must hold", "Dimension", "If broken"), [_rule_row(r) for r in compile_rules(contract)])

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from typing import Literal, get_args
 
 from jobs.catalog import Catalog, Product, Source, find_product, find_source, load_catalog
-from jobs.errors import DeclarationError, ExchangeError
+from jobs.errors import DeclarationError, ExchangeError, NotFound
 from jobs.locks import hold
 from jobs.runs import Recorded, recorded
 
@@ -60,6 +60,8 @@ def run_step(step: str, name: str, logical_date: datetime, run_id: str) -> StepR
     started = time.monotonic()
     with hold(f"{kind}.{subject.name}"), recorded(run_id, step, kind, subject.name, logical_date, table) as record:
         version = _do(step, subject, logical_date, record)
+        if step == "silver" and record.output_version is not None:
+            record.message = _remarks(subject, record)
     rows = record.counts.rows_in if step == "check" else record.counts.rows_out
     return StepResult(
         step, subject.name, table, record.status, rows, time.monotonic() - started, record.message, version
@@ -150,6 +152,8 @@ def _unreleased(product: Product, version: int) -> bool:
 def _subject(step: str, name: str) -> Source | Product:
     if step == "check" and "." in name:
         layer, own = name.split(".", 1)
+        if layer not in ("silver", "gold"):
+            raise NotFound(f"{name} has no expectations", expected="silver.<source> or gold.<product>")
         return find_source(own) if layer == "silver" else find_product(own)
     if step in ("land", "bronze", "silver"):
         return find_source(name)
@@ -173,6 +177,22 @@ def _do(step: str, subject: Source | Product, logical_date: datetime, record: Re
     else:
         return _release(subject, record)
     return None if record.output_version is None else str(record.output_version)
+
+
+def _remarks(subject: Source | Product, record: Recorded) -> str | None:
+    """What a silver build found that nobody would look for: rows in quarantine, and work that grows with the table."""
+    from jobs.contract import load_contract
+    from jobs.partitions import whole_table_read
+
+    refused = record.counts.rows_quarantined
+    parts = [
+        record.message,
+        f"{refused:,} row{'s' if refused != 1 else ''} refused, see `exchange quarantine {subject.name}`"
+        if refused
+        else None,
+        whole_table_read(load_contract(subject.table)),
+    ]
+    return "; ".join(p for p in parts if p) or None
 
 
 def _source_step(step: str, source: Source) -> Callable[[datetime, Recorded], None]:

@@ -84,6 +84,17 @@ def follow_key(contract: Contract) -> bool:
     return all(name in contract.key or _made_of(columns[name], known) for name in contract.partitions)
 
 
+def whole_table_read(contract: Contract) -> str | None:
+    """Why every run reads the whole table, in one sentence; None if it reads only the partitions that it touches."""
+    if not contract.partitions or follow_key(contract):
+        return None
+    return (
+        f"every run reads the whole table: it is partitioned by {', '.join(contract.partitions)}, which is not seen to"
+        f" follow from the key ({', '.join(contract.key)}); make its transformLogic of theirs, as"
+        " date_format(<that of the key>, 'yyyy-MM') is"
+    )
+
+
 def _text(value: object) -> str | None:
     # Delta keeps an empty text as no value where it names a partition.
     return None if value is None or value == "" else str(value)

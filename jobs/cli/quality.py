@@ -21,6 +21,9 @@ def quality(
     as_json: AsJson = False,
 ) -> None:
     """Show a table's latest check: grade, score by dimension, rules that failed with an example, and its history."""
+    from jobs.contract import load_contract
+    from jobs.partitions import whole_table_read
+
     full = declared_table(name)
     checks = _checks(full, history)
     if not checks:
@@ -30,8 +33,9 @@ def quality(
         )
     latest = _described(checks[0]) | _rules(checks[0])
     past = [_described(c) for c in checks]
+    remark = whole_table_read(load_contract(full))
     if as_json:
-        document({"table": full, "latest": latest, "history": past})
+        document({"table": full, "latest": latest, "history": past, "remarks": [remark] if remark else []})
         return
     verdict = "passed" if latest["passed"] else "FAILED, readers still see the version before"
     line(f"{full} version {latest['delta_version']}: grade {latest['grade']}, score {latest['score']:.1f}, {verdict}")
@@ -43,6 +47,8 @@ def quality(
         line(f"failed: {failed['message']}")
     for trouble in latest["not_readable"]:
         note(trouble)
+    if remark:
+        note(remark)
     line("")
     table(
         ("checked", "version", "passed", "grade", "score", "failed rules"),

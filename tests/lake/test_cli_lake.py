@@ -85,6 +85,21 @@ def test_a_table_that_is_gone_keeps_no_other_from_being_read(
     assert "a file of the table is gone" in shell.bad(2, "sql", f"SELECT * FROM {meters.table}")
 
 
+def test_a_build_tells_what_was_refused_and_what_will_cost_more_each_day(exchange: Exchange, shell: Terminal) -> None:
+    source = exchange.source({"id": "STRING", "day": "DATE", "n": "INT"}, ["id"], partition=["day"])
+    source.drop([("a", "2026-01-01", "1"), ("b", "2026-01-01", "x")])
+    for step in ("land", "bronze"):
+        shell.good(step, source.name)
+    whole = "every run reads the whole table: it is partitioned by day, which is not seen to follow from the key (id)"
+    told = shell.json("silver", source.name)["message"]
+    assert told.startswith(f"1 row refused, see `exchange quarantine {source.name}`; {whole}")
+    shell.good("check", source.name)
+    assert shell.json("quality", source.name)["remarks"][0].startswith(whole)
+    assert whole in shell("quality", source.name)[2]
+    assert whole in Path(shell.json("docs")["page"]).read_text(encoding="utf-8")
+    assert "has no expectations" in shell.bad(2, "check", f"quarantine.{source.name}")
+
+
 def brought_in(meters: Source, shell: Terminal, date: str = "2026-01-01") -> None:
     for step in ("land", "bronze", "silver", "check"):
         shell.good(step, meters.name, "--date", date)
