@@ -204,7 +204,10 @@ def _told(outcome: Outcome) -> str:
 def _shown(failed: Any) -> str:
     example = f", such as {failed.example}" if failed.example is not None else ""
     count = f"{failed.unexpected} rows" if failed.unexpected is not None else f"found {failed.observed}"
-    return f"{failed.rule_id} ({failed.severity}: {failed.description}): {count}{example}"
+    told = f"{failed.rule_id} ({failed.severity}: {failed.description}): "
+    if failed.unexpected is None and failed.observed is None and failed.example is not None:
+        return f"{told}{failed.example}"
+    return f"{told}{count}{example}"
 
 
 def _failure(table: str, errors: list[str], stands: Pointer | None, since: str = "") -> ExpectationsFailed:

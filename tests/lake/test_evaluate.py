@@ -14,6 +14,7 @@ import yaml
 from pyspark.sql.connect.dataframe import DataFrame
 
 from jobs import evidence
+from jobs.check import _shown as told
 from jobs.contract import load_contract
 from jobs.errors import DeclarationError
 from jobs.evaluate import FailedRule, Outcome, evaluate
@@ -249,6 +250,7 @@ def test_a_rule_that_cannot_be_evaluated_has_failed_and_takes_no_other_with_it(t
     for failed in outcome.failed:
         assert isinstance(failed.example, str)
         assert failed.example.startswith("could not be evaluated: ")
+        assert told(failed).endswith(f"): {failed.example}"), "and not that nothing was found"
 
 
 @pytest.mark.parametrize(
