@@ -38,11 +38,11 @@ bench: .venv/.installed-bench ## measure against other engines, with ROWS=200000
 	@touch $@
 
 .venv/.installed-test: $(INSTALLED) | $(UV)
-	@$(SYNC) --group dev
+	@$(SYNC) --group dev --extra cluster
 	@touch $@
 
 .venv/.installed-bench: $(INSTALLED) | $(UV)
-	@$(SYNC) --group dev --group bench
+	@$(SYNC) --group dev --group bench --extra cluster
 	@touch $@
 
 .exchange/tools/bin/uv:

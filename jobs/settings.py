@@ -23,6 +23,12 @@ class Settings(BaseSettings):
     database_url: str = Field(default="", description="SQLAlchemy address of the registry; SQLite under home if empty")
     share_host: str = Field(default="127.0.0.1", description="address the sharing server binds to")
     share_port: int = Field(default=8765, description="port the sharing server binds to")
+    jars: Path | None = Field(
+        default=None, description="folder of Spark's further jars; cluster/jars under home if unset"
+    )
+    maven_url: str = Field(
+        default="https://repo1.maven.org/maven2/", description="the Maven repository that the jars come from"
+    )
     issuer: str = Field(default="did:web:exchange.local", description="who signs certificates")
 
     @field_validator("home", "catalogue")
@@ -64,6 +70,11 @@ class Settings(BaseSettings):
     def locks(self) -> Path:
         """One lock file per source, product or runner."""
         return self.home / "locks"
+
+    @property
+    def cluster(self) -> Path:
+        """State of a cluster on this machine: object store, database, Spark."""
+        return self.home / "cluster"
 
     @property
     def registry_url(self) -> str:

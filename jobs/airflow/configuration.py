@@ -7,7 +7,8 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from jobs.airflow.secrets import USER, password_file, write_private
+from jobs.airflow.secrets import USER, password_file
+from jobs.processes import write_private
 from jobs.settings import CHECKOUT
 
 

@@ -22,9 +22,10 @@ from jobs.airflow.mistakes import find_mistakes
 from jobs.airflow.outcome import newest_releases, outcomes_of
 from jobs.airflow.round import Round
 from jobs.airflow.secrets import USER, password_file
-from jobs.airflow.services import Services, is_free
+from jobs.airflow.services import Services
 from jobs.catalog import load_catalog
 from jobs.errors import Busy, ExchangeError
+from jobs.processes import is_free
 from jobs.settings import settings
 from jobs.share import PREFIX
 

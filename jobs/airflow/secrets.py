@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import base64
 import json
-import os
 import secrets
 from dataclasses import asdict, dataclass
 from pathlib import Path
+
+from jobs.processes import write_private
 
 USER = "admin"
 
@@ -42,12 +43,3 @@ def load_secrets(folder: Path) -> Secrets:
 def password_file(folder: Path) -> Path:
     """Where Airflow's simple auth manager finds the password."""
     return folder / "passwords.json"
-
-
-def write_private(file: Path, text: str) -> None:
-    """Write a file that only its owner can read, whole or not at all."""
-    temporary = file.with_name(f".{file.name}.{os.getpid()}")
-    temporary.unlink(missing_ok=True)
-    with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as out:
-        out.write(text)
-    temporary.replace(file)

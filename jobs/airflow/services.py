@@ -2,26 +2,19 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
-import re
-import shutil
-import signal
-import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO
-
-import psutil
 
 from jobs.airflow.configuration import Manner, write_configuration
 from jobs.airflow.secrets import Secrets, load_secrets
 from jobs.errors import ExchangeError
+from jobs.processes import Mark, free_port, last_words, launch, open_log
 from jobs.settings import CHECKOUT, settings
 
 # Carried by every process of an Airflow of ours, whatever group or parent it ends up with.
@@ -40,7 +33,6 @@ _SILENT = {
 }  # fmt: skip
 # All state is in databases that survive a kill at any instant: there is little to be graceful about.
 _STOP_SECONDS = 1.0
-_LOG_BYTES = 5_000_000
 
 
 @dataclass
@@ -86,17 +78,14 @@ class Services:
         Args:
             environment: variables it gets beside, or instead of, those of this process.
         """
-        with self._log(name) as log:
-            self._running[name] = subprocess.Popen(  # noqa: S603 - our own interpreter and fixed words
-                command,
-                env=dict(os.environ) | dict(environment) | _SILENT | {MARK: str(settings().home)},
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                cwd=CHECKOUT,
-                start_new_session=True,
-                preexec_fn=_end_with_parent(),
-            )
+        self._running[name] = launch(
+            command,
+            mark=_mark(),
+            log=self.logs / f"{name}.log",
+            environment={**environment, **_SILENT},
+            folder=CHECKOUT,
+            ends_with_parent=True,
+        )
 
     def check(self) -> None:
         """Raise ExchangeError if one of the services has ended."""
@@ -151,7 +140,7 @@ class Services:
         version = _airflow_version()
         if done.exists() and done.read_text(encoding="utf-8") == version and (self.home / "airflow.db").exists():
             return
-        with self._log("migrate") as log:
+        with open_log(self.logs / "migrate.log") as log:
             command = [sys.executable, "-m", "airflow", "db", "migrate"]
             ended = subprocess.run(  # noqa: S603 - our own interpreter and fixed words
                 command,
@@ -169,77 +158,17 @@ class Services:
             )
         done.write_text(version, encoding="utf-8")
 
-    def _log(self, name: str) -> IO[bytes]:
-        file = self.logs / f"{name}.log"
-        if file.exists() and file.stat().st_size > _LOG_BYTES:
-            shutil.move(file, file.with_suffix(".log.1"))
-        return file.open("ab")
-
 
 def end_leftovers() -> None:
     """End at once every process that services of this EXCHANGE_HOME started and that still runs."""
-    for _ in range(3):
-        found = _marked()
-        for process in found:
-            with suppress(psutil.Error):
-                process.kill()
-        if not psutil.wait_procs(found, timeout=3)[1] and not found:
-            return
+    _mark().end_all()
 
 
-def free_port(preferred: int) -> int:
-    """A port nobody listens on: the preferred one if it is free, else (and for 0) any."""
-    if preferred and is_free(preferred):
-        return preferred
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def is_free(port: int) -> bool:
-    """Whether nobody listens on a port of the loopback interface."""
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError:
-            return False
-        return True
-
-
-def last_words(log: Path) -> str:
-    """The line of a log's end that tells most: the last that speaks of an error, else the last one."""
-    with suppress(OSError):
-        lines = [line.strip() for line in log.read_text(encoding="utf-8", errors="replace").splitlines()[-40:]]
-        said = [line for line in lines if line] or ["its log is empty"]
-        bad = [line for line in said if re.search(r"\[(error|critical)|Error", line)]
-        return bad[-1] if bad else said[-1]
-    return "it wrote no log"
-
-
-def _marked() -> list[psutil.Process]:
-    home = str(settings().home)
-    found = []
-    for process in psutil.process_iter():
-        with suppress(psutil.Error):
-            if process.pid != os.getpid() and process.environ().get(MARK) == home:
-                found.append(process)
-    return found
+def _mark() -> Mark:
+    return Mark(MARK, str(settings().home))
 
 
 def _airflow_version() -> str:
     from importlib.metadata import version
 
     return version("apache-airflow-core")
-
-
-def _end_with_parent() -> Callable[[], None] | None:
-    if not sys.platform.startswith("linux"):
-        return None
-    set_option = ctypes.CDLL(None).prctl
-
-    def ask() -> None:
-        # PR_SET_PDEATHSIG: a runner that is killed cannot stop its services, so the kernel does.
-        set_option(1, signal.SIGTERM)
-
-    return ask

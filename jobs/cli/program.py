@@ -14,7 +14,7 @@ from typing import Any
 
 import typer
 
-from jobs.cli import buyers, new, quality, query, records, releases, steps
+from jobs.cli import buyers, cluster, new, quality, query, records, releases, steps
 from jobs.cli.options import BUYER, ENGINEER, STAFF
 from jobs.errors import Busy, ExchangeError, ExpectationsFailed, PublisherError, RefusedFile, Tampered
 
@@ -52,6 +52,13 @@ _COMMANDS: tuple[tuple[str, str, Callable[..., None]], ...] = (
     (BUYER, "diff", releases.diff),
     (BUYER, "verify", releases.verify),
     (BUYER, "sql", query.sql),
+)
+
+_CLUSTER: tuple[tuple[str, Callable[..., None]], ...] = (
+    ("up", cluster.up),
+    ("down", cluster.down),
+    ("status", cluster.status),
+    ("logs", cluster.logs),
 )
 
 
@@ -104,6 +111,10 @@ def application() -> typer.Typer:
         # A second command keeps `new` a word of its own, as typer would otherwise leave it out.
         group.callback()(lambda: None)
         app.add_typer(group, name=name, help=help_text, rich_help_panel=ENGINEER)
+    group = typer.Typer(no_args_is_help=True)
+    for name, command in _CLUSTER:
+        group.command(name)(command)
+    app.add_typer(group, name="cluster", help="Spark, an object store and a database.", rich_help_panel=ENGINEER)
     return app
 
 

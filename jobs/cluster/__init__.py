@@ -1,0 +1,1 @@
+"""A real cluster (object store, database, Spark with Delta behind Spark Connect) on one machine or on several."""
