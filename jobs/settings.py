@@ -23,9 +23,7 @@ class Settings(BaseSettings):
     database_url: str = Field(default="", description="SQLAlchemy address of the registry; SQLite under home if empty")
     share_host: str = Field(default="127.0.0.1", description="address the sharing server binds to")
     share_port: int = Field(default=8765, description="port the sharing server binds to")
-    jars: Path | None = Field(
-        default=None, description="folder of Spark's further jars; cluster/jars under home if unset"
-    )
+    jars: Path | None = Field(default=None, description="folder of Spark's further jars; under home if unset")
     maven_url: str = Field(
         default="https://repo1.maven.org/maven2/", description="the Maven repository that the jars come from"
     )

@@ -59,6 +59,10 @@ _CLUSTER: tuple[tuple[str, Callable[..., None]], ...] = (
     ("down", cluster.down),
     ("status", cluster.status),
     ("logs", cluster.logs),
+    ("master", cluster.master),
+    ("worker", cluster.worker),
+    ("connect", cluster.connect),
+    ("lock-jars", cluster.lock_jars),
 )
 
 

@@ -119,8 +119,8 @@ def make_database(at: Place, secrets: Secrets, log: Path) -> None:
     if ended.returncode:
         raise ExchangeError(
             f"the database could not be made: {last_words(log)}",
-            where=str(folder),
-            next_step="exchange cluster logs database",
+            where=str(log),
+            next_step="read that log, then exchange cluster up again",
         )
     (folder / "password").unlink()
 

@@ -10,15 +10,13 @@ import os
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
+from ipaddress import ip_address
 from pathlib import Path
 
 from jobs.cluster.jars import fetch_jars, spark_home
 from jobs.cluster.java import find_java
 from jobs.processes import write_private
 from jobs.settings import settings
-
-# Read by Spark's own client and server.
-TOKEN = "SPARK_CONNECT_AUTHENTICATE_TOKEN"  # noqa: S105 - the name of a variable
 
 _LOGGING = """rootLogger.level = warn
 rootLogger.appenderRef.stderr.ref = console
@@ -39,12 +37,14 @@ class Store:
     Attributes:
         endpoint: URL of the store; empty for AWS itself.
         access_key: empty where the machine has a role of its own (IAM).
+        session_token: of keys that are lent for a time.
     """
 
     endpoint: str = ""
     region: str = "us-east-1"
     access_key: str = ""
     secret_key: str = ""
+    session_token: str = ""
 
 
 @dataclass(frozen=True)
@@ -52,19 +52,35 @@ class Engine:
     """What one Connect server gets.
 
     Attributes:
-        host: address it binds to, and by which workers reach it.
+        master: ``spark://host:port``.
+        listen: address that clients connect to.
         memory: of each executor, such as ``1g``.
         cores: of all workers together, for the number of shuffle partitions.
+        token: by which clients show that they may.
     """
 
     master: str
-    host: str
+    listen: str
     port: int
     memory: str
     cores: int
     store: Store
-    secret: str
     token: str
+
+
+@dataclass(frozen=True)
+class Host:
+    """Where one part of Spark runs.
+
+    Attributes:
+        address: that it binds to, and by which the other parts reach it.
+        work: folder for what it needs only while it runs.
+        secret: by which the parts know each other.
+    """
+
+    address: str
+    work: Path
+    secret: str
 
 
 @dataclass(frozen=True)
@@ -75,27 +91,34 @@ class Command:
     environment: dict[str, str]
 
 
-def master(host: str, port: int, page_port: int, secret: str) -> Command:
-    """The standalone master, on a host's address."""
-    words = ["--host", host, "--port", str(port), "--webui-port", str(page_port), "--properties-file"]
-    return _daemon("org.apache.spark.deploy.master.Master", [*words, str(_guarded(secret))], host)
+def master(host: Host, port: int, page_port: int) -> Command:
+    """The standalone master."""
+    words = ["--host", host.address, "--port", str(port), "--webui-port", str(page_port)]
+    return _daemon("org.apache.spark.deploy.master.Master", words, host)
 
 
-def worker(master: str, host: str, port: int, cores: int, memory: str, secret: str, folder: Path) -> Command:
-    """A worker of a master; `folder` is where its executors work."""
-    words = ["--host", host, "--port", str(port), "--webui-port", "0", "--cores", str(cores), "--memory", memory]
-    words += ["--work-dir", str(folder), "--properties-file", str(_guarded(secret)), master]
+def worker(host: Host, port: int, cores: int, memory: str, master: str) -> Command:
+    """A worker of a master (``spark://host:port``)."""
+    words = ["--host", host.address, "--port", str(port), "--webui-port", "0", "--work-dir", str(host.work)]
+    words += ["--cores", str(cores), "--memory", memory, master]
     return _daemon("org.apache.spark.deploy.worker.Worker", words, host)
 
 
-def connect(engine: Engine) -> Command:
+def connect(host: Host, engine: Engine) -> Command:
     """The Spark Connect server, which is the one driver of the cluster."""
     file = _configuration() / "connect.conf"
-    write_private(file, properties(_connect_settings(engine)))
-    words = [str(spark_home() / "bin" / "spark-submit")]
-    words += ["--class", "org.apache.spark.sql.connect.service.SparkConnectServer", "--name", "exchange"]
-    words += ["--properties-file", str(file), "spark-internal"]
-    return Command(words, _environment(engine.host))
+    write_private(file, properties(_connect_settings(host, engine)))
+    words = [str(spark_home() / "bin" / "spark-submit"), "--properties-file", str(file), "--name", "exchange"]
+    words += ["--class", "org.apache.spark.sql.connect.service.SparkConnectServer", "spark-internal"]
+    return Command(words, _environment(host))
+
+
+def is_loopback(address: str) -> bool:
+    """Whether an address reaches no further than this machine."""
+    try:
+        return ip_address(address).is_loopback
+    except ValueError:
+        return address == "localhost"
 
 
 def properties(pairs: Mapping[str, str]) -> str:
@@ -103,15 +126,13 @@ def properties(pairs: Mapping[str, str]) -> str:
     return "".join(f"{name} {value}\n".replace("\\", "\\\\") for name, value in pairs.items())
 
 
-def work_folder() -> Path:
-    """Where Spark keeps what it needs only while it runs."""
-    folder = settings().cluster / "work"
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
-
-
-def _daemon(kind: str, words: list[str], host: str) -> Command:
-    return Command([str(spark_home() / "bin" / "spark-class"), kind, *words], _environment(host))
+def _daemon(kind: str, words: list[str], host: Host) -> Command:
+    file = _configuration() / "standalone.conf"
+    # A page lets whoever sees it end a job, and the other door starts whatever program it is asked to: unless told so.
+    closed = {"spark.ui.killEnabled": "false", "spark.master.rest.enabled": "false"}
+    write_private(file, properties({**_authentication(host), **closed, "spark.worker.cleanup.enabled": "true"}))
+    words = [str(spark_home() / "bin" / "spark-class"), kind, "--properties-file", str(file), *words]
+    return Command(words, _environment(host))
 
 
 def _configuration() -> Path:
@@ -121,30 +142,26 @@ def _configuration() -> Path:
     return folder
 
 
-def _guarded(secret: str) -> Path:
-    file = _configuration() / "standalone.conf"
-    # A worker's page lets whoever sees it end a job.
-    pairs = {**_authentication(secret), "spark.ui.killEnabled": "false", "spark.worker.cleanup.enabled": "true"}
-    # On unless told so: it starts whatever program it is asked to, and asks nobody who they are.
-    pairs["spark.master.rest.enabled"] = "false"
-    write_private(file, properties(pairs))
-    return file
+def _authentication(host: Host) -> dict[str, str]:
+    return {
+        "spark.authenticate": "true",
+        "spark.authenticate.secret": host.secret,
+        # The driver sends its workers the keys of the object store.
+        "spark.network.crypto.enabled": str(not is_loopback(host.address)).lower(),
+    }
 
 
-def _authentication(secret: str) -> dict[str, str]:
-    return {"spark.authenticate": "true", "spark.authenticate.secret": secret}
-
-
-def _environment(host: str) -> dict[str, str]:
-    work = str(work_folder())
+def _environment(host: Host) -> dict[str, str]:
+    host.work.mkdir(parents=True, exist_ok=True)
+    work = str(host.work)
     return {
         "JAVA_HOME": str(find_java().parent.parent),
         "SPARK_HOME": str(spark_home()),
         "SPARK_CONF_DIR": str(_configuration()),
         "SPARK_DAEMON_MEMORY": "512m",
         # Bound to and told to others; no name of this machine is looked up.
-        "SPARK_LOCAL_IP": host,
-        "SPARK_LOCAL_HOSTNAME": host,
+        "SPARK_LOCAL_IP": host.address,
+        "SPARK_LOCAL_HOSTNAME": host.address,
         "SPARK_LOCAL_DIRS": work,
         "LOCAL_DIRS": work,
         "PYSPARK_PYTHON": sys.executable,
@@ -153,23 +170,23 @@ def _environment(host: str) -> dict[str, str]:
     }
 
 
-def _connect_settings(engine: Engine) -> dict[str, str]:
+def _connect_settings(host: Host, engine: Engine) -> dict[str, str]:
     cores = str(max(engine.cores, 1))
     return {
         "spark.master": engine.master,
-        "spark.driver.host": engine.host,
-        "spark.driver.bindAddress": engine.host,
+        "spark.driver.host": host.address,
+        "spark.driver.bindAddress": host.address,
         "spark.driver.memory": "1g",
         "spark.executor.memory": engine.memory,
         "spark.jars": ",".join(str(jar) for jar in fetch_jars()),
-        "spark.connect.grpc.binding.address": engine.host,
+        "spark.connect.grpc.binding.address": engine.listen,
         "spark.connect.grpc.binding.port": str(engine.port),
         "spark.connect.authenticate.token": engine.token,
         "spark.ui.port": "0",
         "spark.ui.killEnabled": "false",
         "spark.sql.extensions": "io.delta.sql.DeltaSparkSessionExtension",
         "spark.sql.catalog.spark_catalog": "org.apache.spark.sql.delta.catalog.DeltaCatalog",
-        "spark.sql.warehouse.dir": str(work_folder() / "warehouse"),
+        "spark.sql.warehouse.dir": str(host.work / "warehouse"),
         "spark.sql.session.timeZone": "UTC",
         "spark.sql.adaptive.enabled": "true",
         "spark.sql.shuffle.partitions": cores,
@@ -178,7 +195,7 @@ def _connect_settings(engine: Engine) -> dict[str, str]:
         # Made for tables of millions of files; each is a task, and tasks of nothing are what a small table waits for.
         "spark.databricks.delta.snapshotPartitions": "2",
         "spark.sql.sources.parallelPartitionDiscovery.parallelism": "4",
-        **_authentication(engine.secret),
+        **_authentication(host),
         **_store_settings(engine.store),
     }
 
@@ -195,7 +212,10 @@ def _store_settings(store: Store) -> dict[str, str]:
         pairs[f"{at}.path.style.access"] = "true"
         pairs[f"{at}.connection.ssl.enabled"] = str(store.endpoint.startswith("https")).lower()
     if store.access_key:
-        pairs[f"{at}.aws.credentials.provider"] = "org.apache.hadoop.fs.s3a.SimpleAWSCredentialsProvider"
+        kind = "TemporaryAWSCredentialsProvider" if store.session_token else "SimpleAWSCredentialsProvider"
+        pairs[f"{at}.aws.credentials.provider"] = f"org.apache.hadoop.fs.s3a.{kind}"
         pairs[f"{at}.access.key"] = store.access_key
         pairs[f"{at}.secret.key"] = store.secret_key
+    if store.session_token:
+        pairs[f"{at}.session.token"] = store.session_token
     return pairs

@@ -91,7 +91,7 @@ def read_lock() -> list[Jar]:
     """The lines of ``jars.lock``."""
     lines = LOCK.read_text(encoding="utf-8").splitlines()
     pairs = [line.split() for line in lines if line and not line.startswith("#")]
-    return [Jar(*coordinates.split(":"), digest) for coordinates, digest in pairs]
+    return [_jar(coordinates, digest) for coordinates, digest in pairs]
 
 
 def write_lock() -> list[Jar]:
@@ -107,6 +107,11 @@ def write_lock() -> list[Jar]:
     lines = [f"{jar.coordinates} {jar.sha256}\n" for jar in kept]
     LOCK.write_text("# Written by `exchange cluster lock-jars`: group:artifact:version sha256\n" + "".join(lines))
     return kept
+
+
+def _jar(coordinates: str, digest: str) -> Jar:
+    group, artifact, version = coordinates.split(":")
+    return Jar(group, artifact, version, digest)
 
 
 def _verify(file: Path, jar: Jar) -> None:

@@ -16,6 +16,9 @@ from jobs.settings import settings
 # Below the ports that Linux gives to outgoing connections, so that a part finds its port free when it starts again.
 _PORTS = range(20_000, 32_000)
 
+# All parts of a cluster on one machine listen here and nowhere else.
+HOST = "127.0.0.1"
+
 
 class Part(BaseModel):
     """One process of the cluster, as it was started."""
@@ -52,6 +55,15 @@ class State(BaseModel):
     ports: dict[str, int] = Field(default_factory=dict)
     parts: dict[str, Part] = Field(default_factory=dict)
 
+    @property
+    def worker_names(self) -> list[str]:
+        """What its workers are called."""
+        return [f"worker-{number}" for number in range(1, self.workers + 1)]
+
+    def running(self) -> set[str]:
+        """The parts whose processes live."""
+        return {name for name, part in self.parts.items() if part.process()}
+
     def with_part(self, part: Part) -> State:
         """The same with one part more, or started again."""
         return self.model_copy(update={"parts": {**self.parts, part.name: part}})
@@ -63,11 +75,18 @@ class State(BaseModel):
 
 
 def load() -> State | None:
-    """The cluster as it was last started; None if there was none, or if it was taken down."""
+    """The cluster as it was last started; None if there never was one."""
     try:
         return State.model_validate_json(_file().read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
+
+
+def forget() -> None:
+    """Note that no part runs; size and ports stay as they are, for the next start."""
+    known = load()
+    if known:
+        known.model_copy(update={"parts": {}}).save()
 
 
 def mark() -> Mark:

@@ -73,6 +73,14 @@ def store(ports: dict[str, int], secrets: Secrets) -> Command:
     return Command(words, {f"WEED_{key}": secrets.store for key in keys})
 
 
+def leftovers(ports: dict[str, int]) -> list[Path]:
+    """Sockets that the store makes in a folder of its own choice and does not take away."""
+    parts = {"master": "store-master-grpc", "volume": "store-volume-grpc", "filer": "store-filer-grpc",
+             "s3": "store-s3-grpc"}  # fmt: skip
+    folder = Path("/tmp")  # noqa: S108 - where the store makes them, without a choice
+    return [folder / f"seaweedfs-{part}-grpc-{ports[name]}.sock" for part, name in parts.items()]
+
+
 def prepare_store(port: int, secrets: Secrets, check: Callable[[], None], seconds: float) -> None:
     """Wait until the store serves signed requests, and make its bucket.
 
