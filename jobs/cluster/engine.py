@@ -30,6 +30,9 @@ logger.deploy.level = info
 """
 
 
+_LIGHT = "-XX:+UseSerialGC -XX:TieredStopAtLevel=1"
+
+
 @dataclass(frozen=True)
 class Store:
     """An S3 store as Spark reaches it.
@@ -159,6 +162,9 @@ def _environment(host: Host) -> dict[str, str]:
         "SPARK_HOME": str(spark_home()),
         "SPARK_CONF_DIR": str(_configuration()),
         "SPARK_DAEMON_MEMORY": "512m",
+        # These work for moments only, and a thorough compiler costs them more than it gives.
+        "SPARK_DAEMON_JAVA_OPTS": _LIGHT,
+        "SPARK_LAUNCHER_OPTS": _LIGHT,
         # Bound to and told to others; no name of this machine is looked up.
         "SPARK_LOCAL_IP": host.address,
         "SPARK_LOCAL_HOSTNAME": host.address,
