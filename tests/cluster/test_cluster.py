@@ -1,0 +1,233 @@
+"""The cluster that `exchange cluster up` starts: what it is good for, who gets in, and how it ends."""
+
+from __future__ import annotations
+
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import boto3
+import psutil
+import psycopg
+import pyarrow as pa
+import pytest
+from botocore import UNSIGNED
+from botocore.config import Config
+from botocore.exceptions import ClientError
+from conftest import Cluster
+from pyspark.errors import PySparkException
+from sqlalchemy import create_engine, text
+from sqlalchemy.engine import make_url
+
+from jobs import spark
+
+PARTS = {"store", "database", "master", "worker-1", "worker-2", "connect"}
+
+
+@pytest.fixture
+def settings(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, str]]:
+    """What the cluster's file of settings sets, set."""
+    found = cluster.settings()
+    for name, value in found.items():
+        monkeypatch.setenv(name, value)
+    yield found
+    spark.close()
+
+
+def test_a_session_writes_and_reads_delta_tables_in_the_store(settings: dict[str, str]) -> None:
+    session = spark.connect()
+    table = f"{settings['EXCHANGE_LAKE']}/readings"
+    session.sql("select id, timestamp'2026-01-01 00:00:00' as read_at from range(0, 1000, 1, 2)").write.format(
+        "delta"
+    ).save(table)
+    session.sql(f"delete from delta.`{table}` where id < 400")
+
+    assert session.read.format("delta").load(table).count() == 600
+    # Under the name that Spark's S3 client gives it, and as it was before.
+    other_name = table.replace("s3://", "s3a://")
+    assert session.read.format("delta").option("versionAsOf", 0).load(other_name).count() == 1000
+    operations = session.sql(f"describe history delta.`{table}`").select("operation").collect()
+    assert [row.operation for row in operations] == ["DELETE", "WRITE"]
+    store = boto3.client("s3", endpoint_url=settings["AWS_ENDPOINT_URL"], region_name=settings["AWS_REGION"])
+    keys = [found["Key"] for found in store.list_objects_v2(Bucket="exchange", Prefix="lake/readings/")["Contents"]]
+    assert "lake/readings/_delta_log/00000000000000000001.json" in keys
+
+
+@pytest.mark.usefixtures("settings")
+def test_workers_run_functions_of_this_project() -> None:
+    def parse(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        import os
+
+        import jobs.formats
+
+        for batch in batches:
+            told = f"{jobs.formats.__name__} in {Path(os.environ['LOCAL_DIRS']).name}"
+            yield pa.RecordBatch.from_pydict({"told": [told] * batch.num_rows})
+
+    spread = spark.connect().range(0, 8, 1, 2).mapInArrow(parse, "told string").distinct().collect()
+
+    assert {row.told for row in spread} == {"jobs.formats in worker-1", "jobs.formats in worker-2"}
+
+
+def test_whoever_has_no_token_gets_no_session(settings: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    address, _, _ = settings["EXCHANGE_SPARK"].partition(";")
+    monkeypatch.setenv("EXCHANGE_SPARK", f"{address};token=guessed")
+    with pytest.raises(PySparkException, match="UNAUTHENTICATED"):
+        spark.connect().range(1).count()
+
+
+def test_the_database_lets_each_role_into_its_own_database_only(settings: dict[str, str]) -> None:
+    address = make_url(settings["EXCHANGE_DATABASE_URL"])
+    assert address.password is None
+    with create_engine(address).begin() as database:
+        database.execute(text("create table orders (id int)"))
+        role = database.execute(
+            text("select rolsuper or rolcreatedb or rolcreaterole from pg_roles where rolname = current_user")
+        )
+        assert role.scalar() is False
+    where = {"host": address.host, "port": address.port, "user": "exchange", "passfile": str(address.query["passfile"])}
+    with pytest.raises(psycopg.OperationalError, match="no password supplied"):
+        psycopg.connect(**where, dbname="airflow")
+    with pytest.raises(psycopg.OperationalError, match="no password supplied"):
+        psycopg.connect(**where | {"passfile": "/dev/null"}, dbname="exchange")
+
+
+def test_the_store_serves_signed_requests_only(cluster: Cluster, settings: dict[str, str]) -> None:
+    unsigned = Config(signature_version=UNSIGNED)
+    stranger = boto3.client("s3", endpoint_url=settings["AWS_ENDPOINT_URL"], region_name="us-east-1", config=unsigned)
+    with pytest.raises(ClientError, match="AccessDenied"):
+        stranger.list_objects_v2(Bucket="exchange")
+    # Nor do the doors behind it let anybody by.
+    ports = _ports(cluster)
+    for door in ("store-filer", "store-volume"):
+        request = urllib.request.Request(
+            f"http://127.0.0.1:{ports[door]}/buckets/exchange/planted", data=b"x", method="PUT"
+        )
+        with pytest.raises((urllib.error.HTTPError, ConnectionError, urllib.error.URLError)):
+            urllib.request.urlopen(request, timeout=5)
+
+
+def test_status_tells_each_part_and_a_second_up_says_it_is_up(cluster: Cluster) -> None:
+    parts = cluster.parts()
+    assert set(parts) == PARTS
+    assert {part["state"] for part in parts.values()} == {"up"}
+    code, said = cluster.run("up")
+    assert code == 0
+    assert "it is up already" in said
+    assert {name: part["pid"] for name, part in cluster.parts().items()} == {
+        name: part["pid"] for name, part in parts.items()
+    }
+    code, said = cluster.run("up", "--workers", "3")
+    assert code == 2
+    assert "exchange cluster down, then up in the new size" in said
+
+
+def test_everything_listens_on_the_loopback_interface_only(cluster: Cluster) -> None:
+    pids = {part["pid"] for part in cluster.parts().values()}
+    family = pids | {child.pid for pid in pids for child in psutil.Process(pid).children(recursive=True)}
+    listening = [c for c in psutil.net_connections("inet") if c.status == psutil.CONN_LISTEN and c.pid in family]
+    assert len(listening) > len(PARTS)
+    assert {connection.laddr.ip.removeprefix("::ffff:") for connection in listening} == {"127.0.0.1"}
+
+
+def test_a_part_that_was_killed_is_told_and_started_again_where_it_was(cluster: Cluster) -> None:
+    before = cluster.parts()["worker-2"]
+    psutil.Process(before["pid"]).kill()
+    _wait_until(lambda: cluster.parts()["worker-2"]["state"] == "down")
+
+    code, said = cluster.run("up")
+
+    assert code == 0
+    assert "started worker-2\n" in said
+    after = cluster.parts()["worker-2"]
+    assert (after["state"], after["address"]) == ("up", before["address"])
+    assert after["pid"] != before["pid"]
+
+
+def test_no_secret_is_in_a_process_list_a_log_or_what_is_printed(cluster: Cluster) -> None:
+    secrets = cluster.secrets()
+    assert len(secrets) == 8
+    said = "".join(cluster.run(*words)[1] for words in (["up"], ["status"], ["status", "--json"], ["logs", "connect"]))
+    for file in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            said += file.read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        except OSError:
+            continue
+    said += "".join(file.read_text(errors="replace") for file in (cluster.folder / "logs").iterdir())
+    said += "".join(file.read_text(errors="replace") for file in (cluster.folder / "work").glob("worker-*/*/*/std*"))
+    assert "CoarseGrainedExecutorBackend" in said
+    assert [secret for secret in secrets if secret in said] == []
+
+
+def test_files_with_secrets_are_their_owners_alone(cluster: Cluster) -> None:
+    secrets = cluster.secrets()
+    for file in cluster.folder.rglob("*"):
+        if file.is_file() and file.stat().st_size < 1_000_000 and file.suffix != ".jar":
+            text = file.read_bytes().decode(errors="replace")
+            if any(secret in text for secret in secrets):
+                assert file.stat().st_mode & 0o77 == 0, file
+    assert cluster.folder.stat().st_mode & 0o77 == 0
+
+
+def test_logs_follow_what_a_part_says(cluster: Cluster) -> None:
+    following = cluster.start("logs", "database", "--follow", "--lines", "1")
+    assert following.stdout is not None
+    following.stdout.readline()
+    with (cluster.folder / "logs" / "database.log").open("a") as log:
+        log.write("something new\n")
+    said = following.stdout.readline()
+    following.kill()
+    following.communicate()
+    assert said == "something new\n"
+    code, said = cluster.run("logs", "nothing")
+    assert code == 2
+    assert "no part 'nothing' was started; expected connect, database" in " ".join(said.split())
+
+
+def test_down_ends_what_a_killed_starter_left(other_cluster: Cluster) -> None:
+    starter = other_cluster.start("up")
+    _wait_until(lambda: {"master", "store", "database"} <= set(_names(other_cluster)))
+    starter.kill()
+    starter.communicate()
+    assert other_cluster.left_running() != []
+
+    code, said = other_cluster.run("down")
+
+    assert code == 0
+    assert "stopped" in said
+    assert other_cluster.left_running() == []
+    assert other_cluster.parts() == {}
+
+
+def test_a_part_that_dies_while_starting_is_told_and_nothing_is_left(other_cluster: Cluster) -> None:
+    data = other_cluster.folder / "database" / "data"
+    data.mkdir(parents=True)
+    (data / "PG_VERSION").write_text("8.4\n")
+
+    code, said = other_cluster.run("up")
+
+    assert code == 2
+    assert "database ended while it started" in said
+    assert "exchange cluster logs database" in said
+    assert "Traceback" not in said
+    assert other_cluster.left_running() == []
+
+
+def _ports(cluster: Cluster) -> dict[str, int]:
+    from jobs.cluster.state import State
+
+    return State.model_validate_json((cluster.folder / "cluster.json").read_text()).ports
+
+
+def _names(cluster: Cluster) -> list[str]:
+    return list(cluster.parts()) if (cluster.folder / "cluster.json").exists() else []
+
+
+def _wait_until(true: object, seconds: float = 60.0) -> None:
+    assert callable(true)
+    deadline = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.1)
