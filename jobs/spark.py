@@ -96,5 +96,18 @@ def _remote(address: str) -> SparkSession:
     builder = SparkSession.builder.remote(address)
     for name, value in _OPTIONS.items():
         builder = builder.config(name, value)
+    _let_processes_end()
     opened: SparkSession = builder.create()
     return opened
+
+
+def _let_processes_end() -> None:
+    """Let a process end when it is done, whatever became of its server.
+
+    pyspark asks the server at exit to forget models, of which there are none here, and goes on asking one that is gone
+    for ten minutes; it also does so for a session that was refused or closed, and has no switch for it.
+    """
+    from pyspark.sql.connect.client import SparkConnectClient
+
+    client: Any = SparkConnectClient
+    client._cleanup_ml_cache = lambda _: None

@@ -109,7 +109,7 @@ def worker(host: Host, port: int, cores: int, memory: str, master: str) -> Comma
 
 def connect(host: Host, engine: Engine) -> Command:
     """The Spark Connect server, which is the one driver of the cluster."""
-    file = _configuration() / "connect.conf"
+    file = _configuration() / f"{host.work.name}.conf"
     write_private(file, properties(_connect_settings(host, engine)))
     words = [str(spark_home() / "bin" / "spark-submit"), "--properties-file", str(file), "--name", "exchange"]
     words += ["--class", "org.apache.spark.sql.connect.service.SparkConnectServer", "spark-internal"]
@@ -130,7 +130,7 @@ def properties(pairs: Mapping[str, str]) -> str:
 
 
 def _daemon(kind: str, words: list[str], host: Host) -> Command:
-    file = _configuration() / "standalone.conf"
+    file = _configuration() / f"{host.work.name}.conf"
     # A page lets whoever sees it end a job, and the other door starts whatever program it is asked to: unless told so.
     closed = {"spark.ui.killEnabled": "false", "spark.master.rest.enabled": "false"}
     write_private(file, properties({**_authentication(host), **closed, "spark.worker.cleanup.enabled": "true"}))

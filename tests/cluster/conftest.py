@@ -84,7 +84,7 @@ class Cluster:
 @pytest.fixture(scope="session")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     """A cluster that is up."""
-    _skip_without_java()
+    skip_without_java()
     made = Cluster(tmp_path_factory.mktemp("cluster"))
     code, said = made.run("up", "--workers", "2", "--cores", "1", "--memory", "1g")
     assert code == 0, said
@@ -97,13 +97,14 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 @pytest.fixture
 def other_cluster(tmp_path: Path) -> Iterator[Cluster]:
     """One that is not up, and that is taken down at the end of the test."""
-    _skip_without_java()
+    skip_without_java()
     made = Cluster(tmp_path / "other")
     yield made
     made.run("down")
 
 
-def _skip_without_java() -> None:
+def skip_without_java() -> None:
+    """Skip, and say so, where Spark cannot run."""
     try:
         find_java()
     except ExchangeError as error:

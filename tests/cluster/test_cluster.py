@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import time
 import urllib.error
 import urllib.request
@@ -76,6 +79,59 @@ def test_whoever_has_no_token_gets_no_session(settings: dict[str, str], monkeypa
     monkeypatch.setenv("EXCHANGE_SPARK", f"{address};token=guessed")
     with pytest.raises(PySparkException, match="UNAUTHENTICATED"):
         spark.connect().range(1).count()
+
+
+def test_whoever_does_not_know_the_secret_is_no_worker(cluster: Cluster, other_cluster: Cluster) -> None:
+    guessed = other_cluster.home.with_name("guessed")
+    guessed.write_text("guessed\n")
+    master = f"spark://{cluster.parts()['master']['address']}"
+
+    stranger = other_cluster.start("worker", "--master", master, "--memory", "512m", "--secret-file", str(guessed))
+    assert stranger.stdout is not None
+    said = ""
+    while "Exception" not in said:
+        line = stranger.stdout.readline()
+        assert line, said
+        said += line
+    stranger.kill()
+    stranger.communicate()
+
+    assert "SaslException" in said
+    assert (cluster.folder / "logs" / "master.log").read_text().count("Registering worker") <= 3
+
+
+def test_a_process_ends_when_it_is_done_although_its_server_is_gone(settings: dict[str, str]) -> None:
+    script = """
+import os, threading, socket
+from jobs import spark
+there = int(os.environ["EXCHANGE_SPARK"].split(":")[2].split("/")[0])
+token = os.environ["EXCHANGE_SPARK"].partition(";")[2]
+door = socket.create_server(("127.0.0.1", 0))
+ways = [door]
+
+def pass_on(source, sink):
+    while data := source.recv(65536):
+        sink.sendall(data)
+
+def let_in():
+    while True:
+        ways.append(door.accept()[0])
+        ways.append(socket.create_connection(("127.0.0.1", there)))
+        for ends in (ways[-2:], ways[:-3:-1]):
+            threading.Thread(target=pass_on, args=ends, daemon=True).start()
+
+threading.Thread(target=let_in, daemon=True).start()
+os.environ["EXCHANGE_SPARK"] = f"sc://localhost:{door.getsockname()[1]}/;{token}"
+print(spark.connect().range(7).count(), flush=True)
+for way in ways:
+    way.shutdown(socket.SHUT_RDWR)
+    way.close()
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], env=dict(os.environ) | settings, capture_output=True, text=True, timeout=60,
+        check=False,
+    )  # fmt: skip
+    assert done.stdout == "7\n", done.stderr
 
 
 def test_the_database_lets_each_role_into_its_own_database_only(settings: dict[str, str]) -> None:

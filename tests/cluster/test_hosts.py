@@ -1,0 +1,152 @@
+"""Parts of one cluster on several hosts: here two network namespaces, joined by a cable and by nothing else."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+from conftest import CHECKOUT, JARS, skip_without_java
+
+# Prints the address of every executor that ran a part of the work, with a shuffle between them.
+_ASK = """
+from collections.abc import Iterable
+import pyarrow as pa
+from jobs import spark
+
+def where(batches):
+    import os
+    for batch in batches:
+        yield pa.RecordBatch.from_pydict({"host": [os.environ["SPARK_LOCAL_IP"]] * batch.num_rows})
+
+told = spark.connect().range(0, 1000, 1, 4).mapInArrow(where, "host string").groupBy("host").count().collect()
+print(sorted(row.host for row in told), sum(row["count"] for row in told))
+spark.close()
+"""
+
+
+@dataclass
+class Host:
+    """One namespace, with an EXCHANGE_HOME of its own."""
+
+    name: str
+    address: str
+    home: Path
+    started: list[subprocess.Popen[bytes]] = field(default_factory=list)
+
+    def environment(self) -> dict[str, str]:
+        own = {"EXCHANGE_HOME": str(self.home), "EXCHANGE_JARS": str(JARS), "SPARK_CONNECT_AUTHENTICATE_TOKEN": "t0ken"}
+        return dict(os.environ) | own
+
+    def start(self, part: str, *words: str) -> Path:
+        """Start `exchange cluster <part> …` on it; returns its log."""
+        log = self.home.with_name(f"{self.home.name}-{part}-{len(self.started)}.log")
+        command = ["ip", "netns", "exec", self.name, sys.executable, "-m", "jobs.cli", "cluster", part, *words]
+        with log.open("wb") as output:
+            self.started.append(
+                subprocess.Popen(command, cwd=CHECKOUT, env=self.environment(), stdout=output, stderr=output)
+            )
+        return log
+
+    def python(self, script: str, **variables: str) -> str:
+        command = ["ip", "netns", "exec", self.name, sys.executable, "-c", script]
+        done = subprocess.run(
+            command, cwd=CHECKOUT, env=self.environment() | variables, capture_output=True, text=True, timeout=120,
+            check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+
+@pytest.fixture
+def hosts(tmp_path: Path) -> Iterator[tuple[Host, Host]]:
+    skip_without_java()
+    made = tuple(
+        Host(f"exchange-{os.getpid()}-{side}", f"10.231.77.{number}", tmp_path / side)
+        for number, side in ((1, "a"), (2, "b"))
+    )
+    one, two = made
+    try:
+        _join(one, two)
+        yield one, two
+    finally:
+        for host in made:
+            for process in host.started:
+                process.terminate()
+        for host in made:
+            for process in host.started:
+                process.wait(30)
+            subprocess.run(["ip", "netns", "delete", host.name], capture_output=True, check=False)
+
+
+def test_workers_on_two_hosts_work_for_one_connect_server(hosts: tuple[Host, Host]) -> None:
+    here, there = hosts
+    master_log = here.start("master", "--host", here.address, "--port", "7077", "--page-port", "8080")
+    _wait_for(master_log, "I have been elected leader")
+    secret = here.home / "cluster" / "spark.secret"
+    assert secret.stat().st_mode & 0o77 == 0
+    master = ["--master", f"spark://{here.address}:7077"]
+    copied = there.home / "cluster" / "spark.secret"
+    copied.parent.mkdir(parents=True)
+    shutil.copy(secret, copied)
+    size = ["--cores", "1", "--memory", "512m"]
+    here.start("worker", *master, "--host", here.address, *size)
+    there.start("worker", *master, "--host", there.address, *size)
+    connect_log = here.start("connect", *master, "--host", here.address, "--memory", "512m", "--cores", "2")
+    _wait_for(master_log, f"Registering worker {here.address}")
+    _wait_for(master_log, f"Registering worker {there.address}")
+    _wait_for(connect_log, "is now RUNNING", times=2)
+
+    told = here.python(_ASK, EXCHANGE_SPARK="sc://localhost:15002/;token=t0ken")
+
+    assert told == f"['{here.address}', '{there.address}'] 1000\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--master", "spark://10.0.0.1:7077"], "could not reach this part at 127.0.0.1"),
+        (["--master", "10.0.0.1"], "expected spark://host:port"),
+        (["--master", "spark://10.0.0.1:7077", "--host", "10.0.0.2"], "copy spark.secret from there to here"),
+    ],
+)
+def test_a_worker_that_could_not_work_says_why(words: list[str], told: str, tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "jobs.cli", "cluster", "worker", *words],
+        cwd=CHECKOUT, env=dict(os.environ) | {"EXCHANGE_HOME": str(tmp_path)}, capture_output=True, text=True,
+        timeout=60, check=False,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert told in done.stderr
+
+
+def _join(one: Host, two: Host) -> None:
+    for host in (one, two):
+        _ip("netns", "add", host.name)
+    ends = ("exa0", "exb0")
+    _ip("link", "add", ends[0], "netns", one.name, "type", "veth", "peer", "name", ends[1], "netns", two.name)
+    for host, end in zip((one, two), ends, strict=True):
+        _ip("-n", host.name, "address", "add", f"{host.address}/24", "dev", end)
+        _ip("-n", host.name, "link", "set", end, "up")
+        _ip("-n", host.name, "link", "set", "lo", "up")
+
+
+def _ip(*words: str) -> None:
+    if shutil.which("ip") is None:
+        pytest.skip("NOT RUN: several hosts, as there is no program ip (iproute2)")
+    done = subprocess.run(["ip", *words], capture_output=True, text=True, check=False)
+    if done.returncode:
+        pytest.skip(f"NOT RUN: several hosts, as no network namespaces can be made here ({done.stderr.strip()})")
+
+
+def _wait_for(log: Path, said: str, times: int = 1, seconds: float = 90.0) -> None:
+    deadline = time.monotonic() + seconds
+    while log.read_text(errors="replace").count(said) < times:
+        assert time.monotonic() < deadline, f"{log}: {log.read_text()[-3000:]}"
+        time.sleep(0.1)
