@@ -40,8 +40,8 @@ class Place:
     descriptors: tuple[int, ...]
 
 
-def find_postgres() -> Path:
-    """The folder of PostgreSQL's programs: of PATH, or else the newest under ``/usr/lib/postgresql``.
+def find_postgres(packaged: Path = Path("/usr/lib/postgresql")) -> Path:
+    """The folder of PostgreSQL's programs: of PATH, or else the newest of those that Debian packages.
 
     Raises:
         ExchangeError: it is not installed.
@@ -49,12 +49,12 @@ def find_postgres() -> Path:
     found = shutil.which("initdb")
     if found and (Path(found).resolve().parent / "postgres").exists():
         return Path(found).resolve().parent
-    packaged = [file.parent for file in Path("/usr/lib/postgresql").glob("*/bin/initdb")]
-    if packaged:
-        return max(packaged, key=lambda folder: float(folder.parent.name))
+    versions = [file.parent for file in packaged.glob("*/bin/initdb")]
+    if versions:
+        return max(versions, key=lambda folder: float(folder.parent.name))
     raise ExchangeError(
         "PostgreSQL is not installed",
-        where="PATH, /usr/lib/postgresql",
+        where=f"PATH, {packaged}",
         expected="its programs initdb and postgres",
         next_step="install it (Debian: apt-get install postgresql; Red Hat: dnf install postgresql-server)",
     )

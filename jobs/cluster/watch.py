@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import time
+from collections import deque
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from datetime import datetime
-from pathlib import Path
 from typing import TypedDict
 
 from jobs.cluster.state import Part, load, log_of
@@ -55,24 +56,17 @@ def log_lines(name: str, last: int, follow: bool) -> Iterator[str]:
             expected=", ".join(known) or "a cluster that was started",
             next_step="exchange cluster status",
         )
-    text = file.read_text(encoding="utf-8", errors="replace")
-    yield from text.splitlines()[-last:]
-    if follow:
-        yield from _news(file)
-
-
-def _news(file: Path) -> Iterator[str]:
-    source = file.open(encoding="utf-8", errors="replace")
-    source.seek(0, 2)
-    while True:
-        while line := source.readline():
-            yield line.rstrip("\n")
-        time.sleep(_PAUSE)
-        with suppress(FileNotFoundError):
-            # A part that starts again begins a new file.
-            if file.stat().st_ino != Path(f"/dev/fd/{source.fileno()}").stat().st_ino:
-                source.close()
-                source = file.open(encoding="utf-8", errors="replace")
+    with ExitStack() as stack:
+        # Read on from the very place where the last lines ended: none is missed, and none told twice.
+        source = stack.enter_context(file.open(encoding="utf-8", errors="replace"))
+        yield from (line.rstrip("\n") for line in deque(source, maxlen=last))
+        while follow:
+            while line := source.readline():
+                yield line.rstrip("\n")
+            time.sleep(_PAUSE)
+            if file.exists() and not os.path.samestat(file.stat(), os.fstat(source.fileno())):
+                # A part that starts again begins a new file.
+                source = stack.enter_context(file.open(encoding="utf-8", errors="replace"))
 
 
 def _told(part: Part) -> Told:

@@ -21,6 +21,8 @@ from jobs.errors import ExchangeError
 CHECKOUT = Path(__file__).resolve().parents[2]
 # Fetched once for all runs of the tests, as they are for all starts of a cluster.
 JARS = CHECKOUT / ".exchange" / "cluster" / "jars"
+# Clusters of tests do everything for the first time, where a thorough compiler is most of the work.
+QUICK = {"EXCHANGE_JARS": str(JARS), "JDK_JAVA_OPTIONS": "-XX:TieredStopAtLevel=1"}
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,7 @@ class Cluster:
         return self.home / "cluster"
 
     def environment(self) -> dict[str, str]:
-        return dict(os.environ) | {"EXCHANGE_HOME": str(self.home), "EXCHANGE_JARS": str(JARS)}
+        return dict(os.environ) | QUICK | {"EXCHANGE_HOME": str(self.home)}
 
     def start(self, *words: str) -> subprocess.Popen[str]:
         """Start `exchange cluster …`."""

@@ -89,14 +89,13 @@ def test_whoever_does_not_know_the_secret_is_no_worker(cluster: Cluster, other_c
     stranger = other_cluster.start("worker", "--master", master, "--memory", "512m", "--secret-file", str(guessed))
     assert stranger.stdout is not None
     said = ""
-    while "Exception" not in said:
+    while "SaslException" not in said:
         line = stranger.stdout.readline()
         assert line, said
         said += line
     stranger.kill()
     stranger.communicate()
 
-    assert "SaslException" in said
     assert (cluster.folder / "logs" / "master.log").read_text().count("Registering worker") <= 3
 
 
@@ -230,10 +229,11 @@ def test_files_with_secrets_are_their_owners_alone(cluster: Cluster) -> None:
 def test_logs_follow_what_a_part_says(cluster: Cluster) -> None:
     following = cluster.start("logs", "database", "--follow", "--lines", "1")
     assert following.stdout is not None
-    following.stdout.readline()
+    assert following.stdout.readline()
     with (cluster.folder / "logs" / "database.log").open("a") as log:
         log.write("something new\n")
-    said = following.stdout.readline()
+    # PostgreSQL may have something to say of its own in between.
+    said = next(line for line in following.stdout if "LOG:" not in line)
     following.kill()
     following.communicate()
     assert said == "something new\n"

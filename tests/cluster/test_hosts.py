@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from conftest import CHECKOUT, JARS, skip_without_java
+from conftest import CHECKOUT, QUICK, skip_without_java
 
 # Prints the address of every executor that ran a part of the work, with a shuffle between them.
 _ASK = """
@@ -41,8 +41,8 @@ class Host:
     started: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
     def environment(self) -> dict[str, str]:
-        own = {"EXCHANGE_HOME": str(self.home), "EXCHANGE_JARS": str(JARS), "SPARK_CONNECT_AUTHENTICATE_TOKEN": "t0ken"}
-        return dict(os.environ) | own
+        own = {"EXCHANGE_HOME": str(self.home), "SPARK_CONNECT_AUTHENTICATE_TOKEN": "t0ken"}
+        return dict(os.environ) | QUICK | own
 
     def start(self, part: str, *words: str) -> Path:
         """Start `exchange cluster <part> …` on it; returns its log."""
