@@ -2,85 +2,11 @@
 
 from __future__ import annotations
 
-import json
-import os
-import shlex
-import subprocess
-import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import psutil
 import pytest
-
-from jobs.cluster.java import find_java
-from jobs.errors import ExchangeError
-
-CHECKOUT = Path(__file__).resolve().parents[2]
-# Fetched once for all runs of the tests, as they are for all starts of a cluster.
-JARS = CHECKOUT / ".exchange" / "cluster" / "jars"
-# Clusters of tests do everything for the first time, where a thorough compiler is most of the work.
-QUICK = {"EXCHANGE_JARS": str(JARS), "JDK_JAVA_OPTIONS": "-XX:TieredStopAtLevel=1"}
-
-
-@dataclass(frozen=True)
-class Cluster:
-    """The cluster of one EXCHANGE_HOME."""
-
-    home: Path
-
-    @property
-    def folder(self) -> Path:
-        return self.home / "cluster"
-
-    def environment(self) -> dict[str, str]:
-        return dict(os.environ) | QUICK | {"EXCHANGE_HOME": str(self.home)}
-
-    def start(self, *words: str) -> subprocess.Popen[str]:
-        """Start `exchange cluster …`."""
-        return subprocess.Popen(
-            [sys.executable, "-m", "jobs.cli", "cluster", *words],
-            cwd=CHECKOUT, env=self.environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        )  # fmt: skip
-
-    def run(self, *words: str) -> tuple[int, str]:
-        """Run it to its end: exit code and all that it printed."""
-        started = self.start(*words)
-        said, _ = started.communicate(timeout=200)
-        return started.returncode, said
-
-    def parts(self) -> dict[str, dict[str, Any]]:
-        """What `status --json` tells, by part."""
-        code, said = self.run("status", "--json")
-        assert code == 0, said
-        return {part["part"]: part for part in json.loads(said)}
-
-    def settings(self) -> dict[str, str]:
-        """The variables that the cluster's file sets, as a shell reads them."""
-        text = (self.folder / "env").read_text(encoding="utf-8")
-        words = [word for word in shlex.split(text) if word != "export"]
-        return dict(word.split("=", 1) for word in words)
-
-    def secrets(self) -> list[str]:
-        """Every secret of the cluster."""
-        known = json.loads((self.folder / "secrets.json").read_text(encoding="utf-8"))
-        found = [value for key, value in known.items() if key != "database"]
-        return [*found, *known["database"].values(), (self.folder / "spark.secret").read_text(encoding="utf-8").strip()]
-
-    def left_running(self) -> list[str]:
-        """Command lines of processes that belong to the cluster."""
-        found = []
-        for process in psutil.process_iter():
-            try:
-                carried = process.environ().get("EXCHANGE_CLUSTER_OF") == str(self.home)
-                words = " ".join(process.cmdline())
-            except psutil.Error:
-                continue
-            if carried or str(self.home) in words:
-                found.append(words)
-        return found
+from running import Cluster, skip_without_java
 
 
 @pytest.fixture(scope="session")
@@ -103,11 +29,3 @@ def other_cluster(tmp_path: Path) -> Iterator[Cluster]:
     made = Cluster(tmp_path / "other")
     yield made
     made.run("down")
-
-
-def skip_without_java() -> None:
-    """Skip, and say so, where Spark cannot run."""
-    try:
-        find_java()
-    except ExchangeError as error:
-        pytest.skip(f"NO TEST OF THE CLUSTER IS RUN: {error}")

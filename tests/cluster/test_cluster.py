@@ -19,8 +19,8 @@ import pytest
 from botocore import UNSIGNED
 from botocore.config import Config
 from botocore.exceptions import ClientError
-from conftest import Cluster
 from pyspark.errors import PySparkException
+from running import Cluster
 from sqlalchemy import create_engine, text
 from sqlalchemy.engine import make_url
 

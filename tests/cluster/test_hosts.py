@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from conftest import CHECKOUT, QUICK, skip_without_java
+from running import CHECKOUT, QUICK, skip_without_java
 
 # Prints the address of every executor that ran a part of the work, with a shuffle between them.
 _ASK = """

@@ -11,7 +11,7 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-from conftest import skip_without_java
+from running import skip_without_java
 
 from jobs.cluster import jars
 from jobs.cluster.database import find_postgres
