@@ -122,6 +122,7 @@ def let_in():
 threading.Thread(target=let_in, daemon=True).start()
 os.environ["EXCHANGE_SPARK"] = f"sc://localhost:{door.getsockname()[1]}/;{token}"
 print(spark.connect().range(7).count(), flush=True)
+spark.close()
 for way in ways:
     way.shutdown(socket.SHUT_RDWR)
     way.close()
