@@ -16,6 +16,7 @@ from jobs import lake
 from jobs.catalog import Source
 from jobs.errors import DeclarationError, RefusedFile, Tampered
 from jobs.failures import explained
+from jobs.objects import on_disk
 from jobs.registry import reading, transaction
 from jobs.registry.models import Landing
 from jobs.rules import quote
@@ -81,7 +82,7 @@ def _refuse_twins(source: Source) -> None:
 
 def _see_bytes(landings: list[Landing]) -> None:
     for landing in landings:
-        if not (settings().home / landing.path).exists():
+        if not (settings().store / landing.path).exists():
             raise Tampered(
                 f"the landed bytes of {landing.file_name} are gone",
                 where=landing.path,
@@ -197,8 +198,8 @@ def _parsed_many(source: Source, landings: list[Landing]) -> DataFrame:
 
 
 def _records_of(source: Source, landings: list[Landing]) -> DataFrame:
-    home = settings().home
-    arrivals = [(str(home / x.path), x.file_name, x.sha256) for x in landings]
+    store = settings().store
+    arrivals = [(str(store / x.path), x.file_name, x.sha256) for x in landings]
     published = ", ".join(f"{quote(name)} string" for name in columns_of(source))
     yielded = "_extra string, _refused string, _raw string, _row bigint, _file string, _landing_sha256 string"
     files = connect().createDataFrame(arrivals, "path string, file_name string, sha256 string")
@@ -222,13 +223,12 @@ def _parser(form: Format) -> Any:
 
 
 def _records(file: dict[str, str], form: Format) -> Iterator[pa.RecordBatch]:
-    from pathlib import Path
-
     from jobs.formats import read
 
     try:
-        for records in read(Path(file["path"]), file["file_name"], form):
-            yield _ordered(records, form)
+        with on_disk(file["path"]) as path:
+            for records in read(path, file["file_name"], form):
+                yield _ordered(records, form)
     except RefusedFile as refusal:
         yield _refusal(file, form, str(refusal))
 

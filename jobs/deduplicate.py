@@ -58,7 +58,7 @@ def deduplicate(table: str, good: str, contract: Contract, mode: SilverMode) -> 
     lake.stage("suspects", f"SELECT g.* FROM good_rows g LEFT SEMI JOIN shared s ON {hashed} = s._hash")
     lake.stage("repeated", _repeated(contract))
     where = touched(table, contract, "suspects") if mode == "append" and lake.rows(table) else None
-    standing = f"(SELECT * FROM delta.`{lake.address(table)}` t WHERE {where})" if where else None
+    standing = f"(SELECT * FROM {lake.from_path(table)} t WHERE {where})" if where else None
     lake.stage("verdicts", _verdicts(contract, mode, standing))
     counts = lake.counts("verdicts", "verdict")
     columns = ", ".join(map(quote, (*contract.names, *ORIGIN)))

@@ -114,7 +114,7 @@ def _compared(table: str, contract: Contract, where: str) -> str:
         "CASE WHEN t._landing_sha256 IS NULL THEN 'new'"
         f" WHEN {differs(contract, 't', 'g')} THEN 'changed' WHEN {repeats} THEN 'unchanged' ELSE 'again' END"
     )
-    present = f"(SELECT * FROM delta.`{lake.address(table)}` t WHERE {where})"
+    present = f"(SELECT * FROM {lake.from_path(table)} t WHERE {where})"
     return (
         f"SELECT {columns}, {verdict} AS verdict FROM batch g LEFT JOIN {present} t ON {same_key(contract, 't', 'g')}"
         " LEFT JOIN landings l ON t._landing_sha256 = l._landing_sha256"

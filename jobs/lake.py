@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shutil
+import socket
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache, reduce
@@ -76,27 +77,44 @@ def location(table: str) -> Path:
     return settings().lake / layer / name
 
 
-def address(table: str) -> str:
-    """The folder of a table as the engine takes it."""
-    return _address(location(table))
+def relative(table: str) -> str:
+    """The table's folder as manifests name it, relative to what holds tables and landed bytes."""
+    return "/".join(("lake", *table.split(".", 1)))
+
+
+def from_path(table: str) -> str:
+    """What SQL calls a table that is not attached."""
+    return f"delta.`{_address(location(table))}`"
 
 
 def _address(folder: Path) -> str:
     """A folder's path in characters that Sail 0.7 leaves as they are.
 
     It takes a location for an address: of a blank, an accent or a bracket it makes an escape, and then writes into
-    another folder than the one it reads from. Such a home is reached through a descriptor instead.
+    another folder than the one it reads from. Such a folder is reached through a descriptor instead.
     """
-    home = settings().home
-    if settings().spark != "embedded" or _PLAIN_PATH.fullmatch(str(home)):
+    root = settings().store
+    if settings().is_remote or not _is_embedded() or _PLAIN_PATH.fullmatch(str(root)):
         return str(folder)
-    home.mkdir(parents=True, exist_ok=True)
-    return f"/proc/self/fd/{_descriptor(home)}/{folder.relative_to(home)}"
+    root.mkdir(parents=True, exist_ok=True)
+    return f"/proc/self/fd/{_descriptor(root)}/{folder.relative_to(root)}"
 
 
 @cache
 def _descriptor(folder: Path) -> int:
     return os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+
+
+def _is_embedded() -> bool:
+    return settings().spark == "embedded"
+
+
+def _options() -> dict[str, str] | None:
+    """How delta-rs reaches an object store; keys it takes from the usual variables of AWS by itself."""
+    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+    if not settings().is_remote or not endpoint:
+        return None
+    return {"AWS_ENDPOINT_URL": endpoint, "AWS_ALLOW_HTTP": str(endpoint.startswith("http://")).lower()}
 
 
 def fields_of(columns: Iterable[Column]) -> tuple[Field, ...]:
@@ -145,7 +163,7 @@ def _newest_log(table: str) -> DeltaTable:
     if key in _newest:
         _newest[key].update_incremental()
     else:
-        _newest[key] = DeltaTable(str(location(table)))
+        _newest[key] = DeltaTable(str(location(table)), storage_options=_options())
     return _newest[key]
 
 
@@ -154,7 +172,7 @@ def _newest_log(table: str) -> DeltaTable:
 def _older_log(folder: str, _created: int, _process: int, version: int) -> DeltaTable:
     from deltalake import DeltaTable
 
-    return DeltaTable(folder, version=version)
+    return DeltaTable(folder, version=version, storage_options=_options())
 
 
 def forget() -> None:
@@ -167,7 +185,7 @@ def forget() -> None:
 def _identity(table: str) -> tuple[str, int, int]:
     """Tells a table from another that is, or was, in the same place, within this process."""
     first = location(table) / "_delta_log" / f"{0:020d}.json"
-    return str(location(table)), first.stat().st_mtime_ns if first.exists() else 0, os.getpid()
+    return str(location(table)), int(first.stat().st_mtime * 1e6) if first.exists() else 0, os.getpid()
 
 
 def version(table: str) -> int | None:
@@ -224,7 +242,7 @@ def _create(
     spark.sql(f"DROP TABLE IF EXISTS {attached}").collect()
     spark.sql(
         f"{command} {attached} ({columns}) USING delta {parted}"
-        f"LOCATION {literal(address(table))} COMMENT {literal(comment)} TBLPROPERTIES ({told})"
+        f"LOCATION {literal(_address(location(table)))} COMMENT {literal(comment)} TBLPROPERTIES ({told})"
     ).collect()
 
 
@@ -240,7 +258,7 @@ def attach(table: str) -> str:
     """Make a table known to the session's catalogue; returns the name SQL can use for it."""
     layer, name = table.split(".", 1)
     attached = f"{_database(layer)}.{quote(name)}"
-    connect().sql(f"CREATE TABLE IF NOT EXISTS {attached} USING delta LOCATION {literal(address(table))}").collect()
+    connect().sql(f"CREATE TABLE IF NOT EXISTS {attached} USING delta LOCATION {literal(_address(location(table)))}").collect()
     return attached
 
 
@@ -254,15 +272,26 @@ def stage(view: str, query: str) -> None:
 
     The rows lie under the lake as Parquet until the next stage of that name; each process has its own.
     """
-    folder = settings().lake / "_stage" / f"{os.getpid()}" / view
+    folder = _stages() / view
     spark = connect()
     frame = spark.sql(query)
-    shutil.rmtree(folder, ignore_errors=True)
+    _remove(folder)
     # It is read a few times and then removed: stronger compression costs more than it saves.
     frame.write.mode("overwrite").option("compression", "snappy").parquet(_address(folder))
     # Of no rows no file is written, from which columns could be read back.
     reader = spark.read if any(folder.glob("*.parquet")) else spark.read.schema(frame.schema)
     reader.parquet(_address(folder)).createOrReplaceTempView(view)
+
+
+def _stages() -> Path:
+    return settings().lake / "_stage" / f"{socket.gethostname()}-{os.getpid()}"
+
+
+def _remove(folder: Path) -> None:
+    if not settings().is_remote:
+        shutil.rmtree(folder, ignore_errors=True)
+    elif folder.exists():
+        folder.rmdir(recursive=True)  # type: ignore[call-arg]  # a folder of an object store is what lies under it
 
 
 def counts(view: str, column: str) -> dict[Any, int]:
@@ -272,16 +301,17 @@ def counts(view: str, column: str) -> dict[Any, int]:
 
 def clear_stages() -> None:
     """Remove what this process and processes that have ended staged."""
-    for folder in (settings().lake / "_stage").glob("*"):
-        if folder.name == str(os.getpid()) or not Path(f"/proc/{folder.name}").exists():
-            shutil.rmtree(folder, ignore_errors=True)
+    for folder in _stages().parent.glob("*"):
+        host, _, process = folder.name.rpartition("-")
+        if folder.name == _stages().name or (host == socket.gethostname() and not Path(f"/proc/{process}").exists()):
+            _remove(folder)
 
 
 def read(table: str, at: int | None = None) -> DataFrame:
     """A frame over a version of a table, the newest if None."""
     # Sail 0.7 takes about twice as long to find the newest version by itself.
     reader = connect().read.format("delta").option("versionAsOf", version(table) if at is None else at)
-    return reader.load(address(table))
+    return reader.load(_address(location(table)))
 
 
 def append(table: str, frame: DataFrame, *, apart: Sequence[Partition] | None = None) -> int:
@@ -294,7 +324,7 @@ def append(table: str, frame: DataFrame, *, apart: Sequence[Partition] | None = 
             many rows that lie together by partition where they are read from, this spares the engine to sort them.
     """
     parted = _apart(frame, apart) if apart else _by_partition(table, frame)
-    parted.write.format("delta").mode("append").save(address(table))
+    parted.write.format("delta").mode("append").save(_address(location(table)))
     return _committed(table)
 
 
@@ -314,7 +344,7 @@ def overwrite(table: str, frame: DataFrame, *, slice_of: str | None = None, toge
     writer = (_by_partition(table, frame) if together else frame).write.format("delta").mode("overwrite")
     if slice_of:
         writer = writer.option("replaceWhere", slice_of)
-    writer.save(address(table))
+    writer.save(_address(location(table)))
     return _committed(table)
 
 
@@ -326,20 +356,22 @@ def _by_partition(table: str, frame: DataFrame) -> DataFrame:
 
 def merge(table: str, view: str, on: str, clauses: str) -> int:
     """Run one MERGE from a temporary view (alias s) into a table (alias t); returns the newest version after it."""
-    connect().sql(f"MERGE INTO delta.`{address(table)}` t USING {view} s ON {on} {clauses}").collect()
+    connect().sql(f"MERGE INTO {from_path(table)} t USING {view} s ON {on} {clauses}").collect()
     return _committed(table)
 
 
 def delete(table: str, predicate: str) -> int:
     """Delete rows in one commit; returns the newest version after it."""
-    connect().sql(f"DELETE FROM delta.`{address(table)}` WHERE {predicate}").collect()
+    connect().sql(f"DELETE FROM {from_path(table)} WHERE {predicate}").collect()
     return _committed(table)
 
 
 def restore(table: str, to: int) -> int:
     """Make the newest version equal to an older one, by a new commit; returns its number."""
-    log = delta(table)
-    log.restore(to)
+    if _is_embedded():
+        delta(table).restore(to)
+    else:
+        connect().sql(f"RESTORE TABLE {from_path(table)} TO VERSION AS OF {to}").collect()
     return _committed(table)
 
 
@@ -446,5 +478,6 @@ def _text(value: Any) -> str | None:
 def _committed(table: str) -> int:
     # Sail 0.7 writes a checkpoint every ten commits, begins at the one that this optional file names, and so cannot
     # read any version before it. Without the file a reader lists the log and finds what suits the version it wants.
-    (location(table) / "_delta_log" / "_last_checkpoint").unlink(missing_ok=True)
+    if _is_embedded():
+        (location(table) / "_delta_log" / "_last_checkpoint").unlink(missing_ok=True)
     return delta(table).version()

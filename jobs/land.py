@@ -56,7 +56,7 @@ def _marks(source: Source) -> dict[tuple[str | None, str | None], str]:
 
 
 def _is_kept(path: str | None) -> bool:
-    return path is not None and (settings().home / path).exists()
+    return path is not None and (settings().store / path).exists()
 
 
 def _keep(source: Source, fetched: Fetched, logical_date: datetime, run_id: str) -> int | None:

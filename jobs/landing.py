@@ -8,14 +8,18 @@ import hashlib
 import json
 import os
 import re
+import shutil
+import tempfile
 import time
 import uuid
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import BinaryIO
 
+from jobs import objects
 from jobs.connectors import Fetched
 from jobs.errors import ExchangeError, Tampered
 from jobs.settings import settings
@@ -32,7 +36,7 @@ class Landed:
     """One file in landing, as its manifest tells it.
 
     Attributes:
-        path: of the bytes, relative to ``settings().home``.
+        path: of the bytes, relative to ``settings().store``.
         size: bytes.
         published_at, fetched_at, logical_date: instants in UTC.
         facts: what the connector knew.
@@ -55,7 +59,7 @@ class Landed:
     @property
     def file(self) -> Path:
         """Where the bytes are."""
-        return settings().home / self.path
+        return settings().store / self.path
 
 
 def store(fetched: Fetched, source: str, logical_date: datetime) -> Landed:
@@ -76,6 +80,8 @@ def store(fetched: Fetched, source: str, logical_date: datetime) -> Landed:
     """
     logical_date = logical_date.astimezone(UTC)
     folder = settings().landing / source / f"{logical_date:%Y/%m/%d}"
+    if settings().is_remote:
+        return _uploaded(fetched, source, logical_date, folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         _clear_abandoned(folder)
@@ -143,20 +149,66 @@ def _stored(fetched: Fetched, source: str, logical_date: datetime, folder: Path)
             sha256.update(data)
             draft.file.write(data)
         size = draft.file.tell()
-        name = sha256.hexdigest()
-        suffix = _SUFFIX.search(fetched.file_name.lower())
-        target = folder / f"{name}{suffix.group() if suffix else ''}"
-        if not draft.keep_as(target) and target.stat().st_size != size:
-            raise Tampered(
-                "the landed bytes changed: their size is another",
-                where=str(target),
-                expected=f"{size} bytes",
-                next_step="restore the file from a backup",
-            )
-    landed = Landed(
+        target = folder / _name(sha256.hexdigest(), fetched.file_name)
+        if not draft.keep_as(target):
+            _see_size(target, size)
+    landed = _landed(fetched, source, logical_date, target, sha256.hexdigest(), size)
+    manifest = folder / f"{landed.sha256}{_MANIFEST}"
+    with _Draft(folder) as draft:
+        draft.file.write(_manifest_text(landed).encode())
+        is_new = draft.keep_as(manifest)
+    return landed if is_new else replace(_read_manifest(manifest), is_new=False)
+
+
+def _uploaded(fetched: Fetched, source: str, logical_date: datetime, folder: Path) -> Landed:
+    # A file that changes on the way up would not be what its name says.
+    with _still(fetched.path) as original:
+        sha256, size = digest(original), original.stat().st_size
+        target = folder / _name(sha256, fetched.file_name)
+        if not objects.put_if_absent(target, original):
+            _see_size(target, size)
+    landed = _landed(fetched, source, logical_date, target, sha256, size)
+    manifest = folder / f"{sha256}{_MANIFEST}"
+    is_new = objects.put_if_absent(manifest, _manifest_text(landed).encode())
+    return landed if is_new else replace(_read_manifest(manifest), is_new=False)
+
+
+@contextmanager
+def _still(path: Path) -> Iterator[Path]:
+    """A copy of a file that nobody else writes to."""
+    scratch = settings().home / "scratch"
+    scratch.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=scratch) as folder:
+        copy = Path(folder) / "landing"
+        try:
+            shutil.copyfile(path, copy)
+        except OSError as error:
+            raise disk_full(error, scratch) from error
+        yield copy
+
+
+def _name(sha256: str, file_name: str) -> str:
+    suffix = _SUFFIX.search(file_name.lower())
+    return f"{sha256}{suffix.group() if suffix else ''}"
+
+
+def _see_size(target: Path, size: int) -> None:
+    if target.stat().st_size != size:
+        raise Tampered(
+            "the landed bytes changed: their size is another",
+            where=str(target),
+            expected=f"{size} bytes",
+            next_step="restore the file from a backup",
+        )
+
+
+def _landed(
+    fetched: Fetched, source: str, logical_date: datetime, target: Path, sha256: str, size: int
+) -> Landed:  # fmt: skip
+    return Landed(
         source=source,
-        sha256=name,
-        path=target.relative_to(settings().home).as_posix(),
+        sha256=sha256,
+        path=f"landing/{source}/{logical_date:%Y/%m/%d}/{target.name}",
         file_name=fetched.file_name,
         url=fetched.url,
         size=size,
@@ -166,11 +218,6 @@ def _stored(fetched: Fetched, source: str, logical_date: datetime, folder: Path)
         logical_date=logical_date,
         facts=dict(fetched.facts),
     )
-    manifest = folder / f"{name}{_MANIFEST}"
-    with _Draft(folder) as draft:
-        draft.file.write(_manifest_text(landed).encode())
-        is_new = draft.keep_as(manifest)
-    return landed if is_new else replace(_read_manifest(manifest), is_new=False)
 
 
 def _manifest_text(landed: Landed) -> str:

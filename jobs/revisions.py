@@ -28,7 +28,7 @@ def revision_changes(table: str, batch: Incoming, contract: Contract) -> Change:
     where = touched(table, contract, "batch") if lake.rows(table) else None
     if where is None and batch.instants == 1:
         return Change(_first(contract, "batch"), "append", batch.rows)
-    known = f"(SELECT * FROM delta.`{lake.address(table)}` t WHERE {where})" if where else None
+    known = f"(SELECT * FROM {lake.from_path(table)} t WHERE {where})" if where else None
     if known and batch.instants == 1 and not batch.is_late:
         return _next(known, contract, where or "true")
     return _chains(known, batch, contract, where or "true")

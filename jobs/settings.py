@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 from functools import lru_cache
 from pathlib import Path
+from typing import cast
 
 from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -19,6 +21,11 @@ class Settings(BaseSettings):
 
     home: Path = Field(default=CHECKOUT / ".exchange", description="all state: lake, registry, keys, Airflow")
     catalogue: Path = Field(default=CHECKOUT, description="the folder that holds dags/ and expectations/")
+    lake_root: str = Field(
+        default="",
+        validation_alias="EXCHANGE_LAKE",
+        description="where tables and landed bytes are: a folder, or s3://bucket/prefix; home if empty",
+    )
     spark: str = Field(default="embedded", description="embedded, or the address of a Spark Connect server")
     database_url: str = Field(default="", description="SQLAlchemy address of the registry; SQLite under home if empty")
     share_host: str = Field(default="127.0.0.1", description="address the sharing server binds to")
@@ -34,15 +41,40 @@ class Settings(BaseSettings):
     def _absolute(cls, value: Path) -> Path:
         return value.expanduser().resolve()
 
+    @field_validator("lake_root")
+    @classmethod
+    def _known_store(cls, value: str) -> str:
+        value = value.strip().rstrip("/")
+        if "://" in value and not re.match(r"^s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[^/]+)*$", value):
+            raise ValueError("neither a folder nor s3://bucket or s3://bucket/prefix")
+        return value
+
+    @property
+    def store(self) -> Path:
+        """What holds tables and landed bytes: a folder, or a prefix of an object store with a path's ways.
+
+        Paths that the registry and manifests keep are relative to it.
+        """
+        if not self.lake_root:
+            return self.home
+        if self.is_remote:
+            return _remote(self.lake_root)
+        return Path(self.lake_root).expanduser().resolve()
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether tables and landed bytes are in an object store."""
+        return "://" in self.lake_root
+
     @property
     def landing(self) -> Path:
         """Bytes as received."""
-        return self.home / "landing"
+        return self.store / "landing"
 
     @property
     def lake(self) -> Path:
         """Delta tables, one folder per layer."""
-        return self.home / "lake"
+        return self.store / "lake"
 
     @property
     def drop(self) -> Path:
@@ -85,10 +117,20 @@ def settings() -> Settings:
     return _settings(tuple(map(os.environ.get, _VARIABLES)))
 
 
+@lru_cache(maxsize=16)
+def _remote(address: str) -> Path:
+    from upath import UPath
+
+    # Others write there too, so what was listed a moment ago says nothing. It does all that is asked of a path here.
+    return cast("Path", UPath(address, use_listings_cache=False))
+
+
 # To read and check them takes a millisecond, and they are asked for a hundred times a step.
 @lru_cache(maxsize=16)
 def _settings(_values: tuple[str | None, ...]) -> Settings:
     return Settings()
 
 
-_VARIABLES = tuple(f"EXCHANGE_{name.upper()}" for name in Settings.model_fields)
+_VARIABLES = tuple(
+    str(field.validation_alias or f"EXCHANGE_{name.upper()}") for name, field in Settings.model_fields.items()
+)

@@ -123,7 +123,7 @@ def _table(candidate: Candidate) -> TableVersion:
     side, version = candidate.side, candidate.side.version
     return TableVersion(
         name=version.table,
-        path=str(lake.location(version.table).relative_to(settings().home)),
+        path=lake.relative(version.table),
         id=version.id,
         delta_version=version.version,
         rows=version.rows,

@@ -52,7 +52,7 @@ class Inspection:
 
     def found(self, what: str, where: Path | str, expected: object, found: object) -> None:
         """Write down a difference; a path is shown relative to the exchange's home."""
-        shown = str(where.relative_to(settings().home)) if isinstance(where, Path) else where
+        shown = where if isinstance(where, str) else _relative(where)
         self.findings.append(Finding(what, shown, _brief(expected), _brief(found)))
 
     def compare(self, what: str, where: Path | str, expected: object, found: object) -> bool:
@@ -85,7 +85,7 @@ def copies(work: Inspection, manifest: Manifest) -> None:
 def table_log(work: Inspection, manifest: Manifest) -> None:
     """Compare the log of the pinned version with the manifest: the same files, sizes, rows and columns."""
     table = manifest.table
-    log = settings().home / table.path / "_delta_log"
+    log = settings().store / table.path / "_delta_log"
     try:
         version = snapshot(table.name, table.delta_version)
     except ExchangeError as error:
@@ -105,7 +105,7 @@ def table_log(work: Inspection, manifest: Manifest) -> None:
 def _logged_files(work: Inspection, manifest: Manifest, version: Snapshot, log: Path) -> None:
     released = {file.path: file for file in manifest.files}
     for path in sorted(released.keys() | version.files.keys()):
-        place = f"{log.relative_to(settings().home)}, version {version.version}, {path}"
+        place = f"{_relative(log)}, version {version.version}, {path}"
         if path not in version.files:
             work.found("the log does not list a file of the release", place, "the file", MISSING)
         elif path not in released:
@@ -174,6 +174,12 @@ def read(work: Inspection, file: Path, what: str) -> bytes | None:
     except FileNotFoundError:
         work.found(f"{what} is missing", file, "the file", MISSING)
         return None
+
+
+def _relative(place: Path) -> str:
+    """A path without the part that is the same for all."""
+    root = settings().store if str(place).startswith(str(settings().store)) else settings().home
+    return str(place).removeprefix(str(root)).lstrip("/")
 
 
 def _brief(value: object) -> str:

@@ -75,8 +75,8 @@ def rows_in(file: Path) -> int:
     """Number of rows of a Parquet file, from its footer."""
     from pyarrow import parquet
 
-    footer = parquet.ParquetFile(file).metadata
-    return int(footer.num_rows)
+    with file.open("rb") as data:
+        return int(parquet.ParquetFile(data).metadata.num_rows)
 
 
 def _files(log: Any, table: str) -> dict[str, LoggedFile]:

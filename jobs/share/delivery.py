@@ -14,6 +14,7 @@ from anyio.to_thread import run_sync
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from jobs.objects import reader
 from jobs.registry import usage
 from jobs.share.meter import tell
 from jobs.share.ranges import Span
@@ -65,7 +66,7 @@ class FileDelivery(Response):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 - the protocol of ASGI
         """Send the response."""
         # Opened first: a file that cannot be read is still answered with an error.
-        with await run_sync(self.path.open, "rb") as file:
+        with await run_sync(reader, self.path) as file:
             # A span that leaves in one piece is entered as sent at once, which halves the writes for small ones.
             entered = self.span.length if self.with_body and self.span.length <= PIECE_BYTES else 0
             self.entry.bytes = entered

@@ -8,18 +8,21 @@ from dataclasses import dataclass
 from datetime import date, datetime
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
 import pyarrow as pa
-from deltalake import DeltaTable
 from sqlalchemy import select
 
+from jobs import lake
 from jobs.errors import Tampered
 from jobs.registry import reading
 from jobs.registry.models import Release
 from jobs.settings import settings
 from jobs.share.refusal import unsupported
+
+if TYPE_CHECKING:
+    from deltalake import DeltaTable
 
 # Deletion vectors and column mapping change what a data file means; a buyer whose client does not know them would read
 # deleted rows or wrong columns. Tables for release are built without them.
@@ -106,7 +109,7 @@ def _snapshot(release: _Release) -> Snapshot:
             select(Release.product, Release.delta_version, Release.manifest).where(Release.id == release.number)
         ).one()
     folder = release.gold / product
-    table = DeltaTable(str(folder), version=version)
+    table = lake.delta(f"gold.{product}", version)
     protocol, metadata = table.protocol(), table.metadata()
     features = frozenset(protocol.reader_features or ())
     if features - SAFE_FEATURES or protocol.min_reader_version == 2:
