@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import shutil
 import socket
 from collections.abc import Iterable, Sequence
@@ -231,7 +230,7 @@ def _create(
     layer, name = table.split(".", 1)
     parted = f"PARTITIONED BY ({', '.join(map(quote, partitions))}) " if partitions else ""
     properties = {
-        _STATISTICS: ",".join(quote(f.name) for f in fields if not f.type.startswith(_INEXACT)),
+        _STATISTICS: ",".join(map(quote, _exact(fields, partitions))),
         _LOG_RETENTION: "interval 36500 days",
     }
     if made_by:
@@ -242,8 +241,13 @@ def _create(
     spark.sql(f"DROP TABLE IF EXISTS {attached}").collect()
     spark.sql(
         f"{command} {attached} ({columns}) USING delta {parted}"
-        f"LOCATION {literal(_address(location(table)))} COMMENT {literal(comment)} TBLPROPERTIES ({told})"
+        f"LOCATION {literal(str(location(table)))} COMMENT {literal(comment)} TBLPROPERTIES ({told})"
     ).collect()
+
+
+def _exact(fields: Sequence[Field], partitions: Sequence[str]) -> list[str]:
+    """Columns whose statistics both engines can use; of partition columns Spark allows none."""
+    return [f.name for f in fields if not f.type.startswith(_INEXACT) and f.name not in partitions]
 
 
 def is_shaped(table: str, fields: Iterable[Field], partitions: Sequence[str] = ()) -> bool:
@@ -258,7 +262,9 @@ def attach(table: str) -> str:
     """Make a table known to the session's catalogue; returns the name SQL can use for it."""
     layer, name = table.split(".", 1)
     attached = f"{_database(layer)}.{quote(name)}"
-    connect().sql(f"CREATE TABLE IF NOT EXISTS {attached} USING delta LOCATION {literal(_address(location(table)))}").collect()
+    connect().sql(
+        f"CREATE TABLE IF NOT EXISTS {attached} USING delta LOCATION {literal(_address(location(table)))}"
+    ).collect()
     return attached
 
 
@@ -277,10 +283,10 @@ def stage(view: str, query: str) -> None:
     frame = spark.sql(query)
     _remove(folder)
     # It is read a few times and then removed: stronger compression costs more than it saves.
-    frame.write.mode("overwrite").option("compression", "snappy").parquet(_address(folder))
+    frame.write.mode("overwrite").option("compression", "snappy").parquet(str(folder))
     # Of no rows no file is written, from which columns could be read back.
     reader = spark.read if any(folder.glob("*.parquet")) else spark.read.schema(frame.schema)
-    reader.parquet(_address(folder)).createOrReplaceTempView(view)
+    reader.parquet(str(folder)).createOrReplaceTempView(view)
 
 
 def _stages() -> Path:
@@ -311,7 +317,7 @@ def read(table: str, at: int | None = None) -> DataFrame:
     """A frame over a version of a table, the newest if None."""
     # Sail 0.7 takes about twice as long to find the newest version by itself.
     reader = connect().read.format("delta").option("versionAsOf", version(table) if at is None else at)
-    return reader.load(_address(location(table)))
+    return reader.load(str(location(table)))
 
 
 def append(table: str, frame: DataFrame, *, apart: Sequence[Partition] | None = None) -> int:
@@ -324,7 +330,7 @@ def append(table: str, frame: DataFrame, *, apart: Sequence[Partition] | None = 
             many rows that lie together by partition where they are read from, this spares the engine to sort them.
     """
     parted = _apart(frame, apart) if apart else _by_partition(table, frame)
-    parted.write.format("delta").mode("append").save(_address(location(table)))
+    parted.write.format("delta").mode("append").save(str(location(table)))
     return _committed(table)
 
 
@@ -344,7 +350,7 @@ def overwrite(table: str, frame: DataFrame, *, slice_of: str | None = None, toge
     writer = (_by_partition(table, frame) if together else frame).write.format("delta").mode("overwrite")
     if slice_of:
         writer = writer.option("replaceWhere", slice_of)
-    writer.save(_address(location(table)))
+    writer.save(str(location(table)))
     return _committed(table)
 
 

@@ -40,7 +40,7 @@ def run_worker(
     make_folder()
     _refuse_unreachable(master, address)
     host = _host("worker", address, read_spark_secret(secret_file or spark_secret_file()))
-    _become(engines.worker(host, port, cores or os.cpu_count() or 1, memory, master))
+    _become(engines.worker(host, port, cores or os.cpu_count() or 1, memory, master, store_of(os.environ)))
 
 
 def run_connect(

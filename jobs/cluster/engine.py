@@ -49,6 +49,18 @@ class Store:
     secret_key: str = ""
     session_token: str = ""
 
+    @property
+    def variables(self) -> dict[str, str]:
+        """The same for whoever reads the usual variables of AWS."""
+        told = {
+            "AWS_ENDPOINT_URL": self.endpoint,
+            "AWS_REGION": self.region,
+            "AWS_ACCESS_KEY_ID": self.access_key,
+            "AWS_SECRET_ACCESS_KEY": self.secret_key,
+            "AWS_SESSION_TOKEN": self.session_token,
+        }
+        return {name: value for name, value in told.items() if value}
+
 
 @dataclass(frozen=True)
 class Engine:
@@ -100,11 +112,12 @@ def master(host: Host, port: int, page_port: int) -> Command:
     return _daemon("org.apache.spark.deploy.master.Master", words, host)
 
 
-def worker(host: Host, port: int, cores: int, memory: str, master: str) -> Command:
-    """A worker of a master (``spark://host:port``)."""
+def worker(host: Host, port: int, cores: int, memory: str, master: str, store: Store) -> Command:
+    """A worker of a master (``spark://host:port``); what runs on it in Python reads landed bytes from the store."""
     words = ["--host", host.address, "--port", str(port), "--webui-port", "0", "--work-dir", str(host.work)]
     words += ["--cores", str(cores), "--memory", memory, master]
-    return _daemon("org.apache.spark.deploy.worker.Worker", words, host)
+    daemon = _daemon("org.apache.spark.deploy.worker.Worker", words, host)
+    return Command(words=daemon.words, environment=daemon.environment | store.variables)
 
 
 def connect(host: Host, engine: Engine) -> Command:

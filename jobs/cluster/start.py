@@ -76,22 +76,26 @@ class Start:
 
     def _worker(self, name: str) -> engines.Command:
         state = self.state
-        return engines.worker(self._host(name), state.ports[name], state.cores, state.memory, self._master)
+        return engines.worker(self._host(name), state.ports[name], state.cores, state.memory, self._master, self._store)
 
     @property
     def _master(self) -> str:
         return f"spark://{HOST}:{self.state.ports['master']}"
 
-    def _engine(self) -> engines.Engine:
+    @property
+    def _store(self) -> engines.Store:
         secrets, endpoint = self._secrets, f"http://{HOST}:{self.state.ports['store']}"
+        return engines.Store(endpoint, stores.REGION, secrets.access_key, secrets.secret_key)
+
+    def _engine(self) -> engines.Engine:
         return engines.Engine(
             master=self._master,
             listen=HOST,
             port=self.state.ports["connect"],
             memory=self.state.memory,
             cores=self.state.workers * self.state.cores,
-            store=engines.Store(endpoint, stores.REGION, secrets.access_key, secrets.secret_key),
-            token=secrets.token,
+            store=self._store,
+            token=self._secrets.token,
         )
 
     def _launch_database(self) -> None:
