@@ -300,6 +300,31 @@ def _remove(folder: Path) -> None:
         folder.rmdir(recursive=True)  # type: ignore[call-arg]  # a folder of an object store is what lies under it
 
 
+def try_engine() -> None:
+    """Let the engine write a Delta table where tables are, and read it back.
+
+    Raises:
+        ExchangeError: it cannot; the message says what it reaches with whose rights.
+    """
+    from pyspark.errors import PySparkException
+
+    folder = _stages() / "trial"
+    try:
+        connect().range(3).write.format("delta").mode("overwrite").save(str(folder))
+        seen = connect().read.format("delta").load(str(folder)).count()
+    except PySparkException as error:
+        raise ExchangeError(
+            f"the engine cannot keep a Delta table there: {str(error).strip().splitlines()[0][:300]}",
+            where=str(settings().lake),
+            expected="an engine with Delta Lake, and rights and address of the object store of its own",
+            next_step="see what infra/README.md says of the engine's settings",
+        ) from error
+    finally:
+        clear_stages()
+    if seen != 3:
+        raise ExchangeError(f"the engine wrote 3 rows and read {seen}", where=str(settings().lake))
+
+
 def counts(view: str, column: str) -> dict[Any, int]:
     """Number of rows of a view for each value of a column."""
     return {r[0]: r[1] for r in connect().sql(f"SELECT {quote(column)}, count(*) FROM {view} GROUP BY 1").collect()}

@@ -6,6 +6,8 @@ import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, BinaryIO, cast
@@ -74,6 +76,27 @@ def _put_in_parts(place: dict[str, str], source: Path) -> None:
         # Parts that nobody makes an object of are kept, and paid for, until somebody says so.
         client.abort_multipart_upload(**upload)
         raise
+
+
+def require_bucket(root: Path) -> None:
+    """See that the bucket is there and can be listed.
+
+    Raises:
+        ExchangeError: it is not, or the store cannot be reached with these keys.
+    """
+    bucket, prefix = _place(root)
+    with explained(root):
+        _client(os.getpid()).list_objects_v2(Bucket=bucket, Prefix=prefix, MaxKeys=1)
+
+
+def clock_skew(root: Path) -> float:
+    """Seconds by which the store's clock is ahead of this machine's; to the second, as it tells no more."""
+    bucket, prefix = _place(root)
+    with explained(root):
+        answer = _client(os.getpid()).list_objects_v2(Bucket=bucket, Prefix=prefix, MaxKeys=1)
+    told = parsedate_to_datetime(answer["ResponseMetadata"]["HTTPHeaders"]["date"])
+    behind = (told - datetime.now(UTC)).total_seconds()
+    return 0.0 if -1.0 <= behind <= 0.0 else behind
 
 
 @contextmanager

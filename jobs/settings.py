@@ -8,8 +8,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import cast
 
-from pydantic import Field, field_validator
+from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from jobs.errors import ExchangeError
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 
@@ -113,7 +115,11 @@ class Settings(BaseSettings):
 
 
 def settings() -> Settings:
-    """Read the settings from the environment as it is now."""
+    """Read the settings from the environment as it is now.
+
+    Raises:
+        ExchangeError: a variable cannot be what it says.
+    """
     return _settings(tuple(map(os.environ.get, _VARIABLES)))
 
 
@@ -128,7 +134,16 @@ def _remote(address: str) -> Path:
 # To read and check them takes a millisecond, and they are asked for a hundred times a step.
 @lru_cache(maxsize=16)
 def _settings(_values: tuple[str | None, ...]) -> Settings:
-    return Settings()
+    try:
+        return Settings()
+    except ValidationError as error:
+        mistake = error.errors()[0]
+        name = str(mistake["loc"][0])
+        raise ExchangeError(
+            mistake["msg"].removeprefix("Value error, "),
+            where=name if name.startswith("EXCHANGE_") else f"EXCHANGE_{name.upper()}",
+            next_step="correct the variable, or unset it",
+        ) from None
 
 
 _VARIABLES = tuple(

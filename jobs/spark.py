@@ -60,6 +60,16 @@ def session() -> SparkSession:
     return spark
 
 
+def described() -> str:
+    """The engine's kind, version and address, without its token."""
+    address = settings().spark
+    if address == "embedded":
+        from importlib.metadata import version
+
+        return f"embedded Sail {version('pysail')}, Spark {connect().version}"
+    return f"Apache Spark {connect().version} at {address.split(';')[0].rstrip('/')}"
+
+
 def close() -> None:
     """End this process's sessions and the engines that it started."""
     for key in [k for k in _open if k[1] == os.getpid()]:

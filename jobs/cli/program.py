@@ -14,7 +14,7 @@ from typing import Any
 
 import typer
 
-from jobs.cli import buyers, cluster, new, quality, query, records, releases, steps
+from jobs.cli import buyers, cluster, doctor, new, quality, query, records, releases, steps
 from jobs.cli.options import BUYER, ENGINEER, STAFF
 from jobs.errors import Busy, ExchangeError, ExpectationsFailed, PublisherError, RefusedFile, Tampered
 
@@ -39,6 +39,7 @@ _COMMANDS: tuple[tuple[str, str, Callable[..., None]], ...] = (
     (ENGINEER, "quarantine", quality.quarantine),
     (ENGINEER, "rebuild", steps.rebuild),
     (ENGINEER, "docs", steps.docs),
+    (ENGINEER, "doctor", doctor.doctor),
     (STAFF, "release", steps.release),
     (STAFF, "grant", buyers.grant),
     (STAFF, "grants", buyers.grants),
