@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import socket
 from collections.abc import Iterable, Sequence
@@ -241,7 +242,7 @@ def _create(
     spark.sql(f"DROP TABLE IF EXISTS {attached}").collect()
     spark.sql(
         f"{command} {attached} ({columns}) USING delta {parted}"
-        f"LOCATION {literal(str(location(table)))} COMMENT {literal(comment)} TBLPROPERTIES ({told})"
+        f"LOCATION {literal(_address(location(table)))} COMMENT {literal(comment)} TBLPROPERTIES ({told})"
     ).collect()
 
 
@@ -283,10 +284,10 @@ def stage(view: str, query: str) -> None:
     frame = spark.sql(query)
     _remove(folder)
     # It is read a few times and then removed: stronger compression costs more than it saves.
-    frame.write.mode("overwrite").option("compression", "snappy").parquet(str(folder))
+    frame.write.mode("overwrite").option("compression", "snappy").parquet(_address(folder))
     # Of no rows no file is written, from which columns could be read back.
     reader = spark.read if any(folder.glob("*.parquet")) else spark.read.schema(frame.schema)
-    reader.parquet(str(folder)).createOrReplaceTempView(view)
+    reader.parquet(_address(folder)).createOrReplaceTempView(view)
 
 
 def _stages() -> Path:
@@ -310,8 +311,8 @@ def try_engine() -> None:
 
     folder = _stages() / "trial"
     try:
-        connect().range(3).write.format("delta").mode("overwrite").save(str(folder))
-        seen = connect().read.format("delta").load(str(folder)).count()
+        connect().range(3).write.format("delta").mode("overwrite").save(_address(folder))
+        seen = connect().read.format("delta").load(_address(folder)).count()
     except PySparkException as error:
         raise ExchangeError(
             f"the engine cannot keep a Delta table there: {str(error).strip().splitlines()[0][:300]}",
@@ -342,7 +343,7 @@ def read(table: str, at: int | None = None) -> DataFrame:
     """A frame over a version of a table, the newest if None."""
     # Sail 0.7 takes about twice as long to find the newest version by itself.
     reader = connect().read.format("delta").option("versionAsOf", version(table) if at is None else at)
-    return reader.load(str(location(table)))
+    return reader.load(_address(location(table)))
 
 
 def append(table: str, frame: DataFrame, *, apart: Sequence[Partition] | None = None) -> int:
@@ -355,7 +356,7 @@ def append(table: str, frame: DataFrame, *, apart: Sequence[Partition] | None = 
             many rows that lie together by partition where they are read from, this spares the engine to sort them.
     """
     parted = _apart(frame, apart) if apart else _by_partition(table, frame)
-    parted.write.format("delta").mode("append").save(str(location(table)))
+    parted.write.format("delta").mode("append").save(_address(location(table)))
     return _committed(table)
 
 
@@ -375,7 +376,7 @@ def overwrite(table: str, frame: DataFrame, *, slice_of: str | None = None, toge
     writer = (_by_partition(table, frame) if together else frame).write.format("delta").mode("overwrite")
     if slice_of:
         writer = writer.option("replaceWhere", slice_of)
-    writer.save(str(location(table)))
+    writer.save(_address(location(table)))
     return _committed(table)
 
 
