@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Literal, get_args
 
 from jobs.catalog import Catalog, Product, Source, find_product, find_source, load_catalog
 from jobs.errors import DeclarationError, ExchangeError, NotFound
+from jobs.lease import writing
 from jobs.locks import hold
 from jobs.runs import Recorded, recorded
 
 Step = Literal["land", "bronze", "silver", "gold", "check", "release"]
 SOURCE_STEPS: tuple[Step, ...] = ("land", "bronze", "silver", "check")
 PRODUCT_STEPS: tuple[Step, ...] = ("gold", "check", "release")
+# A check takes back the version that it does not pass.
+_WRITING: tuple[Step, ...] = ("bronze", "silver", "gold", "check")
 
 
 @dataclass(frozen=True)
@@ -58,7 +61,11 @@ def run_step(step: str, name: str, logical_date: datetime, run_id: str) -> StepR
     table = f"bronze.{subject.name}" if step in ("land", "bronze") else subject.table
     logical_date = logical_date if logical_date.tzinfo else logical_date.replace(tzinfo=UTC)
     started = time.monotonic()
-    with hold(f"{kind}.{subject.name}"), recorded(run_id, step, kind, subject.name, logical_date, table) as record:
+    with (
+        hold(f"{kind}.{subject.name}"),
+        writing() if step in _WRITING else nullcontext(),
+        recorded(run_id, step, kind, subject.name, logical_date, table) as record,
+    ):
         version = _do(step, subject, logical_date, record)
         if step == "silver" and record.output_version is not None:
             record.message = _remarks(subject, record)

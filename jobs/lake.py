@@ -206,7 +206,7 @@ def create(
         made_by: digest of the declarations that its rows are made by; `made_by` reads it back.
     """
     if not exists(table):
-        _create(table, fields, partitions, comment, made_by, "CREATE TABLE")
+        _create(table, fields, partitions, comment, made_by)
 
 
 def replace(
@@ -216,7 +216,7 @@ def replace(
 
     A write never changes a table's columns, because an engine would infer more than the contract says.
     """
-    _create(table, fields, partitions, comment, made_by, "CREATE OR REPLACE TABLE" if exists(table) else "CREATE TABLE")
+    _create(table, fields, partitions, comment, made_by)
 
 
 def made_by(table: str) -> str:
@@ -224,9 +224,7 @@ def made_by(table: str) -> str:
     return str(delta(table).metadata().configuration.get(_MADE_BY) or "")
 
 
-def _create(
-    table: str, fields: Sequence[Field], partitions: Sequence[str], comment: str, made_by: str, command: str
-) -> None:
+def _create(table: str, fields: Sequence[Field], partitions: Sequence[str], comment: str, made_by: str) -> None:
     columns = ", ".join(f"{quote(f.name)} {f.type} COMMENT {literal(f.comment)}" for f in fields)
     layer, name = table.split(".", 1)
     parted = f"PARTITIONED BY ({', '.join(map(quote, partitions))}) " if partitions else ""
@@ -237,13 +235,17 @@ def _create(
     if made_by:
         properties[_MADE_BY] = made_by
     told = ", ".join(f"{literal(name)} = {literal(value)}" for name, value in properties.items())
+    rest = f"COMMENT {literal(comment)} TBLPROPERTIES ({told})"
+    if not _is_embedded():
+        # Spark takes a table whose folder is there for another one, unless it is named by its path.
+        replaced = "REPLACE" if exists(table) else "CREATE"
+        connect().sql(f"{replaced} TABLE {from_path(table)} ({columns}) USING delta {parted}{rest}").collect()
+        return
     attached = f"{_database(layer)}.{quote(name)}"
-    spark = connect()
-    spark.sql(f"DROP TABLE IF EXISTS {attached}").collect()
-    spark.sql(
-        f"{command} {attached} ({columns}) USING delta {parted}"
-        f"LOCATION {literal(_address(location(table)))} COMMENT {literal(comment)} TBLPROPERTIES ({told})"
-    ).collect()
+    connect().sql(f"DROP TABLE IF EXISTS {attached}").collect()
+    replaced = "CREATE OR REPLACE" if exists(table) else "CREATE"
+    place = f"LOCATION {literal(_address(location(table)))}"
+    connect().sql(f"{replaced} TABLE {attached} ({columns}) USING delta {parted}{place} {rest}").collect()
 
 
 def _exact(fields: Sequence[Field], partitions: Sequence[str]) -> list[str]:

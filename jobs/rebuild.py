@@ -13,6 +13,7 @@ from sqlalchemy import select
 from jobs import lake, landing
 from jobs.catalog import Product, Source, load_products, load_sources
 from jobs.errors import ExchangeError, NotFound
+from jobs.lease import writing
 from jobs.locks import hold
 from jobs.pointers import forget, pointer
 from jobs.registry import reading, transaction
@@ -84,7 +85,7 @@ def rebuild(table: str, run_id: str) -> tuple[Rebuilt, ...]:
     layer, dot, name = table.lower().partition(".")
     if layer in ("bronze", "silver", "quarantine") and dot:
         source = load_sources().source(name)
-        with hold(f"source.{name}"):
+        with hold(f"source.{name}"), writing():
             return _source(source, run_id, only_bronze=layer == "bronze")
     if layer == "gold" and dot:
         return _with_inputs(load_products().product(name), run_id)
@@ -137,7 +138,7 @@ def _with_inputs(product: Product, run_id: str) -> tuple[Rebuilt, ...]:
     for table in product.inputs:
         if not _is_there(table) or pointer(table) is None:
             made += rebuild(table, run_id)
-    with hold(f"product.{product.name}"):
+    with hold(f"product.{product.name}"), writing():
         return (*made, _gold(product, run_id))
 
 

@@ -70,6 +70,13 @@ def described() -> str:
     return f"Apache Spark {connect().version} at {address.split(';')[0].rstrip('/')}"
 
 
+def writer() -> str:
+    """By what name the engine writes: all clients of one Connect server write through its one driver."""
+    if settings().spark == "embedded":
+        return "the embedded engine"
+    return f"the Connect server {connect().conf.get('spark.app.id')}"
+
+
 def close() -> None:
     """End this process's sessions and the engines that it started."""
     for key in [k for k in _open if k[1] == os.getpid()]:

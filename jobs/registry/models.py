@@ -72,6 +72,16 @@ class Base(DeclarativeBase):
     }
 
 
+class Lease(Base):
+    """Which engine writes a lake in an object store, and until when nobody else may."""
+
+    __tablename__ = "leases"
+
+    lake: Mapped[str] = mapped_column(String(1024), primary_key=True)
+    writer: Mapped[str] = mapped_column(Text)
+    held_until: Mapped[datetime]
+
+
 class Landing(Base):
     """One file that landed; ``id`` is its place in the order of arrival.
 
