@@ -333,6 +333,26 @@ def counts(view: str, column: str) -> dict[Any, int]:
     return {r[0]: r[1] for r in connect().sql(f"SELECT {quote(column)}, count(*) FROM {view} GROUP BY 1").collect()}
 
 
+def show(name: str, frame: DataFrame, *, key: str) -> None:
+    """Make rows that are in no table readable under a name such as ``ops.runs``.
+
+    Args:
+        name: database and view.
+        frame: the rows.
+        key: names this content: Spark, whose named views see no temporary one, gets it as files, written once.
+    """
+    spark = connect()
+    if _is_embedded():
+        view = name.replace(".", "_")
+        frame.createOrReplaceTempView(view)
+        spark.sql(f"CREATE OR REPLACE VIEW {name} AS SELECT * FROM {view}").collect()
+        return
+    folder = settings().lake / "_shown" / f"{name}-{key}"
+    if not (folder / "_SUCCESS").exists():
+        frame.coalesce(1).write.mode("overwrite").parquet(_address(folder))
+    spark.sql(f"CREATE OR REPLACE VIEW {name} AS SELECT * FROM parquet.`{_address(folder)}`").collect()
+
+
 def clear_stages() -> None:
     """Remove what this process and processes that have ended staged."""
     for folder in _stages().parent.glob("*"):

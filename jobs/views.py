@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -120,5 +121,4 @@ def _runs(spark: SparkSession) -> None:
     schema = ", ".join(
         f"{c} {kinds.get(str(Run.__table__.c[c].type).split('(')[0].upper(), 'string')}" for c in columns
     )
-    spark.createDataFrame(rows, schema).createOrReplaceTempView("ops_runs")
-    spark.sql("CREATE OR REPLACE VIEW ops.runs AS SELECT * FROM ops_runs").collect()
+    lake.show("ops.runs", spark.createDataFrame(rows, schema), key=hashlib.sha256(repr(rows).encode()).hexdigest())
