@@ -436,11 +436,12 @@ def files(table: str, at: int | None = None) -> tuple[DataFile, ...]:
     if key not in _listed:
         while len(_listed) >= _LISTS_KEPT:
             _listed.pop(next(iter(_listed)))
-        _listed[key] = _files(log)
+        _listed[key] = files_of(log)
     return _listed[key]
 
 
-def _files(log: DeltaTable) -> tuple[DataFile, ...]:
+def files_of(log: DeltaTable) -> tuple[DataFile, ...]:
+    """The data files that a log lists at its version."""
     import pyarrow as pa
 
     actions = pa.table(log.get_add_actions(flatten=True))

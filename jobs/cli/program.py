@@ -14,7 +14,7 @@ from typing import Any
 
 import typer
 
-from jobs.cli import buyers, cluster, doctor, new, quality, query, records, releases, steps
+from jobs.cli import buyers, cluster, doctor, lake, new, quality, query, records, releases, steps
 from jobs.cli.options import BUYER, ENGINEER, STAFF
 from jobs.errors import Busy, ExchangeError, ExpectationsFailed, PublisherError, RefusedFile, Tampered
 
@@ -116,6 +116,10 @@ def application() -> typer.Typer:
         # A second command keeps `new` a word of its own, as typer would otherwise leave it out.
         group.callback()(lambda: None)
         app.add_typer(group, name=name, help=help_text, rich_help_panel=ENGINEER)
+    group = typer.Typer(no_args_is_help=True)
+    group.command("copy")(lake.copy)
+    group.callback()(lambda: None)
+    app.add_typer(group, name="lake", help="The lake as a whole: `lake copy`.", rich_help_panel=ENGINEER)
     group = typer.Typer(no_args_is_help=True)
     for name, command in _CLUSTER:
         group.command(name)(command)
