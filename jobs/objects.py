@@ -23,6 +23,10 @@ _AHEAD = 4 << 20
 _ONCE = {"IfNoneMatch": "*"}
 _VERIFIED = {"ChecksumAlgorithm": "SHA256"}
 _TAKEN = ("PreconditionFailed", "ConditionalRequestConflict")
+_VARIABLES = (
+    "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_PROFILE", "AWS_REGION",
+    "AWS_DEFAULT_REGION", "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3",
+)  # fmt: skip
 _SETTINGS = "AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_REGION and AWS_ENDPOINT_URL"
 
 
@@ -47,10 +51,10 @@ def put_if_absent(target: Path, source: Path | bytes) -> bool:
     with explained(target):
         try:
             if isinstance(source, bytes):
-                _client(os.getpid()).put_object(**place, Body=source, **_ONCE, **_VERIFIED)
+                _client().put_object(**place, Body=source, **_ONCE, **_VERIFIED)
             elif source.stat().st_size <= _PART:
                 with source.open("rb") as file:
-                    _client(os.getpid()).put_object(**place, Body=file, **_ONCE, **_VERIFIED)
+                    _client().put_object(**place, Body=file, **_ONCE, **_VERIFIED)
             else:
                 _put_in_parts(place, source)
         except ClientError as error:
@@ -61,7 +65,7 @@ def put_if_absent(target: Path, source: Path | bytes) -> bool:
 
 
 def _put_in_parts(place: dict[str, str], source: Path) -> None:
-    client = _client(os.getpid())
+    client = _client()
     upload = place | {"UploadId": client.create_multipart_upload(**place, **_VERIFIED)["UploadId"]}
     parts: list[dict[str, Any]] = []
     try:
@@ -86,14 +90,14 @@ def require_bucket(root: Path) -> None:
     """
     bucket, prefix = _place(root)
     with explained(root):
-        _client(os.getpid()).list_objects_v2(Bucket=bucket, Prefix=prefix, MaxKeys=1)
+        _client().list_objects_v2(Bucket=bucket, Prefix=prefix, MaxKeys=1)
 
 
 def clock_skew(root: Path) -> float:
     """Seconds by which the store's clock is ahead of this machine's; to the second, as it tells no more."""
     bucket, prefix = _place(root)
     with explained(root):
-        answer = _client(os.getpid()).list_objects_v2(Bucket=bucket, Prefix=prefix, MaxKeys=1)
+        answer = _client().list_objects_v2(Bucket=bucket, Prefix=prefix, MaxKeys=1)
     told = parsedate_to_datetime(answer["ResponseMetadata"]["HTTPHeaders"]["date"])
     behind = (told - datetime.now(UTC)).total_seconds()
     return 0.0 if -1.0 <= behind <= 0.0 else behind
@@ -117,7 +121,7 @@ def on_disk(address: Path | str) -> Iterator[Path]:
         copy = Path(folder) / key.rpartition("/")[2]
         with explained(address):
             try:
-                _client(os.getpid()).download_file(bucket, key, str(copy))
+                _client().download_file(bucket, key, str(copy))
             except ClientError as error:
                 if error.response.get("Error", {}).get("Code") not in ("404", "NoSuchKey"):
                     raise
@@ -178,14 +182,19 @@ def _refused(error: Exception, where: Path | str) -> ExchangeError:
     )  # fmt: skip
 
 
-# A client is no good after a fork.
-@lru_cache(maxsize=2)
-def _client(_process: int) -> Any:
+def _client() -> Any:
+    # A client is no good after a fork, nor with another key or address.
+    return _made_client(os.getpid(), tuple(map(os.environ.get, _VARIABLES)))
+
+
+@lru_cache(maxsize=4)
+def _made_client(_process: int, _variables: tuple[str | None, ...]) -> Any:
     import boto3
     from botocore.config import Config
 
     retries = {"mode": "standard", "total_max_attempts": _ATTEMPTS}
-    return boto3.client("s3", config=Config(retries=retries, connect_timeout=5, read_timeout=60))
+    session = boto3.session.Session()
+    return session.client("s3", config=Config(retries=retries, connect_timeout=5, read_timeout=60))
 
 
 def _place(address: Path | str) -> tuple[str, str]:

@@ -76,6 +76,18 @@ def advance(table: str, *, landing_id: int | None = None, inputs: dict[str, Any]
         found.inputs = inputs if inputs is not None else found.inputs
 
 
+def rebase(table: str, to: int) -> None:
+    """Let a pointer, and all that was built from where it stood, stand on a version of the same rows."""
+    with transaction() as db:
+        found = db.get_one(Pointer, table)
+        before = found.delta_version
+        found.delta_version = found.head_version = to
+        for reader in db.scalars(select(Pointer)):
+            tables = (reader.inputs or {}).get("tables") or {}
+            if tables.get(table) == before:
+                reader.inputs = {**(reader.inputs or {}), "tables": {**tables, table: to}}
+
+
 def forget(table: str) -> None:
     """Drop the pointer of a table that is gone; what was built from its versions no longer counts as current."""
     with transaction() as db:

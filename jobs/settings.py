@@ -36,6 +36,8 @@ class Settings(BaseSettings):
     maven_url: str = Field(
         default="https://repo1.maven.org/maven2/", description="the Maven repository that the jars come from"
     )
+    keep_days: int = Field(default=7, ge=1, description="days for which upkeep keeps what was in use")
+    keep_runs_days: int = Field(default=400, ge=30, description="days for which upkeep keeps records of runs")
     issuer: str = Field(default="did:web:exchange.local", description="who signs certificates")
 
     @field_validator("home", "catalogue")
@@ -60,7 +62,7 @@ class Settings(BaseSettings):
         if not self.lake_root:
             return self.home
         if self.is_remote:
-            return _remote(self.lake_root)
+            return _remote(self.lake_root, os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL"))
         return Path(self.lake_root).expanduser().resolve()
 
     @property
@@ -124,11 +126,11 @@ def settings() -> Settings:
 
 
 @lru_cache(maxsize=16)
-def _remote(address: str) -> Path:
+def _remote(address: str, endpoint: str | None) -> Path:
     from upath import UPath
 
     # Others write there too, so what was listed a moment ago says nothing. It does all that is asked of a path here.
-    return cast("Path", UPath(address, use_listings_cache=False))
+    return cast("Path", UPath(address, use_listings_cache=False, endpoint_url=endpoint))
 
 
 # To read and check them takes a millisecond, and they are asked for a hundred times a step.

@@ -7,7 +7,7 @@ from typing import Any
 
 from airflow.sdk import DAG, Asset, AssetAll, get_parsing_context
 
-from jobs.airflow.step import StepOperator
+from jobs.airflow.step import StepOperator, UpkeepOperator
 from jobs.catalog import Licence, Product, Source, load_products, load_sources
 
 # One run of a DAG at a time, and only the newest of the schedules missed while Airflow was down.
@@ -17,6 +17,7 @@ _LAND = "Fetches what the publisher has now; new bytes are kept as received, und
 _LOAD = "Reads the landed files into text rows (bronze), then types, keys and splits them into silver and quarantine."
 _BUILD = "Runs the product's query over the checked versions of its inputs."
 _CHECK = "Runs the contract's expectations on the version just built; only if they hold does it become the checked one."
+_UPKEEP = "What `exchange upkeep` does: versions of live releases, checked versions and the last days' files are kept."
 _RELEASE = "Gives the checked version a number, a manifest and a certificate."
 
 
@@ -28,6 +29,20 @@ def ingest_dags() -> Iterator[DAG]:
 def publish_dags() -> Iterator[DAG]:
     """Make one DAG for each product whose declaration and query are sound; inside a task, only the DAG of that task."""
     return (_publish(product) for product in load_products(only=get_parsing_context().dag_id).products.values())
+
+
+def upkeep_dag() -> DAG:
+    """Make the DAG that does the upkeep of all tables."""
+    dag = DAG(
+        "upkeep",
+        schedule="30 3 * * *",
+        description="Brings small files together, and takes away files that no version in use needs",
+        doc_md=_UPKEEP,
+        tags={"upkeep"},
+        **_SHARED,
+    )
+    UpkeepOperator(task_id="upkeep", owner="data-engineering", dag=dag, doc_md=_UPKEEP)
+    return dag
 
 
 def asset(table: str) -> Asset:

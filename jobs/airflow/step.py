@@ -74,6 +74,30 @@ class StepOperator(BaseOperator):
         return result
 
 
+class UpkeepOperator(BaseOperator):
+    """Does the upkeep of all tables; one that somebody works on is left for the next night."""
+
+    ui_color = "#e8f1ec"
+
+    def execute(self, context: Context) -> None:  # noqa: ARG002 - it does the same whatever the date
+        """Do it, and say of each table what was done."""
+        from jobs.errors import ExchangeError
+        from jobs.upkeep import upkeep
+
+        try:
+            report = upkeep()
+        except ExchangeError as error:
+            raise AirflowFailException(str(error)) from None
+        for kept in report.tables:
+            self.log.info(
+                "%s %s: %s to %s files, %s taken away (%s bytes) %s",
+                kept.table, kept.status, kept.files_before, kept.files_after, kept.removed_files, kept.removed_bytes,
+                kept.message,
+            )  # fmt: skip
+        for orphan in report.orphans:
+            self.log.warning("landed file %s", orphan)
+
+
 def logical_date(dag_run: Any) -> datetime:
     """The instant a task works on: the logical date, or the time it became due where a run has none (Asset, manual)."""
     instant: datetime = dag_run.logical_date or dag_run.run_after

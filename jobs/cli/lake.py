@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from jobs.cli.options import AsJson
-from jobs.cli.show import document, line, note
+from jobs.cli.show import document, line, listing, note
 
 Home = Annotated[
     Path, typer.Argument(metavar="HOME", help="The EXCHANGE_HOME that the exchange had; nothing may run there.")
@@ -27,3 +27,30 @@ def copy(home: Home, as_json: AsJson = False) -> None:
         return
     line(f"{done.files:,} files ({done.bytes:,} bytes; {done.present:,} were there), {done.records:,} records")
     line(f"{done.tables} tables with {done.rows:,} rows are equal on both sides")
+
+
+def upkeep(
+    tables: Annotated[
+        list[str] | None, typer.Argument(metavar="[TABLE]...", help="All there are unless named.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be done.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Bring small files together, and take away files that no version in use needs."""
+    from dataclasses import asdict
+
+    from jobs.upkeep import upkeep as do_upkeep
+
+    report = do_upkeep(tables or (), dry_run=dry_run)
+    if as_json:
+        document(asdict(report))
+        return
+    columns = ("table", "status", "files_before", "files_after", "compacted_bytes", "removed_files", "removed_bytes")
+    listing([asdict(kept) for kept in report.tables], columns, as_json=False, empty="no table has been made yet")
+    for kept in report.tables:
+        if kept.message:
+            note(f"{kept.table}: {kept.message}")
+    if report.runs_forgotten:
+        line(f"{report.runs_forgotten:,} records of old runs {'would be' if dry_run else 'were'} dropped")
+    for orphan in report.orphans:
+        note(f"landed file {orphan}")

@@ -40,6 +40,7 @@ _COMMANDS: tuple[tuple[str, str, Callable[..., None]], ...] = (
     (ENGINEER, "rebuild", steps.rebuild),
     (ENGINEER, "docs", steps.docs),
     (ENGINEER, "doctor", doctor.doctor),
+    (ENGINEER, "upkeep", lake.upkeep),
     (STAFF, "release", steps.release),
     (STAFF, "grant", buyers.grant),
     (STAFF, "grants", buyers.grants),

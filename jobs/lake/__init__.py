@@ -1,0 +1,47 @@
+"""The one place that knows where tables are and how their versions are kept; it alone knows which engine it is on."""
+
+from __future__ import annotations
+
+from jobs.lake.log import (
+    DataFile,
+    Partition,
+    columns_at,
+    delta,
+    exists,
+    files,
+    files_of,
+    forget,
+    made_by,
+    predicate,
+    remove,
+    rows,
+    touched,
+    unneeded,
+    version,
+)
+from jobs.lake.place import from_path, location, relative
+from jobs.lake.stages import clear_stages, counts, show, stage, try_engine
+from jobs.lake.tables import (
+    BOOKKEEPING,
+    Field,
+    append,
+    attach,
+    bookkeeping_fields,
+    compact,
+    create,
+    delete,
+    fields_of,
+    is_shaped,
+    merge,
+    overwrite,
+    read,
+    replace,
+    restore,
+)
+
+__all__ = [
+    "BOOKKEEPING", "DataFile", "Field", "Partition", "append", "attach", "bookkeeping_fields", "clear_stages",
+    "columns_at", "compact", "counts", "create", "delete", "delta", "exists", "fields_of", "files", "files_of",
+    "forget", "from_path", "is_shaped", "location", "made_by", "merge", "overwrite", "predicate", "read", "relative",
+    "remove", "replace", "restore", "rows", "show", "stage", "touched", "try_engine", "unneeded", "version",
+]  # fmt: skip

@@ -1,0 +1,243 @@
+"""Reads tables' logs, without an engine: versions, files, columns, and what changed between two versions."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
+
+from jobs.errors import ExchangeError
+from jobs.lake.place import location, storage_options
+from jobs.rules import literal, quote
+
+if TYPE_CHECKING:
+    from deltalake import DeltaTable
+
+# A value of each partition column, as text.
+Partition = tuple[tuple[str, str | None], ...]
+
+# The newest log of each table that this process has read, brought up to date at each use.
+_newest: dict[tuple[str, int, int], DeltaTable] = {}
+# Files of the versions last asked for; a version never changes.
+_listed: dict[tuple[str, int, int, int], tuple[DataFile, ...]] = {}
+_LISTS_KEPT = 8
+MADE_BY = "exchange.made_by"
+
+
+@dataclass(frozen=True)
+class DataFile:
+    """One file of a table's version, as its log describes it."""
+
+    path: str
+    rows: int
+    size: int
+    partition: Partition
+
+
+def exists(table: str) -> bool:
+    """Whether the table has been created."""
+    return any((location(table) / "_delta_log").glob("*.json")) if (location(table) / "_delta_log").is_dir() else False
+
+
+def delta(table: str, version: int | None = None) -> DeltaTable:
+    """The table's log at a version, the newest if None.
+
+    Raises:
+        ExchangeError: the table or that version of it is not there.
+    """
+    from deltalake.exceptions import DeltaError, TableNotFoundError
+
+    try:
+        newest = _newest_log(table)
+        return newest if version in (None, newest.version()) else _older_log(*_identity(table), version)
+    except (TableNotFoundError, DeltaError) as error:
+        raise ExchangeError(
+            f"{table} has no version {version if version is not None else ''}".strip(),
+            where=str(location(table)),
+            expected="a Delta table",
+            next_step=f"exchange rebuild {table}",
+        ) from error
+
+
+def _newest_log(table: str) -> DeltaTable:
+    from deltalake import DeltaTable
+
+    key = _identity(table)
+    if key in _newest:
+        _newest[key].update_incremental()
+    else:
+        _newest[key] = DeltaTable(str(location(table)), storage_options=storage_options())
+    return _newest[key]
+
+
+# A version never changes.
+@lru_cache(maxsize=16)
+def _older_log(folder: str, _created: int, _process: int, version: int) -> DeltaTable:
+    from deltalake import DeltaTable
+
+    return DeltaTable(folder, version=version, storage_options=storage_options())
+
+
+def forget() -> None:
+    """Drop what this process has read of logs, so that what somebody did to them since is seen."""
+    _newest.clear()
+    _listed.clear()
+    _older_log.cache_clear()
+
+
+def _identity(table: str) -> tuple[str, int, int]:
+    """Tells a table from another that is, or was, in the same place, within this process."""
+    first = location(table) / "_delta_log" / f"{0:020d}.json"
+    return str(location(table)), int(first.stat().st_mtime * 1e6) if first.exists() else 0, os.getpid()
+
+
+def version(table: str) -> int | None:
+    """The newest version's number, or None if the table was never created."""
+    return delta(table).version() if exists(table) else None
+
+
+def made_by(table: str) -> str:
+    """Digest of the declarations by which the newest version's rows were made; empty if nobody told."""
+    return str(delta(table).metadata().configuration.get(MADE_BY) or "")
+
+
+def files(table: str, at: int | None = None) -> tuple[DataFile, ...]:
+    """The data files of a version, from its log."""
+    log = delta(table, at)
+    key = (*_identity(table), log.version())
+    if key not in _listed:
+        while len(_listed) >= _LISTS_KEPT:
+            _listed.pop(next(iter(_listed)))
+        _listed[key] = files_of(log)
+    return _listed[key]
+
+
+def files_of(log: DeltaTable) -> tuple[DataFile, ...]:
+    """The data files that a log lists at its version."""
+    import pyarrow as pa
+
+    actions = pa.table(log.get_add_actions(flatten=True))
+    names = [n for n in actions.column_names if n.startswith("partition.")]
+    columns = {n: actions.column(n).to_pylist() for n in ("path", "num_records", "size_bytes", *names)}
+    return tuple(
+        DataFile(
+            path=path,
+            rows=columns["num_records"][i] or 0,
+            size=columns["size_bytes"][i],
+            partition=tuple((n.removeprefix("partition."), _text(columns[n][i])) for n in names),
+        )
+        for i, path in enumerate(columns["path"])
+    )
+
+
+def rows(table: str, at: int | None = None) -> int:
+    """Number of rows of a version, from its log."""
+    return sum(f.rows for f in files(table, at))
+
+
+def touched(table: str, since: int, until: int) -> tuple[Partition, ...]:
+    """Partitions whose files differ between two versions, sorted; one empty tuple if the table has no partitions."""
+    known = _changed(table, since, until)
+    if known is None:
+        before = {f.path: f.partition for f in files(table, since)}
+        after = {f.path: f.partition for f in files(table, until)}
+        known = {p: before.get(p) or after.get(p) or () for p in before.keys() ^ after.keys()}
+    return tuple(sorted(set(known.values()), key=str))
+
+
+def _changed(table: str, since: int, until: int) -> dict[str, Partition] | None:
+    """Files that came or went between two versions, with their partitions, from the commits in between alone.
+
+    So the cost is that of the commits, not of the table. None if a commit is not there or does not say enough.
+    """
+    first: dict[str, bool] = {}
+    last: dict[str, bool] = {}
+    partitions: dict[str, Partition] = {}
+    names = delta(table).metadata().partition_columns
+    for commit in range(since + 1, until + 1):
+        file = location(table) / "_delta_log" / f"{commit:020d}.json"
+        if not file.exists():
+            return None
+        for line in file.read_text(encoding="utf-8").splitlines():
+            action = json.loads(line)
+            kind = "add" if "add" in action else "remove" if "remove" in action else None
+            # Small files brought together are other files with the same rows.
+            if kind is None or action[kind].get("dataChange") is False:
+                continue
+            path, values = action[kind]["path"], action[kind].get("partitionValues")
+            if values is None and names:
+                return None
+            first.setdefault(path, kind == "add")
+            last[path] = kind == "add"
+            partitions[path] = tuple((n, _text((values or {}).get(n))) for n in names)
+    # What was added first was not there before; what was removed last is not there after.
+    return {path: partitions[path] for path in first if first[path] == last[path]}
+
+
+def predicate(partitions: Iterable[Partition], alias: str = "") -> str:
+    """SQL that holds exactly for the rows of these partitions; partition columns are compared by their literals."""
+    prefix = f"{alias}." if alias else ""
+    values = sorted(partitions, key=str)
+    if not values:
+        return "false"
+    if all(len(v) == 1 and v[0][1] is not None for v in values):
+        name = values[0][0][0]
+        return f"{prefix}{quote(name)} in ({', '.join(literal(v[0][1]) for v in values)})"
+    terms = [
+        " and ".join(
+            f"{prefix}{quote(n)} is null" if x is None else f"{prefix}{quote(n)} = {literal(x)}" for n, x in value
+        )
+        or "true"
+        for value in values
+    ]
+    return " or ".join(f"({t})" for t in terms)
+
+
+def columns_at(table: str, at: int | None = None) -> dict[str, str]:
+    """Name and Delta type of each column of a version, from its log."""
+    document = json.loads(delta(table, at).schema().to_json())
+    return {f["name"]: str(f["type"]) for f in document["fields"]}
+
+
+def unneeded(table: str, versions: Iterable[int], since: datetime) -> Iterator[tuple[str, int]]:
+    """Files in a table's folder that none of some versions has, nor any that was the newest since an instant.
+
+    Yields:
+        Path relative to the table's folder, and size, of each that was last written before that instant.
+    """
+    needed = {unquote(f.path) for v in versions for f in files(table, v)} | _removed_since(table, since)
+    folder = location(table)
+    for path in folder.rglob("*.parquet"):
+        name = str(path).removeprefix(str(folder)).lstrip("/")
+        if name.startswith("_delta_log/") or name in needed:
+            continue
+        found = path.stat()
+        if found.st_mtime < since.timestamp():
+            yield name, found.st_size
+
+
+def _removed_since(table: str, since: datetime) -> set[str]:
+    """Files that a version of after that instant no longer has: who began to read before may still be reading them."""
+    gone: set[str] = set()
+    for file in (location(table) / "_delta_log").glob("*.json"):
+        if file.stat().st_mtime < since.timestamp():
+            continue
+        actions = map(json.loads, file.read_text(encoding="utf-8").splitlines())
+        gone |= {unquote(action["remove"]["path"]) for action in actions if "remove" in action}
+    return gone
+
+
+def remove(table: str, names: Iterable[str]) -> None:
+    """Take files away that `unneeded` found."""
+    folder = location(table)
+    for name in names:
+        (folder / name).unlink(missing_ok=True)
+
+
+def _text(value: Any) -> str | None:
+    return None if value is None else str(value)

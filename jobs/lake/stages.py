@@ -1,0 +1,105 @@
+"""Keeps rows for as long as a step needs them: computed once, read several times, then gone."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from jobs.errors import ExchangeError
+from jobs.lake.place import address, is_embedded
+from jobs.rules import quote
+from jobs.settings import settings
+from jobs.spark import connect
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame
+
+
+def stage(view: str, query: str) -> None:
+    """Compute a query once and give its rows a name, because no engine here keeps a computed frame by itself.
+
+    The rows lie under the lake as Parquet until the next stage of that name; each process has its own.
+    """
+    folder = _own_folder() / view
+    spark = connect()
+    frame = spark.sql(query)
+    _remove(folder)
+    # It is read a few times and then removed: stronger compression costs more than it saves.
+    frame.write.mode("overwrite").option("compression", "snappy").parquet(address(folder))
+    # Of no rows no file is written, from which columns could be read back.
+    reader = spark.read if any(folder.glob("*.parquet")) else spark.read.schema(frame.schema)
+    reader.parquet(address(folder)).createOrReplaceTempView(view)
+
+
+def _own_folder() -> Path:
+    return settings().lake / "_stage" / f"{socket.gethostname()}-{os.getpid()}"
+
+
+def _remove(folder: Path) -> None:
+    if not settings().is_remote:
+        shutil.rmtree(folder, ignore_errors=True)
+    elif folder.exists():
+        folder.rmdir(recursive=True)  # type: ignore[call-arg]  # a folder of an object store is what lies under it
+
+
+def try_engine() -> None:
+    """Let the engine write a Delta table where tables are, and read it back.
+
+    Raises:
+        ExchangeError: it cannot; the message says what it reaches with whose rights.
+    """
+    from pyspark.errors import PySparkException
+
+    folder = _own_folder() / "trial"
+    try:
+        connect().range(3).write.format("delta").mode("overwrite").save(address(folder))
+        seen = connect().read.format("delta").load(address(folder)).count()
+    except PySparkException as error:
+        raise ExchangeError(
+            f"the engine cannot keep a Delta table there: {str(error).strip().splitlines()[0][:300]}",
+            where=str(settings().lake),
+            expected="an engine with Delta Lake, and rights and address of the object store of its own",
+            next_step="see what infra/README.md says of the engine's settings",
+        ) from error
+    finally:
+        clear_stages()
+    if seen != 3:
+        raise ExchangeError(f"the engine wrote 3 rows and read {seen}", where=str(settings().lake))
+
+
+def counts(view: str, column: str) -> dict[Any, int]:
+    """Number of rows of a view for each value of a column."""
+    return {r[0]: r[1] for r in connect().sql(f"SELECT {quote(column)}, count(*) FROM {view} GROUP BY 1").collect()}
+
+
+def show(name: str, frame: DataFrame, *, key: str) -> None:
+    """Make rows that are in no table readable under a name such as ``ops.runs``.
+
+    Args:
+        name: database and view.
+        frame: the rows.
+        key: names this content: Spark, whose named views see no temporary one, gets it as files, written once.
+    """
+    spark = connect()
+    if is_embedded():
+        view = name.replace(".", "_")
+        frame.createOrReplaceTempView(view)
+        spark.sql(f"CREATE OR REPLACE VIEW {name} AS SELECT * FROM {view}").collect()
+        return
+    folder = settings().lake / "_shown" / f"{name}-{key}"
+    if not (folder / "_SUCCESS").exists():
+        frame.coalesce(1).write.mode("overwrite").parquet(address(folder))
+    spark.sql(f"CREATE OR REPLACE VIEW {name} AS SELECT * FROM parquet.`{address(folder)}`").collect()
+
+
+def clear_stages() -> None:
+    """Remove what this process and processes that have ended staged."""
+    own = _own_folder()
+    for folder in own.parent.glob("*"):
+        host, _, process = folder.name.rpartition("-")
+        has_ended = host == socket.gethostname() and not Path(f"/proc/{process}").exists()
+        if folder.name == own.name or has_ended:
+            _remove(folder)

@@ -1,0 +1,226 @@
+"""Makes, reads and changes tables through the engine, each change one commit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import reduce
+from typing import TYPE_CHECKING
+
+from jobs.lake.log import MADE_BY, Partition, delta, exists, predicate, version
+from jobs.lake.place import address, from_path, is_embedded, location
+from jobs.rules import literal, quote
+from jobs.spark import connect
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame
+
+    from jobs.contract import Column
+
+# A release pins its version for good, and a version is readable only as long as its log is.
+_LOG_RETENTION = "delta.logRetentionDuration"
+_DELTA_TYPES = {"TINYINT": "byte", "SMALLINT": "short", "INT": "integer", "BIGINT": "long"}
+
+BOOKKEEPING: tuple[tuple[str, str, str], ...] = (
+    ("_landing_sha256", "STRING", "sha256 of the landed bytes that the row came from"),
+    ("_file", "STRING", "name of the file, and of the member inside an archive"),
+    ("_row", "BIGINT", "record of the file, counted from 1, header and preamble included"),
+    ("_run_id", "STRING", "run that wrote the row"),
+    ("_logical_date", "TIMESTAMP", "the date whose run brought the bytes in"),
+)
+
+# Sail 0.7 reads the log's smallest and largest value of these types through a double: it then skips files that hold a
+# value it looks for, and shows that double in place of a value which all rows of a file share.
+_INEXACT = ("DECIMAL", "DOUBLE", "FLOAT")
+_STATISTICS = "delta.dataSkippingStatsColumns"
+# What OPTIMIZE and its like make of small files.
+_COMPACT_BYTES = 128 << 20
+
+
+@dataclass(frozen=True)
+class Field:
+    """One column of a table as it is created."""
+
+    name: str
+    type: str
+    comment: str = ""
+
+
+def fields_of(columns: Iterable[Column]) -> tuple[Field, ...]:
+    """A contract's columns as they are created; the unit stands in the comment.
+
+    No column is NOT NULL: Sail 0.7 tests that constraint before the filter of the very query that writes, and so
+    refuses rows which the filter takes out. Required columns are held by the row rules and by the expectations instead.
+    """
+    return tuple(Field(c.name, c.type, c.description + (f" [{c.unit}]" if c.unit else "")) for c in columns)
+
+
+def bookkeeping_fields() -> tuple[Field, ...]:
+    """The columns that say where a row came from."""
+    return tuple(Field(name, kind, comment) for name, kind, comment in BOOKKEEPING)
+
+
+def create(
+    table: str, fields: Sequence[Field], partitions: Sequence[str] = (), comment: str = "", made_by: str = ""
+) -> None:
+    """Create an empty table, if it is not there, with exactly these columns.
+
+    Args:
+        table: its name.
+        fields: its columns.
+        partitions: those it is partitioned by.
+        comment: what it holds.
+        made_by: digest of the declarations that its rows are made by; `made_by` reads it back.
+    """
+    if not exists(table):
+        _create(table, fields, partitions, comment, made_by)
+
+
+def replace(
+    table: str, fields: Sequence[Field], partitions: Sequence[str] = (), comment: str = "", made_by: str = ""
+) -> None:
+    """Empty a table and give it these columns, by a new version; older versions stay as they are.
+
+    A write never changes a table's columns, because an engine would infer more than the contract says.
+    """
+    _create(table, fields, partitions, comment, made_by)
+
+
+def _create(table: str, fields: Sequence[Field], partitions: Sequence[str], comment: str, made_by: str) -> None:
+    columns = ", ".join(f"{quote(f.name)} {f.type} COMMENT {literal(f.comment)}" for f in fields)
+    layer, name = table.split(".", 1)
+    parted = f"PARTITIONED BY ({', '.join(map(quote, partitions))}) " if partitions else ""
+    properties = {
+        _STATISTICS: ",".join(map(quote, _exact(fields, partitions))),
+        _LOG_RETENTION: "interval 36500 days",
+    }
+    if made_by:
+        properties[MADE_BY] = made_by
+    told = ", ".join(f"{literal(name)} = {literal(value)}" for name, value in properties.items())
+    rest = f"COMMENT {literal(comment)} TBLPROPERTIES ({told})"
+    if not is_embedded():
+        # Spark takes a table whose folder is there for another one, unless it is named by its path.
+        replaced = "REPLACE" if exists(table) else "CREATE"
+        connect().sql(f"{replaced} TABLE {from_path(table)} ({columns}) USING delta {parted}{rest}").collect()
+        return
+    attached = f"{_database(layer)}.{quote(name)}"
+    connect().sql(f"DROP TABLE IF EXISTS {attached}").collect()
+    replaced = "CREATE OR REPLACE" if exists(table) else "CREATE"
+    place = f"LOCATION {literal(address(location(table)))}"
+    connect().sql(f"{replaced} TABLE {attached} ({columns}) USING delta {parted}{place} {rest}").collect()
+
+
+def _exact(fields: Sequence[Field], partitions: Sequence[str]) -> list[str]:
+    """Columns whose statistics both engines can use; of partition columns Spark allows none."""
+    return [f.name for f in fields if not f.type.startswith(_INEXACT) and f.name not in partitions]
+
+
+def is_shaped(table: str, fields: Iterable[Field], partitions: Sequence[str] = ()) -> bool:
+    """Whether the newest version has exactly these columns, of these types, and these partitions."""
+    log = delta(table)
+    found = {f.name: str(getattr(f.type, "type", f.type)) for f in log.schema().fields}
+    wanted = {f.name: _DELTA_TYPES.get(f.type, f.type.lower()) for f in fields}
+    return found == wanted and tuple(log.metadata().partition_columns) == tuple(partitions)
+
+
+def attach(table: str) -> str:
+    """Make a table known to the session's catalogue; returns the name SQL can use for it."""
+    layer, name = table.split(".", 1)
+    attached = f"{_database(layer)}.{quote(name)}"
+    connect().sql(
+        f"CREATE TABLE IF NOT EXISTS {attached} USING delta LOCATION {literal(address(location(table)))}"
+    ).collect()
+    return attached
+
+
+def _database(layer: str) -> str:
+    connect().sql(f"CREATE DATABASE IF NOT EXISTS lake_{layer}").collect()
+    return f"lake_{layer}"
+
+
+def read(table: str, at: int | None = None) -> DataFrame:
+    """A frame over a version of a table, the newest if None."""
+    # Sail 0.7 takes about twice as long to find the newest version by itself.
+    reader = connect().read.format("delta").option("versionAsOf", version(table) if at is None else at)
+    return reader.load(address(location(table)))
+
+
+def append(table: str, frame: DataFrame, *, apart: Sequence[Partition] | None = None) -> int:
+    """Add rows in one commit; returns the version it made.
+
+    Args:
+        table: the table.
+        frame: the new rows.
+        apart: all partitions that the rows fall into, if they are to be read apart, each by a filter of its own: of
+            many rows that lie together by partition where they are read from, this spares the engine to sort them.
+    """
+    parted = _apart(frame, apart) if apart else _by_partition(table, frame)
+    parted.write.format("delta").mode("append").save(address(location(table)))
+    return _committed(table)
+
+
+def _apart(frame: DataFrame, partitions: Sequence[Partition]) -> DataFrame:
+    return reduce(lambda one, other: one.unionAll(other), [frame.where(predicate([p])) for p in partitions])
+
+
+def overwrite(table: str, frame: DataFrame, *, slice_of: str | None = None, together: bool = True) -> int:
+    """Replace a table's rows, or only those of a slice, in one commit; returns the version it made.
+
+    Args:
+        table: the table.
+        frame: the new rows; with `slice_of` they all fall into the slice.
+        slice_of: SQL predicate over partition columns.
+        together: bring each partition's rows together first; no use where they are together already.
+    """
+    writer = (_by_partition(table, frame) if together else frame).write.format("delta").mode("overwrite")
+    if slice_of:
+        writer = writer.option("replaceWhere", slice_of)
+    writer.save(address(location(table)))
+    return _committed(table)
+
+
+def _by_partition(table: str, frame: DataFrame) -> DataFrame:
+    """Bring each partition's rows together first: as many files as there are tasks would be made of each otherwise."""
+    partitions = delta(table).metadata().partition_columns
+    return frame.repartition(*map(quote, partitions)) if partitions else frame
+
+
+def merge(table: str, view: str, on: str, clauses: str) -> int:
+    """Run one MERGE from a temporary view (alias s) into a table (alias t); returns the newest version after it."""
+    connect().sql(f"MERGE INTO {from_path(table)} t USING {view} s ON {on} {clauses}").collect()
+    return _committed(table)
+
+
+def delete(table: str, predicate: str) -> int:
+    """Delete rows in one commit; returns the newest version after it."""
+    connect().sql(f"DELETE FROM {from_path(table)} WHERE {predicate}").collect()
+    return _committed(table)
+
+
+def restore(table: str, to: int) -> int:
+    """Make the newest version equal to an older one, by a new commit; returns its number."""
+    if is_embedded():
+        delta(table).restore(to)
+    else:
+        connect().sql(f"RESTORE TABLE {from_path(table)} TO VERSION AS OF {to}").collect()
+    return _committed(table)
+
+
+def compact(table: str, partitions: Sequence[Partition]) -> int:
+    """Write the small files of some partitions as few, the rows as they are; returns the newest version after it."""
+    if is_embedded():
+        for partition in partitions:
+            filters = [(name, "=", value or "") for name, value in partition]
+            delta(table).optimize.compact(partition_filters=filters or None, target_size=_COMPACT_BYTES)
+    else:
+        where = "" if partitions == ((),) else f" WHERE {predicate(partitions)}"
+        connect().sql(f"OPTIMIZE {from_path(table)}{where}").collect()
+    return _committed(table)
+
+
+def _committed(table: str) -> int:
+    # Sail 0.7 writes a checkpoint every ten commits, begins at the one that this optional file names, and so cannot
+    # read any version before it. Without the file a reader lists the log and finds what suits the version it wants.
+    if is_embedded():
+        (location(table) / "_delta_log" / "_last_checkpoint").unlink(missing_ok=True)
+    return delta(table).version()

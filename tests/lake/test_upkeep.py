@@ -1,0 +1,162 @@
+"""Upkeep: few files after many small runs, and nothing taken away that a release, a reader or a pointer needs."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+import pytest
+from trial import Exchange, Source, checked_rows, day, table_rows
+
+from jobs import lake
+from jobs.errors import ExchangeError
+from jobs.flow import run_step
+from jobs.locks import hold
+from jobs.pointers import pointer
+from jobs.settings import settings
+from jobs.upkeep import Kept, orphans, plan, upkeep
+from jobs.verify import verify
+
+DAYS = 12
+READINGS = {"meter": "STRING", "read_on": "DATE", "kwh": "DECIMAL(8,2)"}
+TOTALS = {"meter": "STRING", "kwh": "DECIMAL(18,2)"}
+
+
+@pytest.fixture
+def source(exchange: Exchange) -> Source:
+    made = exchange.source(READINGS, ("meter", "read_on"))
+    for number in range(DAYS):
+        made.land([(f"m{n}", f"2026-01-{number + 1:02}", f"{number}.5") for n in range(3)], number, f"{number}.csv")
+        steps(made, number)
+    return made
+
+
+def steps(source: Source, number: int) -> None:
+    for step in ("bronze", "silver", "check"):
+        assert source.step(step, number).status == "succeeded"
+
+
+def product_of(exchange: Exchange, source: Source) -> str:
+    query = f"SELECT meter, sum(kwh) AS kwh FROM silver.{source.name} GROUP BY meter"
+    return exchange.product(TOTALS, ("meter",), query)
+
+
+def publish(product: str, number: int) -> list[str]:
+    return [run_step(step, product, day(number), "r").status for step in ("gold", "check", "release")]
+
+
+def grow_old(table: str, days: float = 30) -> None:
+    """Let everything in a table's folder be some days old."""
+    then = time.time() - days * 86_400
+    for path in lake.location(table).rglob("*"):
+        if path.is_file():
+            os.utime(path, (then, then))
+
+
+def done(table: str) -> Kept:
+    (kept,) = upkeep([table]).tables
+    return kept
+
+
+def files_on_disk(table: str) -> set[Path]:
+    return set(lake.location(table).rglob("*.parquet")) - set((lake.location(table) / "_delta_log").rglob("*.parquet"))
+
+
+def test_many_small_files_become_one_and_nobody_notices(exchange: Exchange, source: Source) -> None:
+    product = product_of(exchange, source)
+    assert publish(product, 0) == ["succeeded"] * 3
+    before = checked_rows(source.table)
+    kept = done(source.table)
+    assert (kept.status, kept.files_before, kept.files_after) == ("done", DAYS, 1)
+    assert checked_rows(source.table) == before == table_rows(source.table)
+    # Other files with the same rows are no news to whatever is built from them.
+    assert publish(product, 1) == ["unchanged"] * 3
+    assert done(source.table).status == "nothing to do"
+    source.land([("m9", "2026-02-01", "1")], DAYS)
+    steps(source, DAYS)
+    assert len(source.rows()) == len(before) + 1
+
+
+def test_only_partitions_with_many_small_files_are_written_again(exchange: Exchange) -> None:
+    source = exchange.source(READINGS | {"area": "STRING"}, ("meter", "area"), "append", partition=("area",))
+    for number in range(9):
+        rows = [(f"m{number}", "2026-01-01", "1", "north")] + [("m0", "2026-01-01", "1", "it's")] * (number == 0)
+        source.take(rows, number)
+    still = {f.path for f in lake.files(source.table) if ("area", "it's") in f.partition}
+    (partition,) = plan(source.table).partitions
+    assert partition == (("area", "north"),)
+    assert done(source.table).files_after == 2
+    assert still <= {f.path for f in lake.files(source.table)}
+    assert len(source.rows()) == 10
+
+
+def test_what_no_version_in_use_needs_is_taken_away_and_releases_stay_whole(exchange: Exchange, source: Source) -> None:
+    product = product_of(exchange, source)
+    assert publish(product, 0) == ["succeeded"] * 3
+    for number in (DAYS, DAYS + 1):
+        source.land([("m1", f"2026-02-{number:02}", "7")], number)
+        steps(source, number)
+        assert publish(product, number) == ["succeeded"] * 3
+    gold, rows = f"gold.{product}", checked_rows(source.table)
+    done(source.table)
+    assert plan(source.table).removable == (), "files of the last days stay for who is reading them"
+    grow_old(source.table)
+    grow_old(gold)
+    planned = plan(source.table)
+    (dry,) = upkeep([source.table], dry_run=True).tables
+    assert (dry.status, dry.removed_files, dry.removed_bytes) == (
+        "planned", len(planned.removable), planned.removable_bytes,
+    )  # fmt: skip
+    there = files_on_disk(source.table)
+    kept = done(source.table)
+    assert kept.removed_files == len(planned.removable) >= DAYS
+    assert len(files_on_disk(source.table)) == len(there) - kept.removed_files == 1
+    done(gold)
+    for number in ("1.0.0", "1.0.1", "1.0.2"):
+        found = verify(product, number)
+        assert found.ok, found.findings
+    assert checked_rows(source.table) == rows
+
+
+def test_a_file_of_a_writer_that_died_is_taken_away_when_it_is_old(source: Source) -> None:
+    stray = lake.location(source.table) / "part-stray.parquet"
+    stray.write_bytes(b"half")
+    assert plan(source.table).removable == ()
+    os.utime(stray, (0, 0))
+    assert plan(source.table).removable == (("part-stray.parquet", 4),)
+
+
+def test_a_table_that_somebody_works_on_is_left_for_the_next_time(source: Source) -> None:
+    with hold(f"source.{source.name}"):
+        (kept,) = upkeep([source.table]).tables
+    assert kept.status == "skipped"
+    assert "is being worked on" in kept.message
+    assert len(lake.files(source.table)) == DAYS
+
+
+def test_a_build_that_did_not_end_is_no_version_to_build_upon(source: Source) -> None:
+    rows = checked_rows(source.table)
+    source.land([("m9", "2026-02-01", "1")], DAYS)
+    source.step("bronze", DAYS)
+    source.step("silver", DAYS)
+    done(source.table)
+    assert checked_rows(source.table) == rows == table_rows(source.table)
+    assert source.step("silver", DAYS).status == "succeeded"
+    assert len(source.rows()) == len(rows) + 1
+
+
+def test_landed_files_that_nobody_knows_are_told_and_stay(source: Source) -> None:
+    stands = pointer(source.table)
+    assert stands is not None
+    folder = next((settings().landing / source.name).rglob("*.manifest.json")).parent
+    manifest = next(folder.glob("*.manifest.json"))
+    stranger = manifest.with_name("0" * 64 + ".manifest.json")
+    stranger.write_text(manifest.read_text().replace(manifest.name[:64], "0" * 64))
+    assert any("0" * 64 in told and "not in the registry" in told for told in orphans())
+    assert stranger.exists()
+
+
+def test_a_table_that_is_not_there_is_named(source: Source) -> None:
+    with pytest.raises(ExchangeError, match=r"there is no table silver\.nothing, expected of: .*" + source.table):
+        upkeep(["silver.nothing"])
