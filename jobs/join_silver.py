@@ -83,7 +83,7 @@ def write(table: str, change: Change, contract: Contract) -> int | None:
     if change.how == "append":
         if not change.written:
             return None
-        apart = lying_together(contract, change.view) if change.written >= _MANY_ROWS else None
+        apart = lying_together(contract, "good_rows") if change.written >= _MANY_ROWS else None
         return lake.append(table, connect().sql(change.view), apart=apart)
     connect().sql(change.view).createOrReplaceTempView("merged")
     columns = list(lake.columns_at(table))

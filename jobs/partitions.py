@@ -59,13 +59,13 @@ def lying_together(contract: Contract, rows: str) -> list[lake.Partition] | None
 
     Args:
         contract: the table's contract.
-        rows: SELECT of the table's columns, origin columns included.
+        rows: a view of the table's columns, origin columns included.
     """
     if not contract.partitions:
         return None
     names = ", ".join(map(quote, contract.partitions))
     stretches = (
-        f"SELECT {names}, count(*) AS _n, max(_row) - min(_row) + 1 AS _stretch FROM ({rows})"
+        f"SELECT {names}, count(*) AS _n, max(_row) - min(_row) + 1 AS _stretch FROM {rows}"
         f" GROUP BY {names}, _landing_sha256, _file"
     )
     found = f"SELECT {names}, sum(_n) AS _n, sum(_stretch) AS _stretch FROM ({stretches}) GROUP BY {names}"

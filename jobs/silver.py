@@ -29,7 +29,7 @@ from jobs.spark import connect
 from jobs.split import Split
 
 if TYPE_CHECKING:
-    from pyspark.sql import DataFrame
+    from pyspark.sql import Column, DataFrame
 
 QUARANTINE_FIELDS = (
     lake.Field("rule", "STRING", "the rule that refused the row"),
@@ -65,6 +65,20 @@ class _Batch:
     def instants(self) -> int:
         """How many logical dates it has."""
         return len({x.logical_date for x in self.landings})
+
+    @property
+    def origin(self) -> dict[str, Column]:
+        """What all its rows say of where they came from."""
+        from pyspark.sql import functions as F
+
+        if len(self.landings) > 1:
+            return {}
+        landing = self.landings[0]
+        return {
+            "_landing_sha256": F.lit(landing.sha256),
+            "_run_id": F.lit(landing.run_id),
+            "_logical_date": F.lit(landing.logical_date).cast("timestamp"),
+        }
 
     @property
     def slices(self) -> str:
@@ -213,7 +227,7 @@ def _pending(source: Source, since: int) -> _Batch:
 
 def _build(source: Source, split: Split, batch: _Batch) -> tuple[Counts, int | None]:
     mode, contract = source.declared.silver.mode, split.contract
-    lake.stage("typed", split.typed)
+    lake.stage("typed", split.typed, constants=batch.origin)
     totals = _totals(split)
     clean = deduplicate(source.table, split.good, contract, mode)
     incoming = Incoming(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import socket
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,23 +16,31 @@ from jobs.settings import settings
 from jobs.spark import connect
 
 if TYPE_CHECKING:
-    from pyspark.sql import DataFrame
+    from pyspark.sql import Column, DataFrame
 
 
-def stage(view: str, query: str) -> None:
+def stage(view: str, query: str, *, constants: Mapping[str, Column] | None = None) -> None:
     """Compute a query once and give its rows a name, because no engine here keeps a computed frame by itself.
 
     The rows lie under the lake as Parquet until the next stage of that name; each process has its own.
+
+    Args:
+        view: the name.
+        query: SELECT of the rows.
+        constants: columns known to be the same in all rows, as literals, which need not be written and read.
     """
+    known = constants or {}
     folder = _own_folder() / view
     spark = connect()
-    frame = spark.sql(query)
+    frame = spark.sql(query).drop(*known)
     _remove(folder)
-    # It is read a few times and then removed: stronger compression costs more than it saves.
-    frame.write.mode("overwrite").option("compression", "snappy").parquet(address(folder))
+    # It is read a few times and then removed: stronger compression and finer statistics cost more than they save.
+    writer = frame.write.mode("overwrite").option("compression", "snappy").option("statistics_enabled", "chunk")
+    writer.parquet(address(folder))
     # Of no rows no file is written, from which columns could be read back.
     reader = spark.read if any(folder.glob("*.parquet")) else spark.read.schema(frame.schema)
-    reader.parquet(address(folder)).createOrReplaceTempView(view)
+    rows = reader.parquet(address(folder))
+    (rows.withColumns(dict(known)) if known else rows).createOrReplaceTempView(view)
 
 
 def _own_folder() -> Path:
