@@ -27,7 +27,7 @@ up: .venv/.installed-run ## the same, then stay: Airflow on its schedules and th
 test: .venv/.installed-test ## ruff, mypy and all tests
 	.venv/bin/ruff check .
 	.venv/bin/mypy
-	.venv/bin/pytest
+	.venv/bin/pytest -n 2 --dist loadgroup
 
 bench: .venv/.installed-bench ## measure against other engines, with ROWS=2000000 rows unless said otherwise
 	@ROWS=$(ROWS) .venv/bin/python -m tests.bench

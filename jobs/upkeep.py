@@ -92,7 +92,7 @@ def upkeep(tables: Sequence[str] = (), *, dry_run: bool = False) -> Report:
     unknown = sorted(set(tables) - set(known))
     if unknown:
         raise ExchangeError(
-            f"there is no table {', '.join(unknown)}", expected=f"of: {', '.join(known) or 'none has been made'}"
+            f"there is no table {', '.join(unknown)}", expected=f"one of: {', '.join(known) or 'none has been made'}"
         )
     with writing():
         done = tuple(_keep(table, dry_run) for table in tables or known)

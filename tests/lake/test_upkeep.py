@@ -158,5 +158,5 @@ def test_landed_files_that_nobody_knows_are_told_and_stay(source: Source) -> Non
 
 
 def test_a_table_that_is_not_there_is_named(source: Source) -> None:
-    with pytest.raises(ExchangeError, match=r"there is no table silver\.nothing, expected of: .*" + source.table):
+    with pytest.raises(ExchangeError, match=r"there is no table silver\.nothing; expected one of: .*" + source.table):
         upkeep(["silver.nothing"])
