@@ -89,6 +89,9 @@ def close() -> None:
 def _embedded() -> tuple[SparkSession, Any]:
     # Sail logs to stderr from Rust, and its notices about normal work would drown the user's output.
     os.environ.setdefault("RUST_LOG", "off")
+    if (os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or "").startswith("http://"):
+        # Whoever gave that address meant it.
+        os.environ.setdefault("AWS_ALLOW_HTTP", "true")
     from pysail.spark import SparkConnectServer
 
     server = SparkConnectServer("127.0.0.1", 0)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from rich.console import Console
 from rich.markup import escape
@@ -173,8 +173,16 @@ def _ended_by_signals() -> Iterator[None]:
         raise KeyboardInterrupt
 
     heard = [number for number in _SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
-    with _handlers(dict.fromkeys(heard, interrupt)):
+    before = {number: signal.signal(number, interrupt) for number in heard}
+    try:
         yield
+    except KeyboardInterrupt:
+        # The process is about to end, and what arrives meanwhile must not change how it does.
+        raise
+    except BaseException:
+        _restore(before)
+        raise
+    _restore(before)
 
 
 @contextmanager
@@ -194,5 +202,9 @@ def _handlers(wanted: Mapping[signal.Signals, _Handler]) -> Iterator[None]:
     try:
         yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        _restore(before)
+
+
+def _restore(before: Mapping[signal.Signals, Any]) -> None:
+    for number, handler in before.items():
+        signal.signal(number, handler)

@@ -32,6 +32,8 @@ BOOKKEEPING: tuple[tuple[str, str, str], ...] = (
 # Sail 0.7 reads the log's smallest and largest value of these types through a double: it then skips files that hold a
 # value it looks for, and shows that double in place of a value which all rows of a file share.
 _INEXACT = ("DECIMAL", "DOUBLE", "FLOAT")
+# Of these Spark refuses to keep any.
+_WITHOUT = ("BOOLEAN", "BINARY", "ARRAY", "MAP", "STRUCT")
 _STATISTICS = "delta.dataSkippingStatsColumns"
 # What OPTIMIZE and its like make of small files.
 _COMPACT_BYTES = 128 << 20
@@ -112,7 +114,7 @@ def _create(table: str, fields: Sequence[Field], partitions: Sequence[str], comm
 
 def _exact(fields: Sequence[Field], partitions: Sequence[str]) -> list[str]:
     """Columns whose statistics both engines can use; of partition columns Spark allows none."""
-    return [f.name for f in fields if not f.type.startswith(_INEXACT) and f.name not in partitions]
+    return [f.name for f in fields if not f.type.startswith((*_INEXACT, *_WITHOUT)) and f.name not in partitions]
 
 
 def is_shaped(table: str, fields: Iterable[Field], partitions: Sequence[str] = ()) -> bool:

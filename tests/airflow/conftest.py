@@ -31,7 +31,9 @@ facts = {
         "assets": sorted(asset.name for asset in getattr(dag.schedule, "objects", ())),
         "tasks": {
             task.task_id: {
-                "owner": task.owner, "steps": task.steps, "subject": task.subject,
+                "owner": task.owner,
+                "steps": list(getattr(task, "steps", ())),
+                "subject": getattr(task, "subject", None),
                 "after": sorted(task.upstream_task_ids),
                 "outlets": {outlet.name: outlet.uri for outlet in task.outlets},
             } for task in dag.tasks
