@@ -6,7 +6,9 @@ import atexit
 import logging
 import os
 import re
+import socket
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from jobs.errors import ExchangeError
 from jobs.settings import settings
@@ -14,6 +16,9 @@ from jobs.settings import settings
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
+# Of Spark Connect, where the address names none.
+_PORT = 15002
+_PATIENCE_SECONDS = 5.0
 _OPTIONS = {"spark.sql.session.timeZone": "UTC"}
 
 _open: dict[tuple[str, int], tuple[SparkSession, Any]] = {}
@@ -101,6 +106,21 @@ def _embedded() -> tuple[SparkSession, Any]:
     return _remote(f"sc://{host}:{port}"), server
 
 
+def _see_somebody(address: str) -> None:
+    """Find out at once whether anybody is there: the client would go on asking for minutes."""
+    place = urlsplit(address.replace(";", "?", 1))
+    try:
+        with socket.create_connection((place.hostname or "", place.port or _PORT), timeout=_PATIENCE_SECONDS):
+            return
+    except (OSError, ValueError) as error:
+        raise ExchangeError(
+            f"no engine answers at {address.split(';')[0].rstrip('/')} ({error})",
+            where="EXCHANGE_SPARK",
+            expected="a Spark Connect server",
+            next_step="start it (`exchange cluster status` tells of one on this machine), or correct the address",
+        ) from error
+
+
 def _remote(address: str) -> SparkSession:
     if not re.match(r"^sc://[^/\s]+", address):
         raise ExchangeError(
@@ -109,6 +129,7 @@ def _remote(address: str) -> SparkSession:
             expected="embedded, or sc://host:port",
             next_step="correct the variable, or unset it for the embedded engine",
         )
+    _see_somebody(address)
     from pyspark.sql import SparkSession
 
     # The client logs every refusal as an error before it raises it; who catches it says what it means.

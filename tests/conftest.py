@@ -10,3 +10,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         folder = item.path.parent.name
         item.add_marker(pytest.mark.xdist_group(folder if folder == "cluster" else str(item.path)))
+
+
+def pytest_make_parametrize_id(val: object) -> str | None:
+    """Give a test one name in all processes: packed bytes hold the second in which they were packed."""
+    return "bytes" if isinstance(val, bytes) else None

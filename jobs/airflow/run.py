@@ -24,6 +24,7 @@ from jobs.airflow.round import Round
 from jobs.airflow.secrets import USER, password_file
 from jobs.airflow.services import Services
 from jobs.catalog import load_catalog
+from jobs.doctor import require_working
 from jobs.errors import Busy, ExchangeError
 from jobs.processes import is_free
 from jobs.settings import settings
@@ -63,6 +64,7 @@ def _guarded(work: Callable[[Console, Services], int]) -> int:
     services = Services()
     try:
         with _ended_by_signals(), _only_runner():
+            require_working()
             try:
                 return work(console, services)
             finally:

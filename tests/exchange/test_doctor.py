@@ -1,0 +1,65 @@
+"""The doctor: what cannot work is found before a run meets it, and each look says what to change."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from jobs import spark
+from jobs.doctor import Finding, examine, require_working
+from jobs.errors import ExchangeError
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("EXCHANGE_HOME", str(tmp_path / "home"))
+    for name in ("EXCHANGE_LAKE", "EXCHANGE_SPARK", "EXCHANGE_DATABASE_URL"):
+        monkeypatch.delenv(name, raising=False)
+    return tmp_path / "home"
+
+
+def found() -> dict[str, Finding]:
+    return {finding.subject: finding for finding in examine()}
+
+
+def test_a_new_home_is_well(home: Path) -> None:
+    looked = found()
+    assert {finding.status for finding in looked.values()} == {"ok"}, looked
+    assert "embedded Sail" in looked["engine"].found
+    assert looked["last run"].found == "none yet"
+    assert not list((home / "landing").iterdir())
+    require_working()
+
+
+def test_a_lake_where_nothing_can_be_written_is_told(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    home.mkdir()
+    (home / "file").write_text("in the way")
+    monkeypatch.setenv("EXCHANGE_LAKE", str(home / "file"))
+    assert found()["lake"].status == "failed"
+    with pytest.raises(ExchangeError, match="cannot be read or written"):
+        require_working()
+
+
+def test_an_engine_that_is_not_there_is_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EXCHANGE_SPARK", "sc://127.0.0.1:1/;token=planted")
+    spark.close()
+    told = found()
+    assert told["engine"].status == told["engine and lake"].status == "failed"
+    assert "no engine answers at sc://127.0.0.1:1 " in told["engine"].found
+    assert "planted" not in repr(told)
+    assert told["lake"].status == "ok"
+
+
+def test_a_database_that_cannot_be_is_told_and_its_password_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EXCHANGE_DATABASE_URL", "nothing://user:planted@host/db")
+    told = found()
+    assert told["database"].status == "failed"
+    assert "EXCHANGE_DATABASE_URL" in told["database"].found
+    assert "planted" not in repr(told)
+
+
+def test_a_setting_that_cannot_be_names_its_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EXCHANGE_SHARE_PORT", "many")
+    with pytest.raises(ExchangeError, match=r"EXCHANGE_SHARE_PORT: .*valid integer"):
+        require_working()
