@@ -36,6 +36,7 @@ def no_way_out() -> Iterator[list[str]]:
     """
     libc = ctypes.CDLL(None, use_errno=True)
     notes: list[str] = []
+    _begin_shared_threads()
     with _own_network() as before:
         if libc.unshare(_NEW_NETWORK):
             raise CannotSeparate(os.strerror(ctypes.get_errno()))
@@ -45,6 +46,15 @@ def no_way_out() -> Iterator[list[str]]:
                 yield notes
         finally:
             libc.setns(before, _NEW_NETWORK)
+
+
+def _begin_shared_threads() -> None:
+    """Start the threads that libraries keep for the whole process: begun in here, they would never get out again."""
+    from deltalake import DeltaTable
+    from fsspec.asyn import get_loop
+
+    DeltaTable.is_deltatable("/nowhere")
+    get_loop()
 
 
 @contextmanager

@@ -103,6 +103,8 @@ def test_workers_on_two_hosts_work_for_one_connect_server(hosts: tuple[Host, Hos
     _wait_for(master_log, f"Registering worker {there.address}")
     _wait_for(connect_log, "is now RUNNING", times=2)
 
+    _wait_until_served(here, 15002)
+
     told = here.python(_ASK, EXCHANGE_SPARK="sc://localhost:15002/;token=t0ken")
 
     assert told == f"['{here.address}', '{there.address}'] 1000\n"
@@ -150,3 +152,13 @@ def _wait_for(log: Path, said: str, times: int = 1, seconds: float = 90.0) -> No
     while log.read_text(errors="replace").count(said) < times:
         assert time.monotonic() < deadline, f"{log}: {log.read_text()[-3000:]}"
         time.sleep(0.1)
+
+
+def _wait_until_served(host: Host, port: int, seconds: float = 120.0) -> None:
+    ask = f"import socket; socket.create_connection(('localhost', {port}), 1).close()"
+    deadline = time.monotonic() + seconds
+    while subprocess.run(
+        ["ip", "netns", "exec", host.name, sys.executable, "-c", ask], capture_output=True, check=False
+    ).returncode:
+        assert time.monotonic() < deadline, f"nobody serves port {port}"
+        time.sleep(0.5)
