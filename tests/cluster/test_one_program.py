@@ -27,6 +27,9 @@ from jobs.relocate import relocate
 from jobs.upkeep import upkeep
 from jobs.verify import verify
 
+# A Spark that does everything for the first time takes its time on a busy machine.
+pytestmark = pytest.mark.timeout(900)
+
 DATE = datetime(2026, 11, 22, tzinfo=UTC)
 READINGS = {"meter": "STRING", "read_at": "TIMESTAMP", "kwh": "DECIMAL(8,2)", "read_month": {
     "physicalType": "STRING", "transformLogic": "date_format(try_cast(read_at as timestamp), 'yyyy-MM')"}}  # fmt: skip
