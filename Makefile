@@ -24,10 +24,12 @@ run: .venv/.installed-run ## bring in every source, release every product, show 
 up: .venv/.installed-run ## the same, then stay: Airflow on its schedules and the sharing server
 	@.venv/bin/exchange up
 
+# Of the cluster first and alone: a process that was in a network of its own keeps threads there, and reaches none.
 test: .venv/.installed-test ## ruff, mypy and all tests
 	.venv/bin/ruff check .
 	.venv/bin/mypy
-	.venv/bin/pytest -n 2 --dist loadgroup
+	.venv/bin/pytest tests/cluster
+	.venv/bin/pytest -n 2 --dist loadgroup --ignore tests/cluster
 
 bench: .venv/.installed-bench ## measure against other engines, with ROWS=2000000 rows unless said otherwise
 	@ROWS=$(ROWS) .venv/bin/python -m tests.bench
