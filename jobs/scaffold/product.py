@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from jobs.catalog import Licence, load_products, load_sources
 from jobs.contract import TYPES, Column, load_contract
 from jobs.errors import ExchangeError, NotFound
+from jobs.exact import inexact
 from jobs.query import input_tables, read_select
 from jobs.rules import quote
 from jobs.scaffold.document import NO_ADDRESS, TO_BE_WRITTEN, Property, check_name, contract, flow, scalar, written
@@ -61,6 +62,7 @@ def new_product(name: str, query: Path | None, table: str | None) -> list[str]:
         _check_inputs(inputs)
         frame = _analysed(text, draft)
         grouped = _grouped(draft)
+        doubtful = inexact(draft)
     columns, key, rows = _measured(frame, grouped)
     files = {
         folder / "product.yaml": _declaration(name, inputs),
@@ -70,7 +72,7 @@ def new_product(name: str, query: Path | None, table: str | None) -> list[str]:
     with written(files):
         load_products().product(name)
         load_contract(f"gold.{name}")
-    return [*[f"wrote {file}" for file in files], *_told(name, inputs, key, rows)]
+    return [*[f"wrote {file}" for file in files], *_told(name, inputs, key, rows, doubtful)]
 
 
 def _text(query: Path | None, table: str | None) -> str:
@@ -272,11 +274,12 @@ def _domain(inputs: Sequence[str]) -> str:
     return str(load_contract(inputs[0]).document.get("domain") or "exchange")
 
 
-def _told(name: str, inputs: Sequence[str], key: Sequence[str], rows: int) -> list[str]:
+def _told(name: str, inputs: Sequence[str], key: Sequence[str], rows: int, doubtful: Sequence[str]) -> list[str]:
     guarded = _guarded(inputs)
     lines = [f"found: reads {', '.join(inputs)}; {rows:,} rows; key {', '.join(key)}"]
     if guarded:
         lines.append(f"look at the classes: {', '.join(guarded)} may show in what is computed from them")
+    lines += [f"look at the digits: {part}; whole numbers and sums of decimals are exact" for part in doubtful]
     return [
         *lines,
         "edit next:",

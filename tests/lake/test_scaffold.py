@@ -292,6 +292,13 @@ def test_a_product_from_a_query_is_built_checked_and_released_as_it_is(exchange:
     ]  # fmt: skip
 
 
+def test_digits_that_depend_on_the_engine_are_told(exchange: Exchange, tmp_path: Path) -> None:
+    text = f"SELECT meter, avg(kwh) AS mean_kwh FROM {checked_meters(exchange)} GROUP BY meter"
+    told = new_product("scaffold_mean", write(tmp_path / "q.sql", text), None)
+    (digits,) = [line for line in told if line.startswith("look at the digits")]
+    assert "AVG(" in digits
+
+
 def test_a_product_from_a_table_begins_with_its_columns(exchange: Exchange) -> None:
     table = checked_meters(exchange)
     new_product("scaffold_copy", None, table)

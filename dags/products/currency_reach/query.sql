@@ -1,4 +1,5 @@
 -- One row per currency and year: mean price in HKD, its movement over the year, and the persons of its home market.
+-- Prices are summed as whole numbers, so that every engine finds the same digits.
 WITH homes AS (
     SELECT * FROM VALUES
         ('USD', '840'), ('JPY', '392'), ('GBP', '826'), ('CHF', '756'), ('AUD', '36'), ('CAD', '124'), ('NZD', '554'),
@@ -9,21 +10,30 @@ WITH homes AS (
         AS homes (currency_code, location_code)
 ),
 
+rates AS (
+    SELECT
+        rate_on,
+        currency_code,
+        CAST(rate * 1000000 AS BIGINT) AS millionths
+    FROM silver.ecb_reference_rates
+),
+
 prices AS (
     SELECT
         r.currency_code,
         year(r.rate_on) AS year,
-        CAST(h.rate AS DOUBLE) / CAST(r.rate AS DOUBLE) AS price_hkd
-    FROM silver.ecb_reference_rates AS r
-    INNER JOIN silver.ecb_reference_rates AS h ON r.rate_on = h.rate_on AND h.currency_code = 'HKD'
+        -- To ten digits, rounded half up: HKD times ten thousand million.
+        (20000000000 * h.millionths + r.millionths) DIV (2 * r.millionths) AS price_e10
+    FROM rates AS r
+    INNER JOIN rates AS h ON r.rate_on = h.rate_on AND h.currency_code = 'HKD'
 ),
 
 years AS (
     SELECT
         currency_code,
         year,
-        avg(price_hkd) AS mean_price_hkd,
-        100.0 * (max(price_hkd) - min(price_hkd)) / avg(price_hkd) AS range_percent,
+        sum(price_e10) / (10000000000 * count(*)) AS mean_price_hkd,
+        100 * count(*) * (max(price_e10) - min(price_e10)) / sum(price_e10) AS range_percent,
         count(*) AS fixings
     FROM prices
     GROUP BY currency_code, year

@@ -15,6 +15,6 @@ WITH bands AS (
 
 SELECT
     *,
-    100.0 * retired_persons / persons AS retired_percent,
-    100.0 * (children_persons + retired_persons) / nullif(working_age_persons, 0) AS dependency_percent
+    100 * retired_persons / persons AS retired_percent,
+    100 * (children_persons + retired_persons) / nullif(working_age_persons, 0) AS dependency_percent
 FROM bands

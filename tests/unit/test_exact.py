@@ -1,0 +1,42 @@
+"""What engines compute to different digits is found in a query; the default products have none of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from jobs.catalog import load_products
+from jobs.exact import inexact
+
+PRODUCTS = sorted(load_products().products)
+
+
+@pytest.mark.parametrize("product", PRODUCTS)
+def test_default_products_are_the_same_on_every_engine(product: str) -> None:
+    assert inexact(load_products().product(product).query_file) == ()
+
+
+@pytest.mark.parametrize(
+    ("expression", "why"),
+    [
+        ("sum(energy_kwh) / max(energy_kwh)", "quotient of decimals"),
+        ("100.0 * count(*) / max(utc_offset_hours)", "quotient of decimals"),
+        ("avg(energy_kwh)", "mean of decimals"),
+        ("avg(CAST(energy_kwh AS DOUBLE))", "depends on their order"),
+        ("sum(sqrt(energy_kwh))", "depends on their order"),
+        ("round(stddev(utc_offset_hours), 2)", "depend on their order"),
+        ("ln(max(energy_kwh))", "round it"),
+        ("1e2 * count(*) / max(utc_offset_hours)", ""),
+        ("CAST(sum(energy_kwh) AS DOUBLE) / max(energy_kwh)", ""),
+        ("count(*) / max(utc_offset_hours)", ""),
+        ("sum(CAST(round(1000000 * sqrt(energy_kwh)) AS BIGINT))", ""),
+        ("round(ln(max(energy_kwh)), 8)", ""),
+    ],
+)
+def test_what_depends_on_the_engine_is_named(expression: str, why: str, tmp_path: Path) -> None:
+    query = tmp_path / "query.sql"
+    query.write_text(f"WITH x AS (SELECT {expression} AS y FROM silver.smart_meter_readings) SELECT y FROM x")
+    found = inexact(query)
+    assert len(found) == bool(why)
+    assert all(why in part for part in found)
