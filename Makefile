@@ -4,6 +4,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 UV_VERSION := 0.13.9
 UV ?= $(or $(shell command -v uv),.exchange/tools/bin/uv)
 ROWS ?= 2000000
+SPARK ?= some
 
 # Bytecode is compiled once at installation: the first start would pay for it otherwise, in every process.
 # The interpreter itself is named, not what stands for it on the path: given a pyenv shim, uv finds that the environment
@@ -24,12 +25,11 @@ run: .venv/.installed-run ## bring in every source, release every product, show 
 up: .venv/.installed-run ## the same, then stay: Airflow on its schedules and the sharing server
 	@.venv/bin/exchange up
 
-# Of the cluster first and alone: a process that was in a network of its own keeps threads there, and reaches none.
-test: .venv/.installed-test ## ruff, mypy and all tests
+# Files in their order: those that wait much, of Airflow and of the cluster, come first and are not what all wait for.
+test: .venv/.installed-test ## ruff, mypy and all tests; SPARK=all: every test of the lake on both engines, as .ci/run has it
 	.venv/bin/ruff check .
 	.venv/bin/mypy
-	.venv/bin/pytest tests/cluster
-	.venv/bin/pytest -n 2 --dist loadgroup --ignore tests/cluster
+	.venv/bin/pytest -n 2 --no-loadscope-reorder --spark $(SPARK)
 
 bench: .venv/.installed-bench ## measure against other engines, with ROWS=2000000 rows unless said otherwise
 	@ROWS=$(ROWS) .venv/bin/python -m tests.bench

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -26,7 +27,7 @@ from jobs.spark import connect
 
 if TYPE_CHECKING:
     import pyarrow as pa
-    from pyspark.sql import DataFrame
+    from pyspark.sql import Column, DataFrame
 
     from jobs.formats.declaration import Format
 
@@ -38,6 +39,8 @@ EXTRAS: tuple[tuple[str, str, str], ...] = (
 # A record number that no record has: the refusal speaks of the whole file.
 WHOLE_FILE = 0
 _SLICE = "_landing_sha256"
+# Delta tables allow none of these in a name; the last one tells that another was there.
+_NO_PART_OF_NAMES = re.compile(r"[ ,;{}()\n\t=%]")
 # So many landings of one run have a frame each; the rest share one.
 _FRAMES = 16
 
@@ -110,13 +113,37 @@ def columns_of(source: Source) -> tuple[str, ...]:
     return tuple(c.strip() for c in source.declared.format.columns)
 
 
+def stored_names(form: Format) -> dict[str, str]:
+    """By what name the table has each of the publisher's columns: its own, but for marks that no Delta table allows."""
+    names = (column.strip() for column in form.columns)
+    return {name: _NO_PART_OF_NAMES.sub(lambda mark: f"%{ord(mark[0]):02X}", name) for name in names}
+
+
+def published_rows(source: Source, where: str) -> DataFrame:
+    """Rows of the table under the publisher's own names.
+
+    Args:
+        source: whose.
+        where: SQL over the partition column.
+    """
+    escaped = _escaped(source.declared.format)
+    rows = lake.read(table_of(source)).where(where)
+    return rows.withColumnsRenamed(escaped) if escaped else rows
+
+
+def _escaped(form: Format) -> dict[str, str]:
+    """The publisher's name of each column that the table has under another one."""
+    return {stored: name for name, stored in stored_names(form).items() if stored != name}
+
+
 def slice_of(sha256s: list[str]) -> str:
     """SQL that holds for the rows of these landings, over bronze's and quarantine's partition column."""
     return lake.predicate([((_SLICE, sha256),) for sha256 in sha256s])
 
 
 def _fields(source: Source) -> tuple[lake.Field, ...]:
-    published = tuple(lake.Field(name, "STRING", "as published") for name in columns_of(source))
+    names = stored_names(source.declared.format).values()
+    published = tuple(lake.Field(name, "STRING", "as published") for name in names)
     return (*published, *(lake.Field(*extra) for extra in EXTRAS), *lake.bookkeeping_fields())
 
 
@@ -136,7 +163,9 @@ def _create(source: Source) -> None:
 
 def format_digest(form: Format) -> str:
     """sha256 of all that decides how bytes become bronze rows."""
-    return hashlib.sha256(json.dumps(form.model_dump(mode="json"), sort_keys=True).encode()).hexdigest()
+    told, escaped = form.model_dump(mode="json"), _escaped(form)
+    told |= {"stored": escaped} if escaped else {}
+    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
 
 
 def forget(source: Source) -> None:
@@ -178,15 +207,19 @@ def _parsed(source: Source, landings: list[Landing]) -> DataFrame:
 
 
 def _parsed_one(source: Source, landing: Landing) -> DataFrame:
+    records = _records_of(source, [landing]).drop("_landing_sha256")
+    return records.withColumns(origin_of(landing))
+
+
+def origin_of(landing: Landing) -> dict[str, Column]:
+    """What all rows of a landing say of where they came from, as literals."""
     from pyspark.sql import functions as F
 
-    records = _records_of(source, [landing]).drop("_landing_sha256")
-    origin = {
+    return {
         "_landing_sha256": F.lit(landing.sha256),
         "_run_id": F.lit(landing.run_id),
         "_logical_date": F.lit(landing.logical_date).cast("timestamp"),
     }
-    return records.withColumns(origin)
 
 
 def _parsed_many(source: Source, landings: list[Landing]) -> DataFrame:
@@ -200,7 +233,7 @@ def _parsed_many(source: Source, landings: list[Landing]) -> DataFrame:
 def _records_of(source: Source, landings: list[Landing]) -> DataFrame:
     store = settings().store
     arrivals = [(str(store / x.path), x.file_name, x.sha256) for x in landings]
-    published = ", ".join(f"{quote(name)} string" for name in columns_of(source))
+    published = ", ".join(f"{quote(name)} string" for name in stored_names(source.declared.format).values())
     yielded = "_extra string, _refused string, _raw string, _row bigint, _file string, _landing_sha256 string"
     files = connect().createDataFrame(arrivals, "path string, file_name string, sha256 string")
     return files.mapInArrow(_parser(source.declared.format), f"{published}, {yielded}")
@@ -236,7 +269,7 @@ def _records(file: dict[str, str], form: Format) -> Iterator[pa.RecordBatch]:
 def _ordered(records: pa.RecordBatch, form: Format) -> pa.RecordBatch:
     names = [*(c.strip() for c in form.columns), "_extra", "_refused", "_raw", "_row", "_member"]
     chosen = records.select(names) if records.schema.names != names else records
-    return chosen.rename_columns([*names[:-1], "_file"])
+    return chosen.rename_columns([*stored_names(form).values(), *names[len(form.columns) : -1], "_file"])
 
 
 def _refusal(file: dict[str, str], form: Format, reason: str) -> pa.RecordBatch:
@@ -253,7 +286,7 @@ def _refusal(file: dict[str, str], form: Format, reason: str) -> pa.RecordBatch:
             pa.array([WHOLE_FILE], pa.int64()),
             pa.array([file["file_name"]]),
         ],
-        names=[*(c.strip() for c in form.columns), "_extra", "_refused", "_raw", "_row", "_file"],
+        names=[*stored_names(form).values(), "_extra", "_refused", "_raw", "_row", "_file"],
     )
 
 

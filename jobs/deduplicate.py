@@ -12,6 +12,9 @@ from jobs.rules import literal, quote
 from jobs.spark import connect
 from jobs.split import ORIGIN
 
+# Cheaper to group by than a key itself: few rows share one, and only those are compared.
+_HASH = "xxhash64"
+
 
 @dataclass(frozen=True)
 class Clean:
@@ -49,14 +52,12 @@ def deduplicate(table: str, good: str, contract: Contract, mode: SilverMode) -> 
         contract: the table's contract.
         mode: how later landings join earlier ones.
     """
-    # A hash of the key is cheaper to group by than the key: few rows share one, and only those are compared.
-    hashed = f"xxhash64({', '.join(map(quote, contract.key))})"
+    hashed = f"{_HASH}({', '.join(map(quote, contract.key))})"
     connect().sql(good).createOrReplaceTempView("good_rows")
     lake.stage("shared", f"SELECT {hashed} AS _hash FROM good_rows GROUP BY 1 HAVING count(*) > 1")
     if connect().table("shared").isEmpty():
         return Clean(f"SELECT *, true AS _whole FROM ({good})")
     lake.stage("suspects", f"SELECT g.* FROM good_rows g LEFT SEMI JOIN shared s ON {hashed} = s._hash")
-    lake.stage("repeated", _repeated(contract))
     where = touched(table, contract, "suspects") if mode == "append" and lake.rows(table) else None
     standing = f"(SELECT * FROM {lake.from_path(table)} t WHERE {where})" if where else None
     lake.stage("verdicts", _verdicts(contract, mode, standing))
@@ -65,7 +66,7 @@ def deduplicate(table: str, good: str, contract: Contract, mode: SilverMode) -> 
     refused = counts.get("contradiction", 0) + counts.get("changed", 0)
     return Clean(
         good=(
-            f"SELECT {columns}, true AS _whole FROM good_rows g LEFT ANTI JOIN repeated k"
+            f"SELECT {columns}, true AS _whole FROM good_rows g LEFT ANTI JOIN verdicts k"
             f" ON {same_key(contract, 'g', 'k')}"
             f" UNION ALL SELECT {columns}, _whole FROM verdicts WHERE verdict = 'keep'"
         ),
@@ -100,11 +101,6 @@ def refusals(view: str, contract: Contract, verdicts: tuple[str, ...]) -> str:
     )
 
 
-def _repeated(contract: Contract) -> str:
-    key = ", ".join(map(quote, contract.key))
-    return f"SELECT {key} FROM suspects GROUP BY {key} HAVING count(*) > 1"
-
-
 def _verdicts(contract: Contract, mode: SilverMode, standing: str | None) -> str:
     """SELECT of every row whose key is repeated, with a verdict on it.
 
@@ -117,18 +113,20 @@ def _verdicts(contract: Contract, mode: SilverMode, standing: str | None) -> str
     order = "_landing_id" if mode == "append" else "_logical_date, _landing_id"
     rows = (
         f"SELECT {columns}, l._landing_id, {content(contract, 'g')} AS _content FROM suspects g"
-        f" JOIN repeated k ON {same_key(contract, 'g', 'k')} JOIN landings l ON g._landing_sha256 = l._landing_sha256"
+        " JOIN landings l ON g._landing_sha256 = l._landing_sha256"
     )
     if standing:
         known = ", ".join(f"t.{quote(c)}" for c in (*contract.names, *ORIGIN))
         rows += (
             f" UNION ALL SELECT {known}, 0 AS _landing_id, {content(contract, 't')} AS _content FROM {standing} t"
-            f" JOIN repeated k ON {same_key(contract, 't', 'k')}"
+            f" LEFT SEMI JOIN suspects g ON {same_key(contract, 't', 'g')}"
         )
     landing = f"PARTITION BY {key}, _landing_id"
     within = (
         f"SELECT *, min(_content) OVER ({landing}) <> max(_content) OVER ({landing}) AS _contradicts,"
-        f" row_number() OVER ({landing} ORDER BY _file, _row) AS _nth FROM ({rows})"
+        f" row_number() OVER ({landing} ORDER BY _file, _row) AS _nth,"
+        # Two keys may share a hash: a suspect need not be there twice.
+        f" sum(CASE WHEN _landing_id > 0 THEN 1 ELSE 0 END) OVER (PARTITION BY {key}) AS _copies FROM ({rows})"
     )
     stood = f"SELECT *, NOT _contradicts AND _nth = 1 AS _stands FROM ({within})"
     before = (
@@ -144,5 +142,6 @@ def _verdicts(contract: Contract, mode: SilverMode, standing: str | None) -> str
         places = "WHEN _turns = 0 THEN 'duplicate' WHEN _turn = _last THEN 'keep' ELSE 'superseded'"
     return (
         "SELECT *, _last = 1 AS _whole, CASE WHEN _contradicts THEN 'contradiction' WHEN _nth > 1 THEN 'duplicate'"
-        f" {places} END AS verdict FROM ({turns}) WHERE _landing_id > 0"
+        f" {places} END AS verdict FROM ({turns})"
+        " WHERE _landing_id > 0 AND _copies > 1"
     )

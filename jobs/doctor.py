@@ -16,6 +16,7 @@ from sqlalchemy import func, select
 
 from jobs.errors import ExchangeError
 from jobs.settings import settings
+from jobs.spark import close
 
 _PARTS = ("pyspark", "pysail", "deltalake", "great-expectations", "apache-airflow", "delta-sharing", "sqlalchemy")
 # Certificates and leases are told apart by time; less than this nobody notices.
@@ -44,6 +45,7 @@ def examine() -> list[Finding]:
         ("settings", _settings),
         ("versions", _versions),
         ("database", _database),
+        ("airflow", _airflow),
         ("lake", _lake),
         ("engine", _engine),
         ("engine and lake", _engine_reads_lake),
@@ -60,17 +62,26 @@ def require_working() -> None:
     Raises:
         ExchangeError: the first thing that does not work, and what to change.
     """
-    for look in (_settings, _database, _lake):
+    for look in (_settings, _database, _airflow, _lake):
         look()
+    if settings().spark == "embedded":
+        # It cannot be missing, and takes seconds to start.
+        return
+    try:
+        _engine_reads_lake()
+    finally:
+        # Whoever asked starts other processes from this one.
+        close()
 
 
 def _tried(subject: str, look: Callable[[], Finding]) -> Finding:
+    from jobs.objects import explained
+
     try:
-        return look()
+        with explained("EXCHANGE_LAKE"):
+            return look()
     except ExchangeError as error:
-        expected = f"; expected {error.expected}" if error.expected else ""
-        where = f"{error.where}: " if error.where else ""
-        return Finding(subject, "failed", f"{where}{error.what}{expected}", error.next_step)
+        return Finding(subject, "failed", error.finding, error.next_step)
 
 
 def _settings() -> Finding:
@@ -98,6 +109,12 @@ def _database() -> Finding:
     server = ".".join(str(part) for part in _server_version(opened))
     place = opened.url.render_as_string(hide_password=True)
     return Finding("database", "ok", f"{opened.dialect.name} {server}, schema {revision(opened)}, at {place}")
+
+
+def _airflow() -> Finding:
+    from jobs.airflow.database import state
+
+    return Finding("airflow", "ok", f"schema {state() or 'not made yet'}")
 
 
 def _server_version(opened: Any) -> tuple[int, ...]:

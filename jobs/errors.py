@@ -30,12 +30,13 @@ class ExchangeError(Exception):
         super().__init__(str(self))
 
     def __str__(self) -> str:
+        return f"{self.finding}. Next: {self.next_step}" if self.next_step else self.finding
+
+    @property
+    def finding(self) -> str:
+        """Where, what, and what was expected, without the next step."""
         text = f"{self.where}: {self.what}" if self.where else self.what
-        if self.expected:
-            text += f"; expected {self.expected}"
-        if self.next_step:
-            text += f". Next: {self.next_step}"
-        return text
+        return f"{text}; expected {self.expected}" if self.expected else text
 
     def __reduce__(self) -> tuple[object, ...]:
         return (_rebuild, (type(self), self.__dict__.copy()))
@@ -84,6 +85,10 @@ class ExpectationsFailed(ExchangeError):
 
 class Busy(ExchangeError):
     """Somebody else is writing the same table right now."""
+
+
+class Overtaken(Busy):
+    """Somebody else wrote a table in the middle of a step, which does its work well if it is done again."""
 
 
 class NotFound(ExchangeError):

@@ -29,6 +29,7 @@ from jobs import evidence
 from jobs.contract import Contract
 from jobs.grade import WEIGHTS, Finding, Grade, grade
 from jobs.rules import Rule, compile_rules, quote
+from jobs.spark import see_alive
 
 if TYPE_CHECKING:
     from great_expectations import ExpectationSuite
@@ -112,7 +113,6 @@ def evaluate(
     scope: str | None,
     logical_date: datetime,
     run_id: str,
-    whole: DataFrame | None = None,
     rows: int | None = None,
 ) -> Outcome:
     """Check a version of a table against its contract, and keep the evidence.
@@ -124,13 +124,11 @@ def evaluate(
         scope: the SQL predicate that made `frame` from the table; None for the whole table.
         logical_date: the instant freshness is measured from; UTC where it has no zone.
         run_id: who ran it, for the evidence.
-        whole: the whole version, where `frame` is a part of it: rules about the table (row count, shares, values of
-            queries, freshness, expectations of GX) are then about `whole`, rules about rows and keys about `frame`.
-            Keys are compared within `frame` only, so a table's partition has to follow from its key.
         rows: the number of rows of `frame`, where it is known; they are counted otherwise.
 
     Raises:
         DeclarationError: a rule of the contract that Great Expectations cannot take; file, line and field are named.
+        PySparkException: the engine went away.
     """
     rules = compile_rules(contract)
     _import_once()
@@ -140,7 +138,7 @@ def evaluate(
         from jobs.expectations import suite_of
 
         suite = suite_of(contract, rules)
-        found = _decide(_shared(rules, frame, whole), suite, contract, {"logical_date": instant.isoformat()})
+        found = _decide(frame, rules, suite, contract, {"logical_date": instant.isoformat()})
         rows = frame.count() if rows is None else rows
     graded = grade((Finding(f.rule.dimension, f.rule.severity, f.passed, _for_score(f)) for f in found), rows)
     suite_document = _suite_document(suite)
@@ -155,7 +153,7 @@ def evaluate(
             "rows": rows,
             "contract_sha256": contract.digest,
             "suite_sha256": suite_digest,
-            "whole_table_rules_over": "table" if scope is None or whole is not None else "scope",
+            "whole_table_rules_over": "table" if scope is None else "scope",
             "suite": suite_document,
             "great_expectations": version("great_expectations"),
             "rules": [_rule_document(f, contract) for f in found],
@@ -171,19 +169,9 @@ def evaluate(
     )  # fmt: skip
 
 
-def _shared(
-    rules: tuple[Rule, ...], frame: DataFrame, whole: DataFrame | None
-) -> list[tuple[DataFrame, tuple[Rule, ...]]]:
-    """Which rules are decided on which rows."""
-    if whole is None:
-        return [(frame, rules)]
-    about_rows = tuple(r for r in rules if r.kind in _BY_ROW or r.kind == "unique")
-    about_table = tuple(r for r in rules if r not in about_rows)
-    return [(frame, about_rows)] + ([(whole, about_table)] if about_table else [])
-
-
 def _decide(
-    shared: list[tuple[DataFrame, tuple[Rule, ...]]],
+    frame: DataFrame,
+    rules: tuple[Rule, ...],
     suite: ExpectationSuite,
     contract: Contract,
     parameters: dict[str, Any],
@@ -191,11 +179,9 @@ def _decide(
     """What GX finds, in the suite's order."""
     expectations = {str((e.meta or {})["rule"]): e for e in suite.expectations}
     personal = bool(_personal_columns(contract))
-    found: dict[str, _Found] = {}
-    for frame, rules in shared:
-        batch = _batch_definition(frame.sparkSession).get_batch(batch_parameters={"dataframe": frame})
-        results = _results(batch, suite.name, {r.id: expectations[r.id] for r in rules}, parameters)
-        found |= {r.id: _Found(r, results[r.id], _shown_error(results[r.id], personal)) for r in rules}
+    batch = _batch_definition(frame.sparkSession).get_batch(batch_parameters={"dataframe": frame})
+    results = _results(batch, suite.name, {r.id: expectations[r.id] for r in rules}, parameters)
+    found = {r.id: _Found(r, results[r.id], _shown_error(results[r.id], personal)) for r in rules}
     return [found[name] for name in expectations]
 
 
@@ -221,6 +207,9 @@ def _validate(
 
     part = ExpectationSuite(name=name, expectations=[e.copy() for e in expectations])
     done = batch.validate(part, result_format=result_format, expectation_parameters=parameters)
+    if any(_error(result) for result in done.results):
+        # GX makes whatever is raised a result; an engine that went away says nothing about the rows.
+        see_alive()
     return {_rule_of(result): result for result in done.results}
 
 

@@ -9,8 +9,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Literal, get_args
 
+from jobs import lake, spark
 from jobs.catalog import Catalog, Product, Source, find_product, find_source, load_catalog
-from jobs.errors import DeclarationError, ExchangeError, NotFound
+from jobs.errors import DeclarationError, ExchangeError, NotFound, Overtaken
+from jobs.failures import explained
 from jobs.lease import writing
 from jobs.locks import hold
 from jobs.runs import Recorded, recorded
@@ -18,6 +20,8 @@ from jobs.runs import Recorded, recorded
 Step = Literal["land", "bronze", "silver", "gold", "check", "release"]
 SOURCE_STEPS: tuple[Step, ...] = ("land", "bronze", "silver", "check")
 PRODUCT_STEPS: tuple[Step, ...] = ("gold", "check", "release")
+# Each process that was killed leaves one commit at most that the engine is still at.
+_TRIES = 6
 # A check takes back the version that it does not pass.
 _WRITING: tuple[Step, ...] = ("bronze", "silver", "gold", "check")
 
@@ -61,12 +65,15 @@ def run_step(step: str, name: str, logical_date: datetime, run_id: str) -> StepR
     table = f"bronze.{subject.name}" if step in ("land", "bronze") else subject.table
     logical_date = logical_date if logical_date.tzinfo else logical_date.replace(tzinfo=UTC)
     started = time.monotonic()
+    if step != "land":
+        spark.refresh()
     with (
+        explained(subject.file),
         hold(f"{kind}.{subject.name}"),
         writing() if step in _WRITING else nullcontext(),
         recorded(run_id, step, kind, subject.name, logical_date, table) as record,
     ):
-        version = _do(step, subject, logical_date, record)
+        version = _done(step, subject, logical_date, record)
         if step == "silver" and record.output_version is not None:
             record.message = _remarks(subject, record)
     rows = record.counts.rows_in if step == "check" else record.counts.rows_out
@@ -168,6 +175,22 @@ def _subject(step: str, name: str) -> Source | Product:
         return find_product(name)
     catalog = load_catalog()
     return catalog.sources.get(name) or catalog.product(name)
+
+
+def _done(
+    step: str, subject: Source | Product, logical_date: datetime, record: Recorded, tries: int = _TRIES
+) -> str | None:
+    """Do a step, and do it again where it was overtaken by what the engine still did for a process that was killed."""
+    try:
+        # Once more within, so that the record says it too.
+        with explained(subject.file):
+            return _do(step, subject, logical_date, record)
+    except Overtaken:
+        if tries == 1:
+            raise
+    finally:
+        lake.expect_nothing()
+    return _done(step, subject, logical_date, record, tries - 1)
 
 
 def _do(step: str, subject: Source | Product, logical_date: datetime, record: Recorded) -> str | None:

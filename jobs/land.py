@@ -7,9 +7,10 @@ from datetime import datetime
 
 from sqlalchemy import select
 
-from jobs import landing
+from jobs import landing, locks
 from jobs.catalog import Source
 from jobs.connectors import Fetched
+from jobs.objects import sha256_of
 from jobs.registry import reading, transaction
 from jobs.registry.models import Landing
 from jobs.runs import Recorded
@@ -61,12 +62,14 @@ def _is_kept(path: str | None) -> bool:
 
 def _keep(source: Source, fetched: Fetched, logical_date: datetime, run_id: str) -> int | None:
     """Land one file unless its bytes are known; returns its size if they were new."""
-    sha256 = landing.digest(fetched.path)
+    sha256 = sha256_of(fetched.path)
     with reading() as db:
         known = db.scalars(select(Landing).where(Landing.source == source.name, Landing.sha256 == sha256)).first()
     if known and _is_kept(known.path):
         return None
     landed = landing.store(fetched, source.name, logical_date)
+    # What lands is numbered, and builds go by these numbers: two at once could get theirs out of order.
+    locks.see_held()
     with transaction() as db:
         found = db.scalars(
             select(Landing).where(Landing.source == source.name, Landing.sha256 == landed.sha256)

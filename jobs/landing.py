@@ -101,6 +101,17 @@ def manifests(source: str) -> Iterator[Landed]:
     yield from sorted(every, key=lambda landed: (landed.logical_date, landed.fetched_at, landed.sha256))
 
 
+def names(source: str) -> dict[str, str]:
+    """Every file in landing of a source, by its path as records give it, with the sha256 that it is of.
+
+    Nothing is read but the folders, whatever was ever landed; files half-way to landing are left out.
+    """
+    folder = settings().landing / source
+    found = (file.name for file in objects.listed(folder))
+    last = ((name, name.rpartition("/")[2]) for name in found)
+    return {f"{settings().landing.name}/{source}/{name}": own[:64] for name, own in last if own[0] != "."}
+
+
 def verify(landed: Landed) -> None:
     """Compute the sha256 of landed bytes again.
 
@@ -109,7 +120,7 @@ def verify(landed: Landed) -> None:
     """
     next_step = "restore the file from a backup; what was built from it can be compared with `exchange rebuild`"
     try:
-        found = digest(landed.file)
+        found = objects.sha256_of(landed.file)
     except FileNotFoundError as error:
         raise Tampered("the landed bytes are gone", where=landed.path, next_step=next_step) from error
     if found != landed.sha256:
@@ -119,12 +130,6 @@ def verify(landed: Landed) -> None:
             expected=landed.sha256,
             next_step=next_step,
         )
-
-
-def digest(path: Path) -> str:
-    """Compute the sha256 of a file, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def disk_full(error: OSError, path: Path) -> ExchangeError:
@@ -163,7 +168,7 @@ def _stored(fetched: Fetched, source: str, logical_date: datetime, folder: Path)
 def _uploaded(fetched: Fetched, source: str, logical_date: datetime, folder: Path) -> Landed:
     # A file that changes on the way up would not be what its name says.
     with _still(fetched.path) as original:
-        sha256, size = digest(original), original.stat().st_size
+        sha256, size = objects.sha256_of(original), original.stat().st_size
         target = folder / _name(sha256, fetched.file_name)
         if not objects.put_if_absent(target, original):
             _see_size(target, size)

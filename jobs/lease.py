@@ -2,12 +2,18 @@
 
 On S3 Delta Lake's Spark library is safe for one driver only, so all that write through one Connect server are one
 writer; and so are all embedded engines together, which put each commit only where there is none. Who stops renewing the
-lease, because the process or the machine died, loses it by itself.
+lease, because the process or the machine died, loses it by itself; and one that was paused for longer, or cut off from
+the database, finds that out before its next commit and makes none.
+
+What no lease can hold back is a commit that is under way: a client asks the Connect server for it, is paused, loses the
+lease, and the server goes on. Whoever takes over a lease that ran out, rather than one that was given back, may meet
+that one commit. Nobody takes over while the client lives and reaches the database, however long the commit takes.
 """
 
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
@@ -25,6 +31,13 @@ from jobs.spark import writer
 # A dead writer keeps others waiting for so long, and a living one must be heard of more often.
 SECONDS = 60.0
 _RENEWED_EVERY = 15.0
+# Clocks of several machines differ by less.
+_MARGIN = 10.0
+# Of the clocks that no setting of the time moves, the one that also counts a machine's sleep.
+_CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+
+# Until when this process may be sure of a lease, by that clock, and under which name it holds it.
+_sure: dict[str, tuple[float, str]] = {}
 
 
 @contextmanager
@@ -49,19 +62,37 @@ def writing() -> Iterator[None]:
         renewing.join()
 
 
+def see_held() -> None:
+    """Refuse a commit where another engine may have begun to write since this process last renewed its lease.
+
+    Raises:
+        Busy: another engine has taken it.
+        ExchangeError: the lease ran out, and the database that could renew it cannot be reached.
+    """
+    known = _sure.get(str(settings().lake)) if settings().is_remote else None
+    if known and _now() > known[0]:
+        _take(str(settings().lake), known[1])
+
+
+def _now() -> float:
+    return time.clock_gettime(_CLOCK)
+
+
 def _take(lake: str, me: str) -> None:
+    begun = _now()
     now = datetime.now(UTC)
     until = now + timedelta(seconds=SECONDS)
     with transaction() as db:
         free = or_(Lease.writer == me, Lease.held_until < now)
         taken = update(Lease).where(Lease.lake == lake, free).values(writer=me, held_until=until)
-        if cast("CursorResult[Any]", db.execute(taken)).rowcount:
-            return
-    try:
-        with transaction() as db:
-            db.execute(insert(Lease).values(lake=lake, writer=me, held_until=until))
-    except IntegrityError:
-        raise _busy(lake) from None
+        found = cast("CursorResult[Any]", db.execute(taken)).rowcount
+    if not found:
+        try:
+            with transaction() as db:
+                db.execute(insert(Lease).values(lake=lake, writer=me, held_until=until))
+        except IntegrityError:
+            raise _busy(lake) from None
+    _sure[lake] = (begun + SECONDS - _MARGIN, me)
 
 
 def _busy(lake: str) -> Busy:

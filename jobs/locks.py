@@ -1,21 +1,56 @@
-"""Lets one process at a time work on a source, a product or a whole lake; a dead holder loses its lock by itself."""
+"""Lets one process at a time work on a source, a product or a whole lake; a dead holder loses its lock by itself.
+
+On one machine a locked file does it. Processes of several machines, or with several EXCHANGE_HOMEs, that share a
+PostgreSQL registry are kept apart by a lock of the database too, which lives as long as the connection that took it.
+"""
 
 from __future__ import annotations
 
 import fcntl
 import json
 import os
+import socket
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, suppress
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 
 from jobs.errors import Busy
 from jobs.settings import settings
 
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
+
+# A machine that is gone is noticed, and its locks are free, after 10 + 3 × 5 seconds.
+_KEPT_ALIVE = "SET tcp_keepalives_idle = 10; SET tcp_keepalives_interval = 5; SET tcp_keepalives_count = 3"
+# Registries in several schemas of one database have locks of their own.
+_KEY = "hashtextextended(current_schema() || ' ' || :name, 0)"
+_TAKE = f"SELECT pg_try_advisory_lock({_KEY})"
+_GIVE_BACK = f"SELECT pg_advisory_unlock({_KEY})"
+_HOLDER = f"""
+SELECT a.application_name, to_char(a.backend_start AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"')
+FROM pg_locks l JOIN pg_stat_activity a USING (pid)
+WHERE l.locktype = 'advisory' AND l.granted
+AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+AND (l.classid::bigint << 32) | l.objid::bigint = {_KEY}
+"""
+
+# The server needs a moment to see that a process which held a lock was killed.
+_TRIES = 5
+_BETWEEN_TRIES = 0.2
+
+# The connections whose locks this process holds.
+_held: dict[str, Connection] = {}
+
 
 @contextmanager
-def hold(name: str) -> Iterator[None]:
+def hold(name: str, *, shared: bool = True) -> Iterator[None]:
     """Hold the lock of that name for the block.
+
+    Args:
+        name: what the lock is of.
+        shared: whether it is of something that processes with other EXCHANGE_HOMEs work on too.
 
     Raises:
         Busy: another living process holds it; the message says which and since when.
@@ -27,17 +62,80 @@ def hold(name: str) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             file.seek(0)
-            raise _busy(name, file.read()) from None
+            known = json.loads(file.read() or "{}")
+            raise _busy(name, f"process {known.get('pid', '?')}", known.get("since", "?")) from None
         file.truncate(0)
         file.write(json.dumps({"pid": os.getpid(), "since": datetime.now(UTC).isoformat(timespec="seconds")}))
         file.flush()
-        yield
+        with _hold_among_machines(name) if shared and _registry_is_shared() else nullcontext():
+            yield
 
 
-def _busy(name: str, holder: str) -> Busy:
-    known = json.loads(holder) if holder else {}
+def see_held() -> None:
+    """Refuse to go on where a lock of this process was lost: a database that restarts forgets who holds its locks.
+
+    Raises:
+        Busy: one was; somebody else may be working on the same thing by now.
+    """
+    from sqlalchemy import text
+    from sqlalchemy.exc import SQLAlchemyError
+
+    for name, connection in _held.items():
+        try:
+            connection.execute(text("SELECT 1"))
+        except SQLAlchemyError as error:
+            raise Busy(
+                f"the lock of '{name}' was lost, because the connection to the database was",
+                expected="one writer at a time",
+                next_step="run the step again; readers have the version that they had",
+            ) from error
+
+
+def _registry_is_shared() -> bool:
+    return settings().registry_url.startswith("postgresql")
+
+
+@contextmanager
+def _hold_among_machines(name: str) -> Iterator[None]:
+    from sqlalchemy import text
+    from sqlalchemy.exc import SQLAlchemyError
+
+    from jobs.registry import own_connection
+
+    with own_connection() as connection:
+        connection.execute(text(_KEPT_ALIVE))
+        # So others are told who holds it; names longer than 63 bytes are cut by the server.
+        me = f"{os.getpid()} on {socket.gethostname()}"
+        connection.execute(text("SELECT set_config('application_name', :me, false)"), {"me": f"exchange {me}"})
+        if not _take(connection, name):
+            holder = connection.execute(text(_HOLDER), {"name": name}).first()
+            who, since = holder or ("one that has just ended", "?")
+            raise _busy(name, str(who).replace("exchange", "process"), since)
+        _held[name] = connection
+        try:
+            yield
+        finally:
+            _held.pop(name)
+            # A closed connection would do, but the server sees that some time after this process has gone on. A lost
+            # one has given back its locks by itself.
+            with suppress(SQLAlchemyError):
+                connection.execute(text(_GIVE_BACK), {"name": name})
+
+
+def _take(connection: Connection, name: str) -> bool:
+    from sqlalchemy import text
+
+    for left in reversed(range(_TRIES)):
+        if connection.execute(text(_TAKE), {"name": name}).scalar_one():
+            return True
+        if left:
+            time.sleep(_BETWEEN_TRIES)
+    return False
+
+
+def _busy(name: str, holder: str, since: str) -> Busy:
     return Busy(
-        f"'{name}' is being worked on by process {known.get('pid', '?')} since {known.get('since', '?')}",
+        f"'{name}' is being worked on by {holder} since {since}",
         expected="one writer at a time",
         next_step="wait until it is done, or end that process, and try again",
     )

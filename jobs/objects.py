@@ -2,26 +2,35 @@
 
 from __future__ import annotations
 
+import errno
+import hashlib
 import os
+import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from functools import lru_cache
+from io import BufferedIOBase
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from stat import S_ISDIR
+from typing import Any, cast
 
 from jobs.errors import ExchangeError
+from jobs.settings import S3_PATIENCE
 
 _SCHEME = "s3://"
 # S3's own smallest part is 5 MiB; a part is what is sent again after a fault.
 _PART = 16 << 20
-_ATTEMPTS = 8
 # What is fetched at once for a reader who goes on reading.
 _AHEAD = 4 << 20
 _ONCE = {"IfNoneMatch": "*"}
 _VERIFIED = {"ChecksumAlgorithm": "SHA256"}
+_OF_DELTA_RS = "Generic S3 error"
+# As what s3fs raises the store's own faults (500, 503 and others).
+_ANSWERED = (errno.EIO, errno.EBUSY, errno.EREMOTEIO, errno.EINVAL, errno.EPERM)
 _TAKEN = ("PreconditionFailed", "ConditionalRequestConflict")
 _VARIABLES = (
     "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_PROFILE", "AWS_REGION",
@@ -88,19 +97,21 @@ def require_bucket(root: Path) -> None:
     Raises:
         ExchangeError: it is not, or the store cannot be reached with these keys.
     """
-    bucket, prefix = _place(root)
-    with explained(root):
-        _client().list_objects_v2(Bucket=bucket, Prefix=prefix, MaxKeys=1)
+    _list_one(root)
 
 
 def clock_skew(root: Path) -> float:
     """Seconds by which the store's clock is ahead of this machine's; to the second, as it tells no more."""
-    bucket, prefix = _place(root)
-    with explained(root):
-        answer = _client().list_objects_v2(Bucket=bucket, Prefix=prefix, MaxKeys=1)
-    told = parsedate_to_datetime(answer["ResponseMetadata"]["HTTPHeaders"]["date"])
+    told = parsedate_to_datetime(_list_one(root)["ResponseMetadata"]["HTTPHeaders"]["date"])
     behind = (told - datetime.now(UTC)).total_seconds()
     return 0.0 if -1.0 <= behind <= 0.0 else behind
+
+
+def _list_one(root: Path) -> dict[str, Any]:
+    bucket, prefix = _place(root)
+    with explained(root):
+        answer: dict[str, Any] = _client().list_objects_v2(Bucket=bucket, Prefix=prefix, MaxKeys=1)
+        return answer
 
 
 @contextmanager
@@ -129,12 +140,56 @@ def on_disk(address: Path | str) -> Iterator[Path]:
         yield copy
 
 
-def reader(path: Path) -> BinaryIO:
-    """A file to read from any place of, without ever holding more than a few megabytes of it."""
+def reader(path: Path, until: int | None = None) -> BufferedIOBase:
+    """A file to read from any place of, without ever holding more than a few megabytes of it.
+
+    Args:
+        path: the file.
+        until: where reading will end, so that of an object store nothing behind it is asked for.
+    """
     if not is_object(path):
         return path.open("rb")
     with explained(path):
-        return cast("BinaryIO", path.open("rb", block_size=_AHEAD, cache_type="readahead"))  # type: ignore[call-overload]  # as fsspec's paths can
+        opened = path.open("rb", block_size=_AHEAD, cache_type="readahead", size=until)  # type: ignore[call-overload]  # as fsspec's paths can
+        return cast("BufferedIOBase", opened)
+
+
+@dataclass(frozen=True)
+class Listed:
+    """A file in a folder: `name` is its path from there, `size` is in bytes."""
+
+    name: str
+    size: int
+    modified_at: datetime
+
+
+def listed(folder: Path) -> Iterator[Listed]:
+    """All files below a folder, in no order; of an object store they are asked for a thousand at a time."""
+    if not is_object(folder):
+        for path in folder.rglob("*"):
+            # Somebody else may take one away meanwhile.
+            with suppress(FileNotFoundError):
+                found = path.stat()
+                if not S_ISDIR(found.st_mode):
+                    modified_at = datetime.fromtimestamp(found.st_mtime, UTC)
+                    yield Listed(path.relative_to(folder).as_posix(), found.st_size, modified_at)
+        return
+    bucket, key = _place(folder)
+    prefix = f"{key}/" if key else ""
+    with explained(folder):
+        for page in _client().get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix):
+            for entry in page.get("Contents", ()):
+                yield Listed(entry["Key"].removeprefix(prefix), entry["Size"], entry["LastModified"])
+
+
+def sha256_of(file: Path) -> str:
+    """sha256 of a file's bytes, in hexadecimal, read in pieces.
+
+    Raises:
+        FileNotFoundError: it is not there.
+    """
+    with reader(file) as data:
+        return hashlib.file_digest(data, "sha256").hexdigest()
 
 
 @contextmanager
@@ -144,38 +199,75 @@ def explained(where: Path | str) -> Iterator[None]:
     Raises:
         ExchangeError: instead of what its client raises.
     """
-    from boto3.exceptions import Boto3Error
-    from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError
-
     try:
         yield
-    except NoCredentialsError as error:
-        raise ExchangeError(
+    except Exception as error:
+        known = explanation(error, where)
+        if known is None:
+            raise
+        raise known from error
+
+
+def explanation(error: Exception, where: Path | str) -> ExchangeError | None:
+    """What keeps the object store from serving, by what one of its clients raised; None if it is about something else.
+
+    The one behind paths turns what the store answers into errors of files, and keeps the answer as their cause.
+    """
+    if "botocore" not in sys.modules:
+        return None
+    from aiohttp import ClientError as ConnectionFault
+    from boto3.exceptions import Boto3Error
+    from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError, SSLError
+    from fsspec.exceptions import FSTimeoutError
+
+    told = error.__cause__ if isinstance(error, OSError) and isinstance(error.__cause__, ClientError) else error
+    if isinstance(told, NoCredentialsError):
+        return ExchangeError(
             "there are no keys for the object store", where=str(where), expected=_SETTINGS,
             next_step="set these variables, or give this machine a role of its own",
-        ) from error  # fmt: skip
-    except (ClientError, Boto3Error) as error:
-        raise _refused(error, where) from error
-    except BotoCoreError as error:
-        raise ExchangeError(
-            f"the object store does not answer ({type(error).__name__})", where=str(where),
-            expected="an address that serves S3, in AWS_ENDPOINT_URL unless it is AWS itself",
-            next_step="see that the store runs and can be reached, then run the step again; nothing was lost",
-        ) from error  # fmt: skip
+        )  # fmt: skip
+    if isinstance(told, SSLError):
+        return ExchangeError(
+            "the object store's certificate is not trusted here", where=str(where),
+            expected="one of an authority that this machine knows, for the name in AWS_ENDPOINT_URL",
+            next_step="name the authority's file by AWS_CA_BUNDLE and SSL_CERT_FILE, see infra/README.md",
+        )  # fmt: skip
+    if isinstance(told, (ClientError, Boto3Error)):
+        return _refused(told, where)
+    if isinstance(told, (BotoCoreError, ConnectionFault, FSTimeoutError, TimeoutError, ConnectionError)):
+        return away(where, type(told).__name__)
+    if isinstance(error, OSError) and _OF_DELTA_RS in str(error):
+        return away(where, "Delta's reader gave up")
+    if getattr(error, "filename", None):
+        # Of a file on a disk.
+        return None
+    if isinstance(error, PermissionError) or (isinstance(error, OSError) and error.errno in _ANSWERED):
+        return _refused(error, where)
+    return None
+
+
+def away(where: Path | str, told: str) -> ExchangeError:
+    """The error of a store that cannot be reached, or is not able to serve."""
+    return ExchangeError(
+        f"the object store does not answer ({told})", where=str(where),
+        expected="an address that serves S3, in AWS_ENDPOINT_URL unless it is AWS itself",
+        next_step="see that the store runs and can be reached, then run the step again; nothing was lost",
+    )  # fmt: skip
 
 
 def _refused(error: Exception, where: Path | str) -> ExchangeError:
     text = str(error)
+    rights = "the rights that infra/README.md lists"
     reasons = {
-        "NoSuchBucket": ("the bucket is not there", "make it, or correct EXCHANGE_LAKE"),
-        "AccessDenied": ("the object store does not allow it", "give the key the rights that infra/README.md lists"),
-        "InvalidAccessKeyId": ("the object store does not know the key", "correct AWS_ACCESS_KEY_ID"),
-        "SignatureDoesNotMatch": ("the secret is not that of the key", "correct AWS_SECRET_ACCESS_KEY"),
-        "Forbidden": ("the object store does not allow it", "see the keys, and the rights that infra/README.md lists"),
+        "NoSuchBucket": ("the bucket is not there", "a bucket made beforehand", "make it, or correct EXCHANGE_LAKE"),
+        "AccessDenied": ("the object store does not allow it", rights, "give them to the key in AWS_ACCESS_KEY_ID"),
+        "InvalidAccessKeyId": ("the object store does not know the key", _SETTINGS, "correct AWS_ACCESS_KEY_ID"),
+        "SignatureDoesNotMatch": ("the secret is not that of the key", _SETTINGS, "correct AWS_SECRET_ACCESS_KEY"),
+        "Forbidden": ("the object store does not allow it", rights, "see AWS_ACCESS_KEY_ID and its secret, and rights"),
     }
-    for sign, (what, next_step) in reasons.items():
+    for sign, (what, expected, next_step) in reasons.items():
         if sign in text:
-            return ExchangeError(what, where=str(where), expected=_SETTINGS, next_step=next_step)
+            return ExchangeError(what, where=str(where), expected=expected, next_step=next_step)
     return ExchangeError(
         f"the object store refused: {text.splitlines()[0][:200]}", where=str(where),
         next_step="run the step again; nothing was lost",
@@ -192,9 +284,8 @@ def _made_client(_process: int, _variables: tuple[str | None, ...]) -> Any:
     import boto3
     from botocore.config import Config
 
-    retries = {"mode": "standard", "total_max_attempts": _ATTEMPTS}
     session = boto3.session.Session()
-    return session.client("s3", config=Config(retries=retries, connect_timeout=5, read_timeout=60))
+    return session.client("s3", config=Config(**S3_PATIENCE))
 
 
 def _place(address: Path | str) -> tuple[str, str]:

@@ -7,7 +7,7 @@ from typing import Any
 
 from sqlalchemy import select
 
-from jobs import lake
+from jobs import lake, locks
 from jobs.errors import ExchangeError, NotFound
 from jobs.registry import reading, transaction
 from jobs.registry.models import Check, Pointer
@@ -48,6 +48,7 @@ def move(
     table: str, to: int, *, check: Check, landing_id: int | None, inputs: dict[str, Any] | None, run_id: str
 ) -> None:
     """Record a passed check and let the table's pointer stand on the version it checked, in one transaction."""
+    locks.see_held()
     with transaction() as db:
         db.add(check)
         db.flush()
@@ -61,6 +62,7 @@ def move(
 
 def confirm(table: str, check: Check) -> None:
     """Record that the checked version passed again, by the contract as it is now."""
+    locks.see_held()
     with transaction() as db:
         db.add(check)
         db.flush()
@@ -70,6 +72,7 @@ def confirm(table: str, check: Check) -> None:
 
 def advance(table: str, *, landing_id: int | None = None, inputs: dict[str, Any] | None = None) -> None:
     """Note that more input has been taken in although no row of the table changed."""
+    locks.see_held()
     with transaction() as db:
         found = db.get_one(Pointer, table)
         found.landing_id = landing_id if landing_id is not None else found.landing_id
@@ -78,6 +81,7 @@ def advance(table: str, *, landing_id: int | None = None, inputs: dict[str, Any]
 
 def rebase(table: str, to: int) -> None:
     """Let a pointer, and all that was built from where it stood, stand on a version of the same rows."""
+    locks.see_held()
     with transaction() as db:
         found = db.get_one(Pointer, table)
         before = found.delta_version
@@ -109,6 +113,7 @@ def begin(table: str) -> Pointer | None:
     """
     found = pointer(table)
     head = lake.version(table)
+    lake.expect(table, head)
     if head is None and found is not None:
         raise ExchangeError(
             f"{table} is gone, of which version {found.delta_version} was checked",

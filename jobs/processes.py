@@ -170,9 +170,13 @@ def _end_with_parent() -> Callable[[], None] | None:
     if not sys.platform.startswith("linux"):
         return None
     set_option = ctypes.CDLL(None).prctl
+    parent = os.getpid()
 
     def ask() -> None:
         # PR_SET_PDEATHSIG: a runner that is killed cannot stop its services, so the kernel does.
         set_option(1, signal.SIGTERM)
+        if os.getppid() != parent:
+            # It was killed before it was asked for.
+            os.kill(os.getpid(), signal.SIGKILL)
 
     return ask

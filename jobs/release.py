@@ -7,7 +7,6 @@ from datetime import datetime
 
 from sqlalchemy import Select, desc, select
 from sqlalchemy.exc import IntegrityError
-from sqlalchemy.orm import defer
 
 from jobs import evidence
 from jobs.catalog import Product
@@ -16,7 +15,7 @@ from jobs.errors import Busy, ExchangeError, ExpectationsFailed, NotFound, Tampe
 from jobs.locks import hold
 from jobs.pointers import checked
 from jobs.registry import reading, transaction
-from jobs.registry.models import Check, Pointer
+from jobs.registry.models import RELEASES_LISTED, Check, Pointer
 from jobs.registry.models import Release as ReleaseRow
 from jobs.releases import archive, credential
 from jobs.releases.describe import NO_LICENCE, Candidate, describe
@@ -99,9 +98,8 @@ def next_number(before: tuple[int, int, int] | None, found: Difference) -> tuple
 
 def releases(product: str) -> list[ReleaseRow]:
     """All releases of a product, the newest first, without their manifests and certificates; `find` has those."""
-    listed = (defer(ReleaseRow.manifest, raiseload=True), defer(ReleaseRow.credential, raiseload=True))
     with reading() as db:
-        return list(db.scalars(_by_number(product).options(*listed)))
+        return list(db.scalars(_by_number(product).options(*RELEASES_LISTED)))
 
 
 def find(product: str, number: str | None = None) -> ReleaseRow:

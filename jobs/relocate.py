@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from sqlalchemy import Engine, create_engine, func, insert, inspect, select, text
+from sqlalchemy import Engine, Table, create_engine, func, insert, inspect, select, text
 
 from jobs import lake, objects
 from jobs.errors import ExchangeError, NotFound, Tampered
@@ -19,7 +18,6 @@ from jobs.registry import engine
 from jobs.registry.models import Base, Lease
 from jobs.settings import settings
 
-_CHUNK = 1 << 20
 _AT_ONCE = 4
 _BATCH = 1_000
 # What is made anew by whoever needs it, or belongs to one machine.
@@ -84,9 +82,7 @@ def _see_empty(source: Engine) -> None:
     target = engine()
     if target.url == source.url:
         return
-    for table in Base.metadata.sorted_tables:
-        if table.name == Lease.__tablename__:
-            continue
+    for table in _records():
         with target.connect() as there, source.connect() as here:
             theirs = there.execute(select(func.count()).select_from(table)).scalar_one()
             ours = here.execute(select(func.count()).select_from(table)).scalar_one() if _has(source, table.name) else 0
@@ -97,6 +93,11 @@ def _see_empty(source: Engine) -> None:
                 expected="a database without records of an exchange",
                 next_step="make an empty database, and point EXCHANGE_DATABASE_URL at it",
             )
+
+
+def _records() -> list[Table]:
+    """What is to be moved, each after those that it refers to; who may write the lake is not."""
+    return [table for table in Base.metadata.sorted_tables if table.name != Lease.__tablename__]
 
 
 def _has(source: Engine, table: str) -> bool:
@@ -131,20 +132,12 @@ def _copy(source: Path, target: Path) -> tuple[int, bool]:
         if new:
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(source, target)
-    if _digest(source) != _digest(target):
+    if objects.sha256_of(source) != objects.sha256_of(target):
         raise Tampered(
             "a file arrived other than it left", where=str(target), expected=f"the bytes of {source}",
             next_step="remove it if it is no part of another exchange, and copy again",
         )  # fmt: skip
     return source.stat().st_size, new
-
-
-def _digest(path: Path) -> str:
-    found = hashlib.sha256()
-    with objects.reader(path) as file:
-        while piece := file.read(_CHUNK):
-            found.update(piece)
-    return found.hexdigest()
 
 
 def _compare(home: Path) -> dict[str, int]:
@@ -155,7 +148,7 @@ def _compare(home: Path) -> dict[str, int]:
     for log in sorted((home / "lake").glob("*/*/_delta_log")):
         table = f"{log.parent.parent.name}.{log.parent.name}"
         lake.forget()
-        here = {f.path: f.rows for f in lake.files_of(DeltaTable(str(log.parent)))}
+        here = {f.path: f.rows for f in lake.files_of(DeltaTable(str(log.parent)), log.parent)}
         there = {f.path: f.rows for f in lake.files(table)}
         if here != there:
             raise Tampered(f"{table} is another one in the new place", where=str(lake.location(table)))
@@ -170,8 +163,8 @@ def _copy_records(source: Engine) -> int:
         return 0
     copied = 0
     with source.connect() as here, target.begin() as there:
-        for table in Base.metadata.sorted_tables:
-            if table.name == Lease.__tablename__ or not _has(source, table.name):
+        for table in _records():
+            if not _has(source, table.name):
                 continue
             if there.execute(select(func.count()).select_from(table)).scalar_one():
                 continue

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from jobs.errors import ExchangeError
+
+# How long an object store is waited for that is away or refuses: half a minute, with growing pauses.
+S3_PATIENCE: dict[str, Any] = {
+    "retries": {"mode": "standard", "total_max_attempts": 9}, "connect_timeout": 5, "read_timeout": 60,
+}  # fmt: skip
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 
@@ -30,6 +36,9 @@ class Settings(BaseSettings):
     )
     spark: str = Field(default="embedded", description="embedded, or the address of a Spark Connect server")
     database_url: str = Field(default="", description="SQLAlchemy address of the registry; SQLite under home if empty")
+    airflow_database_url: str = Field(
+        default="", description="SQLAlchemy address of Airflow's own records; SQLite under home if empty"
+    )
     share_host: str = Field(default="127.0.0.1", description="address the sharing server binds to")
     share_port: int = Field(default=8765, description="port the sharing server binds to")
     jars: Path | None = Field(default=None, description="folder of Spark's further jars; under home if unset")
@@ -62,7 +71,7 @@ class Settings(BaseSettings):
         if not self.lake_root:
             return self.home
         if self.is_remote:
-            return _remote(self.lake_root, os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL"))
+            return _remote(self.lake_root, s3_endpoint())
         return Path(self.lake_root).expanduser().resolve()
 
     @property
@@ -115,6 +124,11 @@ class Settings(BaseSettings):
         """SQLAlchemy address of the registry."""
         return self.database_url or f"sqlite:///{self.home / 'registry.db'}"
 
+    @property
+    def airflow_url(self) -> str:
+        """SQLAlchemy address of Airflow's own records."""
+        return self.airflow_database_url or f"sqlite:///{self.home / 'airflow' / 'airflow.db'}"
+
 
 def settings() -> Settings:
     """Read the settings from the environment as it is now.
@@ -125,12 +139,18 @@ def settings() -> Settings:
     return _settings(tuple(map(os.environ.get, _VARIABLES)))
 
 
+def s3_endpoint(variables: Mapping[str, str] = os.environ) -> str:
+    """URL of the object store that the usual variables of AWS name; empty for AWS itself."""
+    return variables.get("AWS_ENDPOINT_URL_S3") or variables.get("AWS_ENDPOINT_URL") or ""
+
+
 @lru_cache(maxsize=16)
-def _remote(address: str, endpoint: str | None) -> Path:
+def _remote(address: str, endpoint: str) -> Path:
     from upath import UPath
 
     # Others write there too, so what was listed a moment ago says nothing. It does all that is asked of a path here.
-    return cast("Path", UPath(address, use_listings_cache=False, endpoint_url=endpoint))
+    path = UPath(address, use_listings_cache=False, endpoint_url=endpoint or None, config_kwargs=S3_PATIENCE)
+    return cast("Path", path)
 
 
 # To read and check them takes a millisecond, and they are asked for a hundred times a step.

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 from sqlalchemy import func, select
 
 from jobs import lake
-from jobs.bronze import slice_of, table_of
+from jobs.bronze import origin_of, published_rows, slice_of
 from jobs.catalog import Source
 from jobs.contract import Contract, load_contract
 from jobs.deduplicate import deduplicate
-from jobs.errors import RefusedFile
+from jobs.errors import ExchangeError, RefusedFile
 from jobs.failures import explained
 from jobs.join_silver import Incoming, changes, write
 from jobs.partitions import check_partitions
@@ -69,16 +69,7 @@ class _Batch:
     @property
     def origin(self) -> dict[str, Column]:
         """What all its rows say of where they came from."""
-        from pyspark.sql import functions as F
-
-        if len(self.landings) > 1:
-            return {}
-        landing = self.landings[0]
-        return {
-            "_landing_sha256": F.lit(landing.sha256),
-            "_run_id": F.lit(landing.run_id),
-            "_logical_date": F.lit(landing.logical_date).cast("timestamp"),
-        }
+        return origin_of(self.landings[0]) if len(self.landings) == 1 else {}
 
     @property
     def slices(self) -> str:
@@ -168,7 +159,7 @@ def fields_of(source: Source, contract: Contract) -> tuple[lake.Field, ...]:
 def connect_views(source: Source, batch: _Batch) -> None:
     """Let SQL see the batch's bronze rows as `bronze`, and its landings' order of arrival as `landings`."""
     spark = connect()
-    lake.read(table_of(source)).where(batch.slices).createOrReplaceTempView("bronze")
+    published_rows(source, batch.slices).createOrReplaceTempView("bronze")
     order = [(x.sha256, x.id) for x in batch.landings]
     spark.createDataFrame(order, "_landing_sha256 string, _landing_id bigint").createOrReplaceTempView("landings")
 
@@ -228,7 +219,7 @@ def _pending(source: Source, since: int) -> _Batch:
 def _build(source: Source, split: Split, batch: _Batch) -> tuple[Counts, int | None]:
     mode, contract = source.declared.silver.mode, split.contract
     lake.stage("typed", split.typed, constants=batch.origin)
-    totals = _totals(split)
+    totals = _totals(split, batch)
     clean = deduplicate(source.table, split.good, contract, mode)
     incoming = Incoming(
         clean.good, totals.good - clean.taken_out, batch.landings[0].logical_date, batch.instants, batch.again > 0
@@ -243,7 +234,12 @@ def _build(source: Source, split: Split, batch: _Batch) -> tuple[Counts, int | N
         rows_superseded=clean.superseded + change.superseded,
         rows_quarantined=totals.refused + totals.unreadable + clean.refused + change.refused,
     )
-    counts.balanced(source.table)
+    try:
+        counts.balanced(source.table)
+    except ExchangeError:
+        # What somebody else did to the table meanwhile was counted, too.
+        lake.see_expected(source.table)
+        raise
     _quarantine(source, split, batch, [clean.refused_rows, change.refused_rows], counts.rows_quarantined or 0)
     return counts, write(source.table, change, contract)
 
@@ -257,8 +253,11 @@ class _Totals:
     unreadable: int
 
 
-def _totals(split: Split) -> _Totals:
-    """Count a batch's rows; records that the source's own query leaves out count as dropped."""
+def _totals(split: Split, batch: _Batch) -> _Totals:
+    """Count a batch's rows; records that the source's own query leaves out count as dropped.
+
+    Those that could not be read were counted when they were loaded.
+    """
     spark = connect()
     cells, bad = spark.sql("SELECT count(*), count(_rule) FROM typed").collect()[0]
     dropped = left_out = 0
@@ -270,7 +269,7 @@ def _totals(split: Split) -> _Totals:
         ).collect()[0][0]
     if split.dropped:
         dropped = spark.sql(f"SELECT count(*) AS n FROM ({split.reshaped}) WHERE {split.dropped}").collect()[0]["n"]
-    unreadable = spark.sql("SELECT count(*) AS n FROM bronze WHERE _refused IS NOT NULL").collect()[0]["n"]
+    unreadable = sum(x.rows_refused or 0 for x in batch.landings)
     none = dropped + left_out
     return _Totals(cells + none, none, bad, cells - bad, unreadable)
 

@@ -7,11 +7,12 @@ import logging
 import os
 import re
 import socket
-from typing import TYPE_CHECKING, Any
+import warnings
+from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import urlsplit
 
 from jobs.errors import ExchangeError
-from jobs.settings import settings
+from jobs.settings import s3_endpoint, settings
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -19,7 +20,20 @@ if TYPE_CHECKING:
 # Of Spark Connect, where the address names none.
 _PORT = 15002
 _PATIENCE_SECONDS = 5.0
-_OPTIONS = {"spark.sql.session.timeZone": "UTC"}
+# Under which a Connect server of our own is told its name.
+SERVER = "spark.exchange.server"
+_OPTIONS = {
+    "spark.sql.session.timeZone": "UTC",
+    # Delta on Spark otherwise reads no version older than a week, as its files might be gone: upkeep keeps those that
+    # are in use. A longer time of the table's own would keep what was removed in every checkpoint, for good.
+    "spark.databricks.delta.vacuum.enforceTimeTravelWithinDeletedFileRetentionDuration": "false",
+}
+# A server that ended took its sessions along: asking it again for ten minutes, as the client would, brings none back.
+# These are some six seconds, for a network that lost a packet; where nobody listens, not even those.
+_RETRIES: dict[str, Any] = {"max_retries": 6, "initial_backoff": 100, "max_backoff": 4_000, "backoff_multiplier": 2.0}
+# One whose machine is gone says nothing at all. More often than every five minutes its library does not let itself be
+# asked.
+_KEPT_ALIVE = [("grpc.keepalive_time_ms", 310_000), ("grpc.keepalive_timeout_ms", 20_000)]
 
 _open: dict[tuple[str, int], tuple[SparkSession, Any]] = {}
 
@@ -37,6 +51,39 @@ def connect() -> SparkSession:
     found = _open[key][0]
     _make_active(found)
     return found
+
+
+def refresh() -> None:
+    """Let go of a session whose server ended or was started again since, so that the next use opens a new one.
+
+    A step asks before its work, as what it has named in a session is gone with it.
+
+    Raises:
+        ExchangeError: no server answers there.
+    """
+    address = settings().spark
+    held = _open.get((address, os.getpid()))
+    if held is None or address == "embedded":
+        return
+    from pyspark.errors import PySparkException
+
+    try:
+        _see_somebody(address)
+        see_alive()
+    except (PySparkException, ExchangeError) as error:
+        # To close it would be to ask the server that is not there.
+        _open.pop((address, os.getpid()))
+        if isinstance(error, ExchangeError):
+            raise
+
+
+def see_alive() -> None:
+    """See that the session's server still knows it; what was named in a session that it does not know is gone.
+
+    Raises:
+        PySparkException: it does not, or is not there.
+    """
+    connect().conf.get("spark.sql.session.timeZone")
 
 
 def _make_active(found: SparkSession) -> None:
@@ -72,14 +119,33 @@ def described() -> str:
         from importlib.metadata import version
 
         return f"embedded Sail {version('pysail')}, Spark {connect().version}"
-    return f"Apache Spark {connect().version} at {address.split(';')[0].rstrip('/')}"
+    return f"Apache Spark {connect().version} at {without_token(address)}"
+
+
+def without_token(address: str) -> str:
+    """What may be shown of an engine's address."""
+    return address.split(";")[0].rstrip("/")
+
+
+def said(error: Exception) -> str:
+    """What the engine says in an error, as one line: without the codes, plans and traces that Spark adds."""
+    words = str(error).partition("JVM stacktrace:")[0]
+    of_connection = re.search(r'^\s*details = "(.*)"$', words, re.MULTILINE)
+    if of_connection:
+        return of_connection[1]
+    return " ".join(re.split(r"\s*SQLSTATE: ", words)[0].split())
 
 
 def writer() -> str:
-    """By what name the engine writes: all clients of one Connect server write through its one driver."""
+    """By what name the engine writes: all clients of one Connect server write through its one driver.
+
+    A server of our own that is started again keeps its name, as it can only listen where it did once the one before it
+    is dead; what it was killed in the middle of need not be waited for.
+    """
     if settings().spark == "embedded":
         return "the embedded engine"
-    return f"the Connect server {connect().conf.get('spark.app.id')}"
+    known = connect().conf
+    return f"the Connect server {known.get(SERVER, None) or known.get('spark.app.id')}"
 
 
 def close() -> None:
@@ -94,7 +160,7 @@ def close() -> None:
 def _embedded() -> tuple[SparkSession, Any]:
     # Sail logs to stderr from Rust, and its notices about normal work would drown the user's output.
     os.environ.setdefault("RUST_LOG", "off")
-    if (os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or "").startswith("http://"):
+    if s3_endpoint().startswith("http://"):
         # Whoever gave that address meant it.
         os.environ.setdefault("AWS_ALLOW_HTTP", "true")
     from pysail.spark import SparkConnectServer
@@ -114,7 +180,7 @@ def _see_somebody(address: str) -> None:
             return
     except (OSError, ValueError) as error:
         raise ExchangeError(
-            f"no engine answers at {address.split(';')[0].rstrip('/')} ({error})",
+            f"no engine answers at {without_token(address)} ({error})",
             where="EXCHANGE_SPARK",
             expected="a Spark Connect server",
             next_step="start it (`exchange cluster status` tells of one on this machine), or correct the address",
@@ -130,16 +196,59 @@ def _remote(address: str) -> SparkSession:
             next_step="correct the variable, or unset it for the embedded engine",
         )
     _see_somebody(address)
+    from pyspark.errors import PySparkException
     from pyspark.sql import SparkSession
+    from pyspark.sql.connect.client import ChannelBuilder
 
-    # The client logs every refusal as an error before it raises it; who catches it says what it means.
-    logging.getLogger("pyspark.sql.connect.logging").setLevel(logging.CRITICAL)
-    builder = SparkSession.builder.remote(address)
-    for name, value in _OPTIONS.items():
-        builder = builder.config(name, value)
+    _say_refusals_once()
     _let_processes_end()
-    opened: SparkSession = builder.create()
-    return opened
+    known: Any = ChannelBuilder
+    known.GRPC_DEFAULT_OPTIONS = [*(o for o in known.GRPC_DEFAULT_OPTIONS if o not in _KEPT_ALIVE), *_KEPT_ALIVE]
+    try:
+        opened: Any = SparkSession.builder.remote(address).create()
+        opened.client.set_retry_policies([_retries()])
+        for name, value in _OPTIONS.items():
+            opened.conf.set(name, value)
+    except PySparkException as error:
+        raise _refused(error, address) from error
+    return cast("SparkSession", opened)
+
+
+def _retries() -> Any:
+    from pyspark.sql.connect.client.retries import DefaultPolicy
+
+    class WhereSomebodyListens(DefaultPolicy):
+        def can_retry(self, exception: BaseException) -> bool:
+            return "Connection refused" not in str(exception) and bool(super().can_retry(exception))
+
+    return WhereSomebodyListens(**_RETRIES)
+
+
+def _refused(error: Exception, address: str) -> ExchangeError:
+    where = f"the engine at {without_token(address)}"
+    if "UNAUTHENTICATED" in str(error):
+        return ExchangeError(
+            f"{where} does not take the token",
+            where="EXCHANGE_SPARK",
+            expected="sc://host:port/;token=…, with the token that the server was started with",
+            next_step="correct the token; the file `env` of a cluster on this machine has it",
+        )
+    return ExchangeError(
+        f"{where} gives no session: {(said(error) or type(error).__name__)[:300]}",
+        where="EXCHANGE_SPARK",
+        expected="a Spark Connect server of Spark 4.1",
+        next_step="see what its log says, or correct the address",
+    )
+
+
+def _say_refusals_once() -> None:
+    """Keep the client from logging every refusal, with plan and trace, before it raises it: who catches it tells it."""
+    from pyspark.logger import PySparkLogger
+
+    warnings.filterwarnings("ignore", message=r"\[RETRIES_EXCEEDED\]")
+    logging.getLogger("pyspark.sql.connect.logging").setLevel(logging.CRITICAL)
+    for name in ("SQLQueryContextLogger", "DataFrameQueryContextLogger"):
+        PySparkLogger.getLogger(name).setLevel(logging.CRITICAL)
 
 
 def _let_processes_end() -> None:

@@ -36,22 +36,25 @@ class Plan:
 
     Attributes:
         partitions: those whose small files are to be brought together; an empty one stands for an unpartitioned table.
-        small_files, small_bytes: what is in them.
-        removable: files that no version in use needs, with their sizes.
+        rewritten: files that are in them and will be written again.
+        made: how many files will be made of those, as near as can be foretold where they fill more than one.
+        removable: data files that no version in use needs, with their sizes.
+        removable_log: parts of the log that nobody needs who reads a version in use.
         kept: versions that stay readable whatever their age.
     """
 
     table: str
     partitions: tuple[lake.Partition, ...]
-    small_files: int
-    small_bytes: int
+    rewritten: tuple[lake.DataFile, ...]
+    made: int
     removable: tuple[tuple[str, int], ...]
+    removable_log: tuple[tuple[str, int], ...]
     kept: tuple[int, ...]
 
     @property
     def removable_bytes(self) -> int:
         """Size of what would be taken away."""
-        return sum(size for _, size in self.removable)
+        return sum(size for _, size in (*self.removable, *self.removable_log))
 
 
 @dataclass(frozen=True)
@@ -64,16 +67,19 @@ class Kept:
     files_after: int = 0
     compacted_bytes: int = 0
     removed_files: int = 0
+    removed_log_files: int = 0
     removed_bytes: int = 0
     message: str = ""
 
 
 @dataclass(frozen=True)
 class Report:
-    """What upkeep found and did."""
+    """What upkeep found and did; leftovers are files of the lake that no table has, from work that ended long ago."""
 
     tables: tuple[Kept, ...]
     runs_forgotten: int = 0
+    leftover_files: int = 0
+    leftover_bytes: int = 0
     orphans: tuple[str, ...] = field(default=())
 
 
@@ -96,8 +102,13 @@ def upkeep(tables: Sequence[str] = (), *, dry_run: bool = False) -> Report:
         )
     with writing():
         done = tuple(_keep(table, dry_run) for table in tables or known)
-    forgotten = 0 if tables else _forget_runs(dry_run=dry_run)
-    return Report(done, forgotten, () if tables else tuple(orphans()))
+    if tables:
+        return Report(done)
+    forgotten = _forget_runs(dry_run=dry_run)
+    leftovers = dict(lake.leftovers(_untouched_since()))
+    if not dry_run:
+        lake.remove(settings().lake, leftovers)
+    return Report(done, forgotten, len(leftovers), sum(leftovers.values()), tuple(orphans()))
 
 
 def plan(table: str) -> Plan:
@@ -105,15 +116,16 @@ def plan(table: str) -> Plan:
     files = lake.files(table)
     small = Counter(f.partition for f in files if f.size < SMALL_BYTES)
     partitions = tuple(sorted((p for p, count in small.items() if count >= _SMALL_FILES), key=str))
-    chosen = [f for f in files if f.partition in set(partitions) and f.size < SMALL_BYTES]
+    work = [lake.rewritten(f for f in files if f.partition == partition) for partition in partitions]
     kept = _versions_in_use(table)
-    since = datetime.now(UTC) - timedelta(days=settings().keep_days)
+    since = _untouched_since()
     return Plan(
         table=table,
         partitions=partitions,
-        small_files=len(chosen),
-        small_bytes=sum(f.size for f in chosen),
+        rewritten=tuple(file for again, _ in work for file in again),
+        made=sum(made for _, made in work),
         removable=tuple(lake.unneeded(table, kept, since)),
+        removable_log=tuple(lake.unneeded_log(table, kept, since)),
         kept=kept,
     )
 
@@ -121,15 +133,18 @@ def plan(table: str) -> Plan:
 def orphans() -> Iterator[str]:
     """Landed files that the registry does not know, and those it knows that are gone; nothing is done to them."""
     with reading() as db:
-        known = {(source, sha256): path for source, sha256, path in db.execute(
-            select(Landing.source, Landing.sha256, Landing.path)
-        )}  # fmt: skip
-    for source in sorted(load_catalog().sources):
-        there = {landed.sha256: landed.path for landed in landing.manifests(source)}
-        yield from (f"{path}: not in the registry" for sha, path in there.items() if (source, sha) not in known)
-    for path in sorted(known.values()):
-        if not (settings().store / path).exists():
-            yield f"{path}: in the registry, but gone"
+        known: dict[str, dict[str, str]] = {source: {} for source in load_catalog().sources}
+        for source, sha256, path in db.execute(select(Landing.source, Landing.sha256, Landing.path)):
+            known.setdefault(source, {})[sha256] = path
+    for source in sorted(known):
+        there = landing.names(source)
+        yield from (f"{path}: not in the registry" for path, sha in sorted(there.items()) if sha not in known[source])
+        yield from (f"{path}: in the registry, but gone" for path in sorted({*known[source].values()} - there.keys()))
+
+
+def _untouched_since() -> datetime:
+    """What was written or in use later than that stays."""
+    return datetime.now(UTC) - timedelta(days=settings().keep_days)
 
 
 def _tables() -> Iterable[str]:
@@ -146,23 +161,29 @@ def _keep(table: str, dry_run: bool) -> Kept:
             return _kept(table, dry_run)
     except Busy as error:
         return Kept(table, "skipped", message=error.what)
+    finally:
+        lake.expect_nothing()
 
 
 def _kept(table: str, dry_run: bool) -> Kept:
     planned = plan(table)
-    before = len(lake.files(table))
-    if not planned.partitions and not planned.removable:
-        return Kept(table, "nothing to do", before, before)
+    before = {f.path: f.size for f in lake.files(table)}
+    if not planned.partitions and not planned.removable_bytes:
+        return Kept(table, "nothing to do", len(before), len(before))
     if dry_run:
-        after = before - planned.small_files + len(planned.partitions)
-        return Kept(
-            table, "planned", before, after, planned.small_bytes, len(planned.removable), planned.removable_bytes
-        )
+        after = len(before) - len(planned.rewritten) + planned.made
+        return _report(planned, "planned", (len(before), after), sum(f.size for f in planned.rewritten))
     if planned.partitions:
         _compact(table, planned.partitions)
-    lake.remove(table, [path for path, _ in planned.removable])
+    lake.remove(lake.location(table), [path for path, _ in (*planned.removable, *planned.removable_log)])
+    there = {f.path for f in lake.files(table)}
+    compacted = sum(size for path, size in before.items() if path not in there)
+    return _report(planned, "done", (len(before), len(there)), compacted)
+
+
+def _report(planned: Plan, status: Literal["done", "planned"], files: tuple[int, int], compacted: int) -> Kept:
     return Kept(
-        table, "done", before, len(lake.files(table)), planned.small_bytes, len(planned.removable),
+        planned.table, status, *files, compacted, len(planned.removable), len(planned.removable_log),
         planned.removable_bytes,
     )  # fmt: skip
 

@@ -86,17 +86,16 @@ def _tell(spark: SparkSession, name: str, table: str, gone: ExchangeError) -> No
         columns = [(c.name, c.type) for c in load_contract(table).columns]
     except ExchangeError:
         columns = [("nothing", "STRING")]
-    nulls = ", ".join(f"CAST(NULL AS {kind}) AS {quote(column)}" for column, kind in columns)
-    told = f"{UNREADABLE}{name} cannot be read: {gone}"
+    told = f"raise_error({literal(f'{UNREADABLE}{name} cannot be read: {gone}')})"
+    # Each value tells it, as Spark would see that a null fulfils no condition, and never ask; and so do the rows, for
+    # who only counts them.
+    values = ", ".join(f"CAST({told} AS {kind}) AS {quote(column)}" for column, kind in columns)
     layer, own = name.split(".", 1)
-    for view in (own, f"{own}_revisions") if _keeps_revisions(table) else (own,):
-        spark.sql(
-            f"CREATE OR REPLACE VIEW {layer}.{quote(view)} AS SELECT {nulls}"
-            f" WHERE raise_error({literal(told)}) IS NOT NULL"
-        ).collect()
+    for view in (own, f"{own}_revisions") if _declares_revisions(table) else (own,):
+        spark.sql(f"CREATE OR REPLACE VIEW {layer}.{quote(view)} AS SELECT {values} WHERE {told} IS NOT NULL").collect()
 
 
-def _keeps_revisions(table: str) -> bool:
+def _declares_revisions(table: str) -> bool:
     layer, own = table.split(".", 1)
     source = load_sources().sources.get(own) if layer == "silver" else None
     return source is not None and source.declared.silver.mode == "revisions"

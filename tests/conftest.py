@@ -1,15 +1,63 @@
-"""Lets two processes share the tests: those of one file stay together, and so do all that need the one cluster."""
+"""Lets two processes share the tests: those of one file stay together, and so do all that need one dear thing."""
 
 from __future__ import annotations
 
 import pytest
+from xdist.remote import Producer
+from xdist.scheduler import LoadScopeScheduling
+
+# Of the tests of the lake, those of these files run on Spark each time, each with the first of its cases: there a step
+# takes a second or two of processor time, most of it whatever the number of rows. `--spark all` runs the others, too.
+_ALSO_ON_SPARK = ("gold", "landing_to_silver", "spark")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Say which tests share what is dear to start."""
-    for item in items:
-        folder = item.path.parent.name
-        item.add_marker(pytest.mark.xdist_group(folder if folder == "cluster" else str(item.path)))
+class _Together(LoadScopeScheduling):
+    """Keeps tests that share what is dear to start in one process."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.split("::")[0]
+        if file.startswith("tests/lake/") and "[spark" in nodeid:
+            return f"{file} on Spark"
+        # One cluster for all but the tests that break it, which take as long as all the others.
+        is_sharing = file.startswith("tests/cluster/") and file != "tests/cluster/test_faults.py"
+        return "tests/cluster" if is_sharing else file
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadScopeScheduling:
+    """Say how tests are shared out."""
+    return _Together(config, log)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Let all tests of the lake be run on Spark."""
+    told = "which tests of the lake run on Spark, too; with `all`, those that wait for minutes are run as well"
+    parser.addoption("--spark", choices=("some", "all"), default="some", help=told)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what is for `--spark all`; of what is left, Spark's come last."""
+    items.sort(key=_is_on_spark)
+    if config.getoption("--spark") == "all":
+        return
+    seen: set[str] = set()
+    left = [
+        item for item in items
+        if item.get_closest_marker("long") or (_is_on_spark(item) and not _is_in_short_form(item, seen))
+    ]  # fmt: skip
+    config.hook.pytest_deselected(items=left)
+    items[:] = [item for item in items if item not in left]
+
+
+def _is_in_short_form(item: pytest.Item, seen: set[str]) -> bool:
+    function = f"{item.path}::{getattr(item, 'originalname', item.name)}"
+    is_first = function not in seen
+    seen.add(function)
+    return is_first and item.path.stem.removeprefix("test_") in _ALSO_ON_SPARK
+
+
+def _is_on_spark(item: pytest.Item) -> bool:
+    call = getattr(item, "callspec", None)
+    return bool(call) and call.params.get("engine") == "spark"
 
 
 def pytest_make_parametrize_id(val: object) -> str | None:

@@ -45,12 +45,16 @@ def upkeep(
     if as_json:
         document(asdict(report))
         return
-    columns = ("table", "status", "files_before", "files_after", "compacted_bytes", "removed_files", "removed_bytes")
+    removed = ("removed_files", "removed_log_files", "removed_bytes")
+    columns = ("table", "status", "files_before", "files_after", "compacted_bytes", *removed)
     listing([asdict(kept) for kept in report.tables], columns, as_json=False, empty="no table has been made yet")
     for kept in report.tables:
         if kept.message:
             note(f"{kept.table}: {kept.message}")
+    were = "would be" if dry_run else "were"
     if report.runs_forgotten:
-        line(f"{report.runs_forgotten:,} records of old runs {'would be' if dry_run else 'were'} dropped")
+        line(f"{report.runs_forgotten:,} records of old runs {were} dropped")
+    if report.leftover_files:
+        line(f"{report.leftover_files:,} files ({report.leftover_bytes:,} bytes) of work long ended {were} removed")
     for orphan in report.orphans:
         note(f"landed file {orphan}")

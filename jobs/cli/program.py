@@ -138,6 +138,11 @@ def _explained(error: Exception) -> int:
     mistake = _wrong_setting(error)
     if mistake:
         return _say(mistake, USERS_MISTAKE)
+    from jobs.objects import explanation
+
+    refused = explanation(error, "EXCHANGE_LAKE")
+    if refused:
+        return _say(str(refused), FAILED_WORK)
     if isinstance(error, OSError) and error.filename:
         from pathlib import Path
 

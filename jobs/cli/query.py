@@ -138,31 +138,34 @@ def _plain(value: Any) -> Any:
 
 
 def _refused(error: Exception, spark: SparkSession) -> ExchangeError:
+    from jobs.spark import said
     from jobs.views import UNREADABLE
 
-    text = " ".join(str(error).split())
+    text = said(error)
     _, ours, told = text.partition(UNREADABLE)
     if ours:
         return ExchangeError(told)
-    lost = re.search(r"Object at location (.+?) not found", text)
+    lost = re.search(r"Object at location (.+?) not found|reading file (?:file:)?(.+?)\. File does not exist", text)
     if lost:
         return ExchangeError(
             "a file of the table is gone",
-            where=lost.group(1),
+            where=lost[1] or lost[2],
             next_step="restore it from a backup, or make the table again with `exchange rebuild`",
         )
-    missing = re.search(r"(?:Table or view not found|TABLE_OR_VIEW_NOT_FOUND\]).*?[`']?([\w.`]+)[`']?$", text)
+    missing = re.search(r"Table or view not found.*?[`']?([\w.`]+)[`']?$", text)
+    missing = missing or re.search(r"TABLE_OR_VIEW_NOT_FOUND\] The table or view (\S+) cannot be found", text)
     if missing:
-        return _no_table(missing.group(1).replace("`", ""), spark)
+        return _no_table(missing[1].replace("`", ""), spark)
     return ExchangeError(f"the engine refuses the statement: {text[:400]}", next_step="correct the statement")
 
 
 def _no_table(name: str, spark: SparkSession) -> NotFound:
     known = [
-        f"{row['database']}.{row['tableName']}"
+        f"{layer}.{own}"
         for layer in ("silver", "gold", "release", "quarantine", "ops")
-        for row in spark.sql(f"SHOW TABLES IN {layer}").collect()
-        if row["database"] == layer
+        # Engines differ in what they call the first column.
+        for within, own, _ in spark.sql(f"SHOW TABLES IN {layer}").collect()
+        if within == layer
     ]
     own = name.rsplit(".", 1)[-1]
     names = get_close_matches(own, {k.split(".", 1)[1] for k in known}, 3, 0.6)

@@ -210,14 +210,11 @@ def _rows(table: str, stands: Pointer | None) -> int | None:
 
 def _newest_releases() -> dict[str, Release]:
     from sqlalchemy import select
-    from sqlalchemy.orm import defer
 
     from jobs.registry import reading
-    from jobs.registry.models import Release
+    from jobs.registry.models import RELEASES_LISTED, Release
 
-    # A manifest lists every file of a release, and a list of products needs none of that.
-    light = (defer(Release.manifest, raiseload=True), defer(Release.credential, raiseload=True))
-    published = select(Release).where(Release.status == "published").options(*light)
+    published = select(Release).where(Release.status == "published").options(*RELEASES_LISTED)
     wanted = published.order_by(Release.major, Release.minor, Release.patch)
     with reading() as db:
         # Later rows replace earlier ones.

@@ -25,17 +25,14 @@ def releases(
 ) -> None:
     """List the releases, the newest first, with what changed from one to the next."""
     from sqlalchemy import select
-    from sqlalchemy.orm import defer
 
     from jobs.catalog import load_products
     from jobs.registry import reading
-    from jobs.registry.models import Release
+    from jobs.registry.models import RELEASES_LISTED, Release
 
     name = _own(product) if product else None
     # Of the manifest, which lists every file, only what changed is wanted.
-    wanted = select(Release, Release.manifest["diff"]).options(
-        defer(Release.manifest, raiseload=True), defer(Release.credential, raiseload=True)
-    )
+    wanted = select(Release, Release.manifest["diff"]).options(*RELEASES_LISTED)
     wanted = wanted.order_by(Release.product, Release.major.desc(), Release.minor.desc(), Release.patch.desc())
     with reading() as db:
         rows = db.execute(wanted.where(Release.product == name) if name else wanted).tuples()

@@ -12,7 +12,7 @@ from jobs.cluster import engine as engines
 from jobs.cluster.secrets import load_secrets, make_spark_secret, read_spark_secret, spark_secret_file
 from jobs.cluster.state import make_folder
 from jobs.errors import ExchangeError
-from jobs.settings import settings
+from jobs.settings import s3_endpoint, settings
 
 # By this name Spark's own clients take it.
 _TOKEN = "SPARK_CONNECT_AUTHENTICATE_TOKEN"  # noqa: S105 - the name of a variable
@@ -62,7 +62,7 @@ def run_connect(
 def store_of(variables: Mapping[str, str]) -> engines.Store:
     """The object store that the usual AWS variables name; AWS itself, by the machine's own role, if there are none."""
     return engines.Store(
-        endpoint=variables.get("AWS_ENDPOINT_URL_S3") or variables.get("AWS_ENDPOINT_URL") or "",
+        endpoint=s3_endpoint(variables),
         region=variables.get("AWS_REGION") or variables.get("AWS_DEFAULT_REGION") or "us-east-1",
         access_key=variables.get("AWS_ACCESS_KEY_ID") or "",
         secret_key=variables.get("AWS_SECRET_ACCESS_KEY") or "",

@@ -12,8 +12,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from sqlalchemy import URL
+
 from jobs.cluster.engine import Command
 from jobs.cluster.secrets import Secrets
+from jobs.cluster.state import HOST
 from jobs.errors import ExchangeError
 from jobs.processes import group_of, last_words, open_log, write_private
 from jobs.settings import settings
@@ -62,7 +65,10 @@ def find_postgres(packaged: Path = Path("/usr/lib/postgresql")) -> Path:
 
 def database_url(port: int, database: str) -> str:
     """SQLAlchemy address of a database; the password is in the file that it names."""
-    return f"postgresql+psycopg://{database}@127.0.0.1:{port}/{database}?passfile={passfile()}"
+    address = URL.create(
+        "postgresql+psycopg", database, host=HOST, port=port, database=database, query={"passfile": str(passfile())}
+    )
+    return address.render_as_string()
 
 
 def passfile() -> Path:

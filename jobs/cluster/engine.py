@@ -7,6 +7,7 @@ of a machine can list those.
 from __future__ import annotations
 
 import os
+import socket
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from jobs.cluster.jars import fetch_jars, spark_home
 from jobs.cluster.java import find_java
 from jobs.processes import write_private
 from jobs.settings import settings
+from jobs.spark import SERVER
 
 _LOGGING = """rootLogger.level = warn
 rootLogger.appenderRef.stderr.ref = console
@@ -30,7 +32,17 @@ logger.deploy.level = info
 """
 
 
+_DRIVER_MEMORY = "1g"
 _LIGHT = "-XX:+UseSerialGC -XX:TieredStopAtLevel=1"
+# What a server remembers beside its work. Delta keeps what it knows of ten thousand tables for an hour each, some three
+# megabytes a table: two hundred fill the driver. Of a thousand queries Spark keeps the plans for its page.
+_MEMORY = {
+    "spark.databricks.delta.delta.log.cacheSize": "64",
+    "spark.sql.ui.retainedExecutions": "50",
+    "spark.ui.retainedJobs": "200",
+    "spark.ui.retainedStages": "200",
+    "spark.ui.retainedTasks": "2000",
+}
 
 
 @dataclass(frozen=True)
@@ -126,7 +138,8 @@ def connect(host: Host, engine: Engine) -> Command:
     write_private(file, properties(_connect_settings(host, engine)))
     words = [str(spark_home() / "bin" / "spark-submit"), "--properties-file", str(file), "--name", "exchange"]
     words += ["--class", "org.apache.spark.sql.connect.service.SparkConnectServer", "spark-internal"]
-    return Command(words, _environment(host))
+    # It is started with the memory of a daemon, whatever is said of a driver's.
+    return Command(words, _environment(host) | {"SPARK_DAEMON_MEMORY": _DRIVER_MEMORY})
 
 
 def is_loopback(address: str) -> bool:
@@ -195,18 +208,20 @@ def _connect_settings(host: Host, engine: Engine) -> dict[str, str]:
         "spark.master": engine.master,
         "spark.driver.host": host.address,
         "spark.driver.bindAddress": host.address,
-        "spark.driver.memory": "1g",
+        "spark.driver.memory": _DRIVER_MEMORY,
         "spark.executor.memory": engine.memory,
         "spark.jars": ",".join(str(jar) for jar in fetch_jars()),
         "spark.connect.grpc.binding.address": engine.listen,
         "spark.connect.grpc.binding.port": str(engine.port),
         "spark.connect.authenticate.token": engine.token,
+        SERVER: f"{socket.gethostname()}:{engine.port} of {settings().home}",
         "spark.ui.port": "0",
         "spark.ui.killEnabled": "false",
         "spark.sql.extensions": "io.delta.sql.DeltaSparkSessionExtension",
         "spark.sql.catalog.spark_catalog": "org.apache.spark.sql.delta.catalog.DeltaCatalog",
         "spark.sql.warehouse.dir": str(host.work / "warehouse"),
         "spark.sql.session.timeZone": "UTC",
+        "spark.task.maxFailures": "3",
         "spark.sql.adaptive.enabled": "true",
         "spark.sql.shuffle.partitions": cores,
         # INT96 otherwise, which no other reader of Delta tables writes.
@@ -214,6 +229,7 @@ def _connect_settings(host: Host, engine: Engine) -> dict[str, str]:
         # Made for tables of millions of files; each is a task, and tasks of nothing are what a small table waits for.
         "spark.databricks.delta.snapshotPartitions": "2",
         "spark.sql.sources.parallelPartitionDiscovery.parallelism": "4",
+        **_MEMORY,
         **_authentication(host),
         **_store_settings(engine.store),
     }
@@ -225,6 +241,13 @@ def _store_settings(store: Store) -> dict[str, str]:
         # A lake is named s3://, as everywhere else, and read by the one S3 client that Spark has.
         "spark.hadoop.fs.s3.impl": "org.apache.hadoop.fs.s3a.S3AFileSystem",
         f"{at}.endpoint.region": store.region,
+        # A store that is away for half a minute is waited for, by each task and by the driver; one that stays away ends
+        # the work when each attempt of a task has waited, in some four minutes, where the defaults make ten.
+        f"{at}.attempts.maximum": "2",
+        f"{at}.retry.limit": "6",
+        f"{at}.retry.interval": "500ms",
+        f"{at}.connection.establish.timeout": "15s",
+        f"{at}.connection.timeout": "60s",
     }
     if store.endpoint:
         pairs[f"{at}.endpoint"] = store.endpoint

@@ -6,7 +6,6 @@ for `spark.jars.packages`; what to fetch is `jars.lock` and nothing else.
 
 from __future__ import annotations
 
-import hashlib
 import re
 import shutil
 import subprocess
@@ -18,6 +17,7 @@ from xml.sax.saxutils import quoteattr
 
 from jobs.cluster.java import find_java
 from jobs.errors import ExchangeError, PublisherError, Tampered
+from jobs.objects import sha256_of
 from jobs.processes import last_words
 from jobs.settings import settings
 
@@ -115,7 +115,7 @@ def _jar(coordinates: str, digest: str) -> Jar:
 
 
 def _verify(file: Path, jar: Jar) -> None:
-    digest = _digest(file)
+    digest = sha256_of(file)
     if digest == jar.sha256:
         return
     file.unlink()
@@ -125,11 +125,6 @@ def _verify(file: Path, jar: Jar) -> None:
         expected=jar.sha256,
         next_step="it has been removed; see whether EXCHANGE_MAVEN_URL is what it should be, and try again",
     )
-
-
-def _digest(file: Path) -> str:
-    with file.open("rb") as data:
-        return hashlib.file_digest(data, "sha256").hexdigest()
 
 
 def _retrieve(wanted: list[str], wanted_alone: list[str], into: Path, *, alone: bool) -> None:
@@ -186,7 +181,7 @@ def _module(wanted: list[str], wanted_alone: list[str], alone: bool) -> str:
 def _described(file: Path) -> Jar:
     group, _, rest = file.stem.partition("_")
     artifact = _name(rest + ".jar")
-    return Jar(group, artifact, rest[len(artifact) + 1 :], _digest(file))
+    return Jar(group, artifact, rest[len(artifact) + 1 :], sha256_of(file))
 
 
 def _name(file: str) -> str:

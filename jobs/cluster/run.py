@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+import shlex
 import signal
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Collection, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from jobs.cluster.store import BUCKET, REGION, find_weed, leftovers
 from jobs.errors import ExchangeError
 from jobs.processes import end_gently, write_private
 from jobs.settings import settings
+from jobs.signals import ended_by_signals
 
 # Those that need others come before them. PostgreSQL calls SIGINT a fast shutdown: it waits for no client. The store
 # takes fifteen seconds to end when asked; what it has acknowledged, it has written.
@@ -57,7 +59,7 @@ def up(size: Size) -> tuple[State, list[str]]:
             ends or is not ready in time; what was started is then ended.
         Busy: another `up` or `down` is at it.
     """
-    with locks.hold("cluster"):
+    with locks.hold("cluster", shared=False):
         state = _sized(load(), size)
         find_java()
         find_postgres()
@@ -66,14 +68,36 @@ def up(size: Size) -> tuple[State, list[str]]:
         fetch_jars()
         secrets = load_secrets()
         start = Start(state, secrets, make_spark_secret())
-        with _ended_by_signals():
+        with ended_by_signals():
             try:
                 state = start.go()
-                _write_environment(state, secrets)
+                _write_environment(_variables(state, secrets))
             except BaseException:
                 _end(start.state, start.new)
                 raise
         return state, start.new
+
+
+def use(size: Size) -> list[str]:
+    """Bring the cluster up as `up` does, and let this process and those it starts work on it.
+
+    Returns:
+        the names of the parts that had to be started.
+
+    Raises:
+        ExchangeError: as `up`; or this EXCHANGE_HOME has an exchange that is not on its cluster, whose releases and
+            evidence would be taken for those of the other.
+    """
+    if (settings().home / "registry.db").exists() and settings().evidence.exists():
+        raise ExchangeError(
+            "an exchange is here already, with its records in SQLite",
+            where=str(settings().home),
+            expected="a home of its own for the one on the cluster",
+            next_step="name one by EXCHANGE_HOME; there `exchange lake copy` brings in what is here",
+        )
+    state, started = up(size)
+    os.environ.update(_variables(state, load_secrets()))
+    return started
 
 
 def down() -> list[str]:
@@ -82,7 +106,7 @@ def down() -> list[str]:
     Raises:
         Busy: an `up` is at it.
     """
-    with locks.hold("cluster"):
+    with locks.hold("cluster", shared=False):
         state = load()
         ended = _end(state, state.parts) if state else []
         mark().end_all()
@@ -111,18 +135,23 @@ def _sized(known: State | None, size: Size) -> State:
     return wanted if same else wanted.model_copy(update={"parts": {}})
 
 
-def _write_environment(state: State, secrets: Secrets) -> None:
-    values = {
+def _variables(state: State, secrets: Secrets) -> dict[str, str]:
+    return {
+        "EXCHANGE_HOME": str(settings().home),
         # To a server of this very name, and only to that, Spark's client sends a token without TLS.
         "EXCHANGE_SPARK": f"sc://localhost:{state.ports['connect']}/;token={secrets.token}",
         "EXCHANGE_LAKE": f"s3://{BUCKET}/lake",
         "EXCHANGE_DATABASE_URL": database_url(state.ports["database"], "exchange"),
+        "EXCHANGE_AIRFLOW_DATABASE_URL": database_url(state.ports["database"], "airflow"),
         "AWS_ENDPOINT_URL": f"http://{HOST}:{state.ports['store']}",
         "AWS_REGION": REGION,
         "AWS_ACCESS_KEY_ID": secrets.access_key,
         "AWS_SECRET_ACCESS_KEY": secrets.secret_key,
     }
-    write_private(environment_file(), "".join(f"export {name}='{value}'\n" for name, value in values.items()))
+
+
+def _write_environment(values: Mapping[str, str]) -> None:
+    write_private(environment_file(), "".join(f"export {name}={shlex.quote(v)}\n" for name, v in values.items()))
 
 
 def _end(state: State, names: Collection[str]) -> list[str]:
@@ -137,17 +166,3 @@ def _end(state: State, names: Collection[str]) -> list[str]:
             with suppress(OSError):
                 file.unlink()
     return ended
-
-
-@contextmanager
-def _ended_by_signals() -> Iterator[None]:
-    """Let SIGTERM end an `up` as Ctrl-C does, so that what it started is ended too."""
-
-    def stop(_number: int, _frame: object) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

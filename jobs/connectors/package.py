@@ -18,7 +18,8 @@ from jobs.connectors import Fetched
 from jobs.connectors.declaration import PackageConnector, is_executable
 from jobs.errors import ExchangeError, NotFound, PublisherError, RefusedFile
 from jobs.formats.containers import Budget, Guarded
-from jobs.landing import digest, disk_full
+from jobs.landing import disk_full
+from jobs.objects import sha256_of
 from jobs.settings import settings
 
 _TIMEOUT = 1800
@@ -46,7 +47,7 @@ def fetch_package(connector: PackageConnector, scratch: Path) -> Iterator[Fetche
     """
     wheel = _kept(connector) or _downloaded(connector, scratch)
     version = _version(wheel)
-    sha256 = digest(wheel)
+    sha256 = sha256_of(wheel)
     try:
         archive = zipfile.ZipFile(wheel)
     except zipfile.BadZipFile as error:
@@ -113,7 +114,7 @@ def _kept(connector: PackageConnector) -> Path | None:
         return None
     folder = settings().home / "packages" / f"{_canonical(connector.package)}-{connector.version}"
     for wheel in sorted(folder.glob("*/*.whl")):
-        if digest(wheel) == wheel.parent.name:
+        if sha256_of(wheel) == wheel.parent.name:
             return wheel
     return None
 
@@ -129,7 +130,7 @@ def _downloaded(connector: PackageConnector, scratch: Path) -> Path:
         wheel = wheels[0]
         version = _version(wheel) if connector.version == "latest" else connector.version
         name = f"{_canonical(connector.package)}-{version}"
-        target = kept / name / digest(wheel) / wheel.name
+        target = kept / name / sha256_of(wheel) / wheel.name
         target.parent.mkdir(parents=True, exist_ok=True)
         partial = target.with_name(f".{os.getpid()}.{target.name}.part")
         try:

@@ -13,14 +13,13 @@ from jobs.lake.log import (
     forget,
     made_by,
     predicate,
-    remove,
     rows,
+    rows_in,
     touched,
-    unneeded,
     version,
 )
 from jobs.lake.place import from_path, location, relative
-from jobs.lake.stages import clear_stages, counts, show, stage, try_engine
+from jobs.lake.stages import clear_stages, counts, leftovers, show, stage, try_engine
 from jobs.lake.tables import (
     BOOKKEEPING,
     Field,
@@ -30,6 +29,8 @@ from jobs.lake.tables import (
     compact,
     create,
     delete,
+    expect,
+    expect_nothing,
     fields_of,
     is_shaped,
     merge,
@@ -37,11 +38,15 @@ from jobs.lake.tables import (
     read,
     replace,
     restore,
+    rewritten,
+    see_expected,
 )
+from jobs.lake.vacuum import remove, unneeded, unneeded_log
 
 __all__ = [
     "BOOKKEEPING", "DataFile", "Field", "Partition", "append", "attach", "bookkeeping_fields", "clear_stages",
-    "columns_at", "compact", "counts", "create", "delete", "delta", "exists", "fields_of", "files", "files_of",
-    "forget", "from_path", "is_shaped", "location", "made_by", "merge", "overwrite", "predicate", "read", "relative",
-    "remove", "replace", "restore", "rows", "show", "stage", "touched", "try_engine", "unneeded", "version",
+    "columns_at", "compact", "counts", "create", "delete", "delta", "exists", "expect", "expect_nothing", "fields_of",
+    "files", "files_of", "forget", "from_path", "is_shaped", "leftovers", "location", "made_by", "merge", "overwrite",
+    "predicate", "read", "relative", "remove", "replace", "restore", "rewritten", "rows",
+    "rows_in", "see_expected", "show", "stage", "touched", "try_engine", "unneeded", "unneeded_log", "version",
 ]  # fmt: skip

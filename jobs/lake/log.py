@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
-from datetime import datetime
 from functools import lru_cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
+from jobs import objects
 from jobs.errors import ExchangeError
 from jobs.lake.place import location, storage_options
 from jobs.rules import literal, quote
@@ -31,7 +33,7 @@ MADE_BY = "exchange.made_by"
 
 @dataclass(frozen=True)
 class DataFile:
-    """One file of a table's version, as its log describes it."""
+    """One data file of a table's version, as its log describes it; `path` is relative to the table's folder."""
 
     path: str
     rows: int
@@ -66,12 +68,15 @@ def delta(table: str, version: int | None = None) -> DeltaTable:
 
 def _newest_log(table: str) -> DeltaTable:
     from deltalake import DeltaTable
+    from deltalake.exceptions import DeltaError
 
     key = _identity(table)
     if key in _newest:
-        _newest[key].update_incremental()
-    else:
-        _newest[key] = DeltaTable(str(location(table)), storage_options=storage_options())
+        # What has not been looked at for long may have lost the commits that would bring it up to date.
+        with suppress(DeltaError):
+            _newest[key].update_incremental()
+            return _newest[key]
+    _newest[key] = DeltaTable(str(location(table)), storage_options=storage_options())
     return _newest[key]
 
 
@@ -113,26 +118,39 @@ def files(table: str, at: int | None = None) -> tuple[DataFile, ...]:
     if key not in _listed:
         while len(_listed) >= _LISTS_KEPT:
             _listed.pop(next(iter(_listed)))
-        _listed[key] = files_of(log)
+        _listed[key] = files_of(log, location(table))
     return _listed[key]
 
 
-def files_of(log: DeltaTable) -> tuple[DataFile, ...]:
-    """The data files that a log lists at its version."""
-    import pyarrow as pa
+def files_of(log: DeltaTable, folder: Path) -> tuple[DataFile, ...]:
+    """The data files that a log lists at its version.
 
-    actions = pa.table(log.get_add_actions(flatten=True))
-    names = [n for n in actions.column_names if n.startswith("partition.")]
-    columns = {n: actions.column(n).to_pylist() for n in ("path", "num_records", "size_bytes", *names)}
+    Args:
+        log: the log.
+        folder: of its table, where files are counted whose rows the log does not tell.
+    """
+    actions = log.get_add_actions(flatten=True)
+    names = [n for n in actions.schema.names if n.startswith("partition.")]
+    columns = {n: actions[n].to_pylist() for n in ("num_records", "size_bytes", *names)}
+    # The log writes paths as URLs, so a partition value such as "a b" is escaped once on disk and twice there.
+    paths = map(unquote, actions["path"].to_pylist())
     return tuple(
         DataFile(
             path=path,
-            rows=columns["num_records"][i] or 0,
+            rows=rows_in(folder / path) if columns["num_records"][i] is None else columns["num_records"][i],
             size=columns["size_bytes"][i],
             partition=tuple((n.removeprefix("partition."), _text(columns[n][i])) for n in names),
         )
-        for i, path in enumerate(columns["path"])
+        for i, path in enumerate(paths)
     )
+
+
+def rows_in(file: Path) -> int:
+    """Number of rows of a Parquet file, from its footer."""
+    from pyarrow import parquet
+
+    with objects.reader(file) as data:
+        return int(parquet.ParquetFile(data).metadata.num_rows)
 
 
 def rows(table: str, at: int | None = None) -> int:
@@ -202,41 +220,6 @@ def columns_at(table: str, at: int | None = None) -> dict[str, str]:
     """Name and Delta type of each column of a version, from its log."""
     document = json.loads(delta(table, at).schema().to_json())
     return {f["name"]: str(f["type"]) for f in document["fields"]}
-
-
-def unneeded(table: str, versions: Iterable[int], since: datetime) -> Iterator[tuple[str, int]]:
-    """Files in a table's folder that none of some versions has, nor any that was the newest since an instant.
-
-    Yields:
-        Path relative to the table's folder, and size, of each that was last written before that instant.
-    """
-    needed = {unquote(f.path) for v in versions for f in files(table, v)} | _removed_since(table, since)
-    folder = location(table)
-    for path in folder.rglob("*.parquet"):
-        name = str(path).removeprefix(str(folder)).lstrip("/")
-        if name.startswith("_delta_log/") or name in needed:
-            continue
-        found = path.stat()
-        if found.st_mtime < since.timestamp():
-            yield name, found.st_size
-
-
-def _removed_since(table: str, since: datetime) -> set[str]:
-    """Files that a version of after that instant no longer has: who began to read before may still be reading them."""
-    gone: set[str] = set()
-    for file in (location(table) / "_delta_log").glob("*.json"):
-        if file.stat().st_mtime < since.timestamp():
-            continue
-        actions = map(json.loads, file.read_text(encoding="utf-8").splitlines())
-        gone |= {unquote(action["remove"]["path"]) for action in actions if "remove" in action}
-    return gone
-
-
-def remove(table: str, names: Iterable[str]) -> None:
-    """Take files away that `unneeded` found."""
-    folder = location(table)
-    for name in names:
-        (folder / name).unlink(missing_ok=True)
 
 
 def _text(value: Any) -> str | None:

@@ -7,9 +7,18 @@ import re
 from functools import cache
 from pathlib import Path
 
-from jobs.settings import settings
+from jobs.errors import ExchangeError
+from jobs.settings import s3_endpoint, settings
 
+# As patient as the other clients of the store; of itself it gives up after three seconds.
+_PATIENCE = {
+    "backoff_config.init_backoff": "500ms",
+    "backoff_config.max_backoff": "8s",
+    "max_retries": "10",
+    "retry_timeout": "90s",
+}
 _PLAIN_PATH = re.compile(r"[A-Za-z0-9/._-]+")
+_PATTERN = re.compile(r"[\[\]{}*?`\\]")
 
 
 def location(table: str) -> Path:
@@ -29,16 +38,33 @@ def from_path(table: str) -> str:
 
 
 def address(folder: Path) -> str:
-    """A folder's path in characters that Sail 0.7 leaves as they are.
+    """A folder's path in characters that the engine leaves as they are.
 
-    It takes a location for an address: of a blank, an accent or a bracket it makes an escape, and then writes into
-    another folder than the one it reads from. Such a folder is reached through a descriptor instead.
+    Sail 0.7 takes a location for an address: of a blank, an accent or a bracket it makes an escape, and then writes
+    into another folder than the one it reads from. Such a folder is reached through a descriptor instead.
+
+    Raises:
+        ExchangeError: Spark would take it for a pattern, and read all folders that are like it.
     """
     root = settings().store
-    if settings().is_remote or not is_embedded() or _PLAIN_PATH.fullmatch(str(root)):
+    if settings().is_remote or _PLAIN_PATH.fullmatch(str(root)):
         return str(folder)
+    if not is_embedded():
+        return _no_pattern(folder)
     root.mkdir(parents=True, exist_ok=True)
     return f"/proc/self/fd/{_descriptor(root)}/{folder.relative_to(root)}"
+
+
+def _no_pattern(folder: Path) -> str:
+    found = _PATTERN.search(str(folder))
+    if found is None:
+        return str(folder)
+    raise ExchangeError(
+        f"Spark reads no folder with {found[0]} in its path",
+        where=str(settings().store),
+        expected="a path without any of [ ] { } * ? ` \\",
+        next_step="move the exchange's home (EXCHANGE_HOME), or keep the lake in an object store (EXCHANGE_LAKE)",
+    )
 
 
 @cache
@@ -53,7 +79,9 @@ def is_embedded() -> bool:
 
 def storage_options() -> dict[str, str] | None:
     """How delta-rs reaches an object store; keys it takes from the usual variables of AWS by itself."""
-    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
-    if not settings().is_remote or not endpoint:
+    endpoint = s3_endpoint()
+    if not settings().is_remote:
         return None
-    return {"AWS_ENDPOINT_URL": endpoint, "AWS_ALLOW_HTTP": str(endpoint.startswith("http://")).lower()}
+    if not endpoint:
+        return _PATIENCE
+    return _PATIENCE | {"AWS_ENDPOINT_URL": endpoint, "AWS_ALLOW_HTTP": str(endpoint.startswith("http://")).lower()}

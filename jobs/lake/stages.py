@@ -5,18 +5,23 @@ from __future__ import annotations
 import os
 import shutil
 import socket
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jobs.errors import ExchangeError
+from jobs.failures import no_delta
 from jobs.lake.place import address, is_embedded
+from jobs.objects import Listed, listed
 from jobs.rules import quote
 from jobs.settings import settings
 from jobs.spark import connect
 
 if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame
+
+_STAGE, _SHOWN = "_stage", "_shown"
 
 
 def stage(view: str, query: str, *, constants: Mapping[str, Column] | None = None) -> None:
@@ -34,17 +39,18 @@ def stage(view: str, query: str, *, constants: Mapping[str, Column] | None = Non
     spark = connect()
     frame = spark.sql(query).drop(*known)
     _remove(folder)
-    # It is read a few times and then removed: stronger compression and finer statistics cost more than they save.
+    # It is read a few times and then removed: stronger compression and finer statistics cost more than they save, and
+    # so does Spark's care for who reads it half written.
     writer = frame.write.mode("overwrite").option("compression", "snappy").option("statistics_enabled", "chunk")
-    writer.parquet(address(folder))
-    # Of no rows no file is written, from which columns could be read back.
-    reader = spark.read if any(folder.glob("*.parquet")) else spark.read.schema(frame.schema)
-    rows = reader.parquet(address(folder))
+    writer.option("mapreduce.fileoutputcommitter.algorithm.version", "2").parquet(address(folder))
+    # Of no rows no file is written, from which columns could be read back; and to look into one is a job for Spark.
+    told = not is_embedded() or not any(folder.glob("*.parquet"))
+    rows = (spark.read.schema(frame.schema) if told else spark.read).parquet(address(folder))
     (rows.withColumns(dict(known)) if known else rows).createOrReplaceTempView(view)
 
 
 def _own_folder() -> Path:
-    return settings().lake / "_stage" / f"{socket.gethostname()}-{os.getpid()}"
+    return settings().lake / _STAGE / f"{socket.gethostname()}-{os.getpid()}"
 
 
 def _remove(folder: Path) -> None:
@@ -67,11 +73,11 @@ def try_engine() -> None:
         connect().range(3).write.format("delta").mode("overwrite").save(address(folder))
         seen = connect().read.format("delta").load(address(folder)).count()
     except PySparkException as error:
-        raise ExchangeError(
+        raise no_delta(error) or ExchangeError(
             f"the engine cannot keep a Delta table there: {str(error).strip().splitlines()[0][:300]}",
             where=str(settings().lake),
             expected="an engine with Delta Lake, and rights and address of the object store of its own",
-            next_step="see what infra/README.md says of the engine's settings",
+            next_step="see what infra/README.md says of the engine's settings and rights",
         ) from error
     finally:
         clear_stages()
@@ -98,10 +104,30 @@ def show(name: str, frame: DataFrame, *, key: str) -> None:
         frame.createOrReplaceTempView(view)
         spark.sql(f"CREATE OR REPLACE VIEW {name} AS SELECT * FROM {view}").collect()
         return
-    folder = settings().lake / "_shown" / f"{name}-{key}"
+    folder = settings().lake / _SHOWN / f"{name}-{key}"
     if not (folder / "_SUCCESS").exists():
         frame.coalesce(1).write.mode("overwrite").parquet(address(folder))
     spark.sql(f"CREATE OR REPLACE VIEW {name} AS SELECT * FROM parquet.`{address(folder)}`").collect()
+
+
+def leftovers(since: datetime) -> Iterator[tuple[str, int]]:
+    """Files that were staged or shown, and that nobody can need any more.
+
+    Machines that are gone remove no stages, and rows that `show` wrote are there until others are shown in their place.
+
+    Yields:
+        Path relative to the lake, and size, of each that was last written before an instant.
+    """
+    shown = list(listed(settings().lake / _SHOWN))
+    newest = {_shown_as(f): f for f in sorted(shown, key=lambda f: f.modified_at)}
+    current = {f.name.split("/")[0] for f in newest.values()}
+    places = [(_STAGE, file) for file in listed(settings().lake / _STAGE)]
+    places += [(_SHOWN, file) for file in shown if file.name.split("/")[0] not in current]
+    yield from ((f"{folder}/{file.name}", file.size) for folder, file in places if file.modified_at < since)
+
+
+def _shown_as(file: Listed) -> str:
+    return file.name.split("/")[0].rpartition("-")[0]
 
 
 def clear_stages() -> None:

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from functools import reduce
 from typing import TYPE_CHECKING
 
-from jobs.lake.log import MADE_BY, Partition, delta, exists, predicate, version
+from jobs import lease, locks
+from jobs.errors import Overtaken
+from jobs.lake.log import MADE_BY, DataFile, Partition, delta, exists, predicate, version
 from jobs.lake.place import address, from_path, is_embedded, location
 from jobs.rules import literal, quote
 from jobs.spark import connect
@@ -19,6 +21,8 @@ if TYPE_CHECKING:
 
 # A release pins its version for good, and a version is readable only as long as its log is.
 _LOG_RETENTION = "delta.logRetentionDuration"
+# Said, so that both engines write one after as many commits: a reader reads at most so many, and the log is cut there.
+_CHECKPOINT_EVERY = 10
 _DELTA_TYPES = {"TINYINT": "byte", "SMALLINT": "short", "INT": "integer", "BIGINT": "long"}
 
 BOOKKEEPING: tuple[tuple[str, str, str], ...] = (
@@ -35,8 +39,11 @@ _INEXACT = ("DECIMAL", "DOUBLE", "FLOAT")
 # Of these Spark refuses to keep any.
 _WITHOUT = ("BOOLEAN", "BINARY", "ARRAY", "MAP", "STRUCT")
 _STATISTICS = "delta.dataSkippingStatsColumns"
-# What OPTIMIZE and its like make of small files.
+# What OPTIMIZE and its like make of small files, and the largest that they write again.
 _COMPACT_BYTES = 128 << 20
+
+# The version that a step found, or made itself, of each table that nobody else may change before the step ends.
+_expected: dict[str, int] = {}
 
 
 @dataclass(frozen=True)
@@ -46,6 +53,20 @@ class Field:
     name: str
     type: str
     comment: str = ""
+
+
+def expect(table: str, head: int | None) -> None:
+    """Take note of a table's newest version: a commit of this process must be the next one.
+
+    The engine may still be at what a process asked of it that was killed since. Such a commit in between is found out,
+    and the build that met it comes to nothing.
+    """
+    _expected[str(location(table))] = -1 if head is None else head
+
+
+def expect_nothing() -> None:
+    """End what `expect` began, as a step does."""
+    _expected.clear()
 
 
 def fields_of(columns: Iterable[Column]) -> tuple[Field, ...]:
@@ -89,17 +110,21 @@ def replace(
 
 
 def _create(table: str, fields: Sequence[Field], partitions: Sequence[str], comment: str, made_by: str) -> None:
+    _see_right()
     columns = ", ".join(f"{quote(f.name)} {f.type} COMMENT {literal(f.comment)}" for f in fields)
     layer, name = table.split(".", 1)
     parted = f"PARTITIONED BY ({', '.join(map(quote, partitions))}) " if partitions else ""
     properties = {
         _STATISTICS: ",".join(map(quote, _exact(fields, partitions))),
         _LOG_RETENTION: "interval 36500 days",
+        "delta.checkpointInterval": str(_CHECKPOINT_EVERY),
     }
     if made_by:
         properties[MADE_BY] = made_by
     told = ", ".join(f"{literal(name)} = {literal(value)}" for name, value in properties.items())
     rest = f"COMMENT {literal(comment)} TBLPROPERTIES ({told})"
+    if str(location(table)) in _expected:
+        _expected[str(location(table))] += 1
     if not is_embedded():
         # Spark takes a table whose folder is there for another one, unless it is named by its path.
         replaced = "REPLACE" if exists(table) else "CREATE"
@@ -126,7 +151,13 @@ def is_shaped(table: str, fields: Iterable[Field], partitions: Sequence[str] = (
 
 
 def attach(table: str) -> str:
-    """Make a table known to the session's catalogue; returns the name SQL can use for it."""
+    """Make a table known to the session's catalogue; returns the name SQL can use for it.
+
+    Spark's catalogue is one for all clients of a server, whose lakes may have tables of one name, and its views can
+    name a table by its path.
+    """
+    if not is_embedded():
+        return from_path(table)
     layer, name = table.split(".", 1)
     attached = f"{_database(layer)}.{quote(name)}"
     connect().sql(
@@ -156,6 +187,7 @@ def append(table: str, frame: DataFrame, *, apart: Sequence[Partition] | None = 
         apart: all partitions that the rows fall into, if they are to be read apart, each by a filter of its own: of
             many rows that lie together by partition where they are read from, this spares the engine to sort them.
     """
+    _see_right()
     parted = _apart(frame, apart) if apart else _by_partition(table, frame)
     parted.write.format("delta").mode("append").save(address(location(table)))
     return _committed(table)
@@ -174,8 +206,11 @@ def overwrite(table: str, frame: DataFrame, *, slice_of: str | None = None, toge
         slice_of: SQL predicate over partition columns.
         together: bring each partition's rows together first; no use where they are together already.
     """
+    _see_right()
     writer = (_by_partition(table, frame) if together else frame).write.format("delta").mode("overwrite")
     if slice_of:
+        # Also where the slice holds nothing yet, though an append would be quicker: the engine may still be at what a
+        # killed process asked of it, and of two replacements one is refused, while two appends both come in.
         writer = writer.option("replaceWhere", slice_of)
     writer.save(address(location(table)))
     return _committed(table)
@@ -189,18 +224,21 @@ def _by_partition(table: str, frame: DataFrame) -> DataFrame:
 
 def merge(table: str, view: str, on: str, clauses: str) -> int:
     """Run one MERGE from a temporary view (alias s) into a table (alias t); returns the newest version after it."""
+    _see_right()
     connect().sql(f"MERGE INTO {from_path(table)} t USING {view} s ON {on} {clauses}").collect()
     return _committed(table)
 
 
 def delete(table: str, predicate: str) -> int:
     """Delete rows in one commit; returns the newest version after it."""
+    _see_right()
     connect().sql(f"DELETE FROM {from_path(table)} WHERE {predicate}").collect()
     return _committed(table)
 
 
 def restore(table: str, to: int) -> int:
     """Make the newest version equal to an older one, by a new commit; returns its number."""
+    _see_right()
     if is_embedded():
         delta(table).restore(to)
     else:
@@ -208,16 +246,49 @@ def restore(table: str, to: int) -> int:
     return _committed(table)
 
 
+def rewritten(files: Iterable[DataFile]) -> tuple[tuple[DataFile, ...], int]:
+    """Those of one partition's files, in the order of the log, that `compact` will write again, and how many it will
+    make of them.
+
+    Both engines take neighbours together until a file is full, and leave large files alone. To delta-rs neighbours are
+    files that follow each other in its list of a version, to Spark those of about the same size.
+    """
+    runs: list[list[DataFile]] = []
+    room = 0
+    for file in files if is_embedded() else sorted(files, key=lambda f: f.size):
+        if file.size > _COMPACT_BYTES:
+            room = 0
+            continue
+        if file.size > room:
+            runs.append([])
+            room = _COMPACT_BYTES
+        runs[-1].append(file)
+        room -= file.size
+    together = [run for run in runs if len(run) > 1]
+    return tuple(file for run in together for file in run), len(together)
+
+
 def compact(table: str, partitions: Sequence[Partition]) -> int:
     """Write the small files of some partitions as few, the rows as they are; returns the newest version after it."""
-    if is_embedded():
-        for partition in partitions:
-            filters = [(name, "=", value or "") for name, value in partition]
-            delta(table).optimize.compact(partition_filters=filters or None, target_size=_COMPACT_BYTES)
-    else:
+    _see_right()
+    if not is_embedded():
+        # By itself it takes files of up to a gigabyte for small ones, and writes them all again.
+        for setting in ("minFileSize", "maxFileSize"):
+            connect().conf.set(f"spark.databricks.delta.optimize.{setting}", str(_COMPACT_BYTES))
         where = "" if partitions == ((),) else f" WHERE {predicate(partitions)}"
         connect().sql(f"OPTIMIZE {from_path(table)}{where}").collect()
-    return _committed(table)
+        return _committed(table)
+    for partition in partitions:
+        filters = [(name, "=", value or "") for name, value in partition]
+        delta(table).optimize.compact(partition_filters=filters or None, target_size=_COMPACT_BYTES)
+        _committed(table)
+    return delta(table).version()
+
+
+def _see_right() -> None:
+    """Refuse a commit by a process that was paused or cut off for so long that somebody else may be at it by now."""
+    locks.see_held()
+    lease.see_held()
 
 
 def _committed(table: str) -> int:
@@ -225,4 +296,30 @@ def _committed(table: str) -> int:
     # read any version before it. Without the file a reader lists the log and finds what suits the version it wants.
     if is_embedded():
         (location(table) / "_delta_log" / "_last_checkpoint").unlink(missing_ok=True)
-    return delta(table).version()
+    return _see_next(table, own=1)
+
+
+def see_expected(table: str) -> None:
+    """See that a table still stands at the version that the running step found or made.
+
+    Raises:
+        Overtaken: it does not.
+    """
+    _see_next(table, own=0)
+
+
+def _see_next(table: str, own: int) -> int:
+    """A table's newest version, of which so many after the one expected may be this step's own."""
+    made = delta(table).version()
+    before = _expected.get(str(location(table)))
+    if before is None:
+        return made
+    if made > before + own:
+        _expected.clear()
+        raise Overtaken(
+            f"{table} was changed by somebody else in the middle of this step: it is at version {made} by now",
+            expected="one writer at a time",
+            next_step="see who else writes it, then run the step again; readers have the version that they had",
+        )
+    _expected[str(location(table))] = made
+    return made

@@ -9,6 +9,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,39 @@ from jobs.settings import settings
 HEAD = "0002"
 
 BUSY_SECONDS = 30
+
+# Registries in several schemas of one PostgreSQL are migrated by themselves.
+_WAIT_FOR_MIGRATION = text(
+    "SELECT pg_advisory_xact_lock(hashtextextended(current_schema() || ' is being migrated', 0))"
+)
+
+
+@dataclass(frozen=True)
+class Records:
+    """Records that are kept in a database of their own.
+
+    Attributes:
+        name: what they are.
+        variable: the setting that says where they are.
+        expected: an address that would serve.
+    """
+
+    name: str
+    variable: str
+    expected: str
+
+    def refusal(self, what: str) -> ExchangeError:
+        """Say why that setting does not serve."""
+        return ExchangeError(
+            what, where=self.variable, expected=self.expected,
+            next_step="correct it, or unset it to use SQLite under EXCHANGE_HOME",
+        )  # fmt: skip
+
+
+REGISTRY = Records(
+    "the registry", "EXCHANGE_DATABASE_URL",
+    "an SQLAlchemy address such as sqlite:////srv/exchange/registry.db, with its driver installed",
+)  # fmt: skip
 
 _engines: dict[tuple[str, int], Engine] = {}
 _guard = threading.Lock()
@@ -98,6 +132,25 @@ def reading() -> Iterator[Session]:
 
 
 @contextmanager
+def own_connection() -> Iterator[Connection]:
+    """Give a connection that nobody else gets afterwards, each statement a transaction: it ends with the block.
+
+    Raises:
+        ExchangeError: the database cannot be reached.
+    """
+    bind = engine()
+    try:
+        opened = bind.connect().execution_options(isolation_level="AUTOCOMMIT")
+    except DBAPIError as error:
+        raise explained(error, bind.url) from error
+    try:
+        yield opened
+    finally:
+        opened.invalidate()
+        opened.close()
+
+
+@contextmanager
 def _session(bind: Engine) -> Iterator[Session]:
     try:
         with Session(bind, expire_on_commit=False) as session, session.begin():
@@ -106,24 +159,37 @@ def _session(bind: Engine) -> Iterator[Session]:
         # Not the database's fault; whoever wrote the statement knows what it means.
         raise
     except DBAPIError as error:
-        raise _explained(error, bind.url) from error
+        raise explained(error, bind.url) from error
+
+
+def opened(address: str, records: Records, **options: Any) -> Engine:
+    """Make an engine, which reaches its database at first use.
+
+    Args:
+        address: SQLAlchemy address.
+        records: what is kept there.
+        options: of SQLAlchemy's engine.
+
+    Raises:
+        ExchangeError: the address cannot be used.
+    """
+    try:
+        return create_engine(make_url(address), hide_parameters=True, **options)
+    except (ArgumentError, NoSuchModuleError, ImportError, ValueError) as error:
+        # The address itself is not repeated: it may carry a password.
+        raise records.refusal(f"the address of {records.name} cannot be used ({type(error).__name__})") from error
 
 
 def _open(address: str) -> Engine:
-    try:
-        url = make_url(address)
-        opened = create_engine(url, hide_parameters=True, pool_pre_ping=not address.startswith("sqlite"), **_pool(url))
-    except (ArgumentError, NoSuchModuleError, ImportError, ValueError) as error:
-        # The address itself is not repeated: it may carry a password.
-        raise ExchangeError(
-            f"the registry's address cannot be used ({type(error).__name__})",
-            where="EXCHANGE_DATABASE_URL",
-            expected="an SQLAlchemy address such as sqlite:////srv/exchange/registry.db, with its driver installed",
-            next_step="correct it, or unset it to use SQLite under EXCHANGE_HOME",
-        ) from error
-    if opened.dialect.name == "sqlite":
-        _listen(opened)
-    return opened
+    kind, _, place = address.partition("://")
+    is_sqlite = kind.startswith("sqlite")
+    if is_sqlite and place.strip("/") in ("", ":memory:"):
+        raise REGISTRY.refusal("a registry in memory would be gone with the process")
+    # The sharing server answers in up to 40 threads, each of which needs a connection for some milliseconds.
+    found = opened(address, REGISTRY, pool_pre_ping=not is_sqlite, pool_size=5, max_overflow=40)
+    if is_sqlite:
+        _listen(found)
+    return found
 
 
 def _make_folder(folder: Path) -> None:
@@ -137,22 +203,15 @@ def _make_folder(folder: Path) -> None:
         ) from error
 
 
-def _pool(url: URL) -> dict[str, Any]:
-    if url.get_backend_name() == "sqlite" and url.database in (None, "", ":memory:"):
-        raise ValueError("a registry in memory would be gone with the process")
-    # The sharing server answers in up to 40 threads, each of which needs a connection for some milliseconds.
-    return {"pool_size": 5, "max_overflow": 40}
-
-
-def _listen(opened: Engine) -> None:
-    @event.listens_for(opened, "connect")
+def _listen(made: Engine) -> None:
+    @event.listens_for(made, "connect")
     def _pragmas(connection: sqlite3.Connection, _record: object) -> None:
         # The driver would begin transactions by itself, late and DEFERRED; _begin below does it instead.
         connection.isolation_level = None
         connection.execute(f"PRAGMA busy_timeout = {BUSY_SECONDS * 1000}")
         connection.execute("PRAGMA foreign_keys = ON")
 
-    @event.listens_for(opened, "begin")
+    @event.listens_for(made, "begin")
     def _begin(connection: Connection) -> None:
         # A DEFERRED transaction that reads first and writes later fails at once with "database is locked" when
         # somebody else wrote in between, whatever the timeout: IMMEDIATE waits at the beginning instead.
@@ -191,14 +250,14 @@ def revision(bind: Engine) -> str | None:
 def migrate(bind: Engine, target: str = "head") -> None:
     """Bring a database to a revision: ``head`` or a later one upgrades, ``base`` or an earlier one downgrades.
 
-    Two processes never migrate at once: the second waits at a file lock.
+    Two processes never migrate at once, of one machine or of several: the second waits until the first is done.
     """
     from alembic import command
     from alembic.config import Config
 
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent / "migrations").replace("%", "%%"))
-    with _migration_lock(bind.url), bind.connect() as connection:
+    with _migration_lock(bind), bind.connect() as connection:
         config.attributes["connection"] = connection
         if target == "base" or (target != "head" and target < (revision(bind) or "")):
             command.downgrade(config, target)
@@ -222,19 +281,24 @@ def _to_head(bind: Engine) -> None:
             )
         migrate(bind)
     except (DBAPIError, sqlite3.Error) as error:
-        raise _explained(error, bind.url) from error
+        raise explained(error, bind.url) from error
 
 
 def _write_ahead(bind: Engine) -> None:
     # The mode is a property of the file. To change it SQLite needs the file for itself and does not wait for that as it
     # waits for a lock: processes that meet an empty database at the same moment do it one after the other.
-    with _migration_lock(bind.url), closing(bind.raw_connection()) as connection:
+    with _migration_lock(bind), closing(bind.raw_connection()) as connection:
         connection.cursor().execute("PRAGMA journal_mode = WAL")
 
 
 @contextmanager
-def _migration_lock(url: URL) -> Iterator[None]:
-    folder = Path(url.database).parent if url.get_backend_name() == "sqlite" and url.database else settings().locks
+def _migration_lock(bind: Engine) -> Iterator[None]:
+    if bind.dialect.name != "sqlite":
+        with bind.begin() as held:
+            held.execute(_WAIT_FOR_MIGRATION)
+            yield
+        return
+    folder = Path(bind.url.database or "").parent
     _make_folder(folder)
     with (folder / ".registry-migration.lock").open("a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -250,18 +314,19 @@ def _shown(url: URL) -> str:
     return url.render_as_string(hide_password=True)
 
 
-def _explained(error: Exception, url: URL) -> ExchangeError:
+def explained(error: Exception, url: URL, records: Records = REGISTRY) -> ExchangeError:
+    """Say in one line why the database of some records does not serve."""
     # SQLAlchemy's own text repeats the statement; the driver's says what is wrong, in its first line.
     cause = (str(getattr(error, "orig", None) or error).strip() or type(error).__name__).splitlines()[0]
     if "database is locked" in cause or "database table is locked" in cause:
         return Busy(
-            f"another process has been writing the registry for more than {BUSY_SECONDS} seconds",
+            f"another process has been writing {records.name} for more than {BUSY_SECONDS} seconds",
             where=_shown(url),
             next_step="wait for it to end, then run this again",
         )
     return ExchangeError(
-        f"the registry cannot be used: {cause}",
+        f"{records.name} cannot be used: {cause}",
         where=_shown(url),
         expected="a database that can be reached, read and written",
-        next_step="check EXCHANGE_DATABASE_URL, the server, the disk and the permissions",
+        next_step=f"check {records.variable}, the server, the disk and the permissions",
     )

@@ -23,7 +23,7 @@ from sqlalchemy import (
     inspect,
 )
 from sqlalchemy.engine import Connection
-from sqlalchemy.orm import DeclarativeBase, Mapped, Mapper, mapped_column, relationship
+from sqlalchemy.orm import DeclarativeBase, Mapped, Mapper, defer, mapped_column, relationship
 from sqlalchemy.types import TypeDecorator
 
 from jobs.errors import Tampered
@@ -220,6 +220,10 @@ class Release(Base):
     def number(self) -> str:
         """The release's semantic version, ``1.2.0``."""
         return f"{self.major}.{self.minor}.{self.patch}"
+
+
+# Manifests list every file of a release, and whoever lists releases needs none of that.
+RELEASES_LISTED = (defer(Release.manifest, raiseload=True), defer(Release.credential, raiseload=True))
 
 
 class Participant(Base):

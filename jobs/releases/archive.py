@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shutil
 import tempfile
@@ -54,12 +53,6 @@ def keep(manifest: Manifest, *, contract: bytes, evidence: bytes, sign: Sign) ->
             next_step="make room and run the release again; nothing was released",
         ) from error
     return manifest, token
-
-
-def sha256_of(file: Path) -> str:
-    """Digest of a file's bytes, read in pieces."""
-    with file.open("rb") as data:
-        return hashlib.file_digest(data, "sha256").hexdigest()
 
 
 def _contents(manifest: Manifest, token: str, contract: bytes, evidence: bytes) -> dict[str, bytes]:

@@ -12,8 +12,8 @@ from jobs.catalog import Licence, Product, SourceDeclaration
 from jobs.contract import Contract
 from jobs.declarations import read_model
 from jobs.errors import ExchangeError, NotFound, Tampered
+from jobs.objects import sha256_of
 from jobs.registry.models import Check, Pointer
-from jobs.releases.archive import sha256_of
 from jobs.releases.credential import instant
 from jobs.releases.difference import Difference, Side
 from jobs.releases.lineage import Lineage, lineage
@@ -34,7 +34,7 @@ from jobs.releases.manifest import (
     content_digest,
     digest,
 )
-from jobs.releases.snapshot import LoggedFile, Snapshot
+from jobs.releases.snapshot import Snapshot
 from jobs.settings import settings
 
 # Words that stand where a licence should.
@@ -147,7 +147,7 @@ def _files(version: Snapshot, previous: Manifest | None) -> tuple[ReleasedFile, 
     return tuple(digested.get(path) or known[path, version.files[path].size] for path in sorted(version.files))
 
 
-def _digested(folder: Path, file: LoggedFile) -> ReleasedFile:
+def _digested(folder: Path, file: lake.DataFile) -> ReleasedFile:
     found = folder / file.path
     if not found.is_file() or found.stat().st_size != file.size:
         raise Tampered(

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from jobs import lake
 from jobs.errors import ExchangeError
-from jobs.releases.archive import sha256_of
+from jobs.objects import sha256_of
 from jobs.releases.manifest import (
     CONTRACT_FILE,
     CREDENTIAL_FILE,
@@ -19,7 +19,7 @@ from jobs.releases.manifest import (
     ReleasedFile,
     digest,
 )
-from jobs.releases.snapshot import Snapshot, rows_in, snapshot
+from jobs.releases.snapshot import Snapshot, snapshot
 from jobs.settings import settings
 
 MISSING = "nothing there"
@@ -137,7 +137,7 @@ def data_files(work: Inspection, manifest: Manifest) -> int:
 
 
 def _count_rows(work: Inspection, place: Path, file: ReleasedFile) -> None:
-    rows = rows_in(place)
+    rows = lake.rows_in(place)
     work.compare("a data file has another number of rows than the manifest says", place, file.rows, rows)
 
 

@@ -138,7 +138,14 @@ class Changes(_Part):
 
 
 class Manifest(_Part):
-    """The manifest of one release."""
+    """The manifest of one release.
+
+    Its logical part is the same whichever engine built it from the same landed files: columns, key and number of rows
+    in `table`, all of `content`, `contract`, `landed` and `diff`. The rest is of this very build and may differ: each
+    engine names its files anew, orders rows, splits them into files and encodes them in its own way (so `files` and the
+    bytes of `table`), a table's id is drawn at random, versions count the commits that led there, and run, instant and
+    evidence are those of the run. The digest of the manifest covers both parts; `content.sha256` the rows and columns.
+    """
 
     format: Literal["exchange-release/1"] = "exchange-release/1"
     product: str

@@ -4,24 +4,10 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
-from urllib.parse import unquote
 
 from jobs import lake
 from jobs.errors import ExchangeError
-
-Partition = tuple[tuple[str, str | None], ...]
-
-
-@dataclass(frozen=True)
-class LoggedFile:
-    """One data file of a version; `path` is relative to the table's folder, as it stands on disk."""
-
-    path: str
-    size: int
-    rows: int
-    partition: Partition
 
 
 @dataclass(frozen=True)
@@ -33,7 +19,7 @@ class Snapshot:
     version: int
     columns: dict[str, str]
     partitions: tuple[str, ...]
-    files: dict[str, LoggedFile]
+    files: dict[str, lake.DataFile]
 
     @property
     def rows(self) -> int:
@@ -67,32 +53,8 @@ def snapshot(table: str, version: int) -> Snapshot:
         version=version,
         columns={f["name"]: _type_name(f["type"]) for f in fields},
         partitions=tuple(metadata.partition_columns),
-        files=_files(log, table),
+        files={file.path: file for file in lake.files_of(log, lake.location(table))},
     )
-
-
-def rows_in(file: Path) -> int:
-    """Number of rows of a Parquet file, from its footer."""
-    from pyarrow import parquet
-
-    with file.open("rb") as data:
-        return int(parquet.ParquetFile(data).metadata.num_rows)
-
-
-def _files(log: Any, table: str) -> dict[str, LoggedFile]:
-    actions = log.get_add_actions(flatten=True)
-    names = [n for n in actions.schema.names if n.startswith("partition.")]
-    columns = {n: actions[n].to_pylist() for n in ("path", "num_records", "size_bytes", *names)}
-    found: dict[str, LoggedFile] = {}
-    for i, encoded in enumerate(columns["path"]):
-        # The log writes paths as URLs, so a partition value such as "a b" is escaped once on disk and twice there.
-        path = unquote(encoded)
-        rows = columns["num_records"][i]
-        partition = tuple((n.removeprefix("partition."), _text(columns[n][i])) for n in names)
-        if rows is None:
-            rows = rows_in(lake.location(table) / path)
-        found[path] = LoggedFile(path, columns["size_bytes"][i], rows, partition)
-    return found
 
 
 def _refuse_deletion_vectors(log: Any, table: str) -> None:
@@ -109,7 +71,3 @@ def _refuse_deletion_vectors(log: Any, table: str) -> None:
 
 def _type_name(kind: Any) -> str:
     return kind if isinstance(kind, str) else json.dumps(kind, sort_keys=True, separators=(",", ":"))
-
-
-def _text(value: Any) -> str | None:
-    return None if value is None else str(value)

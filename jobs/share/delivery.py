@@ -6,8 +6,8 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator, Callable
+from io import BufferedIOBase
 from pathlib import Path
-from typing import BinaryIO
 
 import anyio
 from anyio.to_thread import run_sync
@@ -66,7 +66,7 @@ class FileDelivery(Response):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 - the protocol of ASGI
         """Send the response."""
         # Opened first: a file that cannot be read is still answered with an error.
-        with await run_sync(reader, self.path) as file:
+        with await run_sync(reader, self.path, self.span.last + 1) as file:
             # A span that leaves in one piece is entered as sent at once, which halves the writes for small ones.
             entered = self.span.length if self.with_body and self.span.length <= PIECE_BYTES else 0
             self.entry.bytes = entered
@@ -87,7 +87,7 @@ class FileDelivery(Response):
                         await run_sync(usage.progress, self.entry)
                 tell(self.entry)
 
-    async def _send_pieces(self, file: BinaryIO, send: Send, gone: asyncio.Event) -> None:
+    async def _send_pieces(self, file: BufferedIOBase, send: Send, gone: asyncio.Event) -> None:
         file.seek(self.span.first)
         left = self.span.length
         checked_at, checked_bytes = time.monotonic(), 0

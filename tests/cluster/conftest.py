@@ -6,7 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from running import Cluster, skip_without_java
+from running import QUICK, Cluster, Place, skip_without_java
+
+from jobs import spark
 
 
 @pytest.fixture(scope="session")
@@ -29,3 +31,21 @@ def other_cluster(tmp_path: Path) -> Iterator[Cluster]:
     made = Cluster(tmp_path / "other")
     yield made
     made.run("down")
+
+
+@pytest.fixture
+def on_cluster(
+    cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> Iterator[Place]:
+    """A lake of its own on the cluster, with records of its own in its database."""
+    for name, value in QUICK.items():
+        monkeypatch.setenv(name, value)
+    name = f"test_{abs(hash(request.node.nodeid))}"
+    yield Place(monkeypatch, cluster.place(name, tmp_path / "cluster-home"))
+    spark.close()
+
+
+@pytest.fixture
+def on_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
+    """A home on this machine, with the embedded engine."""
+    return Place(monkeypatch, {"EXCHANGE_HOME": str(tmp_path / "home")})

@@ -12,16 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+import psycopg
 import pytest
+from spark_server import CHECKOUT, QUICK, skip_without_java
 
-from jobs.cluster.java import find_java
-from jobs.errors import ExchangeError
+from jobs import spark
 
-CHECKOUT = Path(__file__).resolve().parents[2]
-# Fetched once for all runs of the tests, as they are for all starts of a cluster.
-JARS = CHECKOUT / ".exchange" / "cluster" / "jars"
-# Clusters of tests do everything for the first time, where a thorough compiler is most of the work.
-QUICK = {"EXCHANGE_JARS": str(JARS), "JDK_JAVA_OPTIONS": "-XX:TieredStopAtLevel=1"}
+__all__ = ["CHECKOUT", "QUICK", "Cluster", "Place", "skip_without_java"]
 
 
 @dataclass(frozen=True)
@@ -62,6 +59,18 @@ class Cluster:
         words = [word for word in shlex.split(text) if word != "export"]
         return dict(word.split("=", 1) for word in words)
 
+    def place(self, name: str, home: Path) -> dict[str, str]:
+        """The variables of an exchange with a lake of its own there, and records of its own in the database."""
+        found = self.settings()
+        url = found["EXCHANGE_DATABASE_URL"]
+        with psycopg.connect(url.replace("postgresql+psycopg", "postgresql"), autocommit=True) as connection:
+            connection.execute(f'CREATE SCHEMA "{name}"')
+        return found | {
+            "EXCHANGE_HOME": str(home),
+            "EXCHANGE_LAKE": f"{found['EXCHANGE_LAKE']}/{name}",
+            "EXCHANGE_DATABASE_URL": f"{url}&options=-csearch_path%3D{name}",
+        }
+
     def secrets(self) -> list[str]:
         """Every secret of the cluster."""
         known = json.loads((self.folder / "secrets.json").read_text(encoding="utf-8"))
@@ -82,9 +91,17 @@ class Cluster:
         return found
 
 
-def skip_without_java() -> None:
-    """Skip, and say so, where Spark cannot run."""
-    try:
-        find_java()
-    except ExchangeError as error:
-        pytest.skip(f"NO TEST OF THE CLUSTER IS RUN: {error}")
+@dataclass
+class Place:
+    """Somewhere an exchange can be: settings of its own."""
+
+    patch: pytest.MonkeyPatch
+    variables: dict[str, str]
+
+    def enter(self) -> None:
+        """Let this process work there."""
+        spark.close()
+        for name in ("EXCHANGE_SPARK", "EXCHANGE_LAKE", "EXCHANGE_DATABASE_URL"):
+            self.patch.delenv(name, raising=False)
+        for name, value in self.variables.items():
+            self.patch.setenv(name, value)

@@ -19,12 +19,12 @@ import pytest
 from botocore import UNSIGNED
 from botocore.config import Config
 from botocore.exceptions import ClientError
-from pyspark.errors import PySparkException
 from running import Cluster
 from sqlalchemy import create_engine, text
 from sqlalchemy.engine import make_url
 
 from jobs import spark
+from jobs.errors import ExchangeError
 
 PARTS = {"store", "database", "master", "worker-1", "worker-2", "connect"}
 
@@ -77,8 +77,9 @@ def test_workers_run_functions_of_this_project() -> None:
 def test_whoever_has_no_token_gets_no_session(settings: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
     address, _, _ = settings["EXCHANGE_SPARK"].partition(";")
     monkeypatch.setenv("EXCHANGE_SPARK", f"{address};token=guessed")
-    with pytest.raises(PySparkException, match="UNAUTHENTICATED"):
-        spark.connect().range(1).count()
+    with pytest.raises(ExchangeError, match="does not take the token") as refused:
+        spark.connect()
+    assert "guessed" not in str(refused.value)
 
 
 def test_whoever_does_not_know_the_secret_is_no_worker(cluster: Cluster, other_cluster: Cluster) -> None:
@@ -103,6 +104,7 @@ def test_a_process_ends_when_it_is_done_although_its_server_is_gone(settings: di
     script = """
 import os, threading, socket
 from jobs import spark
+from jobs.errors import ExchangeError
 there = int(os.environ["EXCHANGE_SPARK"].split(":")[2].split("/")[0])
 token = os.environ["EXCHANGE_SPARK"].partition(";")[2]
 door = socket.create_server(("127.0.0.1", 0))

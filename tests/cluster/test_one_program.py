@@ -5,24 +5,27 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
-from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta, tzinfo
 from decimal import Decimal
 from pathlib import Path
 
-import psycopg
 import pytest
-from running import CHECKOUT, QUICK, Cluster
+from pyarrow.parquet import read_table
+from running import CHECKOUT, Place
 from sqlalchemy import update
 from trial import Exchange, checked_rows, day, table_rows
 
-from jobs import lake, spark
+from jobs import lake
+from jobs.catalog import load_catalog
 from jobs.doctor import examine
 from jobs.errors import Busy, ExchangeError
 from jobs.flow import run_step, run_steps
+from jobs.objects import reader
 from jobs.registry import transaction
 from jobs.registry.models import Lease
+from jobs.release import find
+from jobs.releases.manifest import Manifest
 from jobs.relocate import relocate
 from jobs.upkeep import upkeep
 from jobs.verify import verify
@@ -35,72 +38,45 @@ READINGS = {"meter": "STRING", "read_at": "TIMESTAMP", "kwh": "DECIMAL(8,2)", "r
     "physicalType": "STRING", "transformLogic": "date_format(try_cast(read_at as timestamp), 'yyyy-MM')"}}  # fmt: skip
 PUBLISHED = ("meter", "read_at", "kwh")
 KEY = ("meter", "read_at")
-# One that keeps revisions and one that only appends; merging is in the test of moving.
-SOURCES = ("ecb_reference_rates", "gdelt_mentions")
+SOURCES = tuple(load_catalog().sources)
+PRODUCTS = tuple(load_catalog().products)
 
 
-@dataclass
-class Place:
-    """Somewhere an exchange can be: settings of its own."""
+@dataclass(frozen=True)
+class Made:
+    """What an engine made of the default catalogue: each table's rows, and each release's manifest."""
 
-    patch: pytest.MonkeyPatch
-    variables: dict[str, str]
-
-    def enter(self) -> None:
-        """Let this process work there."""
-        spark.close()
-        for name in ("EXCHANGE_SPARK", "EXCHANGE_LAKE", "EXCHANGE_DATABASE_URL"):
-            self.patch.delenv(name, raising=False)
-        for name, value in self.variables.items():
-            self.patch.setenv(name, value)
+    rows: dict[str, list[tuple[object, ...]]]
+    manifests: dict[str, Manifest]
 
 
-@pytest.fixture
-def on_cluster(
-    cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
-) -> Iterator[Place]:
-    """A lake of its own on the cluster, with records of its own in its database."""
-    for name, value in QUICK.items():
-        monkeypatch.setenv(name, value)
-    found = cluster.settings()
-    name = f"test_{abs(hash(request.node.nodeid))}"
-    url = found["EXCHANGE_DATABASE_URL"]
-    with psycopg.connect(url.replace("postgresql+psycopg", "postgresql"), autocommit=True) as connection:
-        connection.execute(f'CREATE SCHEMA "{name}"')
-    place = Place(
-        monkeypatch,
-        found
-        | {
-            "EXCHANGE_HOME": str(tmp_path / "cluster-home"),
-            "EXCHANGE_LAKE": f"{found['EXCHANGE_LAKE']}/{name}",
-            "EXCHANGE_DATABASE_URL": f"{url}&options=-csearch_path%3D{name}",
-        },
-    )
-    yield place
-    spark.close()
+def make_everything() -> Made:
+    """Bring every default source in and release every default product."""
+    for name in (*SOURCES, *PRODUCTS):
+        done = run_steps(name, DATE, "r")
+        assert {step.status for step in done} == {"succeeded"}, done
+    tables = [f"silver.{source}" for source in SOURCES] + [f"gold.{product}" for product in PRODUCTS]
+    manifests = {product: Manifest.model_validate(find(product).manifest) for product in PRODUCTS}
+    return Made({table: checked_rows(table) for table in tables}, manifests)
 
 
-@pytest.fixture
-def on_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
-    """A home on this machine, with the embedded engine."""
-    return Place(monkeypatch, {"EXCHANGE_HOME": str(tmp_path / "home")})
-
-
-def silver_rows(source: str) -> list[tuple[object, ...]]:
-    """Bring a source in; the rows of its table, apart from which run wrote them."""
-    run_steps(source, DATE, "r")
-    return checked_rows(f"silver.{source}")
-
-
-def test_default_sources_are_equal_on_both_engines_and_a_product_is_released(on_disk: Place, on_cluster: Place) -> None:
+def test_default_sources_and_products_are_equal_on_both_engines(on_disk: Place, on_cluster: Place) -> None:
     on_disk.enter()
-    embedded = {source: silver_rows(source) for source in SOURCES}
+    embedded = make_everything()
     on_cluster.enter()
-    for source in SOURCES:
-        assert silver_rows(source) == embedded[source]
-    assert [done.status for done in run_steps("news_mentions", DATE, "r")] == ["succeeded"] * 3
-    found = verify("news_mentions")
-    assert found.ok, found.findings
+    on_spark = make_everything()
+    assert on_spark.rows.keys() == embedded.rows.keys()
+    for table, rows in on_spark.rows.items():
+        assert rows == embedded.rows[table], table
+    for product, manifest in on_spark.manifests.items():
+        other = embedded.manifests[product]
+        # What a release says of its rows is the same; what it says of files is its engine's own.
+        assert (manifest.table.columns, manifest.table.key) == (other.table.columns, other.table.key)
+        assert (manifest.table.rows, manifest.content) == (other.table.rows, other.content)
+        assert (manifest.landed, manifest.contract, manifest.release) == (other.landed, other.contract, other.release)
+        assert {f.sha256 for f in manifest.files}.isdisjoint(f.sha256 for f in other.files)
+        found = verify(product)
+        assert found.ok, found.findings
 
 
 def declared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Exchange:
@@ -144,7 +120,7 @@ def test_a_lake_moves_to_the_cluster_and_goes_on_on_either_engine(
     # Back on the embedded engine, after the other one's right to write has run out.
     embedded = Place(monkeypatch, on_cluster.variables | {"EXCHANGE_SPARK": "embedded"})
     embedded.enter()
-    with pytest.raises(Busy, match=r"the Connect server app-.* writes this lake.* point EXCHANGE_SPARK at that one"):
+    with pytest.raises(Busy, match=r"the Connect server \S+:\d+ of .* writes this lake.* point EXCHANGE_SPARK at"):
         source.step("bronze", 4)
     with transaction() as db:
         db.execute(update(Lease).values(held_until=datetime.now(UTC) - timedelta(seconds=1)))
@@ -157,24 +133,64 @@ def test_a_lake_moves_to_the_cluster_and_goes_on_on_either_engine(
         assert found.ok, found.findings
 
 
-def test_upkeep_on_the_cluster(on_cluster: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+class Later(datetime):
+    """A clock that is a month ahead, because the age of an object cannot be set."""
+
+    @classmethod
+    def now(cls, tz: tzinfo | None = None) -> Later:
+        return super().now(tz) + timedelta(days=30)
+
+
+def test_upkeep_on_the_cluster_while_somebody_reads(
+    on_cluster: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     exchange = declared(tmp_path, monkeypatch)
     on_cluster.enter()
-    source = exchange.source({"meter": "STRING", "kwh": "DECIMAL(8,2)"}, ("meter",), "append")
-    for number in range(9):
-        source.take([(f"m{number}", "1.5")], number)
+    source = exchange.source(
+        {"meter": "STRING", "read_on": "DATE", "kwh": "DECIMAL(8,2)"}, ("meter", "read_on"), "append"
+    )
+    query = f"SELECT meter, sum(kwh) AS kwh FROM silver.{source.name} GROUP BY meter"
+    product = exchange.product({"meter": "STRING", "kwh": "DECIMAL(18,2)"}, ("meter",), query)
+    source.take([("m1", "2026-01-01", "1.5")])
+    steps = ("gold", "check", "release")
+    for number in range(1, 9):
+        source.append_again(number)
+        # One that nobody releases, and later one that is released.
+        for step in {3: steps[:1], 6: steps}.get(number, ()):
+            assert run_step(step, product, day(number), "r").status == "succeeded"
+    tables = (source.table, f"gold.{product}")
     rows = checked_rows(source.table)
-    (kept,) = upkeep([source.table]).tables
-    assert (kept.status, kept.files_before, kept.files_after) == ("done", 9, 1)
+    monkeypatch.setattr("jobs.upkeep.datetime", Later)
+
+    by_engine = lake.read(source.table).toLocalIterator()
+    by_file = iter([lake.location(source.table) / file.path for file in lake.files(source.table)])
+    engine_rows, file_rows = [next(by_engine)], rows_in(next(by_file))
+
+    foretold = upkeep(tables, dry_run=True).tables
+    silver, gold = upkeep(tables).tables
+    assert tuple(replace(kept, status="done") for kept in foretold) == (silver, gold)
+    assert (silver.files_before, silver.files_after, silver.removed_files) == (9, 1, 0)
+    assert gold.removed_files == 1
+
+    assert len(engine_rows + list(by_engine)) == file_rows + sum(map(rows_in, by_file)) == len(rows) == 9
     assert checked_rows(source.table) == rows == table_rows(source.table)
-    assert len(lake.files(source.table)) == 1
+    found = verify(product)
+    assert found.ok, found.findings
+    (kept,) = upkeep([source.table]).tables
+    assert kept.removed_files == 9
+    assert checked_rows(source.table) == rows
+
+
+def rows_in(file: Path) -> int:
+    """Number of rows of a Parquet file, read as a buyer's program would."""
+    with reader(file) as data:
+        return int(read_table(data).num_rows)
 
 
 def test_the_doctor_finds_what_cannot_work(on_cluster: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     on_cluster.enter()
-    assert {f.subject: f.status for f in examine()} == dict.fromkeys(
-        ("settings", "versions", "database", "lake", "engine", "engine and lake", "space", "clock", "last run"), "ok"
-    )
+    looks = ["settings", "versions", "database", "airflow", "lake", "engine", "engine and lake", "space", "clock"]
+    assert [(f.subject, f.status) for f in examine()] == [(look, "ok") for look in (*looks, "last run")]
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "planted-secret")
     found = {f.subject: f for f in examine()}
     assert found["lake"].status == "failed"

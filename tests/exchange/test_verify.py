@@ -103,7 +103,7 @@ def test_needs_neither_engine_nor_network() -> None:
         "socket.socket.connect = refuse\n"
         "from jobs.verify import verify\n"
         f"assert verify('{PRODUCT}').ok\n"
-        "assert not {'pyspark', 'pysail', 'pandas'} & set(sys.modules), set(sys.modules)\n"
+        "assert not (found := {'pyspark', 'pysail', 'pandas'} & set(sys.modules)), found\n"
     )
     ended = subprocess.run(
         [sys.executable, "-c", program], cwd=Path(__file__).parents[2], env=os.environ.copy(), capture_output=True

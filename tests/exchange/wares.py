@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -11,6 +15,7 @@ from typing import Any
 
 import httpx
 import pyarrow as pa
+import uvicorn
 from deltalake import DeltaTable, write_deltalake
 
 from jobs.registry import transaction
@@ -99,6 +104,25 @@ class Door:
         if token is not None:
             headers["Authorization"] = f"Bearer {token}"
         return httpx.Client(base_url=f"{self.address}/delta-sharing", headers=headers, timeout=20, trust_env=False)
+
+
+@contextmanager
+def open_door(folder: Path) -> Iterator[Door]:
+    """A real server on a port of this machine, within this process; buyers' profiles are kept in the folder."""
+    from jobs.share.server import configuration, create_app
+
+    server = uvicorn.Server(configuration(create_app(), "127.0.0.1", 0))
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    deadline = time.monotonic() + 20
+    while not server.started:
+        assert thread.is_alive() and time.monotonic() < deadline, "the server did not start"
+        time.sleep(0.01)
+    port = server.servers[0].sockets[0].getsockname()[1]
+    yield Door(f"http://127.0.0.1:{port}", folder)
+    server.should_exit = True
+    thread.join(timeout=20)
+    assert not thread.is_alive()
 
 
 def days(count: int, first: int = 0) -> pa.Table:

@@ -61,7 +61,10 @@ class Undertaker:
             ``signal`` that ended it (0 if none), ``error`` that stopped a step, ``statuses`` of the steps done.
         """
         order = {
-            "environment": {"EXCHANGE_HOME": str(home), "EXCHANGE_CATALOGUE": str(catalogue), **environment},
+            "environment": {
+                "EXCHANGE_HOME": str(home), "EXCHANGE_CATALOGUE": str(catalogue),
+                "EXCHANGE_SPARK": os.environ.get("EXCHANGE_SPARK", "embedded"), **environment,
+            },
             "steps": list(steps), "at": at, "nth": nth, "after": after, "seconds": seconds,
         }  # fmt: skip
         assert self.process.stdin and self.process.stdout

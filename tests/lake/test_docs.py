@@ -6,7 +6,8 @@ import re
 from pathlib import Path
 
 import pytest
-from test_evaluate import Table, empty_exchange, good
+from test_evaluate import Table, good
+from trial import Exchange
 
 from jobs import evidence
 from jobs.docs import SHOWN_CHECKS, build_docs
@@ -15,8 +16,8 @@ from jobs.settings import settings
 
 
 @pytest.fixture
-def table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Table:
-    return empty_exchange(tmp_path, monkeypatch)
+def table(exchange: Exchange) -> Table:
+    return Table(exchange.root)
 
 
 def pages(index: Path) -> list[Path]:

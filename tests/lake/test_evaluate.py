@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import yaml
 from pyspark.sql.connect.dataframe import DataFrame
+from trial import Exchange
 
 from jobs import evidence
 from jobs.check import _shown as told
@@ -102,16 +103,9 @@ def good(count: int) -> list[dict[str, Any]]:
     return [{"meter_code": f"m{n}"} for n in range(1, count + 1)]
 
 
-def empty_exchange(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Table:
-    monkeypatch.setenv("EXCHANGE_HOME", str(tmp_path / "home"))
-    monkeypatch.setenv("EXCHANGE_CATALOGUE", str(tmp_path))
-    monkeypatch.delenv("EXCHANGE_SPARK", raising=False)
-    return Table(tmp_path)
-
-
 @pytest.fixture
-def table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Table:
-    return empty_exchange(tmp_path, monkeypatch)
+def table(exchange: Exchange) -> Table:
+    return Table(exchange.root)
 
 
 def only(outcome: Outcome) -> FailedRule:
@@ -182,18 +176,6 @@ def test_too_few_rows_fail(table: Table) -> None:
     assert found["table.rowCount"].observed == 0
     assert outcome.rows == 0
     assert not outcome.passed
-
-
-def test_rules_about_the_table_are_about_the_whole_table(table: Table) -> None:
-    table.document["schema"][0]["quality"][0]["mustBeBetween"] = [5, 1000]
-    part = table.check(*good(2))
-    assert only(part).rule_id == "table.rowCount"
-    scoped = evaluate(
-        frame(*good(2), {"meter_code": "x9"}), load_contract("gold.profile"), delta_version=7,
-        scope="meter_code < 'm3'", logical_date=NOW, run_id="r1", whole=frame(*good(9)),
-    )  # fmt: skip
-    failed = only(scoped)
-    assert (failed.rule_id, failed.unexpected, scoped.rows) == ("meter_code.pattern", 1, 3)
 
 
 def test_an_expectation_of_gx_itself_decides(table: Table) -> None:

@@ -88,14 +88,24 @@ def undertaker() -> Iterator[Undertaker]:
     begun.end()
 
 
-@pytest.fixture(scope="module")
-def scene(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
-    root = tmp_path_factory.mktemp("scene")
+@pytest.fixture
+def scene(engine: str, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Scene:
+    """Set once on each engine for all tests, which work on copies."""
+    kind = (engine, request.param)
+    if kind not in _scenes:
+        _scenes[kind] = _set(request.param, tmp_path_factory.mktemp("scene"))
+    return _scenes[kind]
+
+
+_scenes: dict[tuple[str, str], Scene] = {}
+
+
+def _set(mode: str, root: Path) -> Scene:
     patch = pytest.MonkeyPatch()
     patch.setenv("EXCHANGE_HOME", str(root / "home"))
     patch.setenv("EXCHANGE_CATALOGUE", str(root / "catalogue"))
     exchange = Exchange(root / "catalogue")
-    source = exchange.source(COLUMNS, ["meter", "read_on"], request.param, partition=["read_on"])
+    source = exchange.source(COLUMNS, ["meter", "read_on"], mode, partition=["read_on"])
     query = f"SELECT read_on, count(*) AS meters, sum(kwh) AS kwh FROM silver.{source.name} GROUP BY read_on"
     product = exchange.product(DAILY, ["read_on"], query, partition="read_on")
     made = Scene(root / "home", root / "catalogue", source, product)
@@ -107,7 +117,7 @@ def scene(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
     source.drop(gzip.compress(BROKEN)[:-4], "cut.csv.gz")
     patch.undo()
-    yield made
+    return made
 
 
 @pytest.fixture

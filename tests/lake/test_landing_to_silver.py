@@ -10,7 +10,7 @@ from decimal import Decimal
 import pytest
 from trial import Exchange, balanced, day, files_of, landings, runs, write
 
-from jobs import lake
+from jobs import deduplicate, lake
 from jobs.errors import DeclarationError
 from jobs.pointers import pointer
 from jobs.settings import settings
@@ -177,6 +177,15 @@ def test_copies_are_counted_and_contradictions_refused(exchange: Exchange) -> No
     ]
     run = source.last("silver")
     assert (run.rows_in, run.rows_out, run.rows_duplicate, run.rows_quarantined) == (5, 2, 1, 2)
+
+
+def test_keys_that_share_a_hash_are_told_apart(exchange: Exchange, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(deduplicate, "_HASH", "0 * length")
+    source = exchange.source({"meter": "STRING", "kwh": "INT"}, ("meter",))
+    source.take([("m1", "1"), ("m2", "2"), ("m2", "2"), ("m3", "3"), ("m3", "4")])
+    assert source.rows() == [("m1", 1), ("m2", 2)]
+    run = source.last("silver")
+    assert (run.rows_out, run.rows_duplicate, run.rows_quarantined) == (2, 1, 2)
 
 
 def test_wide_becomes_long_and_what_means_nothing_is_dropped_and_counted(exchange: Exchange) -> None:

@@ -2,10 +2,26 @@
 
 from __future__ import annotations
 
-import pytest
-from pyspark.sql.connect.session import SparkSession
+import shutil
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
 
-from jobs import spark
+import psutil
+import pyarrow as pa
+import pytest
+from deltalake import write_deltalake
+from pyspark.sql.connect.session import SparkSession
+from spark_server import served
+from trial import Exchange
+
+from jobs import evaluate, spark
+from jobs.cluster.engine import _MEMORY
+from jobs.cluster.java import find_java
+from jobs.errors import ExchangeError
+from jobs.registry import reading
+from jobs.registry.models import Check
 
 
 @pytest.mark.usefixtures("exchange")
@@ -22,3 +38,64 @@ def test_the_session_is_active_even_after_another_broke_off() -> None:
     assert second is not first
     assert SparkSession.active() is second
     assert second.sql("SELECT 1 AS one").collect()[0]["one"] == 1
+
+
+@pytest.mark.parametrize("engine", ["spark"], indirect=True)  # Of the embedded engine each process has its own.
+def test_lakes_on_one_server_may_have_tables_of_one_name(
+    exchange: Exchange, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = exchange.source({"id": "INT"}, ["id"], name="of_one_name")
+    for home, value in (("one", 1), ("other", 2)):
+        monkeypatch.setenv("EXCHANGE_HOME", str(tmp_path / home))
+        source.take([(str(value),)])
+        assert [row[0] for row in spark.session().sql(f"SELECT id FROM {source.table}").collect()] == [value]
+
+
+@pytest.mark.parametrize("engine", ["spark"], indirect=True)
+def test_a_check_whose_engine_goes_away_says_so_at_once_and_nothing_of_the_rows(
+    exchange: Exchange, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = exchange.source({"id": "INT", "name": "STRING"}, ["id"])
+    decide = evaluate._decide
+
+    def kill_and_decide(*told: Any) -> Any:
+        for process in psutil.process_iter(["cmdline"]):
+            if str(tmp_path / "server") in " ".join(process.info["cmdline"] or ()):
+                process.kill()
+        return decide(*told)
+
+    with served(tmp_path / "server") as address:
+        monkeypatch.setenv("EXCHANGE_SPARK", address)
+        source.land([("1", "one")])
+        for step in ("bronze", "silver"):
+            source.step(step)
+        monkeypatch.setattr(evaluate, "_decide", kill_and_decide)
+        began = time.monotonic()
+        with pytest.raises(ExchangeError, match="the engine went away in the middle of the work"):
+            source.step("check")
+        assert time.monotonic() - began < 30
+        with reading() as db:
+            assert db.query(Check).count() == 0
+        spark.close()
+
+
+@pytest.mark.parametrize("engine", ["spark"], indirect=True)
+@pytest.mark.usefixtures("exchange")
+def test_a_server_keeps_in_mind_no_more_tables_than_have_room(spark_server: str, tmp_path: Path) -> None:
+    jcmd = shutil.which("jcmd", path=str(find_java().parent))
+    if jcmd is None:
+        pytest.skip("THE MEMORY OF A SERVER IS NOT LOOKED AT: this Java has no jcmd")
+    port = int(spark_server.split(":")[2].split("/")[0])
+    (server,) = {x.pid for x in psutil.net_connections("tcp") if x.status == "LISTEN" and x.laddr.port == port}
+
+    def tables_in_mind() -> int:
+        words = [jcmd, str(server), "GC.class_histogram"]
+        counted = subprocess.run(words, capture_output=True, text=True, check=True).stdout.splitlines()
+        return sum(int(line.split()[1]) for line in counted if line.endswith(" org.apache.spark.sql.delta.DeltaLog"))
+
+    room, before = int(_MEMORY["spark.databricks.delta.delta.log.cacheSize"]), tables_in_mind()
+    for number in range(room + 8):
+        write_deltalake(tmp_path / f"t{number}", pa.table({"id": [number]}))
+        assert spark.connect().sql(f"SELECT id FROM delta.`{tmp_path}/t{number}`").columns == ["id"]
+    # Others are still named in the session.
+    assert 1 < tables_in_mind() - before <= room

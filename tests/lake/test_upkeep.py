@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from pyarrow.parquet import read_table
 from trial import Exchange, Source, checked_rows, day, table_rows
 
 from jobs import lake
@@ -26,9 +29,9 @@ TOTALS = {"meter": "STRING", "kwh": "DECIMAL(18,2)"}
 @pytest.fixture
 def source(exchange: Exchange) -> Source:
     made = exchange.source(READINGS, ("meter", "read_on"))
-    for number in range(DAYS):
-        made.land([(f"m{n}", f"2026-01-{number + 1:02}", f"{number}.5") for n in range(3)], number, f"{number}.csv")
-        steps(made, number)
+    made.take([(f"m{n}", "2026-01-01", "0.5") for n in range(3)])
+    for number in range(1, DAYS):
+        made.append_again(number)
     return made
 
 
@@ -42,8 +45,8 @@ def product_of(exchange: Exchange, source: Source) -> str:
     return exchange.product(TOTALS, ("meter",), query)
 
 
-def publish(product: str, number: int) -> list[str]:
-    return [run_step(step, product, day(number), "r").status for step in ("gold", "check", "release")]
+def publish(product: str, number: int, steps: Sequence[str] = ("gold", "check", "release")) -> list[str]:
+    return [run_step(step, product, day(number), "r").status for step in steps]
 
 
 def grow_old(table: str, days: float = 30) -> None:
@@ -78,17 +81,72 @@ def test_many_small_files_become_one_and_nobody_notices(exchange: Exchange, sour
     assert len(source.rows()) == len(before) + 1
 
 
+def test_two_hundred_daily_runs_become_few_files_while_somebody_reads(exchange: Exchange) -> None:
+    source = exchange.source(READINGS, ("meter", "read_on"), "append")
+    product = product_of(exchange, source)
+    source.take([(f"m{n}", "2026-01-01", "1.5") for n in range(3)])
+    for number in range(1, 200):
+        source.append_again(number)
+        if number % 25 == 0:
+            # Every second one is built and checked, and nobody releases it.
+            steps = ("gold", "check", "release") if number % 50 == 0 else ("gold", "check")
+            assert set(publish(product, number, steps)) == {"succeeded"}
+    tables = (source.table, f"gold.{product}")
+    before = checked_rows(source.table)
+    for table in tables:
+        grow_old(table)
+
+    by_engine = lake.read(source.table).toLocalIterator()
+    by_file = map(read_table, sorted(files_on_disk(source.table)))
+    engine_rows, file_rows = [next(by_engine)], next(by_file).num_rows
+
+    foretold = upkeep(tables, dry_run=True).tables
+    silver, gold = upkeep(tables).tables
+    assert tuple(replace(kept, status="done") for kept in foretold) == (silver, gold)
+    assert (silver.files_before, silver.files_after, silver.removed_files) == (200, 1, 0)
+    assert gold.removed_files > 0
+
+    engine_rows += list(by_engine)
+    file_rows += sum(table.num_rows for table in by_file)
+    assert len({tuple(row) for row in engine_rows}) == file_rows == len(before) == 600
+    assert checked_rows(source.table) == before == table_rows(source.table)
+    for number in ("1.0.0", "1.0.1", "1.0.2"):
+        found = verify(product, number)
+        assert found.ok, found.findings
+    # Who began to read before has had days to end; now the small files go.
+    grow_old(source.table)
+    assert done(source.table).removed_files == 200
+    assert checked_rows(source.table) == before
+
+
 def test_only_partitions_with_many_small_files_are_written_again(exchange: Exchange) -> None:
     source = exchange.source(READINGS | {"area": "STRING"}, ("meter", "area"), "append", partition=("area",))
     for number in range(9):
-        rows = [(f"m{number}", "2026-01-01", "1", "north")] + [("m0", "2026-01-01", "1", "it's")] * (number == 0)
+        rows = [(f"m{number}", "2026-01-01", "1", area) for area in ("north", "south")]
+        rows += [("m0", "2026-01-01", "1", "it's")] * (number == 0)
         source.take(rows, number)
     still = {f.path for f in lake.files(source.table) if ("area", "it's") in f.partition}
-    (partition,) = plan(source.table).partitions
-    assert partition == (("area", "north"),)
-    assert done(source.table).files_after == 2
+    assert plan(source.table).partitions == ((("area", "north"),), (("area", "south"),))
+    assert done(source.table).files_after == 3
     assert still <= {f.path for f in lake.files(source.table)}
-    assert len(source.rows()) == 10
+    assert len(source.rows()) == 19
+
+
+def test_a_dry_run_foretells_what_is_written_again_and_large_files_stay(
+    exchange: Exchange, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = exchange.source(READINGS, ("meter", "read_on"), "append")
+    for number, rows in enumerate((1_000, 20_000, *[1] * 9)):
+        source.take([(f"m{n}", f"2026-01-{number + 1:02}", f"{n % 97}.5") for n in range(rows)], number)
+    large, middle, *_ = sorted((f.size for f in lake.files(source.table)), reverse=True)
+    monkeypatch.setattr("jobs.lake.tables._COMPACT_BYTES", large - 1)
+    monkeypatch.setattr("jobs.upkeep.SMALL_BYTES", middle)
+    (foretold,) = upkeep([source.table], dry_run=True).tables
+    kept = done(source.table)
+    assert replace(foretold, status="done") == kept
+    # In the log's list, newest first, the large one parts the oldest from the others; Spark goes by size.
+    assert (kept.files_before, kept.files_after) == (11, 3 if settings().spark == "embedded" else 2)
+    assert large in {f.size for f in lake.files(source.table)}
 
 
 def test_what_no_version_in_use_needs_is_taken_away_and_releases_stay_whole(exchange: Exchange, source: Source) -> None:
@@ -155,6 +213,22 @@ def test_landed_files_that_nobody_knows_are_told_and_stay(source: Source) -> Non
     stranger.write_text(manifest.read_text().replace(manifest.name[:64], "0" * 64))
     assert any("0" * 64 in told and "not in the registry" in told for told in orphans())
     assert stranger.exists()
+
+
+def test_what_machines_that_are_gone_staged_is_removed_and_what_is_in_use_stays(exchange: Exchange) -> None:
+    exchange.source(READINGS, ("meter",))
+    gone, younger = (settings().lake / "_stage" / name / "typed" / "part-0.parquet" for name in ("gone-7", "there-8"))
+    replaced, shown = (settings().lake / "_shown" / f"ops.runs-{key}" / "part-0.parquet" for key in ("a1", "b2"))
+    for file, days in ((gone, 30), (younger, 0), (replaced, 31), (shown, 30)):
+        file.parent.mkdir(parents=True)
+        file.write_bytes(b"rows")
+        then = time.time() - days * 86_400
+        os.utime(file, (then, then))
+    planned = upkeep(dry_run=True)
+    assert (planned.leftover_files, planned.leftover_bytes) == (2, 8)
+    assert gone.exists() and replaced.exists()
+    assert upkeep().leftover_files == 2
+    assert [file.exists() for file in (gone, younger, replaced, shown)] == [False, True, False, True]
 
 
 def test_a_table_that_is_not_there_is_named(source: Source) -> None:

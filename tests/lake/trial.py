@@ -12,6 +12,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 
 from jobs import lake
@@ -20,7 +21,7 @@ from jobs.flow import StepResult, run_step
 from jobs.pointers import move, pointer
 from jobs.registry import reading
 from jobs.registry.models import Check, Landing, Run
-from jobs.runs import last_build
+from jobs.runs import last_build, recorded
 from jobs.settings import settings
 
 FIRST = datetime(2026, 1, 1, tzinfo=UTC)
@@ -137,6 +138,30 @@ class Source:
         """Land one file and build with it."""
         self.land(content, at, file)
         return self.build(at)
+
+    def append_again(self, number: int) -> None:
+        """The rows of the first day again, `number` days later by their column read_on, as a silver step leaves them.
+
+        They are appended, recorded and let through: a day's commits without the steps that lead there.
+        """
+        moved = {"read_on": f"date_add(read_on, {number}) AS read_on"}
+        rows = lake.read(self.table, 1).selectExpr(*[moved.get(c, c) for c in lake.columns_at(self.table)])
+        with recorded("r", "silver", "source", self.name, day(number), self.table) as record:
+            record.output_version = lake.append(self.table, rows)
+            record.input = {"landing_id": 1}
+        self.accept()
+
+    def is_written_meanwhile(self, where: str, patch: pytest.MonkeyPatch) -> None:
+        """Let somebody else commit those rows of the table again, once the next step has staged something."""
+        stage = lake.stage
+
+        def late(*told: Any, **more: Any) -> None:
+            patch.setattr(lake, "stage", stage)
+            stage(*told, **more)
+            theirs = lake.read(self.table).where(where)
+            theirs.write.format("delta").mode("append").save(str(lake.location(self.table)))
+
+        patch.setattr(lake, "stage", late)
 
     def rows(self, *more: str, where: str = "true") -> list[tuple[Any, ...]]:
         """Rows of the silver table's newest version, sorted: the contract's columns, then `more`."""

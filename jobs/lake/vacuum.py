@@ -1,0 +1,78 @@
+"""Finds what lies in a table's folder that no version in use needs any more, and takes it away."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Iterator
+from datetime import datetime
+from pathlib import Path
+from urllib.parse import unquote
+
+from jobs.lake.log import files
+from jobs.lake.place import location
+from jobs.objects import Listed, listed
+
+_LOG = "_delta_log"
+# Commits, checkpoints and checksums begin with the number of their version.
+_NUMBERED = re.compile(r"(\d{20})\..+")
+_CHECKPOINT = re.compile(r"(\d{20})\.checkpoint\.parquet")
+
+
+def unneeded(table: str, versions: Iterable[int], since: datetime) -> Iterator[tuple[str, int]]:
+    """Data files that none of some versions has, nor any that was the newest since an instant.
+
+    Yields:
+        Path relative to the table's folder, and size, of each that was last written before that instant.
+    """
+    needed = {f.path for v in versions for f in files(table, v)} | _removed_since(table, since)
+    for file in listed(location(table)):
+        is_data = file.name.endswith(".parquet") and not file.name.startswith(f"{_LOG}/")
+        if is_data and file.name not in needed and file.modified_at < since:
+            yield file.name, file.size
+
+
+def unneeded_log(table: str, versions: Iterable[int], since: datetime) -> Iterator[tuple[str, int]]:
+    """Parts of a table's log that nobody needs who reads one of some versions, or any that was the newest since.
+
+    A reader begins at the newest checkpoint that is not after the version it wants, and reads the commits that follow.
+    The log is never cut but before a checkpoint, and so every version from that one on stays readable.
+
+    Yields:
+        as `unneeded`.
+    """
+    log = list(listed(location(table) / _LOG))
+    oldest = min([*versions, _newest_at(log, since)])
+    begins = max((int(m[1]) for m in map(_CHECKPOINT.fullmatch, _names(log)) if m and int(m[1]) <= oldest), default=0)
+    for file in log:
+        number = _NUMBERED.fullmatch(file.name)
+        if number and int(number[1]) < begins and file.modified_at < since:
+            yield f"{_LOG}/{file.name}", file.size
+
+
+def remove(folder: Path, names: Iterable[str]) -> None:
+    """Take files of a folder away that `unneeded`, `unneeded_log` or `leftovers` found there."""
+    for name in names:
+        (folder / name).unlink(missing_ok=True)
+
+
+def _names(log: list[Listed]) -> Iterator[str]:
+    return (file.name for file in log)
+
+
+def _newest_at(log: list[Listed], instant: datetime) -> int:
+    """The version that was the newest one at an instant; the first that is known if all are younger."""
+    commits = {int(f.name[:20]): f.modified_at for f in log if re.fullmatch(r"\d{20}\.json", f.name)}
+    return max((v for v, at in commits.items() if at < instant), default=min(commits, default=0))
+
+
+def _removed_since(table: str, since: datetime) -> set[str]:
+    """Files that a version of after that instant no longer has: who began to read before may still be reading them."""
+    gone: set[str] = set()
+    folder = location(table) / _LOG
+    for file in listed(folder):
+        if not file.name.endswith(".json") or file.modified_at < since:
+            continue
+        actions = map(json.loads, (folder / file.name).read_text(encoding="utf-8").splitlines())
+        gone |= {unquote(action["remove"]["path"]) for action in actions if "remove" in action}
+    return gone

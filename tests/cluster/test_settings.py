@@ -1,0 +1,185 @@
+"""Settings that cannot work on a cluster are found by the doctor and by whatever starts, and no secret is told."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+from authority import certify
+from running import CHECKOUT, Cluster, skip_without_java
+from sqlalchemy import text
+from sqlalchemy.engine import make_url
+
+from jobs import spark
+from jobs.cluster import engine as engines
+from jobs.cluster.jars import spark_home
+from jobs.doctor import examine, require_working
+from jobs.errors import ExchangeError
+from jobs.processes import Mark, free_port, is_free, launch, write_private
+from jobs.registry import engine
+
+pytestmark = pytest.mark.timeout(600)
+
+PLANTED = "planted-secret-of-this-test"
+
+
+@pytest.fixture
+def settings(cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, str]]:
+    """Those of the cluster, set, in another home."""
+    found = cluster.settings() | {"EXCHANGE_HOME": str(tmp_path / "home")}
+    for name, value in found.items():
+        monkeypatch.setenv(name, value)
+    spark.close()
+    yield found
+    spark.close()
+
+
+def wrong(settings: dict[str, str], variable: str) -> dict[str, str]:
+    """The same with another password or token in one of them."""
+    if variable == "EXCHANGE_SPARK":
+        return {variable: f"{settings[variable].partition(';')[0]};token={PLANTED}"}
+    url = make_url(settings[variable]).set(password=PLANTED).difference_update_query(["passfile"])
+    return {variable: url.render_as_string(hide_password=False)}
+
+
+WRONG = {
+    "EXCHANGE_DATABASE_URL": ("database", "password authentication failed"),
+    "EXCHANGE_AIRFLOW_DATABASE_URL": ("airflow", "password authentication failed"),
+    "EXCHANGE_SPARK": ("engine", "does not take the token"),
+}
+
+
+def test_wrong_passwords_and_tokens_are_found_at_once_and_at_every_start(
+    settings: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changed = {name: value for variable in WRONG for name, value in wrong(settings, variable).items()}
+    for variable, (_, told) in WRONG.items():
+        monkeypatch.setenv(variable, changed[variable])
+        with pytest.raises(ExchangeError, match=told) as refused:
+            require_working()
+        assert variable in str(refused.value)
+        assert PLANTED not in str(refused.value)
+        monkeypatch.setenv(variable, settings[variable])
+
+    done = subprocess.run(
+        [sys.executable, "-m", "jobs.cli", "run"], cwd=CHECKOUT,
+        env=dict(os.environ) | wrong(settings, "EXCHANGE_SPARK"), capture_output=True, text=True, timeout=120,
+        check=False,
+    )  # fmt: skip
+    assert done.returncode == 1
+    said = " ".join((done.stdout + done.stderr).split())
+    assert "does not take the token; expected" in said
+    assert PLANTED not in said
+    assert "Traceback" not in said
+
+    for variable in WRONG:
+        monkeypatch.setenv(variable, changed[variable])
+    found = {finding.subject: finding for finding in examine()}
+    for look, told in WRONG.values():
+        assert found[look].status == "failed"
+        assert told in found[look].found
+    assert found["lake"].status == "ok"
+    assert PLANTED not in repr(found)
+
+
+def test_airflow_and_the_registry_are_not_put_into_one_database(
+    settings: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EXCHANGE_AIRFLOW_DATABASE_URL", settings["EXCHANGE_DATABASE_URL"])
+    with pytest.raises(ExchangeError, match="cannot be in one database"):
+        require_working()
+    monkeypatch.setenv("EXCHANGE_AIRFLOW_DATABASE_URL", f"postgresql+psycopg2://airflow:{PLANTED}@host/airflow")
+    with pytest.raises(ExchangeError, match="EXCHANGE_AIRFLOW_DATABASE_URL") as refused:
+        require_working()
+    assert PLANTED not in str(refused.value)
+
+
+def test_the_database_is_reached_over_tls_by_those_who_know_its_authority(
+    cluster: Cluster, settings: dict[str, str], tmp_path: Path
+) -> None:
+    made, data = certify(tmp_path), cluster.folder / "database" / "data"
+    for file, name in ((made.certificate, "server.crt"), (made.key, "server.key")):
+        shutil.copy(file, data / name)
+        (data / name).chmod(0o600)
+        shutil.chown(data / name, data.owner(), data.group())
+    address = make_url(settings["EXCHANGE_DATABASE_URL"])
+    known = {"sslmode": "verify-full", "sslrootcert": str(made.authority)}
+    try:
+        _set_tls(cluster, address.port, "on")
+        url = address.update_query_dict(known)
+        with engine(url.render_as_string()).connect() as opened:
+            assert opened.execute(text("select ssl from pg_stat_ssl where pid = pg_backend_pid()")).scalar() is True
+        # Another authority than the one that certified the server.
+        (tmp_path / "other").mkdir()
+        other = url.update_query_dict({"sslrootcert": str(certify(tmp_path / "other").authority)})
+        with pytest.raises(ExchangeError, match="certificate verify failed"):
+            engine(other.render_as_string())
+    finally:
+        _set_tls(cluster, address.port, "off")
+
+
+def _set_tls(cluster: Cluster, port: int | None, state: str) -> None:
+    from jobs.cluster.secrets import Secrets
+
+    secrets = Secrets.model_validate_json((cluster.folder / "secrets.json").read_text(encoding="utf-8"))
+    password = secrets.database["postgres"]
+    with psycopg.connect(host="127.0.0.1", port=port, user="postgres", password=password, autocommit=True) as server:
+        server.execute(f"alter system set ssl = {state}")
+        server.execute("select pg_reload_conf()")
+
+
+@pytest.fixture
+def without_delta(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The address of a Spark Connect server that knows nothing of Delta Lake."""
+    skip_without_java()
+    monkeypatch.setenv("EXCHANGE_HOME", str(tmp_path / "home"))
+    port, mark = free_port(0), Mark("EXCHANGE_CLUSTER_OF", str(tmp_path / "home"))
+    bare = {
+        "spark.master": "local[1]", "spark.driver.memory": "512m", "spark.ui.enabled": "false",
+        "spark.connect.grpc.binding.address": "127.0.0.1", "spark.connect.grpc.binding.port": str(port),
+    }  # fmt: skip
+    file = tmp_path / "bare.conf"
+    write_private(file, engines.properties(bare))
+    words = [str(spark_home() / "bin" / "spark-submit"), "--properties-file", str(file)]
+    words += ["--class", "org.apache.spark.sql.connect.service.SparkConnectServer", "spark-internal"]
+    environment = {"JDK_JAVA_OPTIONS": "-XX:TieredStopAtLevel=1", "SPARK_LOCAL_IP": "127.0.0.1"}
+    started = launch(
+        words, mark=mark, log=tmp_path / "bare.log", environment=environment, folder=tmp_path, ends_with_parent=True
+    )
+    while is_free(port):
+        assert started.poll() is None, (tmp_path / "bare.log").read_text(encoding="utf-8")
+    yield f"sc://localhost:{port}"
+    spark.close()
+    mark.end_all()
+    started.wait()
+
+
+def test_an_engine_without_delta_is_found_at_every_start(without_delta: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("EXCHANGE_LAKE", "EXCHANGE_DATABASE_URL", "EXCHANGE_AIRFLOW_DATABASE_URL"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("EXCHANGE_SPARK", without_delta)
+    with pytest.raises(ExchangeError, match=r"the engine has no Delta Lake; expected .* with delta-spark 4\.4\.0"):
+        require_working()
+    found = {finding.subject: finding for finding in examine()}
+    assert found["engine"].status == "ok"
+    assert "the engine has no Delta Lake" in found["engine and lake"].found
+
+
+def test_machines_that_meet_an_empty_database_at_once_migrate_it_once(cluster: Cluster, tmp_path: Path) -> None:
+    place = cluster.place("met_at_once", tmp_path)
+    program = "from jobs.registry import reading\nwith reading(): print('there')"
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-c", program], cwd=CHECKOUT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            env=dict(os.environ) | place | {"EXCHANGE_HOME": str(tmp_path / str(number))},
+        )
+        for number in range(6)
+    ]  # fmt: skip
+    said = [one.communicate(timeout=120) for one in started]
+    assert [one.returncode for one in started] == [0] * 6, said

@@ -1,0 +1,148 @@
+"""Buyers read releases that lie in the object store through our own door, and the store is asked for no more."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import delta_sharing
+import httpx
+import pytest
+from aiobotocore.httpsession import AIOHTTPSession
+from running import Place
+from trial import Exchange, day
+from wares import Door, open_door
+
+from jobs import lake
+from jobs.flow import run_step
+from jobs.objects import on_disk
+from jobs.registry import usage
+from jobs.registry.grants import revoke
+
+pytestmark = pytest.mark.timeout(900)
+
+ROWS = 3_000_000
+# Values that do not compress: more than all buffers between the store and the client hold.
+QUERY = """SELECT meter, id, xxhash64(id) AS value, xxhash64(-id) AS other FROM silver.{source}
+LATERAL VIEW explode(sequence(1L, {rows}L)) AS id"""
+COLUMNS = {"meter": "STRING", "id": "BIGINT", "value": "BIGINT", "other": "BIGINT"}
+# What the server fetches at once: its piece, and what it reads ahead.
+AT_ONCE = (4 << 20) + (512 << 10)
+
+
+@pytest.fixture
+def product(on_cluster: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A product of one large file, released on the cluster."""
+    monkeypatch.setenv("EXCHANGE_CATALOGUE", str(tmp_path / "catalogue"))
+    exchange = Exchange(tmp_path / "catalogue")
+    on_cluster.enter()
+    source = exchange.source({"meter": "STRING"}, ("meter",))
+    source.take([("m1",)])
+    made = exchange.product(COLUMNS, ("id",), QUERY.format(source=source.name, rows=ROWS))
+    for step in ("gold", "check", "release"):
+        assert run_step(step, made, day(0), "r").status == "succeeded"
+    return made
+
+
+@pytest.fixture
+def door(product: str, tmp_path: Path) -> Iterator[Door]:
+    """The sharing server over that lake."""
+    assert str(lake.location(f"gold.{product}")).startswith("s3://")
+    with open_door(tmp_path) as opened:
+        yield opened
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
+    """First and last byte of each part of a data file that the store is asked for, as it goes over the wire."""
+    spans: list[tuple[int, int]] = []
+    real = AIOHTTPSession.send
+
+    async def send(self: AIOHTTPSession, request: Any) -> Any:
+        if request.method == "GET" and ".parquet" in request.url:
+            first, last = request.headers["Range"].decode().removeprefix("bytes=").split("-")
+            spans.append((int(first), int(last)))
+        return await real(self, request)
+
+    monkeypatch.setattr(AIOHTTPSession, "send", send)
+    return spans
+
+
+def file_of(door: Door, token: str, product: str) -> dict[str, Any]:
+    with door.client(token) as client:
+        answer = client.post(f"/shares/exchange/schemas/products/tables/{product}/query", json={})
+        assert answer.status_code == 200, answer.text
+        (line,) = [json.loads(line) for line in answer.text.splitlines()[2:]]
+        return dict(line["file"])
+
+
+def covers(asked: list[tuple[int, int]], first: int, last: int) -> bool:
+    """Whether the parts are those bytes, each once and no other."""
+    ends = [first - 1, *(end for _, end in asked)]
+    return ends[-1] == last and all(start == end + 1 for (start, _), end in zip(asked, ends, strict=False))
+
+
+# One test, because the file is dear to make.
+def test_buyers_read_from_the_store_what_they_may_and_nothing_more_is_fetched(
+    door: Door, asked: list[tuple[int, int]], product: str
+) -> None:
+    _, token = door.grant(product)
+    file = file_of(door, token, product)
+    with on_disk(lake.location(f"gold.{product}") / lake.files(f"gold.{product}")[0].path) as copy:
+        content = copy.read_bytes()
+    assert len(content) == file["size"] > 40 << 20
+    with httpx.Client(trust_env=False, timeout=60) as client:
+        parts_are_passed_on(client, file, content, asked)
+        asked.clear()
+        assert client.get(file["url"]).content == content
+    assert covers(asked, 0, file["size"] - 1)
+    assert max(last - first + 1 for first, last in asked) <= AT_ONCE
+    rows_are_those_of_the_release(door.url(token, product), product)
+    a_revoked_grant_stops_at_the_next_bytes(file, product)
+
+
+def parts_are_passed_on(
+    client: httpx.Client, file: dict[str, Any], content: bytes, asked: list[tuple[int, int]]
+) -> None:
+    size, far = file["size"], AT_ONCE + 1_500_000
+    for header, first, last in (
+        ("bytes=10-19", 10, 19),
+        ("bytes=-8", size - 8, size - 1),
+        (f"bytes=1000000-{far}", 1_000_000, far),
+    ):
+        asked.clear()
+        part = client.get(file["url"], headers={"Range": header})
+        assert (part.status_code, part.content) == (206, content[first : last + 1])
+        assert part.headers["content-range"] == f"bytes {first}-{last}/{size}"
+        assert covers(asked, first, last), asked
+
+
+def rows_are_those_of_the_release(url: str, product: str) -> None:
+    bought = delta_sharing.load_as_pandas(url).sort_values("id", ignore_index=True)
+    sold = lake.read(f"gold.{product}").toArrow().to_pandas().sort_values("id", ignore_index=True)
+    assert len(bought) == ROWS
+    assert bought.equals(sold[list(bought.columns)])
+
+
+def a_revoked_grant_stops_at_the_next_bytes(file: dict[str, Any], product: str) -> None:
+    received = 0
+    with (
+        httpx.Client(trust_env=False, timeout=60) as client,
+        pytest.raises(httpx.RemoteProtocolError),
+        client.stream("GET", file["url"]) as answer,
+    ):
+        for piece in answer.iter_raw():
+            if not received:
+                revoke("contract ended", product=product, buyer="acme")
+                time.sleep(1.2)
+            received += len(piece)
+    assert received < file["size"]
+    after = httpx.get(file["url"], headers={"Range": "bytes=0-3"}, trust_env=False)
+    assert (after.status_code, after.json()["errorCode"]) == (403, "PERMISSION_DENIED")
+    assert "revoked" in after.json()["message"]
+    refused, stopped = [entry for entry in usage.usage() if entry.operation == "file"][:2]
+    assert (refused.allowed, refused.bytes, stopped.allowed) == (False, 0, False)
+    assert received <= stopped.bytes < file["size"]

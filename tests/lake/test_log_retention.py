@@ -1,0 +1,80 @@
+"""A table's log: what nobody needs is taken away, and all that is in use stays readable by every reader."""
+
+from __future__ import annotations
+
+import os
+import time
+
+import pytest
+from deltalake import DeltaTable
+from trial import Exchange, Source, checked_rows, day, table_rows
+
+from jobs import lake
+from jobs.flow import run_step
+from jobs.upkeep import upkeep
+from jobs.verify import verify
+
+CHECKPOINT_EVERY = 3
+# So many that the engine has written checkpoints on the way, also before and after the release.
+DAYS = 8
+RELEASED = 3
+READINGS = {"meter": "STRING", "kwh": "DECIMAL(8,2)"}
+
+
+@pytest.fixture
+def source(exchange: Exchange) -> Source:
+    return exchange.source(READINGS, ("meter",))
+
+
+def commits(table: str) -> list[int]:
+    folder = lake.location(table) / "_delta_log"
+    return sorted(int(file.name[:20]) for file in folder.glob("*.json") if file.name[:20].isdigit())
+
+
+def grow_old(table: str, days: float = 30) -> None:
+    """Let everything in a table's folder be some days old."""
+    then = time.time() - days * 86_400
+    for path in lake.location(table).rglob("*"):
+        if path.is_file():
+            os.utime(path, (then, then))
+
+
+def test_old_commits_go_and_everything_in_use_stays_readable(
+    exchange: Exchange, source: Source, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("jobs.lake.tables._CHECKPOINT_EVERY", CHECKPOINT_EVERY)
+    product = exchange.product(READINGS, ("meter",), f"SELECT meter, kwh FROM silver.{source.name}")
+    tables = (source.table, f"gold.{product}")
+    for number in range(DAYS):
+        source.land([("m1", f"{number}.5")], number)
+        for step in ("bronze", "silver", "check"):
+            source.step(step, number)
+        for step in ("gold", "check"):
+            run_step(step, product, day(number), "r")
+        # Its log has to stay from the checkpoint before this one on.
+        if number == RELEASED:
+            run_step("release", product, day(number), "r")
+    before = {table: (commits(table), checked_rows(table)) for table in tables}
+    assert upkeep(tables).tables[0].removed_log_files == 0, "all of it was in use lately"
+
+    for table in tables:
+        grow_old(table)
+    assert [commits(table) for table in tables] == [before[table][0] for table in tables]
+    (planned, _) = upkeep(tables, dry_run=True).tables
+    assert planned.removed_log_files > 0
+    upkeep(tables)
+    lake.forget()
+
+    head, (gold, rows) = commits(source.table), before[f"gold.{product}"]
+    assert 0 < head[0] <= DAYS, "cut before the newest checkpoint"
+    assert head == before[source.table][0][head[0] :]
+    released = commits(f"gold.{product}")
+    assert 0 < released[0] <= RELEASED + 1 < gold[-1]
+    assert DeltaTable(str(lake.location(source.table))).to_pyarrow_table().num_rows == 1
+    assert checked_rows(f"gold.{product}") == rows
+    assert verify(product, "1.0.0").ok
+    assert len(table_rows(f"gold.{product}", at=RELEASED + 1)) == 1
+
+    source.take([("m1", "99.5"), ("m2", "1")], DAYS)
+    assert [row[0] for row in source.rows()] == ["m1", "m2"]
+    assert upkeep([source.table]).tables[0].status == "nothing to do"

@@ -1,0 +1,71 @@
+"""What engine, object store and system raise when they fail, told in one line that says what to do."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from botocore.exceptions import ClientError, EndpointConnectionError
+from pyspark.errors.exceptions.connect import SparkConnectGrpcException
+
+from jobs.errors import ExchangeError
+from jobs.failures import explained
+from jobs.spark import said
+
+AWAY = "the object store does not answer"
+GONE = "the engine went away in the middle of the work"
+
+
+@pytest.fixture(autouse=True)
+def a_lake_in_a_store(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setenv("EXCHANGE_LAKE", "s3://bucket/lake")
+    monkeypatch.setenv("EXCHANGE_SPARK", "sc://somewhere:15002/;token=planted-secret")
+    yield
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (EndpointConnectionError(endpoint_url="http://store"), AWAY),
+        (ClientError({"Error": {"Code": "SlowDown", "Message": "slow down"}}, "PutObject"), "refused: .*SlowDown"),
+        (OSError(errno.EBUSY, "Please reduce your request rate."), "the object store refused"),
+        (OSError("Kernel error -> Generic S3 error\n  Error performing GET http://store/x"), AWAY),
+        (OSError(errno.ENOSPC, "No space left on device"), "the disk is full"),
+        (SparkConnectGrpcException("... StatusCode.UNAVAILABLE, details = Socket closed"), GONE),
+        (SparkConnectGrpcException("[INVALID_HANDLE.SESSION_CHANGED] The handle is invalid"), GONE),
+        (
+            SparkConnectGrpcException("(java.io.IOException) No space left on device"),
+            "full, of one of the machines that",
+        ),
+        (
+            SparkConnectGrpcException("DiskErrorException: Could not find any valid local directory for s3ablock"),
+            "full, of one of the machines that",
+        ),
+        (
+            SparkConnectGrpcException("[DELTA_CONCURRENT_WRITE] A concurrent transaction has"),
+            "written by somebody else",
+        ),
+        (SparkConnectGrpcException("AWSClientIOException: Unable to execute HTTP request: refused"), AWAY),
+    ],
+)
+def test_what_fails_is_told_in_one_line(error: Exception, said: str) -> None:
+    with pytest.raises(ExchangeError, match=said) as told, explained("source.yaml"):
+        raise error
+    assert told.value.next_step
+    assert "\n" not in str(told.value)
+    assert "planted-secret" not in str(told.value)
+
+
+def test_of_a_broken_connection_only_what_happened_is_told() -> None:
+    told = 'status = StatusCode.UNAVAILABLE\n\tdetails = "Socket closed"\n\tdebug_error_string = "UNKNOWN"\n>'
+    raised = SparkConnectGrpcException(f"<_InactiveRpcError of RPC that terminated with:\n\t{told}")
+    assert said(raised) == "Socket closed"
+
+
+@pytest.mark.parametrize("error", [FileNotFoundError("bucket/x"), ValueError("a fault of this program")])
+def test_what_nobody_knows_is_raised_as_it_is(error: Exception) -> None:
+    with pytest.raises(type(error)) as raised, explained(Path("source.yaml")):
+        raise error
+    assert raised.value is error

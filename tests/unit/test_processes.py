@@ -1,0 +1,28 @@
+"""Programs that are started: they end with who started them, also where that one is killed while it starts them."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+PROGRAM = """
+import os, time
+from jobs.processes import _end_with_parent
+ask, parent = _end_with_parent(), os.getpid()
+if os.fork():
+    os._exit(0)
+while os.getppid() == parent:
+    time.sleep(0.01)  # A new parent is all that says that the old one is gone.
+ask()
+print("alive", flush=True)
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux ends a process with its parent")
+def test_who_is_started_by_one_that_is_gone_already_ends_at_once() -> None:
+    ended = subprocess.run([sys.executable, "-c", PROGRAM], cwd=CHECKOUT, capture_output=True, text=True, timeout=30)
+    assert (ended.stdout, ended.stderr) == ("", "")
