@@ -13,17 +13,26 @@ INTERPRETER = $$($(PYTHON) -c 'import sys; print(sys.executable)')
 SYNC = UV_COMPILE_BYTECODE=1 UV_PYTHON_DOWNLOADS=never $(UV) sync --frozen --inexact --quiet --python "$(INTERPRETER)"
 INSTALLED := uv.lock pyproject.toml
 
+# With CLUSTER=1 on this machine's cluster, in a home of its own: one home keeps releases and keys of one exchange.
+ifdef CLUSTER
+RUN := .venv/.installed-cluster
+AT := --cluster
+export EXCHANGE_HOME ?= $(CURDIR)/.exchange/on-cluster
+else
+RUN := .venv/.installed-run
+endif
+
 .DEFAULT_GOAL := help
 .PHONY: help run up test bench
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/'
 
-run: .venv/.installed-run ## bring in every source, release every product, show what came of it, stop
-	@.venv/bin/exchange run
+run: $(RUN) ## bring in every source, release every product, show what came of it, stop; CLUSTER=1: on Spark
+	@.venv/bin/exchange run $(AT)
 
-up: .venv/.installed-run ## the same, then stay: Airflow on its schedules and the sharing server
-	@.venv/bin/exchange up
+up: $(RUN) ## the same, then stay: Airflow on its schedules and the sharing server
+	@.venv/bin/exchange up $(AT)
 
 # Files in their order: those that wait much, of Airflow and of the cluster, come first and are not what all wait for.
 test: .venv/.installed-test ## ruff, mypy and all tests; SPARK=all: every test of the lake on both engines, as .ci/run has it
@@ -37,6 +46,10 @@ bench: .venv/.installed-bench ## measure against other engines, with ROWS=200000
 .venv/.installed-run: $(INSTALLED) | $(UV)
 	@echo 'installing what uv.lock names (minutes the first time, then only when it changes)'
 	@$(SYNC) --no-default-groups
+	@touch $@
+
+.venv/.installed-cluster: $(INSTALLED) | $(UV)
+	@$(SYNC) --no-default-groups --extra cluster
 	@touch $@
 
 .venv/.installed-test: $(INSTALLED) | $(UV)

@@ -4,5 +4,4 @@ from __future__ import annotations
 
 from jobs.airflow.dags import upkeep_dag
 
-_dag = upkeep_dag()
-globals()[_dag.dag_id] = _dag
+dag = upkeep_dag()

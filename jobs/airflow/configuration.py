@@ -1,4 +1,4 @@
-"""Writes Airflow's configuration for one machine: loopback only, SQLite, quick turns, nothing sent to anybody."""
+"""Writes Airflow's configuration for one machine: loopback only, quick turns, nothing sent to anybody."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Manner:
 
 
 def write_configuration(home: Path, address: str, manner: Manner) -> None:
-    """Write ``airflow.cfg`` in Airflow's home; it holds no secret, those are passed in the environment."""
+    """Write ``airflow.cfg`` in its home; secrets, and so the database, are passed in the environment."""
     # No interpolation: a percent sign in a path is a percent sign.
     written = configparser.RawConfigParser()
     written.read_dict(_sections(home, address, manner))
@@ -60,7 +60,6 @@ def _sections(home: Path, address: str, manner: Manner) -> dict[str, dict[str, o
             "simple_auth_manager_passwords_file": password_file(home),
             "execution_api_server_url": f"{address}/execution/",
         },
-        "database": {"sql_alchemy_conn": f"sqlite:///{home / 'airflow.db'}"},
         "logging": {
             "base_log_folder": home / "logs",
             "dag_processor_child_process_log_directory": home / "logs" / "dag_processor",

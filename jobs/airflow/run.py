@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from types import FrameType
-from typing import Any, NoReturn
 
 from rich.console import Console
 from rich.markup import escape
@@ -29,9 +26,8 @@ from jobs.errors import Busy, ExchangeError
 from jobs.processes import is_free
 from jobs.settings import settings
 from jobs.share import PREFIX
+from jobs.signals import ended_by_signals, undisturbed
 
-_Handler = signal.Handlers | Callable[[int, FrameType | None], None]
-_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 FAILED = 1
 INTERRUPTED = 130
 
@@ -63,12 +59,12 @@ def _guarded(work: Callable[[Console, Services], int]) -> int:
     console = _console()
     services = Services()
     try:
-        with _ended_by_signals(), _only_runner():
+        with ended_by_signals(), _only_runner():
             require_working()
             try:
                 return work(console, services)
             finally:
-                with _undisturbed():
+                with undisturbed():
                     services.stop()
     except ExchangeError as error:
         print_failures(console, [str(error)])
@@ -124,7 +120,7 @@ def _stay(console: Console, services: Services) -> int:
         f"Airflow         {services.address}  user {USER}, password {secret}",
         f"Delta Sharing   http://{here.share_host}:{here.share_port}{PREFIX}  exchange grant <product> --to <buyer>",
         f"logs            {services.logs}",
-        "Ctrl-C stops everything.",
+        "Ctrl-C stops Airflow and the sharing server.",
     ):
         console.print(escape(line), highlight=False, soft_wrap=True)
     try:
@@ -154,7 +150,7 @@ def _programs() -> tuple[str, str]:
 def _only_runner() -> Iterator[None]:
     with ExitStack() as stack:
         try:
-            stack.enter_context(locks.hold("runner"))
+            stack.enter_context(locks.hold("runner", shared=False))
         except Busy as error:
             raise Busy(
                 f"another `exchange run` or `exchange up` is at work here: {error.what}",
@@ -162,51 +158,3 @@ def _only_runner() -> Iterator[None]:
                 next_step="wait until it is done or end it; EXCHANGE_HOME names another place to work in",
             ) from None
         yield
-
-
-@contextmanager
-def _ended_by_signals() -> Iterator[None]:
-    """Let a closed terminal and a plain kill end the block as Ctrl-C does; what was to be ignored still is (nohup)."""
-
-    def interrupt(_number: int, _frame: FrameType | None) -> NoReturn:
-        # make passes on what the terminal has sent already: a second one must not disturb the stopping.
-        for number in heard:
-            signal.signal(number, _unheard)
-        raise KeyboardInterrupt
-
-    heard = [number for number in _SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
-    before = {number: signal.signal(number, interrupt) for number in heard}
-    try:
-        yield
-    except KeyboardInterrupt:
-        # The process is about to end, and what arrives meanwhile must not change how it does.
-        raise
-    except BaseException:
-        _restore(before)
-        raise
-    _restore(before)
-
-
-@contextmanager
-def _undisturbed() -> Iterator[None]:
-    """Let no second Ctrl-C leave half of the services behind."""
-    with _handlers(dict.fromkeys(_SIGNALS, _unheard)):
-        yield
-
-
-def _unheard(_number: int, _frame: FrameType | None) -> None:
-    """Do nothing; Python complains of a signal that arrives while it is being set to be ignored."""
-
-
-@contextmanager
-def _handlers(wanted: Mapping[signal.Signals, _Handler]) -> Iterator[None]:
-    before = {number: signal.signal(number, handler) for number, handler in wanted.items()}
-    try:
-        yield
-    finally:
-        _restore(before)
-
-
-def _restore(before: Mapping[signal.Signals, Any]) -> None:
-    for number, handler in before.items():
-        signal.signal(number, handler)

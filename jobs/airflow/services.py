@@ -11,6 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from jobs.airflow import database
 from jobs.airflow.configuration import Manner, write_configuration
 from jobs.airflow.secrets import Secrets, load_secrets
 from jobs.errors import ExchangeError
@@ -128,6 +129,7 @@ class Services:
             "EXCHANGE_CATALOGUE": str(settings().catalogue),
             "AIRFLOW_HOME": str(self.home),
             "AIRFLOW_CONFIG": str(self.home / "airflow.cfg"),
+            **database.variables(),
             "AIRFLOW__CORE__FERNET_KEY": self.secrets.fernet_key,
             "AIRFLOW__API_AUTH__JWT_SECRET": self.secrets.jwt_secret,
             "AIRFLOW__API__SECRET_KEY": self.secrets.session_key,
@@ -137,8 +139,8 @@ class Services:
 
     def _migrate(self, environment: dict[str, str]) -> None:
         done = self.home / "migrated"
-        version = _airflow_version()
-        if done.exists() and done.read_text(encoding="utf-8") == version and (self.home / "airflow.db").exists():
+        known = database.state()
+        if known and done.exists() and done.read_text(encoding="utf-8") == _migrated(known):
             return
         with open_log(self.logs / "migrate.log") as log:
             command = [sys.executable, "-m", "airflow", "db", "migrate"]
@@ -153,10 +155,10 @@ class Services:
         if ended.returncode:
             raise ExchangeError(
                 f"Airflow's database could not be made: {last_words(self.logs / 'migrate.log')}",
-                where=str(self.home / "airflow.db"),
+                where=str(self.home),
                 next_step=f"read {self.logs / 'migrate.log'}",
             )
-        done.write_text(version, encoding="utf-8")
+        done.write_text(_migrated(database.state()), encoding="utf-8")
 
 
 def end_leftovers() -> None:
@@ -168,7 +170,8 @@ def _mark() -> Mark:
     return Mark(MARK, str(settings().home))
 
 
-def _airflow_version() -> str:
+def _migrated(state: str | None) -> str:
+    """What tells a database that this Airflow has made ready from any other."""
     from importlib.metadata import version
 
-    return version("apache-airflow-core")
+    return f"Airflow {version('apache-airflow-core')}, schema {state}"

@@ -90,9 +90,9 @@ class UpkeepOperator(BaseOperator):
             raise AirflowFailException(str(error)) from None
         for kept in report.tables:
             self.log.info(
-                "%s %s: %s to %s files, %s taken away (%s bytes) %s",
-                kept.table, kept.status, kept.files_before, kept.files_after, kept.removed_files, kept.removed_bytes,
-                kept.message,
+                "%s %s: %s to %s files, %s and %s of the log taken away (%s bytes) %s",
+                kept.table, kept.status, kept.files_before, kept.files_after, kept.removed_files,
+                kept.removed_log_files, kept.removed_bytes, kept.message,
             )  # fmt: skip
         for orphan in report.orphans:
             self.log.warning("landed file %s", orphan)

@@ -35,8 +35,8 @@ def up(
     state, started = run.up(run.Size(workers, cores, memory))
     line(f"started {', '.join(started)}" if started else "it is up already")
     line(f"to use it:  . {run.environment_file()}")
-    line(f"            sets EXCHANGE_SPARK (sc://localhost:{state.ports['connect']}), EXCHANGE_LAKE,")
-    line("            EXCHANGE_DATABASE_URL and the AWS_ variables of its object store")
+    line(f"            sets EXCHANGE_HOME, EXCHANGE_SPARK (sc://localhost:{state.ports['connect']}), EXCHANGE_LAKE,")
+    line("            the addresses of both databases (registry, Airflow) and the AWS_ variables of its object store")
 
 
 def down() -> None:

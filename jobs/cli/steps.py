@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from datetime import UTC, datetime
 from secrets import token_hex
@@ -16,24 +18,31 @@ from jobs.errors import NotFound
 SourceName = Annotated[str, typer.Argument(metavar="SOURCE", help="A source; `exchange sources` lists them.")]
 ProductName = Annotated[str, typer.Argument(metavar="PRODUCT", help="A product; `exchange products` lists them.")]
 EitherName = Annotated[str, typer.Argument(metavar="NAME", help="A source, a product, or a table such as silver.x.")]
+OnCluster = Annotated[
+    bool, typer.Option("--cluster", help="On this machine's cluster, which is brought up first and stays up.")
+]
 Day = Annotated[
     datetime | None,
     typer.Option("--date", formats=["%Y-%m-%d"], metavar="YYYY-MM-DD", help="Logical date in UTC; now by default."),
 ]
 
 
-def run() -> None:
+def run(cluster: OnCluster = False) -> None:
     """Bring in every source and release every product that moved, through Airflow, then stop everything."""
-    from jobs.airflow.run import run as run_all
+    with _on_cluster() if cluster else nullcontext():
+        from jobs.airflow.run import run as run_all
 
-    raise typer.Exit(run_all())
+        code = run_all()
+    raise typer.Exit(code)
 
 
-def up() -> None:
+def up(cluster: OnCluster = False) -> None:
     """Do what `run` does and stay: Airflow on its schedules, and the sharing server."""
-    from jobs.airflow.run import up as stay_up
+    with _on_cluster() if cluster else nullcontext():
+        from jobs.airflow.run import up as stay_up
 
-    raise typer.Exit(stay_up())
+        code = stay_up()
+    raise typer.Exit(code)
 
 
 def land(name: SourceName, date: Day = None, as_json: AsJson = False) -> None:
@@ -90,6 +99,19 @@ def docs(as_json: AsJson = False) -> None:
         document({"page": str(page)})
         return
     line(f"open {page}")
+
+
+@contextmanager
+def _on_cluster() -> Iterator[None]:
+    from jobs.cluster.run import Size, environment_file, use
+
+    note("starting what of the cluster is not up; the first time the jars of Delta and S3 are fetched")
+    started = use(Size())
+    line(f"the cluster is up: {', '.join(started)} started" if started else "the cluster is up already")
+
+    yield
+    line(f"the cluster stays up; to use it:  . {environment_file()}")
+    line("                      to stop it:  exchange cluster down, after that; what is stored stays")
 
 
 def run_id(prefix: str = "cli") -> str:

@@ -4,20 +4,14 @@ from __future__ import annotations
 
 import json
 import os
-import sqlite3
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
-
-CHECKOUT = Path(__file__).resolve().parents[2]
+from programs import CHECKOUT, Exchange
 
 # Prints, as JSON, what Airflow makes of the DAG files, and which modules that took.
 _READ_DAGS = """
@@ -42,64 +36,6 @@ facts = {
 }
 print(json.dumps({"dags": facts, "errors": list(bag.import_errors.values()), "modules": sorted(sys.modules)}))
 """
-
-
-@dataclass
-class Exchange:
-    """One EXCHANGE_HOME with a catalogue of its own; whatever was started in it is ended at the end of the test."""
-
-    home: Path
-    catalogue: Path
-    variables: dict[str, str] = field(default_factory=dict)
-    _started: list[subprocess.Popen[str]] = field(default_factory=list)
-
-    def start(self, command: str = "run") -> subprocess.Popen[str]:
-        """Start `exchange run` or `exchange up`."""
-        started = subprocess.Popen(
-            [sys.executable, "-m", "jobs.cli", command],
-            cwd=CHECKOUT, env=self.environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        )  # fmt: skip
-        self._started.append(started)
-        return started
-
-    def run(self) -> tuple[int, str]:
-        """Run `exchange run` to its end: exit code and all that it printed."""
-        started = self.start()
-        said, _ = started.communicate(timeout=240)
-        return started.returncode, said
-
-    def environment(self) -> dict[str, str]:
-        places = {"EXCHANGE_HOME": str(self.home), "EXCHANGE_CATALOGUE": str(self.catalogue)}
-        return dict(os.environ) | places | self.variables
-
-    def tables(self) -> dict[str, int]:
-        """The checked version of each table."""
-        with closing(sqlite3.connect(self.home / "registry.db")) as registry:
-            return dict(registry.execute("select table_name, delta_version from pointers").fetchall())
-
-    def services(self) -> Iterator[psutil.Process]:
-        """All processes that services of this home started."""
-        for process in psutil.process_iter():
-            with suppress(psutil.Error):
-                if process.environ().get("EXCHANGE_SERVICES_OF") == str(self.home):
-                    yield process
-
-    def left_running(self) -> list[str]:
-        """Command lines of processes that services of this home left behind."""
-        found = []
-        for process in self.services():
-            with suppress(psutil.Error):
-                found.append(" ".join(process.cmdline()))
-        return found
-
-    def end(self) -> None:
-        for started in self._started:
-            if started.poll() is None:
-                started.kill()
-                started.wait()
-        for process in self.services():
-            with suppress(psutil.Error):
-                process.kill()
 
 
 @pytest.fixture
@@ -128,11 +64,3 @@ def read_dags(tmp_path: Path) -> Callable[[Path], dict[str, Any]]:
         return facts
 
     return read
-
-
-def wait_until(true: Callable[[], object], seconds: float = 90.0) -> None:
-    """Wait for something to become true; fail if it does not."""
-    deadline = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.1)

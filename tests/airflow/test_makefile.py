@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -13,7 +14,7 @@ CHECKOUT = Path(__file__).resolve().parents[2]
 def test_make_lists_its_targets() -> None:
     # Called from within make, as by `make test`, it would also tell which folder it enters.
     done = subprocess.run(["make", "--no-print-directory"], cwd=CHECKOUT, capture_output=True, text=True, check=True)
-    assert [line.split()[1] for line in done.stdout.splitlines()] == ["help", "run", "up", "test", "bench"]
+    assert [line.split()[1] for line in done.stdout.splitlines()] == ["help", "run", "up", "test", "bench", "torture"]
 
 
 def test_the_environment_is_kept_whatever_stands_for_python_on_the_path(tmp_path: Path) -> None:
@@ -26,6 +27,26 @@ def test_the_environment_is_kept_whatever_stands_for_python_on_the_path(tmp_path
     subprocess.run(command, cwd=tmp_path, capture_output=True, check=True)
     asked = (tmp_path / "asked").read_text(encoding="utf-8").splitlines()
     assert [f"--python {sys.executable} " in f"{one} " for one in asked] == [True, True]
+
+
+def test_a_cluster_is_installed_and_used_where_it_is_asked_for(tmp_path: Path) -> None:
+    for file in ("Makefile", "uv.lock", "pyproject.toml"):
+        shutil.copy(CHECKOUT / file, tmp_path)
+    (tmp_path / ".venv" / "bin").mkdir(parents=True)
+    uv = program(tmp_path / "uv", f'echo "$@" >> {tmp_path}/asked')
+    program(tmp_path / ".venv" / "bin" / "exchange", 'echo "$@ in $EXCHANGE_HOME"')
+    command = ["make", "--silent", f"PYTHON={sys.executable}", f"UV={uv}"]
+    free = {name: value for name, value in os.environ.items() if name not in ("EXCHANGE_HOME", "CLUSTER")}
+
+    def made(*words: str) -> list[str]:
+        done = subprocess.run([*command, *words], cwd=tmp_path, env=free, capture_output=True, text=True, check=True)
+        return done.stdout.splitlines()
+
+    assert made("up")[-1] == "up in "
+    assert "--extra cluster" not in (tmp_path / "asked").read_text(encoding="utf-8")
+    assert made("up", "CLUSTER=1")[-1] == f"up --cluster in {tmp_path}/.exchange/on-cluster"
+    assert "--extra cluster" in (tmp_path / "asked").read_text(encoding="utf-8")
+    assert made("run", "CLUSTER=1", "EXCHANGE_HOME=/elsewhere")[-1] == "run --cluster in /elsewhere"
 
 
 def program(file: Path, line: str) -> Path:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from conftest import CHECKOUT, Exchange, wait_until
+from programs import CHECKOUT, Exchange, wait_until
 
 pytestmark = [pytest.mark.airflow, pytest.mark.timeout(900)]
 

@@ -10,7 +10,7 @@ import socket
 import generated
 import psutil
 import pytest
-from conftest import Exchange, wait_until
+from programs import Exchange, wait_until
 
 GOOD = [("2026-01-01", "north", "1.5"), ("2026-01-02", "north", "2.5"), ("2026-01-01", "south", "4")]
 

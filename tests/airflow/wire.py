@@ -31,12 +31,14 @@ class CannotSeparate(Exception):
 def no_way_out() -> Iterator[list[str]]:
     """Enter it, with all processes started from here on; gives the notes, which grow: one for each stray packet.
 
+    A thread begun in here stays in here. Libraries that keep threads for the whole process belong into a process of
+    their own.
+
     Raises:
         CannotSeparate: it takes Linux, the right to make a network (root has it), and the program `ip`.
     """
     libc = ctypes.CDLL(None, use_errno=True)
     notes: list[str] = []
-    _begin_shared_threads()
     with _own_network() as before:
         if libc.unshare(_NEW_NETWORK):
             raise CannotSeparate(os.strerror(ctypes.get_errno()))
@@ -45,16 +47,8 @@ def no_way_out() -> Iterator[list[str]]:
                 threading.Thread(target=_note, args=(sniffer, notes), daemon=True).start()
                 yield notes
         finally:
-            libc.setns(before, _NEW_NETWORK)
-
-
-def _begin_shared_threads() -> None:
-    """Start the threads that libraries keep for the whole process: begun in here, they would never get out again."""
-    from deltalake import DeltaTable
-    from fsspec.asyn import get_loop
-
-    DeltaTable.is_deltatable("/nowhere")
-    get_loop()
+            if libc.setns(before, _NEW_NETWORK):
+                raise OSError(ctypes.get_errno(), "the way back into the first network is closed")
 
 
 @contextmanager

@@ -16,8 +16,10 @@ from sqlalchemy import Engine, event
 # What a task needs and takes seconds to import.
 _TASK_MODULES = (
     "jobs.airflow.dags", "jobs.query", "sqlglot.dialects.spark", "jobs.flow", "jobs.registry.models",
-    "pyarrow.csv", "deltalake", "pysail.spark", "pyspark.sql.connect.session", "jobs.expectations",
+    "pyarrow.csv", "deltalake", "pyspark.sql.connect.session", "jobs.expectations",
 )  # fmt: skip
+_OF_EMBEDDED = ("pysail.spark",)
+_OF_REMOTE_LAKE = ("boto3", "s3fs", "upath")
 
 
 @event.listens_for(Engine, "connect")
@@ -31,10 +33,19 @@ def _let_readers_and_writers_meet(connection: Any, _record: object) -> None:
     cursor.close()
 
 
+def _by_settings() -> tuple[str, ...]:
+    from jobs.settings import settings
+
+    known = settings()
+    drivers = ("psycopg",) if known.database_url.startswith("postgresql+psycopg:") else ()
+    embedded = _OF_EMBEDDED if known.spark == "embedded" else ()
+    return (*embedded, *(_OF_REMOTE_LAKE if known.is_remote else ()), *drivers)
+
+
 def _import_for_tasks() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        for module in _TASK_MODULES:
+        for module in (*_TASK_MODULES, *_by_settings()):
             importlib.import_module(module)
     # Objects made by the imports stay for good: collecting around them would only copy their pages in every task.
     gc.freeze()
