@@ -1,0 +1,183 @@
+"""An object store with keys of few rights and a certificate: what each part may do, and how it is told what it may not.
+
+The policies are those of infra/s3, which the store applies as they are.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import delta_sharing
+import pytest
+from authority import Certified, certify
+from botocore.exceptions import SSLError
+from running import CHECKOUT
+from trial import Exchange
+
+from jobs import objects
+from jobs.cluster import store as stores
+from jobs.cluster.secrets import Secrets
+from jobs.processes import Mark, free_port, is_free, launch
+
+SECRET = "planted-secret-of-this-test"
+# The embedded engine has the rights of the process that it is in.
+PARTS = {"writer": ["engine", "steps"], "share": ["share"], "whoever": []}
+PRODUCT = "SELECT meter, sum(kwh) AS kwh FROM silver.readings GROUP BY meter"
+
+
+# Brings the source in, releases the product, does the upkeep and lets a bank read.
+EVERYTHING = """
+import json
+from datetime import UTC, datetime
+from jobs.flow import run_steps
+from jobs.registry.grants import create_grant
+from jobs.upkeep import upkeep
+day = datetime(2026, 1, 1, tzinfo=UTC)
+print(json.dumps([done.status for name in ("readings", "load") for done in run_steps(name, day, "r")]))
+print(json.dumps([kept.status for kept in upkeep().tables]))
+print(json.dumps(create_grant("load", "Bank", 30)[1]))
+"""
+
+
+@dataclass(frozen=True)
+class Store:
+    """A store that serves http and https, with an exchange in its bucket."""
+
+    home: Path
+    catalogue: Path
+    ports: dict[str, int]
+    certified: Certified
+
+    def run(self, key: str, *words: str, **more: str) -> subprocess.CompletedProcess[str]:
+        """Run `exchange …` with the rights of a key."""
+        return subprocess.run(
+            [sys.executable, "-m", "jobs.cli", *words], cwd=CHECKOUT, env=self.environment(key) | more,
+            capture_output=True, text=True, timeout=120, check=False,
+        )  # fmt: skip
+
+    @contextmanager
+    def serving(self, key: str) -> Iterator[None]:
+        """The sharing server, with the rights of a key."""
+        serving = subprocess.Popen(
+            [sys.executable, "-m", "jobs.cli", "serve"], cwd=CHECKOUT, env=self.environment(key),
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        )  # fmt: skip
+        try:
+            deadline = time.monotonic() + 60
+            while is_free(self.ports["share"]):
+                assert serving.poll() is None and time.monotonic() < deadline
+                time.sleep(0.1)
+            yield
+        finally:
+            serving.terminate()
+            serving.communicate()
+
+    def environment(self, key: str) -> dict[str, str]:
+        return dict(os.environ) | {
+            "EXCHANGE_HOME": str(self.home), "EXCHANGE_CATALOGUE": str(self.catalogue), "EXCHANGE_SPARK": "embedded",
+            "EXCHANGE_LAKE": "s3://exchange/lake", "AWS_ENDPOINT_URL": f"http://127.0.0.1:{self.ports['store']}",
+            "AWS_REGION": stores.REGION, "AWS_ACCESS_KEY_ID": key, "AWS_SECRET_ACCESS_KEY": SECRET,
+            "EXCHANGE_SHARE_PORT": str(self.ports["share"]),
+        }  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
+    folder = tmp_path_factory.mktemp("rights")
+    ports = {name: free_port(0) for name in (*stores.PORTS, "tls", "share")}
+    made = Store(folder / "home", folder / "catalogue", ports, certify(folder))
+    mark = Mark("EXCHANGE_CLUSTER_OF", str(made.home))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("EXCHANGE_HOME", str(made.home))
+        secrets = Secrets()
+        command = stores.store(ports, secrets)
+        _give_rights(stores.store_folder() / "s3.json")
+        tls = [f"-s3.port.https={ports['tls']}", f"-s3.cert.file={made.certified.certificate}"]
+        started = launch(
+            [*command.words, *tls, f"-s3.key.file={made.certified.key}"], mark=mark, log=folder / "store.log",
+            environment=command.environment, folder=stores.store_folder(), ends_with_parent=True,
+        )  # fmt: skip
+        try:
+            stores.prepare_store(ports["store"], secrets, lambda: _alive(started), 60)
+            _declare(made)
+            yield made
+        finally:
+            mark.end_all()
+            started.wait()
+
+
+def _give_rights(file: Path) -> None:
+    """Beside the one identity that makes the bucket, one for each part with its policies."""
+    known = json.loads(file.read_text(encoding="utf-8"))
+    for name, policies in PARTS.items():
+        rights = {"policyNames": policies} if policies else {"actions": ["Read", "Write", "List"]}
+        known["identities"].append({"name": name, "credentials": [{"accessKey": name, "secretKey": SECRET}], **rights})
+    texts = {file.stem: file.read_text(encoding="utf-8") for file in (CHECKOUT / "infra" / "s3").glob("*.json")}
+    known["policies"] = [{"name": name, "content": text} for name, text in texts.items()]
+    file.write_text(json.dumps(known), encoding="utf-8")
+
+
+def _alive(started: subprocess.Popen[bytes]) -> None:
+    assert started.poll() is None
+
+
+def _declare(made: Store) -> None:
+    exchange = Exchange(made.catalogue)
+    source = exchange.source({"meter": "STRING", "kwh": "DECIMAL(8,2)"}, ("meter",), name="readings")
+    exchange.product({"meter": "STRING", "kwh": "DECIMAL(18,2)"}, ("meter",), PRODUCT, name="load")
+    source.drop([("m1", "1.50"), ("m2", "2.25")])
+
+
+def test_each_part_can_do_its_work_with_the_rights_written_down_and_no_more(store: Store, tmp_path: Path) -> None:
+    # In a process of its own: the embedded engine keeps the keys that its process first reached a store with.
+    worked = subprocess.run(
+        [sys.executable, "-c", EVERYTHING], cwd=CHECKOUT, env=store.environment("writer"), capture_output=True,
+        text=True, timeout=200, check=False,
+    )  # fmt: skip
+    assert worked.returncode == 0, worked.stderr
+    done, kept, told = map(json.loads, worked.stdout.splitlines())
+    assert (set(done), set(kept)) == ({"succeeded"}, {"nothing to do"})
+    profile = tmp_path / "bank.share"
+    profile.write_text(json.dumps(told), encoding="utf-8")
+
+    with store.serving("share"):
+        assert len(delta_sharing.load_as_pandas(f"{profile}#exchange.products.load")) == 2
+    for words in (("land", "readings"), ("run",)):
+        done = store.run("share", *words)
+        assert done.returncode in (1, 2)
+        said = " ".join((done.stdout + done.stderr).split())
+        assert "the object store does not allow it; expected the rights that infra/README.md lists" in said
+        assert "Traceback" not in said
+        assert SECRET not in said
+
+
+@pytest.mark.parametrize("words", [("doctor",), ("run",)])
+def test_a_bucket_that_is_not_there_is_told(store: Store, words: tuple[str, ...]) -> None:
+    done = store.run("whoever", *words, EXCHANGE_LAKE="s3://nowhere/lake")
+    assert done.returncode in (1, 2)
+    said = " ".join((done.stdout + done.stderr).split())
+    assert "s3://nowhere/lake" in said
+    assert "the bucket is not there" in said
+    assert "make it, or correct EXCHANGE_LAKE" in said
+
+
+def test_the_store_is_reached_over_tls_by_those_who_know_its_authority(store: Store) -> None:
+    address, authority = f"https://127.0.0.1:{store.ports['tls']}", str(store.certified.authority)
+    trusting = {"AWS_ENDPOINT_URL": address, "AWS_CA_BUNDLE": authority, "SSL_CERT_FILE": authority}
+    done = store.run("writer", "doctor", "--json", **trusting)
+    found = {finding["subject"]: finding["status"] for finding in json.loads(done.stdout)}
+    assert found["lake"] == found["engine and lake"] == found["clock"] == "ok", done.stdout
+    # Clients ask again and again before they give up, so only the last of it is looked at.
+    refused = SSLError(endpoint_url=address, error="unknown authority")
+    told = objects.explanation(refused, "s3://exchange/lake")
+    assert told is not None
+    assert "certificate is not trusted here" in str(told)
+    assert "AWS_CA_BUNDLE and SSL_CERT_FILE" in str(told)
