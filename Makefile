@@ -23,7 +23,7 @@ RUN := .venv/.installed-run
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help run up test bench
+.PHONY: help run up test bench torture
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/'
@@ -42,6 +42,10 @@ test: .venv/.installed-test ## ruff, mypy and all tests; SPARK=all: every test o
 
 bench: .venv/.installed-bench ## measure against other engines, with ROWS=2000000 rows unless said otherwise
 	@ROWS=$(ROWS) .venv/bin/python -m tests.bench
+
+# Of the tests of lake and cluster it uses what those know of killing.
+torture: .venv/.installed-test ## kill whatever works KILLS=200 times, with ENGINE=cluster or embedded, and compare the tables
+	@PYTHONPATH=tests/lake:tests/cluster .venv/bin/python -m tests.torture
 
 .venv/.installed-run: $(INSTALLED) | $(UV)
 	@echo 'installing what uv.lock names (minutes the first time, then only when it changes)'
