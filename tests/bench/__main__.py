@@ -1,4 +1,4 @@
-"""Runs the bench: ``python -m tests.bench [--only pipeline,increment,parse,client]``, with ROWS in the environment."""
+"""Runs the bench: ``python -m tests.bench [--only pipeline,cluster]``, with ROWS in the environment."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +16,11 @@ from rich.console import Console
 
 from jobs.settings import settings
 from tests.bench import client, increment, parse, pipeline
+from tests.bench.contenders import NAMES, ON_CLUSTER
 from tests.bench.measure import machine
 
 Part = Callable[[Console, Path], dict[str, Any]]
-PARTS = ("pipeline", "increment", "parse", "client")
+PARTS = ("pipeline", "increment", "parse", "client", "cluster", "cluster-increment")
 
 
 def main() -> int:
@@ -62,6 +63,10 @@ def _runner(part: str, given: argparse.Namespace) -> Part:
             return pipeline.bench(console, scratch, given.rows, given.rounds, given.contenders)
         if part == "increment":
             return increment.bench(console, scratch, given.days, given.step)
+        if part == "cluster":
+            return pipeline.bench(console, scratch, given.rows, given.rounds, given.cluster_contenders)
+        if part == "cluster-increment":
+            return increment.bench(console, scratch, given.cluster_days, given.cluster_step, on_cluster=True)
         if part == "parse":
             return parse.bench(console, scratch, given.rounds)
         return client.bench(console, scratch, given.client_rows, given.rounds)
@@ -76,9 +81,12 @@ def _arguments() -> argparse.Namespace:
     for name, kind, default, text in (
         ("ROWS", _count, "2_000_000", "rows of the pipeline"),
         ("ROUNDS", _count, "3", "runs of each contender"),
-        ("CONTENDERS", pipeline.contenders, "", "who runs the pipeline, such as ours,duckdb"),
+        ("CONTENDERS", _contenders, ",".join(NAMES), "who runs the pipeline, such as ours,duckdb"),
         ("DAYS", _days, "10,100,1000", "lengths of history at which one more day is timed"),
         ("STEP", _count, "10", "days that one run takes in while history is made; 1 is the truest and the slowest"),
+        ("CLUSTER_CONTENDERS", _on_cluster, ",".join(ON_CLUSTER), "who runs the pipeline on the cluster"),
+        ("CLUSTER_DAYS", _days, "10,1000", "the same as DAYS, on the cluster"),
+        ("CLUSTER_STEP", _count, "50", "the same as STEP, on the cluster"),
         ("CLIENT_ROWS", _count, "10_000_000", "rows of the shared table"),
     ):
         option = "--" + name.lower().replace("_", "-")
@@ -94,11 +102,23 @@ def _days(text: str) -> tuple[int, ...]:
     return tuple(sorted(int(day) for day in text.split(",")))
 
 
+def _contenders(text: str) -> tuple[str, ...]:
+    return _among(NAMES, text)
+
+
+def _on_cluster(text: str) -> tuple[str, ...]:
+    return _among(ON_CLUSTER, text)
+
+
 def _parts(text: str) -> tuple[str, ...]:
+    return _among(PARTS, text)
+
+
+def _among(known: Sequence[str], text: str) -> tuple[str, ...]:
     chosen = tuple(text.split(","))
-    unknown = sorted(set(chosen) - set(PARTS))
+    unknown = sorted(set(chosen) - set(known))
     if unknown:
-        raise argparse.ArgumentTypeError(f"no part {', '.join(unknown)}; there are: {', '.join(PARTS)}")
+        raise argparse.ArgumentTypeError(f"{', '.join(unknown)}: there are {', '.join(known)}")
     return chosen
 
 

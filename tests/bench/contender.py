@@ -10,14 +10,14 @@ import sys
 import time
 from pathlib import Path
 
-from tests.bench.contenders import NAMES
+from tests.bench.contenders import NAMES, ON_CLUSTER
 from tests.bench.contenders.work import Work
 
 
 def main() -> None:
     """Run the contender named on the command line."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("name", choices=NAMES)
+    parser.add_argument("name", choices=(*NAMES, *ON_CLUSTER))
     parser.add_argument("csv", type=Path)
     parser.add_argument("folder", type=Path)
     parser.add_argument("result", type=Path)
@@ -29,7 +29,8 @@ def main() -> None:
     engine = contender.start(work)
     ready = time.perf_counter()
     contender.run(engine, work)
-    given.result.write_text(json.dumps({"start": ready - started, "seconds": work.seconds, "cpu": work.cpu}))
+    found = {"start": ready - started, "seconds": work.seconds, "cpu": work.cpu, "spark": work.spark}
+    given.result.write_text(json.dumps(found))
     contender.stop(engine)
     sys.stdout.flush()
 

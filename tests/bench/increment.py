@@ -7,6 +7,7 @@ import os
 import statistics
 import sys
 import time
+from contextlib import ExitStack, nullcontext
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,12 @@ from rich.console import Console
 from rich.table import Table
 
 from jobs.settings import CHECKOUT
+from jobs.spark import close
 from tests.bench.catalogue import PRODUCT, SOURCE, declare
 from tests.bench.measure import watched
+from tests.bench.on_cluster import cluster
 from tests.bench.readings import write_readings
+from tests.bench.spark_jobs import EventLog
 
 METERS = 500
 _TIMED = 7
@@ -31,7 +35,9 @@ _STEPS = (
 )  # fmt: skip
 
 
-def bench(console: Console, scratch: Path, days: tuple[int, ...], step: int) -> dict[str, Any]:
+def bench(
+    console: Console, scratch: Path, days: tuple[int, ...], step: int, *, on_cluster: bool = False
+) -> dict[str, Any]:
     """Build up the history by real runs and time some more days at each length.
 
     Args:
@@ -39,12 +45,14 @@ def bench(console: Console, scratch: Path, days: tuple[int, ...], step: int) -> 
         scratch: an empty folder.
         days: lengths of history at which to time.
         step: days that one seeding run takes in; 1 makes as many versions of every table as there are days.
+        on_cluster: on Apache Spark rather than the embedded engine; what it did is then counted too.
 
     Raises:
         RuntimeError: a run failed.
     """
     result = scratch / "increment.json"
-    command = [sys.executable, "-m", "tests.bench.increment", str(scratch), str(step), str(result), *map(str, days)]
+    command = [sys.executable, "-m", "tests.bench.increment", str(scratch), str(step), str(result), str(on_cluster)]
+    command += map(str, days)
     ended = watched(command, log=scratch / "log", env=dict(os.environ), cwd=CHECKOUT, limit=_LIMIT_SECONDS)
     if ended.code:
         raise RuntimeError(f"the daily runs ended with {ended.code}:\n{ended.output[-3000:]}")
@@ -56,14 +64,16 @@ def bench(console: Console, scratch: Path, days: tuple[int, ...], step: int) -> 
 def _show(console: Console, found: dict[str, Any], step: int) -> None:
     points = found["points"]
     labels = list(points[0]["seconds"])
+    work = list(points[0]["spark"])
     title = f"one more day ({found['rows_a_day']:,} rows), medians of {_TIMED}"
     table = Table(title=f"{title}, milliseconds of wall (processor) time")
-    for heading in ("days before", "silver versions", "files", *labels, "day"):
+    for heading in ("days before", "silver versions", "files", *labels, "day", *work):
         table.add_column(heading, justify="right")
     for point in points:
         cells = [f"{1000 * point['seconds'][x]:.0f} ({1000 * point['cpu'][x]:.0f})" for x in labels]
         whole = f"{1000 * point['day']:.0f} ({1000 * point['day_cpu']:.0f})"
-        table.add_row(str(point["days"]), str(point["versions"]), str(point["files"]), *cells, whole)
+        done = [f"{point['spark'][x]:,.0f}" for x in work]
+        table.add_row(str(point["days"]), str(point["versions"]), str(point["files"]), *cells, whole, *done)
     first, last = points[0], points[-1]
     found["ratio"], found["cpu_ratio"] = last["day"] / first["day"], last["day_cpu"] / first["day_cpu"]
     console.print(table)
@@ -122,11 +132,13 @@ def _daily_run(date: datetime) -> tuple[dict[str, float], dict[str, float]]:
     return seconds, cpu
 
 
-def _timed(history: _History) -> dict[str, Any]:
+def _timed(history: _History, events: EventLog | None) -> dict[str, Any]:
     from jobs import lake
 
     before = history.days
-    runs = [_daily_run(history.arrive(1)) for _ in range(_TIMED)]
+    with events.counted() if events else nullcontext() as work:
+        runs = [_daily_run(history.arrive(1)) for _ in range(_TIMED)]
+    counted = {"jobs": work.jobs, "files read": work.files_read, "tasks": work.tasks} if work else {}
     table = f"silver.{SOURCE}"
 
     def medians(place: int) -> dict[str, float]:
@@ -139,6 +151,7 @@ def _timed(history: _History) -> dict[str, Any]:
         "seconds": medians(0),
         "cpu": medians(1),
         "day": statistics.median(sum(run[0].values()) for run in runs),
+        "spark": {name: count / _TIMED for name, count in counted.items()},
         "day_cpu": statistics.median(sum(run[1].values()) for run in runs),
     }
 
@@ -146,20 +159,32 @@ def _timed(history: _History) -> dict[str, Any]:
 def main() -> None:
     """Live through the days, in a process of its own."""
     scratch, step, result = Path(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3])
+    on_cluster, lengths = sys.argv[4] == "True", [int(days) for days in sys.argv[5:]]
     os.environ["EXCHANGE_HOME"] = str(scratch / "home")
     os.environ["EXCHANGE_CATALOGUE"] = str(scratch / "catalogue")
     declare(scratch / "catalogue", by_day=True)
     history = _History(scratch / "home")
     history.home.mkdir()
+    with ExitStack() as stack:
+        events = None
+        if on_cluster:
+            up = stack.enter_context(cluster(history.home))
+            os.environ["EXCHANGE_SPARK"], events = up.connect, up.log
+            stack.callback(close)
+        points = _points(history, step, lengths, events)
+    result.write_text(json.dumps({"rows_a_day": METERS * (24 + _LATE_HOURS), "points": points}))
+
+
+def _points(history: _History, step: int, lengths: list[int], events: EventLog | None) -> list[dict[str, Any]]:
     points: list[dict[str, Any]] = []
-    for length in map(int, sys.argv[4:]):
+    for length in lengths:
         while history.days < length:
             _daily_run(history.arrive(min(step, length - history.days)))
             if history.days % 50 == 0:
                 print(f"{history.days} days", flush=True)
-        points.append(_timed(history))
+        points.append(_timed(history, events))
         print(points[-1], flush=True)
-    result.write_text(json.dumps({"rows_a_day": METERS * (24 + _LATE_HOURS), "points": points}))
+    return points
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from tests.bench.contenders import NAMES
+from tests.bench.contenders import ON_CLUSTER
 from tests.bench.measure import watched
 from tests.bench.outcome import Outcome, outcome
 from tests.bench.readings import write_readings
@@ -26,12 +26,16 @@ _CHECKOUT = Path(__file__).resolve().parents[2]
 
 @dataclass(frozen=True)
 class Run:
-    """One run of one contender: seconds of wall time and of processor time by step, and peak memory in bytes."""
+    """One run of one contender: seconds of wall time and of processor time by step, and peak memory in bytes.
+
+    On a cluster `spark` has what Spark did in each step.
+    """
 
     start: float
     seconds: dict[str, float]
     cpu: dict[str, float]
     peak: int
+    spark: dict[str, dict[str, Any]]
 
     @property
     def total(self) -> float:
@@ -45,7 +49,7 @@ class Run:
 
 
 def bench(console: Console, scratch: Path, rows: int, rounds: int, names: tuple[str, ...]) -> dict[str, Any]:
-    """Run the contenders in turn, round after round.
+    """Run the contenders in turn, round after round; the first one is what the others are compared with.
 
     Raises:
         RuntimeError: a contender failed, or its tables are not those of the others.
@@ -70,8 +74,8 @@ def bench(console: Console, scratch: Path, rows: int, rounds: int, names: tuple[
 
 
 def _is_there(name: str, console: Console) -> bool:
-    if name == "spark" and not (shutil.which("java") or os.environ.get("JAVA_HOME")):
-        console.print("spark is left out: there is no Java", style="yellow")
+    if name in ("spark", *ON_CLUSTER) and not (shutil.which("java") or os.environ.get("JAVA_HOME")):
+        console.print(f"{name} is left out: there is no Java", style="yellow")
         return False
     return True
 
@@ -87,12 +91,12 @@ def _run(name: str, csv: Path, folder: Path) -> tuple[Run, Outcome]:
     left = outcome(folder / "lake")
     shutil.rmtree(folder)
     result.unlink()
-    return Run(found["start"], found["seconds"], found["cpu"], ended.peak), left
+    return Run(found["start"], found["seconds"], found["cpu"], ended.peak, found["spark"]), left
 
 
 def _report(console: Console, rows: int, runs: dict[str, list[Run]], agreed: Outcome | None) -> dict[str, Any]:
     found = {name: _median(done) for name, done in runs.items()}
-    ours = found.get("ours")
+    ours = next((found[name] for name in ("ours", "ours_on_cluster") if name in found), None)
     steps = list(next(iter(found.values()))["steps"])
     table = Table(title=f"{rows:,} rows, medians of {len(next(iter(runs.values())))} rounds, seconds")
     for heading in ("", "start", *steps, "total", "÷ ours", "processor", "÷ ours", "peak MiB", "rows/s"):
@@ -106,6 +110,7 @@ def _report(console: Console, rows: int, runs: dict[str, list[Run]], agreed: Out
             f"{rows / row['total']:,.0f}",
         )  # fmt: skip
     console.print(table)
+    _show_spark(console, {name: done[-1].spark for name, done in runs.items() if done[-1].spark})
     report: dict[str, Any] = {"rows": rows, "contenders": found, "outcome": str(agreed)}
     if ours:
         checks = sum(took for step, took in ours["steps"].items() if step.startswith("check"))
@@ -113,6 +118,20 @@ def _report(console: Console, rows: int, runs: dict[str, list[Run]], agreed: Out
         console.print(f"expectations take {report['expectations_share']:.0%} of our time (aim: at most 25 %)")
     console.print("start (imports, engine) and landing are not in the total", style="dim")
     return report
+
+
+def _show_spark(console: Console, work: dict[str, dict[str, dict[str, Any]]]) -> None:
+    """What Spark did for each step of the last round."""
+    if not work:
+        return
+    table = Table(title="Spark's jobs (tasks; MB spilled to disk) by step")
+    steps = [step for step in next(iter(work.values())) if step not in _UNCOUNTED]
+    for heading in ("", *steps):
+        table.add_column(heading, justify="left" if not heading else "right")
+    for name, done in work.items():
+        cells = [done[step] for step in steps]
+        table.add_row(name, *(f"{c['jobs']} ({c['tasks']:,}; {c['spilled'] / 1e6:,.0f})" for c in cells))
+    console.print(table)
 
 
 def _times(ratio: float | None) -> str:
@@ -131,13 +150,5 @@ def _median(runs: list[Run]) -> dict[str, Any]:
         "cpu_steps": {step: statistics.median(run.cpu[step] for run in runs) for step in steps},
         "peak": statistics.median(run.peak for run in runs),
         "land": statistics.median(run.seconds.get("land", 0.0) for run in runs),
+        "spark": runs[-1].spark,
     }
-
-
-def contenders(text: str) -> tuple[str, ...]:
-    """The names in a list such as ``ours,duckdb``, all of them if there is none."""
-    chosen = tuple(text.split(",")) if text else NAMES
-    unknown = sorted(set(chosen) - set(NAMES))
-    if unknown:
-        raise SystemExit(f"no contender {', '.join(unknown)}; there are: {', '.join(NAMES)}")
-    return chosen

@@ -6,3 +6,4 @@ from typing import Final
 
 # The order in which they run, round after round.
 NAMES: Final = ("ours", "duckdb", "polars", "dlt", "spark")
+ON_CLUSTER: Final = ("ours_on_cluster", "spark_on_cluster")

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
 
 import psutil
+
+from tests.bench.spark_jobs import EventLog
 
 FILE_NAME = "readings.csv"
 RUN_ID = "bench"
@@ -36,6 +38,8 @@ class Work:
         seconds: wall time of each step, in order.
         cpu: processor time of each step, in seconds, of the process and all it started; unlike wall time it does not
             mind neighbours.
+        events: what Spark's driver writes down of its work, if that is to be counted.
+        spark: what it did in each step.
     """
 
     csv: Path
@@ -43,14 +47,19 @@ class Work:
     folder: Path
     seconds: dict[str, float] = field(default_factory=dict)
     cpu: dict[str, float] = field(default_factory=dict)
+    events: EventLog | None = None
+    spark: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     @contextmanager
     def step(self, name: str) -> Iterator[None]:
         """Time a step."""
-        started, spent = time.perf_counter(), _processor_seconds()
-        yield
-        self.seconds[name] = time.perf_counter() - started
-        self.cpu[name] = _processor_seconds() - spent
+        with self.events.counted() if self.events else nullcontext() as work:
+            started, spent = time.perf_counter(), _processor_seconds()
+            yield
+            self.seconds[name] = time.perf_counter() - started
+            self.cpu[name] = _processor_seconds() - spent
+        if work:
+            self.spark[name] = asdict(work)
 
     def table(self, layer: str) -> Path:
         """Where the Delta table of a layer is to be written: bronze, silver, quarantine or gold."""

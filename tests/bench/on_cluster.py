@@ -1,0 +1,59 @@
+"""A cluster for the bench: a master and two workers of one core and 1 GB each, which write down what they do."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from jobs.settings import CHECKOUT
+from tests.bench.spark_jobs import EventLog
+
+WORKERS, CORES, MEMORY = 2, 1, "1g"
+
+
+@dataclass(frozen=True)
+class Up:
+    """A cluster that is up.
+
+    Attributes:
+        connect: address of its Connect server, with the token.
+        master: ``spark://host:port``.
+        secret: by which its parts know each other.
+        log: what the Connect server's driver does.
+    """
+
+    connect: str
+    master: str
+    secret: str
+    log: EventLog
+
+
+@contextmanager
+def cluster(home: Path) -> Iterator[Up]:
+    """Start a cluster whose state is under an EXCHANGE_HOME, and end it after the block."""
+    os.environ["EXCHANGE_HOME"] = str(home)
+    os.environ.setdefault("EXCHANGE_JARS", str(CHECKOUT / ".exchange" / "cluster" / "jars"))
+    log = EventLog(home / "events")
+    os.environ["JDK_JAVA_OPTIONS"] = log.java_options
+
+    from jobs.cluster.run import Size, down, environment_file, up
+    from jobs.cluster.secrets import make_spark_secret
+    from jobs.cluster.state import HOST
+
+    try:
+        state, _ = up(Size(WORKERS, CORES, MEMORY))
+        words = [word for word in shlex.split(environment_file().read_text()) if word != "export"]
+        told = dict(word.split("=", 1) for word in words)
+        yield Up(
+            connect=told["EXCHANGE_SPARK"],
+            master=f"spark://{HOST}:{state.ports['master']}",
+            secret=make_spark_secret(),
+            log=log,
+        )
+    finally:
+        down()
+        del os.environ["JDK_JAVA_OPTIONS"]
