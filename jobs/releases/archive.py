@@ -32,13 +32,16 @@ def keep(manifest: Manifest, *, contract: bytes, evidence: bytes, sign: Sign) ->
         The manifest and the certificate that now stand in the folder.
 
     Raises:
-        ExchangeError: the disk is full or cannot be written.
+        ExchangeError: the disk is full or cannot be written, or the folder has the release of another exchange.
     """
     folder = folder_of(manifest.product, manifest.release)
     folder.parent.mkdir(parents=True, exist_ok=True)
     _clear_leftovers(folder.parent)
     if folder.exists():
-        adopted = _adopt(folder, manifest, contract, evidence, sign)
+        found = _manifest_in(folder)
+        if found and found.table.id != manifest.table.id:
+            raise _of_another_table(folder)
+        adopted = _adopt(found, folder, manifest, contract, evidence, sign) if found else None
         if adopted:
             return adopted
         _discard(folder)
@@ -64,13 +67,26 @@ def _contents(manifest: Manifest, token: str, contract: bytes, evidence: bytes) 
     }
 
 
-def _adopt(
-    folder: Path, manifest: Manifest, contract: bytes, evidence: bytes, sign: Sign
-) -> tuple[Manifest, str] | None:
+def _manifest_in(folder: Path) -> Manifest | None:
     try:
-        found = Manifest.model_validate_json((folder / MANIFEST_FILE).read_bytes())
+        return Manifest.model_validate_json((folder / MANIFEST_FILE).read_bytes())
     except (OSError, ValidationError):
         return None
+
+
+def _of_another_table(folder: Path) -> ExchangeError:
+    """Two exchanges that share a home, with a lake or a registry each, would destroy each other's releases."""
+    return ExchangeError(
+        "a release of that number is here already, made of another table",
+        where=str(folder),
+        expected="a home of its own for each registry and lake",
+        next_step="name another home by EXCHANGE_HOME; if no exchange lists this release, move its folder away",
+    )
+
+
+def _adopt(
+    found: Manifest, folder: Path, manifest: Manifest, contract: bytes, evidence: bytes, sign: Sign
+) -> tuple[Manifest, str] | None:
     same = manifest.model_copy(update={"released_at": found.released_at, "run_id": found.run_id})
     token = sign(same)
     expected = _contents(same, token, contract, evidence)

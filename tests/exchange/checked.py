@@ -91,7 +91,7 @@ class Desk:
                 Landing(
                     source=SOURCE,
                     sha256=sha256,
-                    path=str(path.relative_to(settings().home)),
+                    path=str(path.relative_to(settings().store)),
                     file_name="m.csv",
                     size=len(text),
                     fetched_at=NOW,

@@ -418,6 +418,21 @@ def test_an_orphan_of_another_version_is_replaced(desk: Desk, monkeypatch: pytes
     assert manifest_of("1.0.0") == find(PRODUCT).manifest
 
 
+def test_the_release_of_another_exchange_with_the_same_home_is_left_alone(
+    desk: Desk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    desk.ship(FIRST)
+    theirs = manifest_of("1.0.0")
+    monkeypatch.setenv("EXCHANGE_LAKE", str(tmp_path / "another lake"))
+    monkeypatch.setenv("EXCHANGE_DATABASE_URL", f"sqlite:///{tmp_path / 'another.db'}")
+    ours = Desk(desk.root)
+    ours.land("meter,day,kwh\n")
+    ours.passes(ours.build(FIRST))
+    with pytest.raises(ExchangeError, match=r"made of another table.*EXCHANGE_HOME"):
+        ours.release()
+    assert manifest_of("1.0.0") == theirs
+
+
 def test_a_damaged_orphan_is_replaced(desk: Desk) -> None:
     desk.passes(desk.build(FIRST))
     orphan = archive.folder_of(PRODUCT, "1.0.0")
