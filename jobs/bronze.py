@@ -23,6 +23,7 @@ from jobs.registry.models import Landing
 from jobs.rules import quote
 from jobs.runs import Recorded
 from jobs.settings import settings
+from jobs.shares import Shares, shares_of
 from jobs.spark import connect
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ class _Arrival:
     path: str
     file_name: str
     sha256: str
-    logical_date: datetime
+    shares: Shares
 
 
 def bronze(source: Source, record: Recorded) -> None:
@@ -232,38 +233,53 @@ def _parsed_many(source: Source, landings: list[Landing]) -> DataFrame:
 
 def _records_of(source: Source, landings: list[Landing]) -> DataFrame:
     store = settings().store
-    arrivals = [(str(store / x.path), x.file_name, x.sha256) for x in landings]
+    arrivals = [
+        (str(store / x.path), x.file_name, x.sha256, share, of)
+        for x in landings for of in (shares_of(x.size),) for share in range(of)
+    ]  # fmt: skip
     published = ", ".join(f"{quote(name)} string" for name in stored_names(source.declared.format).values())
     yielded = "_extra string, _refused string, _raw string, _row bigint, _file string, _landing_sha256 string"
-    files = connect().createDataFrame(arrivals, "path string, file_name string, sha256 string")
+    files = connect().createDataFrame(arrivals, "path string, file_name string, sha256 string, share int, shares int")
     return files.mapInArrow(_parser(source.declared.format), f"{published}, {yielded}")
 
 
 def _parser(form: Format) -> Any:
-    """A function over Arrow batches of (path, file_name, sha256) that yields the files' records."""
+    """A function over Arrow batches of (path, file_name, sha256, share, shares) that yields the files' records."""
 
     def parse(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         import pyarrow as pa
 
         for batch in batches:
-            for file in batch.to_pylist():
+            for file in _arrivals(batch):
                 for records in _records(file, form):
                     count = records.num_rows
-                    sha256 = pa.array([file["sha256"]] * 1, pa.string()).take(pa.array([0] * count, pa.int32()))
+                    sha256 = pa.array([file.sha256] * 1, pa.string()).take(pa.array([0] * count, pa.int32()))
                     yield records.append_column("_landing_sha256", sha256)
 
     return parse
 
 
-def _records(file: dict[str, str], form: Format) -> Iterator[pa.RecordBatch]:
+def _arrivals(batch: pa.RecordBatch) -> Iterator[_Arrival]:
+    """The files of a batch, each once, with all of its shares that fell to this worker."""
+    shares: dict[tuple[str, str, str, int], set[int]] = {}
+    for row in batch.to_pylist():
+        shares.setdefault((row["path"], row["file_name"], row["sha256"], row["shares"]), set()).add(row["share"])
+    for (path, file_name, sha256, of), own in shares.items():
+        yield _Arrival(path, file_name, sha256, Shares(frozenset(own), of))
+
+
+def _records(file: _Arrival, form: Format) -> Iterator[pa.RecordBatch]:
     from jobs.formats import read
 
     try:
-        with on_disk(file["path"]) as path:
-            for records in read(path, file["file_name"], form):
-                yield _ordered(records, form)
+        with on_disk(file.path) as path:
+            for records in read(path, file.file_name, form):
+                own = file.shares.rows(records)
+                if own.num_rows:
+                    yield _ordered(own, form)
     except RefusedFile as refusal:
-        yield _refusal(file, form, str(refusal))
+        if file.shares.has_first:
+            yield _refusal(file, form, str(refusal))
 
 
 def _ordered(records: pa.RecordBatch, form: Format) -> pa.RecordBatch:
@@ -272,7 +288,7 @@ def _ordered(records: pa.RecordBatch, form: Format) -> pa.RecordBatch:
     return chosen.rename_columns([*stored_names(form).values(), *names[len(form.columns) : -1], "_file"])
 
 
-def _refusal(file: dict[str, str], form: Format, reason: str) -> pa.RecordBatch:
+def _refusal(file: _Arrival, form: Format, reason: str) -> pa.RecordBatch:
     import pyarrow as pa
 
     nothing = pa.array([None], pa.string())
@@ -284,7 +300,7 @@ def _refusal(file: dict[str, str], form: Format, reason: str) -> pa.RecordBatch:
             pa.array([reason]),
             nothing,
             pa.array([WHOLE_FILE], pa.int64()),
-            pa.array([file["file_name"]]),
+            pa.array([file.file_name]),
         ],
         names=[*stored_names(form).values(), "_extra", "_refused", "_raw", "_row", "_file"],
     )

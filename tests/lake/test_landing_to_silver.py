@@ -364,6 +364,25 @@ def test_json_lines_and_archives(exchange: Exchange) -> None:
     assert source.rows() == [("m1", date(2026, 1, 1), Decimal("1.00")), ("m2", date(2026, 1, 1), None)]
 
 
+def test_a_large_file_is_read_by_several_workers_each_row_once(
+    exchange: Exchange, engine: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import gzip
+
+    monkeypatch.setattr("jobs.shares._LARGE_BYTES", 1 << 10)
+    source = exchange.source({"id": "INT"}, ("id",))
+    source.take([(n,) for n in range(100_000)], file="whole.csv")
+    assert [row[0] for row in source.bronze("_row")] == sorted(range(2, 100_002), key=str)
+    (files,) = files_of(f"bronze.{source.name}").values()
+    assert len(files) == (2 if engine == "spark" else 1), "Sail gives a frame of few rows to one worker"
+    assert lake.rows(source.table) == 100_000
+
+    broken = gzip.compress("".join(f"{n}\n" for n in ("id", *range(200_000))).encode())[:-100]
+    source.land(broken, 1, "cut.csv.gz")
+    source.step("bronze", 1)
+    assert [row for row in source.bronze("_row", "_file") if row[1] == "cut.csv.gz"] == [(0, "cut.csv.gz")]
+
+
 @pytest.mark.parametrize("together", [True, False])
 def test_many_rows_are_written_whole_however_their_partitions_lie(
     exchange: Exchange, monkeypatch: pytest.MonkeyPatch, together: bool

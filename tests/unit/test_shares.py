@@ -1,0 +1,47 @@
+"""Shares of a file: together they are all of its rows, and no row is in two, however a worker cuts the file."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import pyarrow as pa
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from jobs import shares
+from jobs.shares import Shares, shares_of
+
+NUMBERS = st.lists(st.integers(0, 100 * shares._STRIPE), max_size=60).map(sorted)
+
+
+def batches(numbers: list[int], cuts: list[int]) -> list[pa.RecordBatch]:
+    """Rows of these numbers, cut into blocks."""
+    edges = sorted({0, len(numbers), *(cut % (len(numbers) + 1) for cut in cuts)})
+    parts = [numbers[begin:end] for begin, end in pairwise(edges)]
+    return [pa.RecordBatch.from_pydict({"_row": pa.array(part, pa.int64())}) for part in parts]
+
+
+@settings(deadline=None)
+@given(NUMBERS, st.integers(1, 12), st.data())
+def test_each_row_is_in_one_share(numbers: list[int], of: int, data: st.DataObject) -> None:
+    owners = data.draw(st.lists(st.integers(0, 2), min_size=of, max_size=of))
+    found: list[int] = []
+    for worker in range(3):
+        own = Shares(frozenset(share for share in range(of) if owners[share] == worker), of)
+        for batch in batches(numbers, data.draw(st.lists(st.integers(0, 60), max_size=5))):
+            found += own.rows(batch).column("_row").to_pylist()
+    assert sorted(found) == numbers
+
+
+def test_who_has_all_shares_hands_on_what_was_read() -> None:
+    (batch,) = batches([1, 2, 3], [])
+    assert Shares(frozenset((0, 1)), 2).rows(batch) is batch
+
+
+def test_only_a_large_file_is_parted() -> None:
+    assert [shares_of(size) for size in (0, shares._LARGE_BYTES - 1)] == [1, 1]
+    assert shares_of(shares._LARGE_BYTES) == shares_of(10**12) == 12
+
+
+def test_one_share_alone_speaks_for_the_file() -> None:
+    assert [Shares(frozenset((share,)), 3).has_first for share in range(3)] == [True, False, False]
