@@ -6,8 +6,8 @@ import pytest
 from xdist.remote import Producer
 from xdist.scheduler import LoadScopeScheduling
 
-# Of the tests of the lake, those of these files run on Spark each time, each with the first of its cases: there a step
-# takes a second or two of processor time, most of it whatever the number of rows. `--spark all` runs the others, too.
+# Of the tests of the lake, those of these files run on Spark each time: there a step takes a second or two of processor
+# time, most of it whatever the number of rows. `--spark each` runs the others, too, and `--spark all` all their cases.
 _ALSO_ON_SPARK = ("gold", "landing_to_silver", "spark")
 
 
@@ -29,35 +29,44 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadSco
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Let all tests of the lake be run on Spark."""
-    told = "which tests of the lake run on Spark, too; with `all`, those that wait for minutes are run as well"
-    parser.addoption("--spark", choices=("some", "all"), default="some", help=told)
+    """Let more tests of the lake be run on Spark."""
+    told = (
+        "which tests of the lake run on Spark, too: the main ones or each, with the first of its cases for each mode of"
+        " a table; or all with all cases, and those that wait for minutes as well"
+    )
+    parser.addoption("--spark", choices=("some", "each", "all"), default="some", help=told)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out what is for `--spark all`; of what is left, Spark's come last."""
+    """Leave out what `--spark` does not ask for; of what is left, Spark's come last."""
     items.sort(key=_is_on_spark)
-    if config.getoption("--spark") == "all":
+    level = config.getoption("--spark")
+    if level == "all":
         return
-    seen: set[str] = set()
+    seen: set[tuple[str, object]] = set()
     left = [
         item for item in items
-        if item.get_closest_marker("long") or (_is_on_spark(item) and not _is_in_short_form(item, seen))
+        if item.get_closest_marker("long") or (_is_on_spark(item) and not _is_in_short_form(item, level, seen))
     ]  # fmt: skip
     config.hook.pytest_deselected(items=left)
     items[:] = [item for item in items if item not in left]
 
 
-def _is_in_short_form(item: pytest.Item, seen: set[str]) -> bool:
+def _is_in_short_form(item: pytest.Item, level: str, seen: set[tuple[str, object]]) -> bool:
     function = f"{item.path}::{getattr(item, 'originalname', item.name)}"
-    is_first = function not in seen
-    seen.add(function)
-    return is_first and item.path.stem.removeprefix("test_") in _ALSO_ON_SPARK
+    case = (function, _parameters(item).get("mode"))
+    is_first = case not in seen
+    seen.add(case)
+    return is_first and (level == "each" or item.path.stem.removeprefix("test_") in _ALSO_ON_SPARK)
+
+
+def _parameters(item: pytest.Item) -> dict[str, object]:
+    call = getattr(item, "callspec", None)
+    return dict(call.params) if call else {}
 
 
 def _is_on_spark(item: pytest.Item) -> bool:
-    call = getattr(item, "callspec", None)
-    return bool(call) and call.params.get("engine") == "spark"
+    return _parameters(item).get("engine") == "spark"
 
 
 def pytest_make_parametrize_id(val: object) -> str | None:
