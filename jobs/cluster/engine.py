@@ -224,8 +224,9 @@ def _connect_settings(host: Host, engine: Engine) -> dict[str, str]:
         "spark.task.maxFailures": "3",
         "spark.sql.adaptive.enabled": "true",
         "spark.sql.shuffle.partitions": cores,
-        # A task otherwise sorts its rows by partition before it writes them, also where they are all of one.
-        "spark.sql.maxConcurrentOutputFileWriters": "4",
+        # A task otherwise sorts its rows by partition before it writes them, also where they are all of one. Of more
+        # files at once each would hold as much as a row group, and an executor has little room.
+        "spark.sql.maxConcurrentOutputFileWriters": "1",
         # INT96 otherwise, which no other reader of Delta tables writes.
         "spark.sql.parquet.outputTimestampType": "TIMESTAMP_MICROS",
         # Made for tables of millions of files; each is a task, and tasks of nothing are what a small table waits for.
