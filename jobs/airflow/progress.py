@@ -22,7 +22,13 @@ class Subject:
     dag_id: str
     state: State = "waiting"
     note: str = ""
-    steps: dict[str, Run] = field(default_factory=dict)
+    records: dict[int, Run] = field(default_factory=dict)
+
+    @property
+    def steps(self) -> dict[str, Run]:
+        """The newest record of each step, in the order of those: a step tried again moves to the end of the line."""
+        newest = {run.step: run for run in sorted(self.records.values(), key=_id)}
+        return dict(sorted(newest.items(), key=lambda item: _id(item[1])))
 
     @property
     def step(self) -> str:
@@ -43,19 +49,22 @@ class Subject:
     @property
     def has_moved(self) -> bool:
         """Whether a step made something new."""
-        return any(run.status == "succeeded" for run in self.steps.values())
+        return any(run.status == "succeeded" for run in self.records.values())
 
     def take(self, run: Run) -> bool:
-        """Note a step's record; tells whether it is one that has just ended."""
-        before = self.steps.get(run.step)
-        news = run.status != "running" and (before is None or before.id != run.id or before.status == "running")
-        if before is not None and before.id != run.id:
-            # Tried again: it moves to the end of the line.
-            del self.steps[run.step]
-        self.steps[run.step] = run
+        """Note a step's record; tells whether it is one that has just ended.
+
+        Each record counts by itself: where the schedule starts a run beside the one asked for, a step has two.
+        """
+        before = self.records.get(run.id)
+        self.records[run.id] = run
         if run.message and run.status in ("failed", "unchanged"):
             self.note = run.message
-        return news
+        return run.status != "running" and (before is None or before.status == "running")
+
+
+def _id(run: Run) -> int:
+    return run.id
 
 
 def subjects_of(catalog: Catalog) -> dict[str, Subject]:
