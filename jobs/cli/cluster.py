@@ -31,7 +31,7 @@ def up(
     """Start an object store, a database and Spark with Delta on this machine, or what of them is not up."""
     from jobs.cluster import run
 
-    note("starting what is not up; the first time the jars of Delta and S3 are fetched")
+    note("starting what is not up; the first time jars are fetched and quick starts prepared")
     state, started = run.up(run.Size(workers, cores, memory))
     line(f"started {', '.join(started)}" if started else "it is up already")
     line(f"to use it:  . {run.environment_file()}")

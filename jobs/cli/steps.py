@@ -105,7 +105,7 @@ def docs(as_json: AsJson = False) -> None:
 def _on_cluster() -> Iterator[None]:
     from jobs.cluster.run import Size, environment_file, use
 
-    note("starting what of the cluster is not up; the first time the jars of Delta and S3 are fetched")
+    note("starting what of the cluster is not up; the first time jars are fetched and quick starts prepared")
     started = use(Size())
     line(f"the cluster is up: {', '.join(started)} started" if started else "the cluster is up already")
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
 
+from jobs.cluster.classes import class_path, java_options
 from jobs.cluster.jars import fetch_jars, spark_home
 from jobs.cluster.java import find_java
 from jobs.processes import write_private
@@ -35,12 +36,12 @@ logger.deploy.level = info
 _DRIVER_MEMORY = "1g"
 # With one compiler only, Java keeps a quarter of the room for its code, and looks for some to throw away all the time.
 _LIGHT = "-XX:+UseSerialGC -XX:TieredStopAtLevel=1 -XX:ReservedCodeCacheSize=128m"
-# Java's thorough compiler takes up what was called ten times as often as it otherwise asks for. Spark writes code anew
-# for each query: at the usual counts an executor spent half of its time on compiling what was soon thrown away, while
-# the loops over millions of rows reach these counts within their first second.
+# Java's thorough compiler takes up what was called forty times as often as it otherwise asks for. Spark writes code
+# anew for each query: at the usual counts an executor spent half of its time on compiling what was soon thrown away,
+# while the loops over millions of rows reach these counts soon enough.
 _THOROUGHLY_LATE = (
-    "-XX:Tier4InvocationThreshold=50000 -XX:Tier4MinInvocationThreshold=6000 "
-    "-XX:Tier4CompileThreshold=150000 -XX:Tier4BackEdgeThreshold=400000"
+    "-XX:Tier4InvocationThreshold=200000 -XX:Tier4MinInvocationThreshold=24000 "
+    "-XX:Tier4CompileThreshold=600000 -XX:Tier4BackEdgeThreshold=1600000"
 )
 # What a server remembers beside its work. Delta keeps what it knows of ten thousand tables for an hour each, some three
 # megabytes a table: two hundred fill the driver. Of a thousand queries Spark keeps the plans for its page.
@@ -194,7 +195,10 @@ def _environment(host: Host) -> dict[str, str]:
     return {
         "JAVA_HOME": str(find_java().parent.parent),
         "SPARK_HOME": str(spark_home()),
-        "SPARK_CONF_DIR": str(_configuration()),
+        # A folder that Spark from pip does not have: with one that is there, Java would load each class from its jar.
+        "SPARK_CONF_DIR": str(spark_home() / "conf"),
+        "JDK_JAVA_OPTIONS": _for_every_java(),
+        "SPARK_DAEMON_CLASSPATH": class_path(),
         "SPARK_DAEMON_MEMORY": "512m",
         # These work for moments only, and a thorough compiler costs them more than it gives.
         "SPARK_DAEMON_JAVA_OPTS": _LIGHT,
@@ -210,6 +214,13 @@ def _environment(host: Host) -> dict[str, str]:
     }
 
 
+def _for_every_java() -> str:
+    """What a worker hands on to its executors too, of which the driver cannot know where it lies on this host."""
+    logging = f"-Dlog4j2.configurationFile={(_configuration() / 'log4j2.properties').as_uri()}"
+    words = (f'"{word}"' for word in [logging, *java_options()])
+    return " ".join([os.environ.get("JDK_JAVA_OPTIONS", ""), *words]).strip()
+
+
 def _connect_settings(host: Host, engine: Engine) -> dict[str, str]:
     cores = str(max(engine.cores, 1))
     return {
@@ -219,6 +230,9 @@ def _connect_settings(host: Host, engine: Engine) -> dict[str, str]:
         "spark.driver.memory": _DRIVER_MEMORY,
         "spark.executor.memory": engine.memory,
         "spark.executor.extraJavaOptions": _THOROUGHLY_LATE,
+        # On the class path where they lie on this host, and sent to hosts on which they do not.
+        "spark.driver.extraClassPath": class_path(),
+        "spark.executor.extraClassPath": class_path(),
         "spark.jars": ",".join(str(jar) for jar in fetch_jars()),
         "spark.connect.grpc.binding.address": engine.listen,
         "spark.connect.grpc.binding.port": str(engine.port),

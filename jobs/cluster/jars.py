@@ -71,8 +71,7 @@ def fetch_jars() -> list[Path]:
         PublisherError: the repository does not answer or lacks one.
         Tampered: what it sent is not what was locked.
     """
-    folder = settings().jars or settings().cluster / "jars"
-    locked = read_lock()
+    folder, locked = jars_folder(), read_lock()
     missing = [jar for jar in locked if not (folder / jar.file).exists()]
     if missing:
         folder.mkdir(parents=True, exist_ok=True)
@@ -84,7 +83,17 @@ def fetch_jars() -> list[Path]:
                 (Path(draft) / jar.file).replace(folder / jar.file)
     for jar in locked:
         _verify(folder / jar.file, jar)
-    return [folder / jar.file for jar in locked]
+    return jar_files()
+
+
+def jars_folder() -> Path:
+    """Where they are, or will be."""
+    return settings().jars or settings().cluster / "jars"
+
+
+def jar_files() -> list[Path]:
+    """Every jar of the lock in its place, whether it has been fetched or not."""
+    return [jars_folder() / jar.file for jar in read_lock()]
 
 
 def read_lock() -> list[Jar]:

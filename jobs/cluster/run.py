@@ -12,11 +12,11 @@ from pathlib import Path
 
 from jobs import locks
 from jobs.cluster.database import database_url, find_postgres
-from jobs.cluster.jars import fetch_jars
 from jobs.cluster.java import find_java
+from jobs.cluster.rehearsal import prepare
 from jobs.cluster.secrets import Secrets, load_secrets, make_spark_secret
 from jobs.cluster.start import Start
-from jobs.cluster.state import HOST, State, forget, load, make_folder, mark
+from jobs.cluster.state import HOST, State, forget, load, mark
 from jobs.cluster.store import BUCKET, REGION, find_weed, leftovers
 from jobs.errors import ExchangeError
 from jobs.processes import end_gently, write_private
@@ -64,8 +64,7 @@ def up(size: Size) -> tuple[State, list[str]]:
         find_java()
         find_postgres()
         find_weed()
-        make_folder()
-        fetch_jars()
+        prepare()
         secrets = load_secrets()
         start = Start(state, secrets, make_spark_secret())
         with ended_by_signals():

@@ -37,6 +37,9 @@ def cluster(home: Path) -> Iterator[Up]:
     """Start a cluster whose state is under an EXCHANGE_HOME, and end it after the block."""
     os.environ["EXCHANGE_HOME"] = str(home)
     os.environ.setdefault("EXCHANGE_JARS", str(CHECKOUT / ".exchange" / "cluster" / "jars"))
+    from jobs.cluster.rehearsal import prepare
+
+    prepare()
     log = EventLog(home / "events")
     os.environ["JDK_JAVA_OPTIONS"] = log.java_options
 

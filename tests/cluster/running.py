@@ -44,7 +44,7 @@ class Cluster:
     def run(self, *words: str) -> tuple[int, str]:
         """Run it to its end: exit code and all that it printed."""
         started = self.start(*words)
-        said, _ = started.communicate(timeout=200)
+        said, _ = started.communicate(timeout=400)
         return started.returncode, said
 
     def parts(self) -> dict[str, dict[str, Any]]:

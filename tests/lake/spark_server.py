@@ -15,6 +15,7 @@ import pytest
 
 from jobs.cluster import engine
 from jobs.cluster.java import find_java
+from jobs.cluster.rehearsal import prepare
 from jobs.errors import ExchangeError
 from jobs.processes import Mark, end_gently, free_port, last_words, launch
 
@@ -54,6 +55,7 @@ def served(folder: Path, java_options: str = _OF_FEW_ROWS) -> Iterator[str]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("EXCHANGE_HOME", str(folder))
         patch.setenv("EXCHANGE_JARS", QUICK["EXCHANGE_JARS"])
+        prepare()
         patch.setenv("JDK_JAVA_OPTIONS", f"{QUICK['JDK_JAVA_OPTIONS']} {java_options}")
         token = secrets.token_urlsafe(24)
         port = free_port(0)

@@ -36,6 +36,8 @@ def start(work: Work) -> Any:
         .config("spark.authenticate.secret", up.secret)
         .config("spark.driver.host", "127.0.0.1")
         .config("spark.executor.memory", MEMORY)
+        # What the workers hand on to executors otherwise is ours.
+        .config("spark.executorEnv.JDK_JAVA_OPTIONS", "-Dplain=true")
         .config("spark.ui.enabled", "false")
         .config("spark.ui.showConsoleProgress", "false")
         .config("spark.log.level", "ERROR")

@@ -1,0 +1,66 @@
+"""The classes that Spark's processes start with come from one file, where that can be made."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from running import Cluster
+
+from jobs.cluster import jars
+from jobs.cluster.classes import classes_file, java_options
+from jobs.cluster.rehearsal import prepare
+
+
+def _maps(process: psutil.Process, file: Path) -> bool:
+    return any(mapped.path == str(file) for mapped in process.memory_maps())
+
+
+def _executors(worker: psutil.Process) -> list[psutil.Process]:
+    return [child for child in worker.children() if child.name() == "java"]
+
+
+def test_every_java_of_a_cluster_maps_the_file(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in cluster.environment().items():
+        monkeypatch.setenv(name, value)
+    kept = classes_file()
+    assert kept.stat().st_size > 10_000_000
+    parts = {name: psutil.Process(part["pid"]) for name, part in cluster.parts().items()}
+    javas = {name: process for name, process in parts.items() if process.name() == "java"}
+    assert javas.keys() == {"master", "worker-1", "worker-2", "connect"}
+    deadline = time.monotonic() + 60
+    while len(executors := _executors(javas["worker-1"]) + _executors(javas["worker-2"])) < 2:
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    assert [process.pid for process in [*javas.values(), *executors] if not _maps(process, kept)] == []
+
+
+def test_a_java_that_cannot_make_the_file_is_asked_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked, java = tmp_path / "asked", tmp_path / "java-home" / "bin" / "java"
+    java.parent.mkdir(parents=True)
+    version = """[ "$1" = -version ] && echo 'openjdk version "17.0.1"' >&2 && exit 0"""
+    java.write_text(f'#!/bin/sh\n{version}\necho "$@" >> {asked}\nexit 1\n')
+    java.chmod(0o755)
+    (tmp_path / "jars").mkdir()
+    (tmp_path / "jars.lock").write_text("")
+    monkeypatch.setattr(jars, "LOCK", tmp_path / "jars.lock")
+    monkeypatch.setenv("JAVA_HOME", str(java.parent.parent))
+    monkeypatch.setenv("EXCHANGE_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("EXCHANGE_JARS", str(tmp_path / "jars"))
+    prepare()
+    said = asked.read_text()
+    assert "org.apache.spark.launcher.Main" in said
+    assert java_options() == []
+    assert list((tmp_path / "home" / "cluster").glob(".rehearsal-*")) == []
+    prepare()
+    assert asked.read_text() == said
+
+
+def test_a_file_that_is_there_is_used_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EXCHANGE_JARS", str(tmp_path / "a folder"))
+    assert java_options() == []
+    classes_file().parent.mkdir()
+    classes_file().write_bytes(b"classes")
+    assert f"-XX:SharedArchiveFile={tmp_path}/a folder/{classes_file().name}" in java_options()
