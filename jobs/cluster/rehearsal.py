@@ -90,7 +90,10 @@ def _make(kept: Path) -> bool:
     draft = kept.with_suffix(".draft")
     draft.unlink(missing_ok=True)
     token, port = secrets.token_urlsafe(24), free_port(0)
-    with tempfile.TemporaryDirectory(prefix=".rehearsal-", dir=settings().cluster) as folder:
+    # What a killed start leaves there, the next one clears away.
+    work = settings().cluster / "work"
+    work.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="rehearsal-", dir=work) as folder:
         host = engines.Host(HOST, Path(folder) / "rehearsal", secrets.token_hex(16))
         size = engines.Engine("local[1]", HOST, port, "1g", 1, _NO_STORE, token)
         command = engines.connect(host, size)

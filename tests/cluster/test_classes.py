@@ -53,7 +53,7 @@ def test_a_java_that_cannot_make_the_file_is_asked_once(tmp_path: Path, monkeypa
     said = asked.read_text()
     assert "org.apache.spark.launcher.Main" in said
     assert java_options() == []
-    assert list((tmp_path / "home" / "cluster").glob(".rehearsal-*")) == []
+    assert list((tmp_path / "home" / "cluster" / "work").iterdir()) == []
     prepare()
     assert asked.read_text() == said
 
