@@ -44,6 +44,7 @@ class Cluster:
     def run(self, *words: str) -> tuple[int, str]:
         """Run it to its end: exit code and all that it printed."""
         started = self.start(*words)
+        # The first start in a checkout prepares the later ones, which took 110 s on a slow machine.
         said, _ = started.communicate(timeout=400)
         return started.returncode, said
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from running import Cluster
+from running import Cluster, skip_without_java
 
 from jobs.cluster import jars
 from jobs.cluster.classes import classes_file, java_options
@@ -59,6 +59,7 @@ def test_a_java_that_cannot_make_the_file_is_asked_once(tmp_path: Path, monkeypa
 
 
 def test_a_file_that_is_there_is_used_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    skip_without_java()
     monkeypatch.setenv("EXCHANGE_JARS", str(tmp_path / "a folder"))
     assert java_options() == []
     classes_file().parent.mkdir()
