@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import HealthCheck, settings
 from xdist.remote import Producer
 from xdist.scheduler import LoadScopeScheduling
 
 # Of the tests of the lake, those of these files run on Spark each time: there a step takes a second or two of processor
 # time, most of it whatever the number of rows. `--spark each` runs the others, too, and `--spark all` all their cases.
 _ALSO_ON_SPARK = ("gold", "landing_to_silver", "spark")
+
+# No example fails for want of time: that would be a test of the machine.
+settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any machine")
 
 
 class _Together(LoadScopeScheduling):

@@ -9,12 +9,14 @@ import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
+from http.client import HTTPException
 from typing import Any
 
 from jobs.errors import ExchangeError
 
 _PAGE = 100
-_SECONDS = 30
+# A server that ended refuses at once. One on a busy machine, whose disk may not take its writes for a minute, answers.
+_SECONDS = 180
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,7 @@ class Client:
         """Whether the server answers and lets the user in."""
         try:
             self._token = self._send("POST", "/auth/token", self._login)["access_token"]
-        except (OSError, ExchangeError):
+        except (OSError, HTTPException):
             return False
         return True
 
@@ -120,8 +122,12 @@ class Client:
             detail = error.read().decode("utf-8", "replace")[:300]
             what = f"Airflow answered {error.code} to {method} {path}: {detail}"
             raise ExchangeError(what, where=self._address) from None
-        except OSError as error:
-            raise ExchangeError(f"Airflow does not answer: {error}", where=self._address) from None
+        except (OSError, HTTPException) as error:
+            raise ExchangeError(
+                f"Airflow does not answer {method} {path}: {error}",
+                where=self._address,
+                next_step="read the api-server's log, then start again",
+            ) from None
 
     def _send(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
         headers = {"Content-Type": "application/json", "Accept": "application/json"}

@@ -26,8 +26,9 @@ TRIES = 2
 # The registry is asked for news this often, Airflow (whose answers cost it more) only so often.
 _PAUSE = 0.4
 _AIRFLOW_SECONDS = 1.0
-_START_SECONDS = 120.0
-_PARSE_SECONDS = 120.0
+# One that ended is noticed at once: these are for a machine that is busy with all else.
+_START_SECONDS = 300.0
+_PARSE_SECONDS = 300.0
 _STALL_SECONDS = 300.0
 # An Asset event becomes a run of its product within two turns of the scheduler.
 _ASSET_SECONDS = 3.0

@@ -23,7 +23,7 @@ from jobs.errors import ExchangeError
 from jobs.processes import last_words, launch
 from jobs.settings import settings
 
-_SECONDS = 90.0
+_SECONDS = 240.0
 _PAUSE = 0.1
 
 

@@ -57,7 +57,7 @@ def read_dags(tmp_path: Path) -> Callable[[Path], dict[str, Any]]:
         }  # fmt: skip
         done = subprocess.run(
             [sys.executable, "-W", "ignore", "-c", _READ_DAGS, str(CHECKOUT / "dags" / file)],
-            cwd=CHECKOUT, env=environment, capture_output=True, text=True, timeout=120, check=False,
+            cwd=CHECKOUT, env=environment, capture_output=True, text=True, timeout=280, check=False,
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
         facts: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])

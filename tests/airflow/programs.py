@@ -40,7 +40,7 @@ class Exchange:
     def run(self) -> tuple[int, str]:
         """Run `exchange run` to its end: exit code and all that it printed."""
         started = self.start()
-        said, _ = started.communicate(timeout=240)
+        said, _ = started.communicate(timeout=500)
         return started.returncode, said
 
     def environment(self) -> dict[str, str]:
@@ -82,7 +82,7 @@ def _heed_interrupts() -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
-def wait_until(true: Callable[[], object], seconds: float = 180.0) -> None:
+def wait_until(true: Callable[[], object], seconds: float = 400.0) -> None:
     """Wait for something to become true; fail if it does not."""
     deadline = time.monotonic() + seconds
     while not true():

@@ -66,7 +66,7 @@ def test_the_dags_load_as_a_bundle_with_the_package_from_the_wheel(wheel: Path, 
     }  # fmt: skip
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", _LOAD], cwd=tmp_path, env=environment, capture_output=True, text=True,
-        timeout=120, check=False,
+        timeout=400, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout.splitlines()[-1])

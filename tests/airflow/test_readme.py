@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 from programs import CHECKOUT, Exchange, wait_until
 
-pytestmark = [pytest.mark.airflow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.airflow, pytest.mark.timeout(1500)]
 
 METERS = """meter,read_at,energy_kwh
 A-1,2026-11-01T00:00:00Z,0.42
@@ -60,7 +60,7 @@ class Reader:
             return
         done = subprocess.run(
             [sys.executable, "-m", "jobs.cli", *words[1:]],
-            cwd=self.folder, env=self.environment, capture_output=True, text=True, timeout=120, check=False,
+            cwd=self.folder, env=self.environment, capture_output=True, text=True, timeout=400, check=False,
         )  # fmt: skip
         assert done.returncode == 0, f"{text}\n{done.stdout}\n{done.stderr}"
         if words[2:3] == ["new"]:
@@ -103,7 +103,7 @@ class Reader:
             self.serve()
         done = subprocess.run(
             [sys.executable, "-W", "ignore", "-c", text],
-            cwd=self.folder, env=self.environment, capture_output=True, text=True, timeout=120, check=False,
+            cwd=self.folder, env=self.environment, capture_output=True, text=True, timeout=400, check=False,
         )  # fmt: skip
         assert done.returncode == 0, f"{text}\n{done.stdout}\n{done.stderr}"
         if "delta_sharing" in text:

@@ -14,7 +14,7 @@ from programs import Exchange, wait_until
 
 GOOD = [("2026-01-01", "north", "1.5"), ("2026-01-02", "north", "2.5"), ("2026-01-01", "south", "4")]
 
-pytestmark = [pytest.mark.airflow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.airflow, pytest.mark.timeout(900)]
 
 
 def test_a_catalogue_is_run_then_unchanged_then_partly_broken(exchange: Exchange) -> None:
@@ -93,7 +93,7 @@ def test_an_interrupted_run_stops_everything(exchange: Exchange, number: signal.
     started.send_signal(number)
     # What make does on the way, a moment after the terminal.
     started.send_signal(signal.SIGTERM)
-    said, _ = started.communicate(timeout=60)
+    said, _ = started.communicate(timeout=280)
     assert started.returncode == 130, said
     assert "Traceback" not in said
     assert exchange.left_running() == []
@@ -109,7 +109,7 @@ def test_a_service_that_dies_ends_the_run_with_its_name(exchange: Exchange) -> N
 
     wait_until(schedulers)
     schedulers()[0].kill()
-    said, _ = started.communicate(timeout=120)
+    said, _ = started.communicate(timeout=400)
     assert started.returncode == 1
     assert "the scheduler ended by itself" in said
     assert "Traceback" not in said
@@ -128,7 +128,7 @@ def test_up_does_not_begin_where_the_port_of_the_sharing_server_is_taken(exchang
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         exchange.variables["EXCHANGE_SHARE_PORT"] = str(port)
-        said, _ = exchange.start("up").communicate(timeout=60)
+        said, _ = exchange.start("up").communicate(timeout=280)
     assert f"port {port} of the sharing server is in use" in said
     assert "EXCHANGE_SHARE_PORT" in said
     assert "starting Airflow" not in said
@@ -139,7 +139,7 @@ def test_secrets_are_their_owners_and_appear_nowhere_else(exchange: Exchange) ->
     started = exchange.start()
     wait_until(lambda: len(exchange.left_running()) >= 3)
     commands = exchange.left_running()
-    said, _ = started.communicate(timeout=240)
+    said, _ = started.communicate(timeout=500)
     assert started.returncode == 0, said
 
     airflow = exchange.home / "airflow"

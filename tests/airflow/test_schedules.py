@@ -40,7 +40,7 @@ DAYS = {
 }
 SETTLED, IN_ORDER, LATE, BACKFILLED, AWAY, FAILING = range(6)
 
-pytestmark = [pytest.mark.airflow, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.airflow, pytest.mark.timeout(900)]
 
 
 @dataclass
@@ -149,7 +149,7 @@ def running(tmp_path_factory: pytest.TempPathFactory, strays: object) -> Iterato
             yield Running(exchange, said, log_in(address[1], exchange.home), readers, count())
         assert {ip for ip, _ in listening(started)} == {"127.0.0.1"}
         started.send_signal(signal.SIGINT)
-        rest, _ = started.communicate(timeout=60)
+        rest, _ = started.communicate(timeout=180)
         assert started.returncode == 0, rest
         assert exchange.left_running() == []
     finally:
@@ -161,6 +161,8 @@ def declare(catalogue: Path) -> None:
     sources = [catalogue / f"dags/sources/utility/source_{i}/source.yaml" for i in range(6)]
     for i in (IN_ORDER, LATE, BACKFILLED):
         change(sources[i], "mode: merge", "mode: revisions")
+    # A backfill is of the days of a schedule.
+    change(sources[BACKFILLED], 'cadence: "0 0 29 2 *"', 'cadence: "0 16 * * 1-5"')
     index = 'type: package, package: nothing, version: "1.0", files: ["nothing/*.csv"]'
     change(sources[AWAY], 'type: drop, files: ["*.csv"]', index)
     for i in (LATE, BACKFILLED, AWAY):
@@ -338,7 +340,7 @@ def listening(started: subprocess.Popen[str]) -> list[tuple[str, int]]:
 
 def log_in(address: str, home: Path) -> httpx.Client:
     password = json.loads((home / "airflow" / "passwords.json").read_text(encoding="utf-8"))["admin"]
-    client = httpx.Client(base_url=address, trust_env=False, timeout=30)
+    client = httpx.Client(base_url=address, trust_env=False, timeout=180)
     token = client.post("/auth/token", json={"username": "admin", "password": password}).json()["access_token"]
     client.headers["Authorization"] = f"Bearer {token}"
     return client

@@ -45,7 +45,7 @@ class Cluster:
         """Run it to its end: exit code and all that it printed."""
         started = self.start(*words)
         # The first start in a checkout prepares the later ones, which took 110 s on a slow machine.
-        said, _ = started.communicate(timeout=400)
+        said, _ = started.communicate(timeout=800)
         return started.returncode, said
 
     def parts(self) -> dict[str, dict[str, Any]]:

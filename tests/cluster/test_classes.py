@@ -30,7 +30,7 @@ def test_every_java_of_a_cluster_maps_the_file(cluster: Cluster, monkeypatch: py
     parts = {name: psutil.Process(part["pid"]) for name, part in cluster.parts().items()}
     javas = {name: process for name, process in parts.items() if process.name() == "java"}
     assert javas.keys() == {"master", "worker-1", "worker-2", "connect"}
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 280
     while len(executors := _executors(javas["worker-1"]) + _executors(javas["worker-2"])) < 2:
         assert time.monotonic() < deadline
         time.sleep(0.2)

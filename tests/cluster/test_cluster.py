@@ -131,7 +131,7 @@ for way in ways:
     way.close()
 """
     done = subprocess.run(
-        [sys.executable, "-c", script], env=dict(os.environ) | settings, capture_output=True, text=True, timeout=60,
+        [sys.executable, "-c", script], env=dict(os.environ) | settings, capture_output=True, text=True, timeout=400,
         check=False,
     )  # fmt: skip
     assert done.stdout == "7\n", done.stderr
@@ -286,7 +286,7 @@ def _names(cluster: Cluster) -> list[str]:
     return list(cluster.parts()) if (cluster.folder / "cluster.json").exists() else []
 
 
-def _wait_until(true: object, seconds: float = 60.0) -> None:
+def _wait_until(true: object, seconds: float = 280.0) -> None:
     assert callable(true)
     deadline = time.monotonic() + seconds
     while not true():

@@ -57,7 +57,7 @@ class Host:
     def python(self, script: str, **variables: str) -> str:
         command = ["ip", "netns", "exec", self.name, sys.executable, "-c", script]
         done = subprocess.run(
-            command, cwd=CHECKOUT, env=self.environment() | variables, capture_output=True, text=True, timeout=120,
+            command, cwd=CHECKOUT, env=self.environment() | variables, capture_output=True, text=True, timeout=400,
             check=False,
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
@@ -122,7 +122,7 @@ def test_a_worker_that_could_not_work_says_why(words: list[str], told: str, tmp_
     done = subprocess.run(
         [sys.executable, "-m", "jobs.cli", "cluster", "worker", *words],
         cwd=CHECKOUT, env=dict(os.environ) | {"EXCHANGE_HOME": str(tmp_path)}, capture_output=True, text=True,
-        timeout=60, check=False,
+        timeout=400, check=False,
     )  # fmt: skip
     assert done.returncode == 2
     assert told in done.stderr
@@ -147,14 +147,14 @@ def _ip(*words: str) -> None:
         pytest.skip(f"NOT RUN: several hosts, as no network namespaces can be made here ({done.stderr.strip()})")
 
 
-def _wait_for(log: Path, said: str, times: int = 1, seconds: float = 90.0) -> None:
+def _wait_for(log: Path, said: str, times: int = 1, seconds: float = 280.0) -> None:
     deadline = time.monotonic() + seconds
     while log.read_text(errors="replace").count(said) < times:
         assert time.monotonic() < deadline, f"{log}: {log.read_text()[-3000:]}"
         time.sleep(0.1)
 
 
-def _wait_until_served(host: Host, port: int, seconds: float = 120.0) -> None:
+def _wait_until_served(host: Host, port: int, seconds: float = 280.0) -> None:
     ask = f"import socket; socket.create_connection(('localhost', {port}), 1).close()"
     deadline = time.monotonic() + seconds
     while subprocess.run(

@@ -209,7 +209,7 @@ def test_no_secret_is_in_what_commands_print(on_cluster: Place) -> None:
     environment = dict(os.environ) | on_cluster.variables
     ended = subprocess.run(
         [sys.executable, "-m", "jobs.cli", "doctor"], cwd=CHECKOUT, env=environment, capture_output=True, text=True,
-        timeout=120, check=False,
+        timeout=400, check=False,
     )  # fmt: skip
     token = on_cluster.variables["EXCHANGE_SPARK"].partition("token=")[2]
     for secret in (token, on_cluster.variables["AWS_SECRET_ACCESS_KEY"]):

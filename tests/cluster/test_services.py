@@ -114,7 +114,8 @@ def test_the_catalogue_goes_through_airflow_on_the_cluster(ran: Ran) -> None:
 
     assert ran.rows("exchange", "select table_name from pointers order by 1") == [("gold.load",), ("silver.readings",)]
     assert ran.rows("exchange", "select product, major, minor, rows from releases") == [("load", 1, 0, 2)]
-    runs = dict(ran.rows("airflow", "select dag_id, state from dag_run"))
+    # Upkeep has a schedule of its own, and the test may run at that time of the night.
+    runs = dict(ran.rows("airflow", "select dag_id, state from dag_run where dag_id <> 'upkeep'"))
     assert runs == {"ingest_utility_readings": "success", "publish_load": "success"}
     keys = {key for key, _ in ran.objects()}
     for place in ("landing", "lake/bronze/readings", "lake/silver/readings", "lake/gold/load"):

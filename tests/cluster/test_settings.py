@@ -24,7 +24,7 @@ from jobs.errors import ExchangeError
 from jobs.processes import Mark, free_port, is_free, launch, write_private
 from jobs.registry import engine
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = pytest.mark.timeout(900)
 
 PLANTED = "planted-secret-of-this-test"
 
@@ -69,7 +69,7 @@ def test_wrong_passwords_and_tokens_are_found_at_once_and_at_every_start(
 
     done = subprocess.run(
         [sys.executable, "-m", "jobs.cli", "run"], cwd=CHECKOUT,
-        env=dict(os.environ) | wrong(settings, "EXCHANGE_SPARK"), capture_output=True, text=True, timeout=120,
+        env=dict(os.environ) | wrong(settings, "EXCHANGE_SPARK"), capture_output=True, text=True, timeout=400,
         check=False,
     )  # fmt: skip
     assert done.returncode == 1
@@ -181,5 +181,5 @@ def test_machines_that_meet_an_empty_database_at_once_migrate_it_once(cluster: C
         )
         for number in range(6)
     ]  # fmt: skip
-    said = [one.communicate(timeout=120) for one in started]
+    said = [one.communicate(timeout=400) for one in started]
     assert [one.returncode for one in started] == [0] * 6, said

@@ -94,7 +94,7 @@ def test_buyers_read_from_the_store_what_they_may_and_nothing_more_is_fetched(
     with on_disk(lake.location(f"gold.{product}") / lake.files(f"gold.{product}")[0].path) as copy:
         content = copy.read_bytes()
     assert len(content) == file["size"] > 40 << 20
-    with httpx.Client(trust_env=False, timeout=60) as client:
+    with httpx.Client(trust_env=False, timeout=180) as client:
         parts_are_passed_on(client, file, content, asked)
         asked.clear()
         assert client.get(file["url"]).content == content
@@ -130,7 +130,7 @@ def rows_are_those_of_the_release(url: str, product: str) -> None:
 def a_revoked_grant_stops_at_the_next_bytes(file: dict[str, Any], product: str) -> None:
     received = 0
     with (
-        httpx.Client(trust_env=False, timeout=60) as client,
+        httpx.Client(trust_env=False, timeout=180) as client,
         pytest.raises(httpx.RemoteProtocolError),
         client.stream("GET", file["url"]) as answer,
     ):

@@ -114,7 +114,7 @@ def test_a_signing_key_that_others_can_read_is_not_used(home: Path) -> None:
 
 
 @given(data=st.data())
-@examples(max_examples=60, deadline=None)
+@examples(max_examples=60)
 def test_no_single_character_can_change(token_and_key: tuple[str, dict[str, Any]], data: st.DataObject) -> None:
     token, key = token_and_key
     place = data.draw(st.integers(0, len(token) - 1))

@@ -490,7 +490,7 @@ def same(one: float | None, other: float | None) -> bool:
 
 
 @given(before=ROWS, after=ROWS)
-@examples(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@examples(max_examples=12, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])
 def test_the_difference_is_that_of_a_model(desk: Desk, before: dict[Any, Any], after: dict[Any, Any]) -> None:
     sides = []
     for rows in (before, after):

@@ -258,7 +258,7 @@ def test_many_clients_at_once(door: Door, token: str) -> None:
     content = _content()
 
     def load(_number: int) -> bool:
-        return httpx.get(_file(door, token)["url"], trust_env=False, timeout=30).content == content
+        return httpx.get(_file(door, token)["url"], trust_env=False, timeout=120).content == content
 
     with ThreadPoolExecutor(12) as pool:
         assert all(pool.map(load, range(48)))

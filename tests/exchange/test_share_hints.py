@@ -134,7 +134,7 @@ _TREES = st.recursive(
 )
 
 
-@settings(max_examples=400, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(max_examples=400, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])
 @given(tree=_TREES)
 def test_no_row_that_is_wanted_is_lost(world: tuple[Snapshot, dict[str, list[Row]]], tree: dict[str, Any]) -> None:
     state, rows = world

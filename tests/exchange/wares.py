@@ -103,7 +103,7 @@ class Door:
         """Return a plain HTTP client."""
         if token is not None:
             headers["Authorization"] = f"Bearer {token}"
-        return httpx.Client(base_url=f"{self.address}/delta-sharing", headers=headers, timeout=20, trust_env=False)
+        return httpx.Client(base_url=f"{self.address}/delta-sharing", headers=headers, timeout=120, trust_env=False)
 
 
 @contextmanager
@@ -114,14 +114,14 @@ def open_door(folder: Path) -> Iterator[Door]:
     server = uvicorn.Server(configuration(create_app(), "127.0.0.1", 0))
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 120
     while not server.started:
         assert thread.is_alive() and time.monotonic() < deadline, "the server did not start"
         time.sleep(0.01)
     port = server.servers[0].sockets[0].getsockname()[1]
     yield Door(f"http://127.0.0.1:{port}", folder)
     server.should_exit = True
-    thread.join(timeout=20)
+    thread.join(timeout=120)
     assert not thread.is_alive()
 
 

@@ -78,7 +78,7 @@ class Undertaker:
         """End the program."""
         assert self.process.stdin
         self.process.stdin.close()
-        self.process.wait(timeout=30)
+        self.process.wait(timeout=120)
 
 
 def _serve() -> None:

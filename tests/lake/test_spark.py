@@ -73,7 +73,7 @@ def test_a_check_whose_engine_goes_away_says_so_at_once_and_nothing_of_the_rows(
         began = time.monotonic()
         with pytest.raises(ExchangeError, match="the engine went away in the middle of the work"):
             source.step("check")
-        assert time.monotonic() - began < 30
+        assert time.monotonic() - began < 120
         with reading() as db:
             assert db.query(Check).count() == 0
         spark.close()

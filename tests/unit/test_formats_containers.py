@@ -96,7 +96,7 @@ def test_a_cut_archive_is_refused(tmp_path: Path, data: bytes, part: float) -> N
         cells(landed(tmp_path, data[: int(len(data) * part)]))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(where=st.integers(0, 10_000), bit=st.integers(0, 7), kind=st.sampled_from(["gz", "zip", "tar.gz"]))
 def test_a_flipped_bit_is_refused_or_harmless(
     tmp_path_factory: pytest.TempPathFactory, where: int, bit: int, kind: str

@@ -53,7 +53,7 @@ def refused(rows: list[dict[str, Any]]) -> list[tuple[int, str, str]]:
 cell_text = st.text(st.characters(codec="gb18030", exclude_categories=["Cs"], exclude_characters="\ufeff"), max_size=8)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     table=st.integers(1, 4).flatmap(lambda width: st.lists(st.lists(cell_text, min_size=width, max_size=width))),
     delimiter=st.sampled_from(",;\t|"),
@@ -81,7 +81,7 @@ def test_what_csv_writes_comes_back(
     assert good(rows, *names) == [tuple(row) for row in table]
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     data=st.lists(
         st.sampled_from([b"a", b"bb", b",", b",", b'"', b'""', b"\n", b"\n", b"\r\n", b"\r", b"\xff", b"\xc3\xa9"])
@@ -122,7 +122,7 @@ def test_columns_are_matched_by_name_and_undeclared_ones_are_kept() -> None:
     assert [json.loads(row["_extra"]) for row in rows] == [{"c": "x"}, {"c": ""}, {"c": "y", "column_4": "7"}]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(table=st.lists(st.tuples(cell_text, cell_text), min_size=1, max_size=6))
 @example(table=[('a\\"', "\\"), ("\t", "\x7f\u2028")])
 def test_undeclared_columns_are_sound_json(table: list[tuple[str, str]]) -> None:

@@ -59,7 +59,7 @@ def expected_text(value: object) -> str | None:
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(table=records, encoding=st.sampled_from(["utf-8", "utf-8-sig", "utf-16", "gb18030"]), escaped=st.booleans())
 def test_what_json_writes_comes_back(table: list[dict[str, object]], encoding: str, escaped: bool) -> None:
     expected = [(expected_text(row["a"]), expected_text(row.get("b"))) for row in table]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import pairwise
 
 import pyarrow as pa
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from jobs import shares
@@ -21,7 +21,6 @@ def batches(numbers: list[int], cuts: list[int]) -> list[pa.RecordBatch]:
     return [pa.RecordBatch.from_pydict({"_row": pa.array(part, pa.int64())}) for part in parts]
 
 
-@settings(deadline=None)
 @given(NUMBERS, st.integers(1, 12), st.data())
 def test_each_row_is_in_one_share(numbers: list[int], of: int, data: st.DataObject) -> None:
     owners = data.draw(st.lists(st.integers(0, 2), min_size=of, max_size=of))

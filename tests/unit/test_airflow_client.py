@@ -1,0 +1,67 @@
+"""What somebody is told of an Airflow that answers late, not at all, or only by half."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from jobs.airflow import client
+from jobs.airflow.client import Client
+from jobs.errors import ExchangeError
+
+EMPTY = b'HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n{"dags": [], "total_entries": 0}'
+WHOLE, CUT = EMPTY % 32, EMPTY % 64
+
+
+@contextmanager
+def answering(reply: bytes, seconds: float) -> Iterator[Client]:
+    """A server that says something some time after it was asked, and closes."""
+    ended = threading.Event()
+
+    def answer(listening: socket.socket) -> None:
+        asked, _ = listening.accept()
+        with asked:
+            asked.recv(65_536)
+            ended.wait(seconds)
+            asked.sendall(reply)
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        thread = threading.Thread(target=answer, args=(listening,))
+        thread.start()
+        try:
+            yield Client(f"http://127.0.0.1:{listening.getsockname()[1]}", "admin", "secret")
+        finally:
+            ended.set()
+            thread.join()
+
+
+def test_a_late_answer_is_an_answer() -> None:
+    with answering(WHOLE, 1.0) as asking:
+        assert asking.dags() == {}
+
+
+def test_no_answer_is_told_with_what_was_asked_and_where_to_look(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client, "_SECONDS", 0.2)
+    with answering(WHOLE, 60.0) as asking, pytest.raises(ExchangeError) as told:
+        asking.dags()
+    assert "Airflow does not answer GET /api/v2/dags" in str(told.value)
+    assert "timed out" in str(told.value)
+    assert told.value.next_step == "read the api-server's log, then start again"
+
+
+def test_an_answer_that_breaks_off_is_no_traceback() -> None:
+    with answering(CUT, 0.0) as asking, pytest.raises(ExchangeError, match=r"does not answer GET .*IncompleteRead"):
+        asking.dags()
+    with answering(CUT, 0.0) as asking:
+        assert not asking.is_up()
+
+
+def test_nobody_there_is_told_at_once() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        port = listening.getsockname()[1]
+    with pytest.raises(ExchangeError, match="refused"):
+        Client(f"http://127.0.0.1:{port}", "admin", "secret").dags()
