@@ -111,13 +111,13 @@ def test_of_six_hundred_declarations_each_file_is_read_once(tmp_path: Path, monk
     read, read_text = Counter[str](), Path.read_text
 
     def counted(file: Path, *told: Any, **named: Any) -> str:
-        read[str(file)] += 1
+        read[str(file)] += file.is_relative_to(tmp_path)
         return read_text(file, *told, **named)
 
     # How long it takes is the bench's to say; what would make it grow faster than the catalogue shows here.
     monkeypatch.setattr(Path, "read_text", counted)
     assert len([*ingest_dags(), *publish_dags()]) == 600
-    assert Counter(read.values()) == {1: 900}
+    assert Counter((+read).values()) == {1: 900}
     read.clear()
     refuse_mistakes()
-    assert Counter(read.values()) == {1: 1500}
+    assert Counter((+read).values()) == {1: 1500}
