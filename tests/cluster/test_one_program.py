@@ -31,7 +31,7 @@ from jobs.upkeep import upkeep
 from jobs.verify import verify
 
 # A Spark that does everything for the first time takes its time on a busy machine.
-pytestmark = pytest.mark.timeout(900)
+pytestmark = pytest.mark.timeout(1800)
 
 DATE = datetime(2026, 11, 22, tzinfo=UTC)
 READINGS = {"meter": "STRING", "read_at": "TIMESTAMP", "kwh": "DECIMAL(8,2)", "read_month": {

@@ -25,7 +25,7 @@ from trial import Exchange
 
 from jobs import processes
 
-pytestmark = [pytest.mark.airflow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.airflow, pytest.mark.timeout(1800)]
 
 READINGS = [("m1", "1.50"), ("m2", "2.25")]
 WATCHED_EVERY = 0.2

@@ -24,7 +24,7 @@ from jobs.errors import ExchangeError
 from jobs.processes import Mark, free_port, is_free, launch, write_private
 from jobs.registry import engine
 
-pytestmark = pytest.mark.timeout(900)
+pytestmark = pytest.mark.timeout(1800)
 
 PLANTED = "planted-secret-of-this-test"
 

@@ -22,7 +22,7 @@ from jobs.objects import on_disk
 from jobs.registry import usage
 from jobs.registry.grants import revoke
 
-pytestmark = pytest.mark.timeout(900)
+pytestmark = pytest.mark.timeout(1800)
 
 ROWS = 3_000_000
 # Values that do not compress: more than all buffers between the store and the client hold.
