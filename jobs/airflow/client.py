@@ -126,7 +126,7 @@ class Client:
             raise ExchangeError(
                 f"Airflow does not answer {method} {path}: {error}",
                 where=self._address,
-                next_step="read the api-server's log, then start again",
+                next_step="read airflow/logs/services/api-server.log in EXCHANGE_HOME, then start again",
             ) from None
 
     def _send(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:

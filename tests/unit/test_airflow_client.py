@@ -50,7 +50,7 @@ def test_no_answer_is_told_with_what_was_asked_and_where_to_look(monkeypatch: py
         asking.dags()
     assert "Airflow does not answer GET /api/v2/dags" in str(told.value)
     assert "timed out" in str(told.value)
-    assert told.value.next_step == "read the api-server's log, then start again"
+    assert told.value.next_step == "read airflow/logs/services/api-server.log in EXCHANGE_HOME, then start again"
 
 
 def test_an_answer_that_breaks_off_is_no_traceback() -> None:
