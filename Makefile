@@ -35,9 +35,10 @@ up: $(RUN) ## the same, then stay: Airflow on its schedules and the sharing serv
 	@.venv/bin/exchange up $(AT)
 
 # Files in their order: those that wait much, of Airflow and of the cluster, come first and are not what all wait for.
-test: .venv/.installed-test ## ruff, mypy and all tests; SPARK=each: every test of the lake on both engines, SPARK=all: every case
+test: .venv/.installed-test ## ruff, mypy, the layers of jobs/ and all tests; SPARK=each: every test of the lake on both engines, SPARK=all: every case
 	.venv/bin/ruff check .
 	.venv/bin/mypy
+	.venv/bin/lint-imports
 	.venv/bin/pytest -n 2 --no-loadscope-reorder --spark $(SPARK)
 
 bench: .venv/.installed-bench ## measure against other engines, with ROWS=2000000 rows unless said otherwise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 
 
@@ -97,3 +98,18 @@ class NotFound(ExchangeError):
 
 class Tampered(ExchangeError):
     """Something that must never change differs from its recorded digest."""
+
+
+def disk_full(error: OSError, path: Path) -> ExchangeError:
+    """Explain why writing failed: the disk is full, or what the system says."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return ExchangeError(
+            "the disk is full",
+            where=str(path),
+            next_step="free some space (nothing half-written was left), then run the step again",
+        )
+    return ExchangeError(
+        f"cannot be read or written ({error.strerror or error})",
+        where=str(error.filename or path),
+        next_step="correct the folder's owner or rights, then run the step again",
+    )

@@ -9,13 +9,14 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Literal, get_args
 
-from jobs import lake, spark
-from jobs.catalog import Catalog, Product, Source, find_product, find_source, load_catalog
+from jobs import lake
+from jobs.declared.catalog import Catalog, Product, Source, find_product, find_source, load_catalog
 from jobs.errors import DeclarationError, ExchangeError, NotFound, Overtaken
-from jobs.failures import explained
-from jobs.lease import writing
-from jobs.locks import hold
-from jobs.runs import Recorded, recorded
+from jobs.lake.engine import refresh
+from jobs.lake.engine_errors import explained
+from jobs.lake.lease import writing
+from jobs.registry.locks import hold
+from jobs.registry.runs import Recorded, recorded
 
 Step = Literal["land", "bronze", "silver", "gold", "check", "release"]
 SOURCE_STEPS: tuple[Step, ...] = ("land", "bronze", "silver", "check")
@@ -66,7 +67,7 @@ def run_step(step: str, name: str, logical_date: datetime, run_id: str) -> StepR
     logical_date = logical_date if logical_date.tzinfo else logical_date.replace(tzinfo=UTC)
     started = time.monotonic()
     if step != "land":
-        spark.refresh()
+        refresh()
     with (
         explained(subject.file),
         hold(f"{kind}.{subject.name}"),
@@ -101,8 +102,8 @@ def stale_products() -> list[str]:
     Products whose inputs have no checked version yet are left out: nothing can be built from them. So are those whose
     query or contract is broken, which the catalogue's mistakes tell.
     """
-    from jobs.gold import is_current
-    from jobs.pointers import pointer
+    from jobs.gold.step import is_current
+    from jobs.lake.pointers import pointer
 
     catalog = load_catalog()
     stale: list[str] = []
@@ -135,7 +136,7 @@ def in_order(catalog: Catalog) -> list[Product]:
 def _released(product: Product) -> bool:
     from sqlalchemy import select
 
-    from jobs.pointers import pointer
+    from jobs.lake.pointers import pointer
     from jobs.registry import reading
     from jobs.registry.models import Release
 
@@ -195,13 +196,13 @@ def _done(
 
 def _do(step: str, subject: Source | Product, logical_date: datetime, record: Recorded) -> str | None:
     if step == "check":
-        from jobs.check import check
+        from jobs.check.step import check
 
         check(subject.table, logical_date, record)
     elif isinstance(subject, Source):
         _source_step(step, subject)(logical_date, record)
     elif step == "gold":
-        from jobs.gold import gold
+        from jobs.gold.step import gold
 
         gold(subject, record)
     else:
@@ -211,8 +212,8 @@ def _do(step: str, subject: Source | Product, logical_date: datetime, record: Re
 
 def _remarks(subject: Source | Product, record: Recorded) -> str | None:
     """What a silver build found that nobody would look for: rows in quarantine, and work that grows with the table."""
-    from jobs.contract import load_contract
-    from jobs.partitions import whole_table_read
+    from jobs.declared.contract import load_contract
+    from jobs.lake.partitions import whole_table_read
 
     refused = record.counts.rows_quarantined
     parts = [
@@ -227,21 +228,29 @@ def _remarks(subject: Source | Product, record: Recorded) -> str | None:
 
 def _source_step(step: str, source: Source) -> Callable[[datetime, Recorded], None]:
     if step == "land":
-        from jobs.land import land
-
-        return lambda logical_date, record: land(source, logical_date, record)
+        return lambda logical_date, record: _land(source, logical_date, record)
     if step == "bronze":
-        from jobs.bronze import bronze
+        from jobs.bronze.step import bronze
 
         return lambda _date, record: bronze(source, record)
-    from jobs.silver import silver
+    from jobs.silver.step import silver
 
     return lambda _date, record: silver(source, record)
 
 
+def _land(source: Source, logical_date: datetime, record: Recorded) -> None:
+    """Land, and say "succeeded" also where nothing new arrived but something that landed before still waits."""
+    from jobs.land.step import land
+    from jobs.silver.step import held_back
+
+    land(source, logical_date, record)
+    if record.status == "unchanged" and held_back(source):
+        record.status = "succeeded"
+
+
 def _release(product: Product, record: Recorded) -> str:
-    from jobs.pointers import checked
-    from jobs.release import release
+    from jobs.lake.pointers import checked
+    from jobs.release.step import release
 
     made = release(product, run_id=record.run_id, now=datetime.now(UTC))
     record.status = "succeeded" if made.is_new else "unchanged"

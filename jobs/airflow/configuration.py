@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from jobs.airflow.secrets import USER, password_file
-from jobs.processes import write_private
+from jobs.operate.processes import write_private
 from jobs.settings import CHECKOUT
 
 

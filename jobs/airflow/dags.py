@@ -8,7 +8,7 @@ from typing import Any
 from airflow.sdk import DAG, Asset, AssetAll, get_parsing_context
 
 from jobs.airflow.step import StepOperator, UpkeepOperator
-from jobs.catalog import Licence, Product, Source, load_products, load_sources
+from jobs.declared.catalog import Licence, Product, Source, load_products, load_sources
 
 # One run of a DAG at a time, and only the newest of the schedules missed while Airflow was down.
 _SHARED: dict[str, Any] = {"catchup": False, "max_active_runs": 1}

@@ -117,8 +117,8 @@ def print_ways_to_read(console: Console, product: str, python: str, exchange: st
     table = f"release.{product}"
     lines = (
         f"Read {product}, for example (Python is {python}):",
-        f"  pandas     from jobs.spark import session; session().table('{table}').toPandas()",
-        f"  Spark SQL  from jobs.spark import session; session().sql('SELECT * FROM {table} LIMIT 10').show()",
+        f"  pandas     from jobs.lake import session; session().table('{table}').toPandas()",
+        f"  Spark SQL  from jobs.lake import session; session().sql('SELECT * FROM {table} LIMIT 10').show()",
         f"  shell      {exchange} sql 'SELECT * FROM {table} LIMIT 10'",
     )
     for line in lines:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from jobs.catalog import Catalog, load_catalog
-from jobs.contract import load_contract
+from jobs.declared.catalog import Catalog, load_catalog
+from jobs.declared.compile import compile_rules
+from jobs.declared.contract import load_contract
 from jobs.errors import DeclarationError, ExchangeError
-from jobs.rules import compile_rules
 
 
 class BrokenDeclarations(ExchangeError):

@@ -6,7 +6,7 @@ from sqlalchemy import select
 
 from jobs.airflow.display import Outcome
 from jobs.airflow.progress import Subject
-from jobs.catalog import Catalog, Product
+from jobs.declared.catalog import Catalog, Product
 from jobs.registry import reading
 from jobs.registry.models import Release
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Literal
 
-from jobs.catalog import Catalog
+from jobs.declared.catalog import Catalog
 from jobs.registry.models import Run
 
 State = Literal["waiting", "running", "done", "unchanged", "failed", "paused"]

@@ -15,7 +15,7 @@ from jobs.airflow.display import Display
 from jobs.airflow.outcome import newest_releases
 from jobs.airflow.progress import Subject, subjects_of, take_records
 from jobs.airflow.services import Services
-from jobs.catalog import Catalog
+from jobs.declared.catalog import Catalog
 from jobs.errors import ExchangeError
 from jobs.registry import reading
 from jobs.registry.models import Run

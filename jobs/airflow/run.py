@@ -11,7 +11,6 @@ from pathlib import Path
 from rich.console import Console
 from rich.markup import escape
 
-from jobs import locks
 from jobs.airflow.client import Client
 from jobs.airflow.configuration import Manner
 from jobs.airflow.display import Display, print_failures, print_outcome, print_ways_to_read
@@ -20,13 +19,14 @@ from jobs.airflow.outcome import newest_releases, outcomes_of
 from jobs.airflow.round import Round
 from jobs.airflow.secrets import USER, password_file
 from jobs.airflow.services import Services
-from jobs.catalog import load_catalog
-from jobs.doctor import require_working
+from jobs.declared.catalog import load_catalog
 from jobs.errors import Busy, ExchangeError
-from jobs.processes import is_free
+from jobs.exchange.grants import PREFIX
+from jobs.operate.doctor import require_working
+from jobs.operate.processes import is_free
+from jobs.operate.signals import ended_by_signals, undisturbed
+from jobs.registry import locks
 from jobs.settings import settings
-from jobs.share import PREFIX
-from jobs.signals import ended_by_signals, undisturbed
 
 FAILED = 1
 INTERRUPTED = 130

@@ -8,7 +8,7 @@ import secrets
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from jobs.processes import write_private
+from jobs.operate.processes import write_private
 
 USER = "admin"
 

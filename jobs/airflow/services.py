@@ -11,11 +11,11 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from jobs.airflow import database
 from jobs.airflow.configuration import Manner, write_configuration
 from jobs.airflow.secrets import Secrets, load_secrets
 from jobs.errors import ExchangeError
-from jobs.processes import Mark, free_port, last_words, launch, open_log
+from jobs.operate.processes import Mark, free_port, last_words, launch, open_log
+from jobs.registry import airflow as database
 from jobs.settings import CHECKOUT, settings
 
 # Carried by every process of an Airflow of ours, whatever group or parent it ends up with.

@@ -82,7 +82,7 @@ class UpkeepOperator(BaseOperator):
     def execute(self, context: Context) -> None:  # noqa: ARG002 - it does the same whatever the date
         """Do it, and say of each table what was done."""
         from jobs.errors import ExchangeError
-        from jobs.upkeep import upkeep
+        from jobs.operate.upkeep import upkeep
 
         try:
             report = upkeep()

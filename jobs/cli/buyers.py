@@ -33,7 +33,7 @@ def grant(
     ] = None,
 ) -> None:
     """Let a buyer read a product; prints the Delta Sharing profile, with its token, this once."""
-    from jobs.registry.grants import create_grant
+    from jobs.exchange.grants import create_grant
 
     if out is None:
         made, profile = create_grant(product, buyer, days, endpoint)
@@ -49,7 +49,7 @@ def grant(
 
 def grants(product: OnlyProduct = None, buyer: OnlyBuyer = None, as_json: AsJson = False) -> None:
     """List who was granted what, and what each grant is worth now."""
-    from jobs.registry import grants as ledger
+    from jobs.exchange import grants as ledger
 
     listing(
         [_grant(g) for g in ledger.grants(product=product, buyer=buyer)],
@@ -68,7 +68,7 @@ def revoke(
     as_json: AsJson = False,
 ) -> None:
     """Take back a grant; the next request is refused."""
-    from jobs.registry import grants as ledger
+    from jobs.exchange import grants as ledger
 
     if which.isdigit():
         revoked = ledger.revoke(reason, grant_id=int(which), buyer=buyer)
@@ -97,7 +97,7 @@ def usage(
     """Show what buyers read: sums per buyer and product, or each request, the newest first."""
     from dataclasses import asdict
 
-    from jobs.registry import usage as meter
+    from jobs.exchange import usage as meter
 
     if requests:
         fields = (
@@ -114,7 +114,7 @@ def usage(
 
 def participants(as_json: AsJson = False) -> None:
     """List who takes part in the exchange, with their role."""
-    from jobs.registry.participants import participants as everybody
+    from jobs.exchange.participants import participants as everybody
 
     listing(
         [{"name": p.name, "role": p.role, "enrolled_at": p.created_at} for p in everybody()],
@@ -130,7 +130,7 @@ def enrol(
     as_json: AsJson = False,
 ) -> None:
     """Enrol a participant."""
-    from jobs.registry.participants import enrol as enrol_participant
+    from jobs.exchange.participants import enrol as enrol_participant
 
     enrolled = enrol_participant(name, role)
     if as_json:
@@ -146,8 +146,8 @@ def serve(
     port: Annotated[int | None, typer.Option("--port", min=0, max=65535, help="Port to listen on.")] = None,
 ) -> None:
     """Run the Delta Sharing server until Ctrl-C."""
+    from jobs.exchange.grants import PREFIX
     from jobs.settings import settings
-    from jobs.share import PREFIX
     from jobs.share.server import serve as serve_share
 
     here = settings()
@@ -157,7 +157,7 @@ def serve(
 
 
 def _grant(found: Grant) -> dict[str, Any]:
-    from jobs.registry.grants import standing
+    from jobs.exchange.grants import standing
 
     return {
         "grant": found.id,

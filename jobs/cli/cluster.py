@@ -29,7 +29,7 @@ def up(
     cores: Annotated[int | None, typer.Option("--cores", min=1, help="Of each worker; all shared unless said.")] = None,
 ) -> None:
     """Start an object store, a database and Spark with Delta on this machine, or what of them is not up."""
-    from jobs.cluster import run
+    from jobs.operate.cluster import run
 
     note("starting what is not up; the first time jars are fetched and quick starts prepared")
     state, started = run.up(run.Size(workers, cores, memory))
@@ -41,7 +41,7 @@ def up(
 
 def down() -> None:
     """Stop every part of the cluster; what is stored stays."""
-    from jobs.cluster import run
+    from jobs.operate.cluster import run
 
     ended = run.down()
     line(f"stopped {', '.join(ended)}" if ended else "no part was up")
@@ -49,7 +49,7 @@ def down() -> None:
 
 def status(as_json: AsJson = False) -> None:
     """Show each part: whether it answers, its process, its address, since when."""
-    from jobs.cluster.watch import parts
+    from jobs.operate.cluster.watch import parts
 
     found = parts()
     if as_json:
@@ -72,7 +72,7 @@ def logs(
     """Show what a part said."""
     import sys
 
-    from jobs.cluster.watch import log_lines
+    from jobs.operate.cluster.watch import log_lines
 
     for text in log_lines(part, lines, follow):
         line(text)
@@ -86,7 +86,7 @@ def master(
     secret_file: SecretFile = None,
 ) -> None:
     """Run a master here, in the foreground, for workers on other machines."""
-    from jobs.cluster import alone
+    from jobs.operate.cluster import alone
 
     alone.run_master(host, port, page_port, secret_file)
 
@@ -100,7 +100,7 @@ def worker(
     secret_file: SecretFile = None,
 ) -> None:
     """Run a worker here, in the foreground, for a master elsewhere."""
-    from jobs.cluster import alone
+    from jobs.operate.cluster import alone
 
     alone.run_worker(master, host, port, memory, cores, secret_file)
 
@@ -115,13 +115,13 @@ def connect(
     secret_file: SecretFile = None,
 ) -> None:
     """Run the Connect server here, in the foreground; the AWS_ variables say how it reaches the lake."""
-    from jobs.cluster import alone
+    from jobs.operate.cluster import alone
 
     alone.run_connect(master, host, listen, port, memory, cores, secret_file)
 
 
 def lock_jars() -> None:
     """Resolve the jars that Spark lacks anew, and write their versions and digests into the lock."""
-    from jobs.cluster.jars import LOCK, write_lock
+    from jobs.operate.cluster.jars import LOCK, write_lock
 
     line(f"{len(write_lock())} jars in {LOCK}")

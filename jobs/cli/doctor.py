@@ -12,7 +12,7 @@ from jobs.cli.show import document, line, table
 
 def doctor(as_json: AsJson = False) -> None:
     """Try engine, lake and database as a run would, and say what to change where one cannot work."""
-    from jobs.doctor import examine
+    from jobs.operate.doctor import examine
 
     found = examine()
     if as_json:

@@ -19,7 +19,7 @@ def copy(home: Home, as_json: AsJson = False) -> None:
     """Copy an exchange from its home on this machine to where EXCHANGE_LAKE and EXCHANGE_DATABASE_URL point."""
     from dataclasses import asdict
 
-    from jobs.relocate import relocate
+    from jobs.operate.relocate import relocate
 
     done = relocate(home, tell=note)
     if as_json:
@@ -39,7 +39,7 @@ def upkeep(
     """Bring small files together, and take away files that no version in use needs."""
     from dataclasses import asdict
 
-    from jobs.upkeep import upkeep as do_upkeep
+    from jobs.operate.upkeep import upkeep as do_upkeep
 
     report = do_upkeep(tables or (), dry_run=dry_run)
     if as_json:

@@ -14,7 +14,7 @@ def declared_table(name: str) -> str:
         NotFound: nothing declares it; the nearest names are shown.
         ExchangeError: a source and a product share the name.
     """
-    from jobs.catalog import load_products, load_sources
+    from jobs.declared.catalog import load_products, load_sources
 
     sources, products = load_sources(), load_products()
     tables = [s.table for s in sources.sources.values()] + [p.table for p in products.products.values()]

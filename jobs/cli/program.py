@@ -138,7 +138,7 @@ def _explained(error: Exception) -> int:
     mistake = _wrong_setting(error)
     if mistake:
         return _say(mistake, USERS_MISTAKE)
-    from jobs.objects import explanation
+    from jobs.lake.objects import explanation
 
     refused = explanation(error, "EXCHANGE_LAKE")
     if refused:
@@ -146,7 +146,7 @@ def _explained(error: Exception) -> int:
     if isinstance(error, OSError) and error.filename:
         from pathlib import Path
 
-        from jobs.landing import disk_full
+        from jobs.errors import disk_full
 
         return _say(str(disk_full(error, Path(str(error.filename)))), FAILED_WORK)
     return _unexpected(error)

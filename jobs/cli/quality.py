@@ -21,8 +21,8 @@ def quality(
     as_json: AsJson = False,
 ) -> None:
     """Show a table's latest check: grade, score by dimension, rules that failed with an example, and its history."""
-    from jobs.contract import load_contract
-    from jobs.partitions import whole_table_read
+    from jobs.declared.contract import load_contract
+    from jobs.lake.partitions import whole_table_read
 
     full = declared_table(name)
     checks = _checks(full, history)
@@ -107,11 +107,11 @@ def _described(check: Check) -> dict[str, Any]:
 
 def _rules(check: Check) -> dict[str, Any]:
     """Every rule with its verdict from the evidence, and the failed ones as the check told them."""
-    from jobs import evidence
+    from jobs.check import evidence
 
     told = [str(f) for f in (check.scope or {}).get("failed") or []]
     try:
-        rules = evidence.read(check.result_sha256)["rules"]
+        rules = evidence.read_evidence(check.result_sha256)["rules"]
         trouble = []
     except ExchangeError as error:
         rules, trouble = [], [f"the evidence of this check cannot be shown: {error}"]
@@ -124,7 +124,7 @@ def _rules(check: Check) -> dict[str, Any]:
 
 def _refused(full: str, limit: int) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     from jobs import lake
-    from jobs.spark import connect
+    from jobs.lake.engine import connect
 
     lake.read(full).createOrReplaceTempView("refused_rows")
     spark = connect()

@@ -41,7 +41,7 @@ def sql(
     time.tzset()
     from pyspark.errors import PySparkException
 
-    from jobs.spark import session
+    from jobs.lake.views import session
 
     spark = session()
     try:
@@ -138,8 +138,8 @@ def _plain(value: Any) -> Any:
 
 
 def _refused(error: Exception, spark: SparkSession) -> ExchangeError:
-    from jobs.spark import said
-    from jobs.views import UNREADABLE
+    from jobs.lake.engine import said
+    from jobs.lake.views import UNREADABLE
 
     text = said(error)
     _, ours, told = text.partition(UNREADABLE)

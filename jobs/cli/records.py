@@ -10,7 +10,7 @@ from jobs.cli.options import AsJson, Limit
 from jobs.cli.show import listing, note
 
 if TYPE_CHECKING:
-    from jobs.catalog import Product, Source
+    from jobs.declared.catalog import Product, Source
     from jobs.errors import DeclarationError
     from jobs.registry.models import Pointer, Release
 
@@ -21,8 +21,8 @@ _COUNTS = (
 
 def sources(as_json: AsJson = False) -> None:
     """List the declared sources, what has landed of each, and the grade of its checked version."""
-    from jobs.catalog import load_sources
-    from jobs.pointers import pointers
+    from jobs.declared.catalog import load_sources
+    from jobs.lake.pointers import pointers
 
     catalog = load_sources()
     stands = {p.table_name: p for p in pointers()}
@@ -51,7 +51,7 @@ def sources(as_json: AsJson = False) -> None:
 
 def products(as_json: AsJson = False) -> None:
     """List the products with their newest release, and the question that each answers."""
-    from jobs.catalog import load_products
+    from jobs.declared.catalog import load_products
 
     catalog = load_products()
     released = _newest_releases()

@@ -13,7 +13,7 @@ from jobs.errors import NotFound
 
 if TYPE_CHECKING:
     from jobs.registry.models import Release
-    from jobs.releases.difference import RowDifference
+    from jobs.release.difference import RowDifference
 
 TOUCHED = 1
 _EXAMPLES = 5
@@ -26,7 +26,7 @@ def releases(
     """List the releases, the newest first, with what changed from one to the next."""
     from sqlalchemy import select
 
-    from jobs.catalog import load_products
+    from jobs.declared.catalog import load_products
     from jobs.registry import reading
     from jobs.registry.models import RELEASES_LISTED, Release
 
@@ -69,8 +69,8 @@ def diff(
     as_json: AsJson = False,
 ) -> None:
     """Show what differs between two releases of a product, by key: counts, columns, and example rows."""
-    from jobs.release import compare, rows_of_difference
-    from jobs.releases.difference import ROW_KINDS
+    from jobs.release.difference import ROW_KINDS
+    from jobs.release.step import compare, rows_of_difference
 
     name = _own(product)
     before, after = _pair(name, before, after)
@@ -101,7 +101,7 @@ def verify(
     as_json: AsJson = False,
 ) -> None:
     """Compute a release's digests again, offline, and say exactly what was touched; exit code 1 if anything was."""
-    from jobs.verify import verify as verify_release
+    from jobs.release.verify import verify as verify_release
 
     name, _, number = product.partition("@")
     found = verify_release(_own(name), number or None)
@@ -149,7 +149,7 @@ def _release(found: Release, changes: dict[str, Any]) -> dict[str, Any]:
 
 
 def _pair(product: str, before: str | None, after: str | None) -> tuple[str, str]:
-    from jobs.release import find, releases
+    from jobs.release.step import find, releases
 
     last = find(product, after)
     if before is not None:

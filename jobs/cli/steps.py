@@ -80,7 +80,7 @@ def rebuild(
     as_json: AsJson = False,
 ) -> None:
     """Make a table again from landing, and say whether the result is equal."""
-    from jobs.rebuild import rebuild as rebuild_table
+    from jobs.operate.rebuild import rebuild as rebuild_table
 
     made = rebuild_table(table, run_id=run_id("rebuild"))
     if as_json:
@@ -92,7 +92,7 @@ def rebuild(
 
 def docs(as_json: AsJson = False) -> None:
     """Write the documentation of tables and the Data Docs of their expectations."""
-    from jobs.docs import build_docs
+    from jobs.portal.tables import build_docs
 
     page = build_docs()
     if as_json:
@@ -103,7 +103,7 @@ def docs(as_json: AsJson = False) -> None:
 
 @contextmanager
 def _on_cluster() -> Iterator[None]:
-    from jobs.cluster.run import Size, environment_file, use
+    from jobs.operate.cluster.run import Size, environment_file, use
 
     note("starting what of the cluster is not up; the first time jars are fetched and quick starts prepared")
     started = use(Size())

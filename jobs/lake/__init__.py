@@ -9,6 +9,7 @@ from jobs.lake.log import (
     delta,
     exists,
     files,
+    files_in,
     files_of,
     forget,
     made_by,
@@ -42,11 +43,13 @@ from jobs.lake.tables import (
     see_expected,
 )
 from jobs.lake.vacuum import remove, unneeded, unneeded_log
+from jobs.lake.views import session
 
 __all__ = [
     "BOOKKEEPING", "DataFile", "Field", "Partition", "append", "attach", "bookkeeping_fields", "clear_stages",
-    "columns_at", "compact", "counts", "create", "delete", "delta", "exists", "expect", "expect_nothing", "fields_of",
-    "files", "files_of", "forget", "from_path", "is_shaped", "leftovers", "location", "made_by", "merge", "overwrite",
-    "predicate", "read", "relative", "remove", "replace", "restore", "rewritten", "rows",
-    "rows_in", "see_expected", "show", "stage", "touched", "try_engine", "unneeded", "unneeded_log", "version",
+    "columns_at", "compact", "counts", "create", "delete", "delta", "exists", "expect", "expect_nothing",
+    "fields_of", "files", "files_in", "files_of", "forget", "from_path", "is_shaped", "leftovers", "location",
+    "made_by", "merge", "overwrite", "predicate", "read", "relative", "remove", "replace", "restore", "rewritten",
+    "rows", "rows_in", "see_expected", "session", "show", "stage", "touched", "try_engine", "unneeded",
+    "unneeded_log", "version",
 ]  # fmt: skip

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
-from jobs import objects
+from jobs.declared.sql import literal, quote
 from jobs.errors import ExchangeError
+from jobs.lake import objects
 from jobs.lake.place import location, storage_options
-from jobs.rules import literal, quote
 
 if TYPE_CHECKING:
     from deltalake import DeltaTable
@@ -143,6 +143,13 @@ def files_of(log: DeltaTable, folder: Path) -> tuple[DataFile, ...]:
         )
         for i, path in enumerate(paths)
     )
+
+
+def files_in(folder: Path) -> tuple[DataFile, ...]:
+    """The data files of the newest version of a table in some other lake on this machine's disks."""
+    from deltalake import DeltaTable
+
+    return files_of(DeltaTable(str(folder)), folder)
 
 
 def rows_in(file: Path) -> int:

@@ -10,13 +10,13 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from jobs.declared.sql import quote
 from jobs.errors import ExchangeError
-from jobs.failures import no_delta
+from jobs.lake.engine import connect
+from jobs.lake.engine_errors import no_delta
+from jobs.lake.objects import Listed, listed
 from jobs.lake.place import address, is_embedded
-from jobs.objects import Listed, listed
-from jobs.rules import quote
 from jobs.settings import settings
-from jobs.spark import connect
 
 if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame

@@ -7,17 +7,18 @@ from dataclasses import dataclass
 from functools import reduce
 from typing import TYPE_CHECKING
 
-from jobs import lease, locks
+from jobs.declared.sql import literal, quote
 from jobs.errors import Overtaken
+from jobs.lake import lease
+from jobs.lake.engine import connect
 from jobs.lake.log import MADE_BY, DataFile, Partition, delta, exists, predicate, version
 from jobs.lake.place import address, from_path, is_embedded, location
-from jobs.rules import literal, quote
-from jobs.spark import connect
+from jobs.registry import locks
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
 
-    from jobs.contract import Column
+    from jobs.declared.contract import Column
 
 # A release pins its version for good, and a version is readable only as long as its log is.
 _LOG_RETENTION = "delta.logRetentionDuration"
@@ -32,6 +33,9 @@ BOOKKEEPING: tuple[tuple[str, str, str], ...] = (
     ("_run_id", "STRING", "run that wrote the row"),
     ("_logical_date", "TIMESTAMP", "the date whose run brought the bytes in"),
 )
+ORIGIN = tuple(name for name, _, _ in BOOKKEEPING)
+# Holds for the newest version of each row, where a table keeps revisions.
+CURRENT = "_superseded_at IS NULL"
 
 # Sail 0.7 reads the log's smallest and largest value of these types through a double: it then skips files that hold a
 # value it looks for, and shows that double in place of a value which all rows of a file share.
@@ -53,6 +57,12 @@ class Field:
     name: str
     type: str
     comment: str = ""
+
+
+REVISION_FIELDS = (
+    Field("_known_at", "TIMESTAMP", "when this version of the row became known"),
+    Field("_superseded_at", "TIMESTAMP", "when a later version replaced it; null for the current one"),
+)
 
 
 def expect(table: str, head: int | None) -> None:

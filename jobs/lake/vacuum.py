@@ -10,8 +10,8 @@ from pathlib import Path
 from urllib.parse import unquote
 
 from jobs.lake.log import files
+from jobs.lake.objects import Listed, listed
 from jobs.lake.place import location
-from jobs.objects import Listed, listed
 
 _LOG = "_delta_log"
 # Commits, checkpoints and checksums begin with the number of their version.

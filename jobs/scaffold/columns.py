@@ -11,7 +11,7 @@ from itertools import combinations
 from math import prod
 from typing import TYPE_CHECKING
 
-from jobs.rules import literal, quote
+from jobs.declared.sql import literal, quote
 
 if TYPE_CHECKING:
     import pyarrow as pa

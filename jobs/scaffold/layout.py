@@ -11,9 +11,9 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
+from jobs.bronze.formats.text import refuse_page
+from jobs.declared.format import Delimited, JsonDocument, JsonLines
 from jobs.errors import ExchangeError, RefusedFile
-from jobs.formats.declaration import Delimited, JsonDocument, JsonLines
-from jobs.formats.text import refuse_page
 from jobs.scaffold.sample import HEAD, Sample
 
 _DELIMITERS = (",", "\t", ";", "|", ":", " ")

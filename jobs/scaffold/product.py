@@ -9,12 +9,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
-from jobs.catalog import Licence, load_products, load_sources
-from jobs.contract import TYPES, Column, load_contract
+from jobs.declared.catalog import Licence, load_products, load_sources
+from jobs.declared.contract import TYPES, Column, load_contract
+from jobs.declared.sql import input_tables, quote, read_select
 from jobs.errors import ExchangeError, NotFound
-from jobs.exact import inexact
-from jobs.query import input_tables, read_select
-from jobs.rules import quote
+from jobs.gold.determinism import inexact
 from jobs.scaffold.document import NO_ADDRESS, TO_BE_WRITTEN, Property, check_name, contract, flow, scalar, written
 from jobs.settings import settings
 
@@ -90,7 +89,7 @@ def _text(query: Path | None, table: str | None) -> str:
 
 
 def _check_inputs(inputs: Sequence[str]) -> None:
-    from jobs.pointers import checked
+    from jobs.lake.pointers import checked
 
     known = sorted(
         [s.table for s in load_sources().sources.values()] + [p.table for p in load_products().products.values()]
@@ -104,7 +103,7 @@ def _check_inputs(inputs: Sequence[str]) -> None:
 def _analysed(text: str, file: Path) -> DataFrame:
     from pyspark.errors import PySparkException
 
-    from jobs.spark import session
+    from jobs.lake.views import session
 
     spark = session()
     try:
@@ -147,7 +146,7 @@ def _grouped(file: Path) -> tuple[str, ...]:
 
 def _measured(frame: DataFrame, grouped: Sequence[str]) -> tuple[tuple[_Found, ...], tuple[str, ...], int]:
     from jobs import lake
-    from jobs.spark import connect
+    from jobs.lake.engine import connect
 
     types = {f.name: _contract_type(f.name, f.dataType.simpleString()) for f in frame.schema.fields}
     try:
@@ -175,7 +174,7 @@ def _contract_type(name: str, kind: str) -> str:
 
 
 def _key(columns: Sequence[_Found], grouped: Sequence[str], rows: int) -> tuple[str, ...]:
-    from jobs.spark import connect
+    from jobs.lake.engine import connect
 
     def names_rows(chosen: Sequence[str]) -> bool:
         distinct = f"SELECT DISTINCT {', '.join(map(quote, chosen))} FROM {_STAGE}"
@@ -221,7 +220,7 @@ def _declaration(name: str, inputs: Sequence[str]) -> str:
 
 def _licence(inputs: Sequence[str]) -> Licence | None:
     """The licence of all inputs, if they share one that names terms."""
-    from jobs.releases.describe import NO_LICENCE
+    from jobs.release.describe import NO_LICENCE
 
     sources, products = load_sources().sources, load_products().products
     found = {

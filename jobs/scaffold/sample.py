@@ -12,9 +12,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
 
-from jobs.connectors.declaration import DropConnector, PackageConnector
+from jobs.declared.connector import DropConnector, PackageConnector
 from jobs.errors import ExchangeError, NotFound
-from jobs.formats.containers import members
+from jobs.land import members
 
 # Enough to tell the encoding and the layout of any file.
 HEAD = 4 << 20
@@ -73,7 +73,7 @@ def sample_of(given: str) -> Iterator[Sample]:
         yield _looked_into(Sample(path, path.name, DropConnector(files=(glob,))))
         return
     connector = _package(given)
-    from jobs.connectors import fetch
+    from jobs.land.connectors import fetch
 
     with TemporaryDirectory(prefix="exchange-sample-") as scratch:
         for fetched in fetch(connector, source="sample", scratch=Path(scratch)):

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from jobs.connectors.declaration import DropConnector
+from jobs.declared.connector import DropConnector
+from jobs.declared.format import Delimited, JsonDocument, JsonLines
 from jobs.errors import ExchangeError, RefusedFile
-from jobs.formats.declaration import Delimited, JsonDocument, JsonLines
 from jobs.scaffold.columns import Proposal, is_measure, key_of, proposals
 from jobs.scaffold.document import (
     NO_ADDRESS,
@@ -29,7 +29,7 @@ from jobs.settings import settings
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from jobs.connectors.declaration import PackageConnector
+    from jobs.declared.connector import PackageConnector
 
 SAMPLE_ROWS = 100_000
 
@@ -99,7 +99,7 @@ def _records(sample: Sample, form: Delimited | JsonLines | JsonDocument) -> tupl
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    from jobs.formats import read
+    from jobs.bronze.formats import read
 
     good: list[pa.RecordBatch] = []
     refused: list[str] = []
@@ -180,10 +180,10 @@ def _contract(sector: str, name: str, looked: _Looked) -> str:
 
 def _try_out(name: str) -> None:
     """Read back what was written, as the steps will."""
-    from jobs.catalog import load_sources
-    from jobs.contract import load_contract
-    from jobs.rules import compile_rules
-    from jobs.split import Split
+    from jobs.declared.catalog import load_sources
+    from jobs.declared.compile import compile_rules
+    from jobs.declared.contract import load_contract
+    from jobs.silver.split import Split
 
     source = load_sources().source(name)
     terms = load_contract(source.table)

@@ -8,10 +8,10 @@ from datetime import UTC, datetime
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from jobs.exchange.grants import Standing, grant_of, grants_of_buyer, standing
+from jobs.exchange.usage import Request
 from jobs.registry import reading
-from jobs.registry.grants import Standing, grant_of, grants_of_buyer, standing
 from jobs.registry.models import Grant, Release
-from jobs.registry.usage import Request
 from jobs.share.refusal import Refusal, forbidden, invalid, missing, unauthenticated
 from jobs.share.tickets import Ticket
 

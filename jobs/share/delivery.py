@@ -14,8 +14,8 @@ from anyio.to_thread import run_sync
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from jobs.objects import reader
-from jobs.registry import usage
+from jobs.exchange import usage
+from jobs.lake.objects import reader
 from jobs.share.meter import tell
 from jobs.share.ranges import Span
 from jobs.share.refusal import Refusal

@@ -8,7 +8,7 @@ from pathlib import Path
 from fastapi import APIRouter, Request, Response
 
 from jobs.errors import Tampered
-from jobs.registry import usage
+from jobs.exchange import usage
 from jobs.share import ranges
 from jobs.share.access import require_live
 from jobs.share.delivery import FileDelivery

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 from fastapi import Request
 
-from jobs.registry import usage
+from jobs.exchange import usage
 from jobs.share.refusal import Refusal, internal
 
 log = logging.getLogger("exchange.share")

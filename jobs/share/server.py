@@ -10,9 +10,10 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from jobs.errors import ExchangeError
+from jobs.exchange.grants import PREFIX
 from jobs.registry import engine
 from jobs.settings import settings
-from jobs.share import PREFIX, files, listings, tables
+from jobs.share import browse, files, tables
 from jobs.share.refusal import Refusal, internal, missing, unsupported
 from jobs.share.tickets import signer
 
@@ -31,7 +32,7 @@ def create_app() -> FastAPI:
     # No pages that describe the interface: they would load scripts from elsewhere.
     app = FastAPI(title="Data exchange: Delta Sharing", docs_url=None, redoc_url=None, openapi_url=None)
     protocol = APIRouter(prefix=PREFIX)
-    for part in (listings, tables, files):
+    for part in (browse, tables, files):
         protocol.include_router(part.router)
     app.include_router(protocol)
     app.add_exception_handler(Refusal, _refused)

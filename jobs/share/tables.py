@@ -8,8 +8,9 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends, Request, Response
 
-from jobs.registry import usage
-from jobs.share import PREFIX, capabilities, protocol
+from jobs.exchange import usage
+from jobs.exchange.grants import PREFIX
+from jobs.share import capabilities, protocol
 from jobs.share.access import SharedTable, Version, enter
 from jobs.share.capabilities import Capabilities
 from jobs.share.hints import select_files

@@ -13,7 +13,7 @@ import pytest
 from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowSkipException
 
 from jobs.airflow.step import StepOperator, logical_date
-from jobs.locks import hold
+from jobs.registry.locks import hold
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
 

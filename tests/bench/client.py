@@ -178,7 +178,7 @@ def _wait(server: subprocess.Popen[bytes], port: int) -> None:
 
 
 def _profile(file: Path, port: int) -> str:
-    from jobs.registry.grants import create_grant
+    from jobs.exchange.grants import create_grant
 
     _, profile = create_grant(PRODUCT, "bench", 1, f"http://127.0.0.1:{port}/delta-sharing")
     file.write_text(json.dumps(profile))

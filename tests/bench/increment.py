@@ -16,8 +16,8 @@ import psutil
 from rich.console import Console
 from rich.table import Table
 
+from jobs.lake.engine import close
 from jobs.settings import CHECKOUT
-from jobs.spark import close
 from tests.bench.catalogue import PRODUCT, SOURCE, declare
 from tests.bench.measure import watched
 from tests.bench.on_cluster import cluster

@@ -37,15 +37,15 @@ def cluster(home: Path) -> Iterator[Up]:
     """Start a cluster whose state is under an EXCHANGE_HOME, and end it after the block."""
     os.environ["EXCHANGE_HOME"] = str(home)
     os.environ.setdefault("EXCHANGE_JARS", str(CHECKOUT / ".exchange" / "cluster" / "jars"))
-    from jobs.cluster.rehearsal import prepare
+    from jobs.operate.cluster.rehearsal import prepare
 
     prepare()
     log = EventLog(home / "events")
     os.environ["JDK_JAVA_OPTIONS"] = log.java_options
 
-    from jobs.cluster.run import Size, down, environment_file, up
-    from jobs.cluster.secrets import make_spark_secret
-    from jobs.cluster.state import HOST
+    from jobs.operate.cluster.run import Size, down, environment_file, up
+    from jobs.operate.cluster.secrets import make_spark_secret
+    from jobs.operate.cluster.state import HOST
 
     try:
         state, _ = up(Size(WORKERS, CORES, MEMORY))

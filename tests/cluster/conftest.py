@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from running import QUICK, Cluster, Place, skip_without_java
 
-from jobs import spark
+from jobs.lake.engine import close
 
 
 @pytest.fixture(scope="session")
@@ -42,7 +42,7 @@ def on_cluster(
         monkeypatch.setenv(name, value)
     name = f"test_{abs(hash(request.node.nodeid))}"
     yield Place(monkeypatch, cluster.place(name, tmp_path / "cluster-home"))
-    spark.close()
+    close()
 
 
 @pytest.fixture

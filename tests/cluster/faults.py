@@ -12,7 +12,7 @@ import psutil
 from faulty_store import FaultyStore
 from running import Cluster
 
-from jobs.processes import free_port
+from jobs.operate.processes import free_port
 
 
 @dataclass

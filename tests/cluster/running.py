@@ -16,7 +16,7 @@ import psycopg
 import pytest
 from spark_server import CHECKOUT, QUICK, skip_without_java
 
-from jobs import spark
+from jobs.lake import engine
 
 __all__ = ["CHECKOUT", "QUICK", "Cluster", "Place", "skip_without_java"]
 
@@ -101,7 +101,7 @@ class Place:
 
     def enter(self) -> None:
         """Let this process work there."""
-        spark.close()
+        engine.close()
         for name in ("EXCHANGE_SPARK", "EXCHANGE_LAKE", "EXCHANGE_DATABASE_URL"):
             self.patch.delenv(name, raising=False)
         for name, value in self.variables.items():

@@ -9,9 +9,9 @@ import psutil
 import pytest
 from running import Cluster, skip_without_java
 
-from jobs.cluster import jars
-from jobs.cluster.classes import classes_file, java_options
-from jobs.cluster.rehearsal import prepare
+from jobs.operate.cluster import jars
+from jobs.operate.cluster.classes import classes_file, java_options
+from jobs.operate.cluster.rehearsal import prepare
 
 
 def _maps(process: psutil.Process, file: Path) -> bool:

@@ -24,8 +24,8 @@ from running import Cluster
 from sqlalchemy import create_engine, text
 from sqlalchemy.engine import make_url
 
-from jobs import spark
 from jobs.errors import ExchangeError
+from jobs.lake.engine import close, connect
 
 PARTS = {"store", "database", "master", "worker-1", "worker-2", "connect"}
 
@@ -37,11 +37,11 @@ def settings(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict
     for name, value in found.items():
         monkeypatch.setenv(name, value)
     yield found
-    spark.close()
+    close()
 
 
 def test_a_session_writes_and_reads_delta_tables_in_the_store(settings: dict[str, str]) -> None:
-    session = spark.connect()
+    session = connect()
     table = f"{settings['EXCHANGE_LAKE']}/readings"
     session.sql("select id, timestamp'2026-01-01 00:00:00' as read_at from range(0, 1000, 1, 2)").write.format(
         "delta"
@@ -64,22 +64,22 @@ def test_workers_run_functions_of_this_project() -> None:
     def parse(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         import os
 
-        import jobs.formats
+        import jobs.bronze.formats
 
         for batch in batches:
-            told = f"{jobs.formats.__name__} in {Path(os.environ['LOCAL_DIRS']).name}"
+            told = f"{jobs.bronze.formats.__name__} in {Path(os.environ['LOCAL_DIRS']).name}"
             yield pa.RecordBatch.from_pydict({"told": [told] * batch.num_rows})
 
-    spread = spark.connect().range(0, 8, 1, 2).mapInArrow(parse, "told string").distinct().collect()
+    spread = connect().range(0, 8, 1, 2).mapInArrow(parse, "told string").distinct().collect()
 
-    assert {row.told for row in spread} == {"jobs.formats in worker-1", "jobs.formats in worker-2"}
+    assert {row.told for row in spread} == {"jobs.bronze.formats in worker-1", "jobs.bronze.formats in worker-2"}
 
 
 def test_whoever_has_no_token_gets_no_session(settings: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
     address, _, _ = settings["EXCHANGE_SPARK"].partition(";")
     monkeypatch.setenv("EXCHANGE_SPARK", f"{address};token=guessed")
     with pytest.raises(ExchangeError, match="does not take the token") as refused:
-        spark.connect()
+        connect()
     assert "guessed" not in str(refused.value)
 
 
@@ -104,7 +104,7 @@ def test_whoever_does_not_know_the_secret_is_no_worker(cluster: Cluster, other_c
 def test_a_process_ends_when_it_is_done_although_its_server_is_gone(settings: dict[str, str]) -> None:
     script = """
 import os, threading, socket
-from jobs import spark
+from jobs.lake.engine import close, connect
 from jobs.errors import ExchangeError
 there = int(os.environ["EXCHANGE_SPARK"].split(":")[2].split("/")[0])
 token = os.environ["EXCHANGE_SPARK"].partition(";")[2]
@@ -124,8 +124,8 @@ def let_in():
 
 threading.Thread(target=let_in, daemon=True).start()
 os.environ["EXCHANGE_SPARK"] = f"sc://localhost:{door.getsockname()[1]}/;{token}"
-print(spark.connect().range(7).count(), flush=True)
-spark.close()
+print(connect().range(7).count(), flush=True)
+close()
 for way in ways:
     way.shutdown(socket.SHUT_RDWR)
     way.close()
@@ -277,7 +277,7 @@ def test_a_part_that_dies_while_starting_is_told_and_nothing_is_left(other_clust
 
 
 def _ports(cluster: Cluster) -> dict[str, int]:
-    from jobs.cluster.state import State
+    from jobs.operate.cluster.state import State
 
     return State.model_validate_json((cluster.folder / "cluster.json").read_text()).ports
 

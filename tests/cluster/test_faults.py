@@ -21,9 +21,11 @@ from running import CHECKOUT, Cluster
 from sqlalchemy import delete, text, update
 from trial import Exchange, Source, checked_rows, landings, runs, table_rows
 
-from jobs import flow, lake, lease, locks, spark
+from jobs import flow, lake
 from jobs.errors import Busy, ExchangeError, Overtaken
-from jobs.registry import transaction
+from jobs.lake import lease
+from jobs.lake.engine import close
+from jobs.registry import locks, transaction
 from jobs.registry.models import Lease
 from jobs.settings import settings
 
@@ -89,7 +91,7 @@ def begun(faults: Faults, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         made = Life(Exchange(folder / "catalogue").source(COLUMNS, ("meter", "read_on"), partition=("read_on",)))
         made.live()
         yield made
-        spark.close()
+        close()
 
 
 @pytest.fixture
@@ -289,7 +291,8 @@ def test_a_lock_is_free_as_soon_as_its_holder_lets_go_or_is_killed() -> None:
     for _ in range(100):
         hold_and_let_go()
     program = (
-        "import time; from jobs import locks\nwith locks.hold('killed'): print('held', flush=True); time.sleep(60)"
+        "import time; from jobs.registry import locks\n"
+        "with locks.hold('killed'): print('held', flush=True); time.sleep(60)"
     )
     with subprocess.Popen([sys.executable, "-c", program], cwd=CHECKOUT, stdout=subprocess.PIPE, text=True) as holder:
         assert holder.stdout is not None

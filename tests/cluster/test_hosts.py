@@ -18,16 +18,16 @@ from running import CHECKOUT, QUICK, skip_without_java
 _ASK = """
 from collections.abc import Iterable
 import pyarrow as pa
-from jobs import spark
+from jobs.lake import engine
 
 def where(batches):
     import os
     for batch in batches:
         yield pa.RecordBatch.from_pydict({"host": [os.environ["SPARK_LOCAL_IP"]] * batch.num_rows})
 
-told = spark.connect().range(0, 1000, 1, 4).mapInArrow(where, "host string").groupBy("host").count().collect()
+told = engine.connect().range(0, 1000, 1, 4).mapInArrow(where, "host string").groupBy("host").count().collect()
 print(sorted(row.host for row in told), sum(row["count"] for row in told))
-spark.close()
+engine.close()
 """
 
 

@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 from running import skip_without_java
 
-from jobs.cluster import jars
-from jobs.cluster.database import find_postgres
-from jobs.cluster.java import find_java
 from jobs.errors import ExchangeError, PublisherError, Tampered
+from jobs.operate.cluster import jars
+from jobs.operate.cluster.database import find_postgres
+from jobs.operate.cluster.java import find_java
 
 GOOD = b"the bytes of a jar"
 

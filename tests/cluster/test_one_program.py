@@ -17,18 +17,18 @@ from sqlalchemy import update
 from trial import Exchange, checked_rows, day, table_rows
 
 from jobs import lake
-from jobs.catalog import load_catalog
-from jobs.doctor import examine
+from jobs.declared.catalog import load_catalog
 from jobs.errors import Busy, ExchangeError
 from jobs.flow import run_step, run_steps
-from jobs.objects import reader
+from jobs.lake.objects import reader
+from jobs.operate.doctor import examine
+from jobs.operate.relocate import relocate
+from jobs.operate.upkeep import upkeep
 from jobs.registry import transaction
 from jobs.registry.models import Lease
-from jobs.release import find
-from jobs.releases.manifest import Manifest
-from jobs.relocate import relocate
-from jobs.upkeep import upkeep
-from jobs.verify import verify
+from jobs.release.manifest import Manifest
+from jobs.release.step import find
+from jobs.release.verify import verify
 
 # A Spark that does everything for the first time takes its time on a busy machine.
 pytestmark = pytest.mark.timeout(1800)
@@ -160,7 +160,7 @@ def test_upkeep_on_the_cluster_while_somebody_reads(
             assert run_step(step, product, day(number), "r").status == "succeeded"
     tables = (source.table, f"gold.{product}")
     rows = checked_rows(source.table)
-    monkeypatch.setattr("jobs.upkeep.datetime", Later)
+    monkeypatch.setattr("jobs.operate.upkeep.datetime", Later)
 
     by_engine = lake.read(source.table).toLocalIterator()
     by_file = iter([lake.location(source.table) / file.path for file in lake.files(source.table)])

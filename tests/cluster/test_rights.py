@@ -22,10 +22,10 @@ from botocore.exceptions import SSLError
 from running import CHECKOUT
 from trial import Exchange
 
-from jobs import objects
-from jobs.cluster import store as stores
-from jobs.cluster.secrets import Secrets
-from jobs.processes import Mark, free_port, is_free, launch
+from jobs.lake import objects
+from jobs.operate.cluster import store as stores
+from jobs.operate.cluster.secrets import Secrets
+from jobs.operate.processes import Mark, free_port, is_free, launch
 
 SECRET = "planted-secret-of-this-test"
 # The embedded engine has the rights of the process that it is in.
@@ -38,8 +38,8 @@ EVERYTHING = """
 import json
 from datetime import UTC, datetime
 from jobs.flow import run_steps
-from jobs.registry.grants import create_grant
-from jobs.upkeep import upkeep
+from jobs.exchange.grants import create_grant
+from jobs.operate.upkeep import upkeep
 day = datetime(2026, 1, 1, tzinfo=UTC)
 print(json.dumps([done.status for name in ("readings", "load") for done in run_steps(name, day, "r")]))
 print(json.dumps([kept.status for kept in upkeep().tables]))

@@ -23,7 +23,7 @@ from psycopg import sql
 from running import CHECKOUT, Cluster
 from trial import Exchange
 
-from jobs import processes
+from jobs.operate import processes
 
 pytestmark = [pytest.mark.airflow, pytest.mark.timeout(1800)]
 

@@ -16,12 +16,12 @@ from running import CHECKOUT, Cluster, skip_without_java
 from sqlalchemy import text
 from sqlalchemy.engine import make_url
 
-from jobs import spark
-from jobs.cluster import engine as engines
-from jobs.cluster.jars import spark_home
-from jobs.doctor import examine, require_working
 from jobs.errors import ExchangeError
-from jobs.processes import Mark, free_port, is_free, launch, write_private
+from jobs.lake.engine import close
+from jobs.operate.cluster import engine as engines
+from jobs.operate.cluster.jars import spark_home
+from jobs.operate.doctor import examine, require_working
+from jobs.operate.processes import Mark, free_port, is_free, launch, write_private
 from jobs.registry import engine
 
 pytestmark = pytest.mark.timeout(1800)
@@ -35,9 +35,9 @@ def settings(cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     found = cluster.settings() | {"EXCHANGE_HOME": str(tmp_path / "home")}
     for name, value in found.items():
         monkeypatch.setenv(name, value)
-    spark.close()
+    close()
     yield found
-    spark.close()
+    close()
 
 
 def wrong(settings: dict[str, str], variable: str) -> dict[str, str]:
@@ -125,7 +125,7 @@ def test_the_database_is_reached_over_tls_by_those_who_know_its_authority(
 
 
 def _set_tls(cluster: Cluster, port: int | None, state: str) -> None:
-    from jobs.cluster.secrets import Secrets
+    from jobs.operate.cluster.secrets import Secrets
 
     secrets = Secrets.model_validate_json((cluster.folder / "secrets.json").read_text(encoding="utf-8"))
     password = secrets.database["postgres"]
@@ -155,7 +155,7 @@ def without_delta(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[s
     while is_free(port):
         assert started.poll() is None, (tmp_path / "bare.log").read_text(encoding="utf-8")
     yield f"sc://localhost:{port}"
-    spark.close()
+    close()
     mark.end_all()
     started.wait()
 

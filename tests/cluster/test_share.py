@@ -17,10 +17,10 @@ from trial import Exchange, day
 from wares import Door, open_door
 
 from jobs import lake
+from jobs.exchange import usage
+from jobs.exchange.grants import revoke
 from jobs.flow import run_step
-from jobs.objects import on_disk
-from jobs.registry import usage
-from jobs.registry.grants import revoke
+from jobs.lake.objects import on_disk
 
 pytestmark = pytest.mark.timeout(1800)
 

@@ -12,13 +12,13 @@ import pyarrow as pa
 import yaml
 from deltalake import DeltaTable, write_deltalake
 
-from jobs import evidence
-from jobs.catalog import Product, load_products
-from jobs.contract import load_contract
-from jobs.pointers import move
+from jobs.check import evidence
+from jobs.declared.catalog import Product, load_products
+from jobs.declared.contract import load_contract
+from jobs.lake.pointers import move
 from jobs.registry import transaction
 from jobs.registry.models import Check, Landing
-from jobs.release import Release, release
+from jobs.release.step import Release, release
 from jobs.settings import settings
 
 PRODUCT, SOURCE = "load_by_day", "meters"

@@ -20,7 +20,7 @@ from joserfc import jws
 from joserfc.jwk import OctKey, OKPKey
 
 from jobs.errors import ExchangeError, NotFound, Tampered
-from jobs.releases import credential
+from jobs.release import credential
 from jobs.settings import settings
 
 AT = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)

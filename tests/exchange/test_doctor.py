@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from jobs import spark
-from jobs.doctor import Finding, examine, require_working
 from jobs.errors import ExchangeError
+from jobs.lake.engine import close
+from jobs.operate.doctor import Finding, examine, require_working
 
 
 @pytest.fixture(autouse=True)
@@ -43,7 +43,7 @@ def test_a_lake_where_nothing_can_be_written_is_told(home: Path, monkeypatch: py
 
 def test_an_engine_that_is_not_there_is_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EXCHANGE_SPARK", "sc://127.0.0.1:1/;token=planted")
-    spark.close()
+    close()
     told = found()
     assert told["engine"].status == told["engine and lake"].status == "failed"
     assert "no engine answers at sc://127.0.0.1:1 " in told["engine"].found

@@ -14,10 +14,10 @@ from sqlalchemy.exc import IntegrityError
 from wares import build, days, recall, release, set_grant
 
 from jobs.errors import ExchangeError, NotFound
-from jobs.registry import usage
-from jobs.registry.grants import Standing, create_grant, grants, live_grants, revoke, standing
+from jobs.exchange import usage
+from jobs.exchange.grants import Standing, create_grant, grants, live_grants, revoke, standing
+from jobs.exchange.participants import enrol, participants
 from jobs.registry.models import Grant
-from jobs.registry.participants import enrol, participants
 
 pytestmark = pytest.mark.usefixtures("home")
 

@@ -23,21 +23,21 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
 
-from jobs import spark
-from jobs.contract import contract_file
+from jobs.declared.contract import contract_file
 from jobs.errors import Busy, ExchangeError, ExpectationsFailed, NotFound, Tampered
-from jobs.locks import hold
-from jobs.pointers import move
+from jobs.lake.engine import close
+from jobs.lake.pointers import move
 from jobs.registry import reading, transaction
+from jobs.registry.locks import hold
 from jobs.registry.models import Check
 from jobs.registry.models import Release as ReleaseRow
-from jobs.release import compare, find, pinned_versions, releases, rows_of_difference
-from jobs.releases import archive, credential
-from jobs.releases.difference import Fingerprint, Side, difference, fingerprint, rows_of
-from jobs.releases.lineage import lineage
-from jobs.releases.manifest import Manifest, digest
-from jobs.releases.snapshot import snapshot
-from jobs.runs import recorded
+from jobs.registry.runs import recorded
+from jobs.release import archive, credential
+from jobs.release.difference import Fingerprint, Side, difference, fingerprint, rows_of
+from jobs.release.lineage import lineage
+from jobs.release.manifest import Manifest, digest
+from jobs.release.snapshot import snapshot
+from jobs.release.step import compare, find, pinned_versions, releases, rows_of_difference
 from jobs.settings import settings
 
 
@@ -45,7 +45,7 @@ from jobs.settings import settings
 def engine() -> Iterator[None]:
     """One engine for the module."""
     yield
-    spark.close()
+    close()
 
 
 @pytest.fixture
@@ -371,7 +371,7 @@ def test_a_full_disk_releases_nothing(desk: Desk, monkeypatch: pytest.MonkeyPatc
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr("jobs.releases.archive.os.fsync", full)
+        patch.setattr("jobs.release.archive.os.fsync", full)
         with pytest.raises(ExchangeError, match="No space left"):
             desk.release()
     assert releases(PRODUCT) == []
@@ -393,7 +393,7 @@ def test_killed_before_or_after_the_folder_ends_with_one_release(
         raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr("jobs.release._row" if before_row else "jobs.releases.archive.Path.rename", die)
+        patch.setattr("jobs.release.step._row" if before_row else "jobs.release.archive.Path.rename", die)
         with pytest.raises(Killed):
             desk.release()
     assert releases(PRODUCT) == []
@@ -410,7 +410,7 @@ def test_killed_before_or_after_the_folder_ends_with_one_release(
 def test_an_orphan_of_another_version_is_replaced(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     desk.passes(desk.build(FIRST))
     with monkeypatch.context() as patch:
-        patch.setattr("jobs.release._row", lambda *_: (_ for _ in ()).throw(Killed))
+        patch.setattr("jobs.release.step._row", lambda *_: (_ for _ in ()).throw(Killed))
         with pytest.raises(Killed):
             desk.release()
     made = desk.ship(meters(("z", 9, 9.0)))
@@ -448,8 +448,8 @@ def test_kill_nine_at_any_moment(desk: Desk) -> None:
         "import os, signal, sys, pathlib\n"
         "from datetime import datetime, UTC\n"
         "from jobs import release\n"
-        "from jobs.releases import archive\n"
-        "from jobs.catalog import load_products\n"
+        "from jobs.release import archive\n"
+        "from jobs.declared.catalog import load_products\n"
         "def die(*_, **__): os.kill(os.getpid(), signal.SIGKILL)\n"
         "setattr({'archive': archive, 'release': release}[sys.argv[1]], sys.argv[2], die)\n"
         f"release.release(load_products().product('{PRODUCT}'), run_id='r', now=datetime(2026, 3, 1, tzinfo=UTC))\n"
@@ -472,8 +472,8 @@ def test_kill_nine_at_any_moment(desk: Desk) -> None:
 def test_two_registries_of_one_number_cannot_be(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     desk.ship(FIRST)
     desk.passes(desk.build(meters(("z", 9, 9.0))))
-    monkeypatch.setattr("jobs.release.next_number", lambda *_: (1, 0, 0))
-    monkeypatch.setattr("jobs.releases.archive.folder_of", lambda p, n: settings().releases / p / f"{n}-elsewhere")
+    monkeypatch.setattr("jobs.release.step.next_number", lambda *_: (1, 0, 0))
+    monkeypatch.setattr("jobs.release.archive.folder_of", lambda p, n: settings().releases / p / f"{n}-elsewhere")
     with pytest.raises(Busy, match="released by another process"):
         desk.release()
     assert [r.number for r in releases(PRODUCT)] == ["1.0.0"]

@@ -15,8 +15,8 @@ import pytest
 from requests.exceptions import HTTPError
 from wares import FIRST_RELEASE, Door, build, days, recall, release, set_grant
 
-from jobs.registry import usage
-from jobs.registry.grants import revoke
+from jobs.exchange import usage
+from jobs.exchange.grants import revoke
 
 BOTH_FORMATS = pytest.mark.parametrize("delta", [True, False], ids=["delta", "parquet"])
 
@@ -325,7 +325,7 @@ def test_a_product_all_of_whose_releases_are_recalled(door: Door) -> None:
 def test_what_the_exchange_released_itself_is_what_the_buyer_gets(door: Door, monkeypatch: pytest.MonkeyPatch) -> None:
     from checked import PRODUCT, Desk, meters
 
-    from jobs import spark
+    from jobs.lake import engine
 
     monkeypatch.setenv("EXCHANGE_CATALOGUE", str(door.folder / "catalogue"))
     desk = Desk(door.folder / "catalogue")
@@ -335,7 +335,7 @@ def test_what_the_exchange_released_itself_is_what_the_buyer_gets(door: Door, mo
             desk.land(str(rows))
             desk.ship(rows, partition_by=["meter"])
     finally:
-        spark.close()
+        engine.close()
     url = door.url(door.grant(PRODUCT)[1], PRODUCT)
     for delta in (True, False):
         for version, expected in ((0, [1.0, 2.0]), (None, [1.5, 2.0, 3.0])):

@@ -24,8 +24,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from wares import Door, build, days, recall, release, set_grant
 
-from jobs.registry import usage
-from jobs.registry.grants import create_grant, revoke
+from jobs.exchange import usage
+from jobs.exchange.grants import create_grant, revoke
 from jobs.registry.models import Usage
 from jobs.settings import settings
 from jobs.share import tickets

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from sqlalchemy import select
 from wares import Door, build, days, release
 
-from jobs.registry import reading, usage
+from jobs.exchange import usage
+from jobs.registry import reading
 from jobs.registry.models import Usage
 from jobs.share.capabilities import read
 from jobs.share.refusal import Refusal

@@ -15,11 +15,11 @@ from typing import Any
 import pytest
 from checked import PRODUCT, SOURCE, Desk, meters, write
 
-from jobs import spark
 from jobs.errors import NotFound
-from jobs.releases.archive import folder_of
-from jobs.releases.manifest import Manifest
-from jobs.verify import Finding, verify
+from jobs.lake import engine
+from jobs.release.archive import folder_of
+from jobs.release.manifest import Manifest
+from jobs.release.verify import Finding, verify
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +37,7 @@ def shipped(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         desk.land("a,2,1\n")
         desk.ship(meters(("a", 1, 1.0), ("b", 1, 2.0), ("a", 2, 3.0)))
         yield root
-    spark.close()
+    engine.close()
 
 
 @pytest.fixture
@@ -101,7 +101,7 @@ def test_needs_neither_engine_nor_network() -> None:
         "import socket, sys\n"
         "def refuse(*a, **k): raise OSError('no network here')\n"
         "socket.socket.connect = refuse\n"
-        "from jobs.verify import verify\n"
+        "from jobs.release.verify import verify\n"
         f"assert verify('{PRODUCT}').ok\n"
         "assert not (found := {'pyspark', 'pysail', 'pandas'} & set(sys.modules)), found\n"
     )
@@ -272,7 +272,7 @@ def test_a_release_signed_again_by_somebody_else(released: Path) -> None:
     folder = folder_of(PRODUCT, "1.1.0")
     public = (released / "keys" / "issuer.jwk.json").read_bytes()
     shutil.rmtree(released / "keys")
-    from jobs.release import _sign
+    from jobs.release.step import _sign
 
     manifest = Manifest.model_validate_json((folder / "manifest.json").read_bytes())
     forged = _sign(manifest.model_copy(update={"title": "Forged"}))

@@ -18,8 +18,8 @@ import pyarrow as pa
 import uvicorn
 from deltalake import DeltaTable, write_deltalake
 
+from jobs.exchange.grants import create_grant
 from jobs.registry import transaction
-from jobs.registry.grants import create_grant
 from jobs.registry.models import Grant, Release
 from jobs.settings import settings
 

@@ -9,7 +9,7 @@ import pytest
 from spark_server import served, skip_without_java
 from trial import Exchange
 
-from jobs import spark
+from jobs.lake.engine import close
 
 
 @pytest.fixture(scope="session")
@@ -18,7 +18,7 @@ def spark_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     skip_without_java()
     with served(tmp_path_factory.mktemp("spark")) as address:
         yield address
-        spark.close()
+        close()
 
 
 @pytest.fixture(params=["embedded", "spark"])

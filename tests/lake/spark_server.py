@@ -13,11 +13,11 @@ from pathlib import Path
 import psutil
 import pytest
 
-from jobs.cluster import engine
-from jobs.cluster.java import find_java
-from jobs.cluster.rehearsal import prepare
 from jobs.errors import ExchangeError
-from jobs.processes import Mark, end_gently, free_port, last_words, launch
+from jobs.operate.cluster import engine
+from jobs.operate.cluster.java import find_java
+from jobs.operate.cluster.rehearsal import prepare
+from jobs.operate.processes import Mark, end_gently, free_port, last_words, launch
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 # Fetched once for all runs of the tests, as they are for all starts of a cluster.

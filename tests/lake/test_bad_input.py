@@ -13,7 +13,7 @@ from trial import FIRST, Exchange, Source, balanced, landings, runs
 from jobs import lake
 from jobs.errors import RefusedFile, Tampered
 from jobs.flow import run_steps
-from jobs.pointers import pointer
+from jobs.lake.pointers import pointer
 from jobs.settings import settings
 
 READINGS = {"meter": "STRING", "read_on": "DATE", "kwh": "DECIMAL(8,2)"}

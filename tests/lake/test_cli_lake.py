@@ -17,8 +17,8 @@ import pytest
 from trial import Exchange, Source, landings, write
 
 from jobs import lake
-from jobs.catalog import load_sources
 from jobs.cli import program
+from jobs.declared.catalog import load_sources
 from jobs.settings import settings
 
 Spoken = tuple[int, str, str]
@@ -303,7 +303,7 @@ def test_a_first_source_and_product_from_a_sample(shell: Terminal, tmp_path: Pat
 
 
 def test_somebody_else_at_work_is_exit_code_1(meters: Source, shell: Terminal) -> None:
-    from jobs.locks import hold
+    from jobs.registry.locks import hold
 
     with hold(f"source.{meters.name}"):
         assert "being worked on" in shell.bad(1, "land", meters.name)

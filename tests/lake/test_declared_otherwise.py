@@ -12,10 +12,10 @@ import pytest
 from trial import Exchange, day
 
 from jobs import lake
-from jobs.contract import load_contract
+from jobs.declared.contract import load_contract
 from jobs.errors import DeclarationError, ExchangeError, ExpectationsFailed, RefusedFile
 from jobs.flow import run_steps
-from jobs.pointers import checked
+from jobs.lake.pointers import checked
 
 READINGS = {"meter": "STRING", "read_on": "DATE", "kwh": "DECIMAL(8,2)"}
 KEY = ("meter", "read_on")

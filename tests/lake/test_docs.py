@@ -9,9 +9,9 @@ import pytest
 from test_evaluate import Table, good
 from trial import Exchange
 
-from jobs import evidence
-from jobs.docs import SHOWN_CHECKS, build_docs
+from jobs.check import evidence
 from jobs.errors import Tampered
+from jobs.portal.tables import SHOWN_CHECKS, build_docs
 from jobs.settings import settings
 
 

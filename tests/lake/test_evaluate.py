@@ -14,13 +14,13 @@ import yaml
 from pyspark.sql.connect.dataframe import DataFrame
 from trial import Exchange
 
-from jobs import evidence
-from jobs.check import _shown as told
-from jobs.contract import load_contract
+from jobs.check import evidence
+from jobs.check.evaluate import FailedRule, Outcome, evaluate
+from jobs.check.grade import recompute
+from jobs.check.step import _shown as told
+from jobs.declared.contract import load_contract
 from jobs.errors import DeclarationError
-from jobs.evaluate import FailedRule, Outcome, evaluate
-from jobs.grade import recompute
-from jobs.spark import close, connect
+from jobs.lake.engine import close, connect
 
 NOW = datetime(2026, 3, 10, 16, tzinfo=UTC)
 SCHEMA = "meter_code string, read_on date, read_at timestamp, energy_kwh double, cost decimal(9,2), quality_code string"
@@ -118,7 +118,7 @@ def test_a_table_that_keeps_its_contract_passes_with_the_best_grade(table: Table
     assert outcome.failed == ()
     assert (outcome.passed, outcome.score, outcome.grade, outcome.rows) == (True, 100.0, "A", 20)
     assert set(outcome.dimensions.values()) == {100.0}
-    kept = evidence.read(outcome.result_sha256)
+    kept = evidence.read_evidence(outcome.result_sha256)
     assert kept["rows"] == 20
     assert len(kept["rules"]) == outcome.rules == len(kept["suite"]["expectations"])
 
@@ -265,7 +265,7 @@ def test_no_personal_value_is_in_the_evidence(table: Table) -> None:
     outcome = table.check(*good(2), row, row, scope=f"meter_code IN ('{secret}', 'm1')")
     failed = {f.rule_id for f in outcome.failed}
     assert {"meter_code.pattern", "meter_code.length", "key.unique", "meter_code.set", "meter_code.newest"} <= failed
-    kept = json.dumps(evidence.read(outcome.result_sha256))
+    kept = json.dumps(evidence.read_evidence(outcome.result_sha256))
     assert secret not in kept
     assert secret not in str(outcome)
     assert "***" in kept
@@ -278,7 +278,7 @@ def test_a_buyer_recomputes_the_grade_from_the_evidence(table: Table) -> None:
         {"meter_code": "m99", "read_on": DAY - timedelta(days=9)},
     )
     outcome = table.check(*rows, scope="read_on >= DATE '2026-01-01'")
-    kept = evidence.read(outcome.result_sha256)
+    kept = evidence.read_evidence(outcome.result_sha256)
     again = recompute(kept)
     assert (again.score, again.grade, again.dimensions, again.passed) == (
         outcome.score, outcome.grade, outcome.dimensions, outcome.passed,

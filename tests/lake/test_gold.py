@@ -10,7 +10,7 @@ from trial import Exchange, Source, build_product, day, files_of, runs, table_ro
 from jobs import lake
 from jobs.errors import DeclarationError, ExchangeError, NotFound
 from jobs.flow import run_step, stale_products
-from jobs.pointers import checked, pointer
+from jobs.lake.pointers import checked, pointer
 
 READINGS = {"meter": "STRING", "read_on": "DATE", "kwh": "INT"}
 DAILY = {"read_on": "DATE", "meters": "BIGINT", "kwh": "BIGINT"}

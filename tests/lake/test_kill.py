@@ -15,7 +15,7 @@ from trial import Exchange, Source, accept, checked_rows, day, landings, runs, t
 
 from jobs import lake
 from jobs.flow import run_step
-from jobs.pointers import pointer
+from jobs.lake.pointers import pointer
 
 COLUMNS = {"meter": "STRING", "read_on": "DATE", "kwh": "INT"}
 DAILY = {"read_on": "DATE", "meters": "BIGINT", "kwh": "BIGINT"}
@@ -136,19 +136,19 @@ def expected(scene: Scene, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> d
 _undisturbed: dict[Path, dict[str, Any]] = {}
 
 POINTS = [
-    ("land", "jobs.landing:_Draft.keep_as", 1, True),
-    ("land", "jobs.landing:store", 1, True),
-    ("land", "jobs.land:_keep", 2, True),
+    ("land", "jobs.land.landed:_Draft.keep_as", 1, True),
+    ("land", "jobs.land.step:store", 1, True),
+    ("land", "jobs.land.step:_keep", 2, True),
     ("bronze", "jobs.lake:overwrite", 1, False),
     ("bronze", "jobs.lake:overwrite", 1, True),
     ("bronze", "jobs.lake:delete", 1, True),
-    ("bronze", "jobs.bronze:_note", 1, True),
-    ("silver", "jobs.silver:_quarantine", 1, True),
-    ("silver", "jobs.silver:write", 1, True),
-    ("silver", "jobs.runs:_end", 3, False),
-    ("silver", "jobs.runs:_end", 3, True),
+    ("bronze", "jobs.bronze.step:_note", 1, True),
+    ("silver", "jobs.silver.step:_quarantine", 1, True),
+    ("silver", "jobs.silver.step:write", 1, True),
+    ("silver", "jobs.registry.runs:_end", 3, False),
+    ("silver", "jobs.registry.runs:_end", 3, True),
     ("gold", "jobs.lake:overwrite", 3, True),
-    ("gold", "jobs.runs:_end", 4, False),
+    ("gold", "jobs.registry.runs:_end", 4, False),
 ]
 
 
@@ -209,7 +209,7 @@ def test_killed_while_a_table_is_made_anew(
     monkeypatch.setenv("EXCHANGE_CATALOGUE", str(changed))
     for step, function in (
         ("bronze", "jobs.lake:replace"),
-        ("bronze", "jobs.bronze:_load"),
+        ("bronze", "jobs.bronze.step:_load"),
         ("silver", "jobs.lake:replace"),
     ):
         ended = undertaker.run(struck.home, changed, struck.steps("land", "bronze", "silver"), at=function)
@@ -238,7 +238,7 @@ def built(
 def test_killed_while_a_bad_version_is_taken_back(
     built: Scene, expected: dict[str, Any], undertaker: Undertaker
 ) -> None:
-    for function in ("jobs.lake:restore", "jobs.pointers:take_back", "jobs.silver:begin"):
+    for function in ("jobs.lake.tables:restore", "jobs.lake.pointers:take_back", "jobs.silver.step:begin"):
         ended = undertaker.run(built.home, built.catalogue, built.steps("silver"), at=function)
         assert ended["signal"] == 9
     built.finish()
@@ -248,12 +248,12 @@ def test_killed_while_a_bad_version_is_taken_back(
 @pytest.mark.parametrize("scene", ["merge"], indirect=True)
 def test_killed_while_a_check_decides(built: Scene, undertaker: Undertaker) -> None:
     made, table = lake.version(built.source.table), built.source.table
-    for function, after in (("jobs.evaluate:evaluate", True), ("jobs.check:move", False)):
+    for function, after in (("jobs.check.evaluate:evaluate", True), ("jobs.check.step:move", False)):
         ended = undertaker.run(built.home, built.catalogue, [("check", table, 1)], at=function, after=after)
         assert ended["signal"] == 9
         stands = pointer(table)
         assert stands and stands.delta_version != made
-    ended = undertaker.run(built.home, built.catalogue, [("check", table, 1)], at="jobs.check:move")
+    ended = undertaker.run(built.home, built.catalogue, [("check", table, 1)], at="jobs.check.step:move")
     assert ended["signal"] == 9
     stands = pointer(table)
     assert stands and stands.delta_version == made

@@ -10,10 +10,11 @@ from decimal import Decimal
 import pytest
 from trial import Exchange, balanced, day, files_of, landings, runs, write
 
-from jobs import deduplicate, lake
+from jobs import lake
 from jobs.errors import DeclarationError
-from jobs.pointers import pointer
+from jobs.lake.pointers import pointer
 from jobs.settings import settings
+from jobs.silver import deduplicate
 
 READINGS = {"meter": "STRING", "read_on": "DATE", "kwh": "DECIMAL(8,2)"}
 KEY = ("meter", "read_on")
@@ -369,7 +370,7 @@ def test_a_large_file_is_read_by_several_workers_each_row_once(
 ) -> None:
     import gzip
 
-    monkeypatch.setattr("jobs.shares._LARGE_BYTES", 1 << 10)
+    monkeypatch.setattr("jobs.bronze.stripes._LARGE_BYTES", 1 << 10)
     source = exchange.source({"id": "INT"}, ("id",))
     source.take([(n,) for n in range(100_000)], file="whole.csv")
     assert [row[0] for row in source.bronze("_row")] == sorted(range(2, 100_002), key=str)
@@ -387,7 +388,7 @@ def test_a_large_file_is_read_by_several_workers_each_row_once(
 def test_many_rows_are_written_whole_however_their_partitions_lie(
     exchange: Exchange, monkeypatch: pytest.MonkeyPatch, together: bool
 ) -> None:
-    monkeypatch.setattr("jobs.join_silver._MANY_ROWS", 1)
+    monkeypatch.setattr("jobs.silver.join._MANY_ROWS", 1)
     source = exchange.source({"id": "INT", "area": "STRING", "nth": "INT"}, ("id",), partition=("area", "nth"))
     areas = ("a", "it's", "", None)
     rows = [(n, areas[n // 10 if together else n % 4], n % 40 // 20 if together else None) for n in range(40)]

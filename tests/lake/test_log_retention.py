@@ -11,8 +11,8 @@ from trial import Exchange, Source, checked_rows, day, table_rows
 
 from jobs import lake
 from jobs.flow import run_step
-from jobs.upkeep import upkeep
-from jobs.verify import verify
+from jobs.operate.upkeep import upkeep
+from jobs.release.verify import verify
 
 CHECKPOINT_EVERY = 3
 # So many that the engine has written checkpoints on the way, also before and after the release.

@@ -18,9 +18,9 @@ from trial import Exchange, Source, balanced, checked_rows, day, files_of, landi
 from jobs import lake
 from jobs.errors import Busy, ExchangeError, ExpectationsFailed
 from jobs.flow import run_step, run_steps
-from jobs.pointers import checked, pointer
+from jobs.lake.pointers import checked, pointer
+from jobs.lake.views import session
 from jobs.settings import settings
-from jobs.spark import session
 
 COLUMNS = {"meter": "STRING", "read_on": "DATE", "kwh": "INT"}
 FEW = {
@@ -157,16 +157,16 @@ def test_two_runs_of_one_source_the_second_is_told_and_nothing_is_lost(
     source.land([("m1", "2026-01-01", "1")])
     source.step("bronze")
     entered, leave = threading.Event(), threading.Event()
-    import jobs.silver
+    import jobs.silver.step
 
-    original = jobs.silver.write
+    original = jobs.silver.step.write
 
     def slow(*args: object) -> object:
         entered.set()
         assert leave.wait(60)
         return original(*args)  # type: ignore[arg-type]  # handed on as they came
 
-    monkeypatch.setattr(jobs.silver, "write", slow)
+    monkeypatch.setattr(jobs.silver.step, "write", slow)
     worker = threading.Thread(target=source.step, args=("silver",))
     worker.start()
     try:

@@ -15,12 +15,12 @@ from trial import Exchange, Source, checked_rows, day, landings, runs, table_row
 from jobs import lake
 from jobs.errors import ExpectationsFailed, NotFound, Tampered
 from jobs.flow import run_step
-from jobs.pointers import checked, pointer
-from jobs.rebuild import Rebuilt, rebuild
+from jobs.lake.pointers import checked, pointer
+from jobs.operate.rebuild import Rebuilt, rebuild
 from jobs.registry import reading, transaction
 from jobs.registry.models import Landing, Release
+from jobs.release.verify import verify
 from jobs.settings import settings
-from jobs.verify import verify
 
 COLUMNS = {"site": "STRING", "read_on": "DATE", "amount": "DECIMAL(12,3)", "note": "STRING"}
 KEY = ("site", "read_on")

@@ -15,8 +15,8 @@ import pytest
 import yaml
 from trial import Exchange, day, runs, table_rows, write
 
-from jobs.catalog import load_products, load_sources
-from jobs.contract import Contract, load_contract
+from jobs.declared.catalog import load_products, load_sources
+from jobs.declared.contract import Contract, load_contract
 from jobs.errors import DeclarationError, ExchangeError, NotFound, RefusedFile
 from jobs.flow import run_step
 from jobs.scaffold import new_product, new_source

@@ -16,25 +16,27 @@ from pyspark.sql.connect.session import SparkSession
 from spark_server import served
 from trial import Exchange
 
-from jobs import evaluate, spark
-from jobs.cluster.engine import _MEMORY
-from jobs.cluster.java import find_java
+from jobs.check import evaluate
 from jobs.errors import ExchangeError
+from jobs.lake import session
+from jobs.lake.engine import close, connect
+from jobs.operate.cluster.engine import _MEMORY
+from jobs.operate.cluster.java import find_java
 from jobs.registry import reading
 from jobs.registry.models import Check
 
 
 @pytest.mark.usefixtures("exchange")
 def test_the_session_is_active_even_after_another_broke_off() -> None:
-    first = spark.connect()
-    assert spark.connect() is first
+    first = connect()
+    assert connect() is first
     other = SparkSession.builder.remote(f"sc://{first.client.host}").create()
     SparkSession._default_session = SparkSession._active_session.session = other
     other.client.close()
-    assert spark.connect() is first
+    assert connect() is first
     assert SparkSession.active() is first
-    spark.close()
-    second = spark.connect()
+    close()
+    second = connect()
     assert second is not first
     assert SparkSession.active() is second
     assert second.sql("SELECT 1 AS one").collect()[0]["one"] == 1
@@ -48,7 +50,7 @@ def test_lakes_on_one_server_may_have_tables_of_one_name(
     for home, value in (("one", 1), ("other", 2)):
         monkeypatch.setenv("EXCHANGE_HOME", str(tmp_path / home))
         source.take([(str(value),)])
-        assert [row[0] for row in spark.session().sql(f"SELECT id FROM {source.table}").collect()] == [value]
+        assert [row[0] for row in session().sql(f"SELECT id FROM {source.table}").collect()] == [value]
 
 
 @pytest.mark.parametrize("engine", ["spark"], indirect=True)
@@ -77,7 +79,7 @@ def test_a_check_whose_engine_goes_away_says_so_at_once_and_nothing_of_the_rows(
         assert time.monotonic() - began < 120
         with reading() as db:
             assert db.query(Check).count() == 0
-        spark.close()
+        close()
 
 
 @pytest.mark.parametrize("engine", ["spark"], indirect=True)
@@ -97,7 +99,7 @@ def test_a_server_keeps_in_mind_no_more_tables_than_have_room(spark_server: str,
     def read_tables(numbers: range) -> None:
         for number in numbers:
             write_deltalake(tmp_path / f"t{number}", pa.table({"id": [number]}))
-            assert spark.connect().sql(f"SELECT id FROM delta.`{tmp_path}/t{number}`").columns == ["id"]
+            assert connect().sql(f"SELECT id FROM delta.`{tmp_path}/t{number}`").columns == ["id"]
 
     # Beside these the server holds what sessions of other tests still name, until it collects them: no count of its own
     # says how many that are, so that what is looked at is growth.

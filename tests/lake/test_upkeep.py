@@ -15,11 +15,11 @@ from trial import Exchange, Source, checked_rows, day, table_rows
 from jobs import lake
 from jobs.errors import ExchangeError
 from jobs.flow import run_step
-from jobs.locks import hold
-from jobs.pointers import pointer
+from jobs.lake.pointers import pointer
+from jobs.operate.upkeep import Kept, orphans, plan, upkeep
+from jobs.registry.locks import hold
+from jobs.release.verify import verify
 from jobs.settings import settings
-from jobs.upkeep import Kept, orphans, plan, upkeep
-from jobs.verify import verify
 
 DAYS = 12
 READINGS = {"meter": "STRING", "read_on": "DATE", "kwh": "DECIMAL(8,2)"}
@@ -143,7 +143,7 @@ def test_a_dry_run_foretells_what_is_written_again_and_large_files_stay(
         source.take([(f"m{n}", f"2026-01-{number + 1:02}", f"{n % 97}.5") for n in range(rows)], number)
     large, middle, *_ = sorted((f.size for f in lake.files(source.table)), reverse=True)
     monkeypatch.setattr("jobs.lake.tables._COMPACT_BYTES", large - 1)
-    monkeypatch.setattr("jobs.upkeep.SMALL_BYTES", middle)
+    monkeypatch.setattr("jobs.operate.upkeep.SMALL_BYTES", middle)
     (foretold,) = upkeep([source.table], dry_run=True).tables
     kept = done(source.table)
     assert replace(foretold, status="done") == kept

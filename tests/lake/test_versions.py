@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from jobs import lake
-from jobs.spark import connect
+from jobs.lake.engine import connect
 
 TABLE = "gold.counted"
 COMMITS = 25

@@ -16,12 +16,12 @@ import pytest
 import yaml
 
 from jobs import lake
-from jobs.contract import load_contract
+from jobs.declared.contract import load_contract
 from jobs.flow import StepResult, run_step
-from jobs.pointers import move, pointer
+from jobs.lake.pointers import move, pointer
 from jobs.registry import reading
 from jobs.registry.models import Check, Landing, Run
-from jobs.runs import last_build, recorded
+from jobs.registry.runs import last_build, recorded
 from jobs.settings import settings
 
 FIRST = datetime(2026, 1, 1, tzinfo=UTC)

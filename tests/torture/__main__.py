@@ -20,7 +20,7 @@ from faults import Faults
 from killed import Undertaker
 from running import CHECKOUT, Cluster
 
-from jobs.catalog import load_catalog
+from jobs.declared.catalog import load_catalog
 from jobs.settings import settings
 from tests.torture.scene import Order, Scene, make_scene, orders, state
 

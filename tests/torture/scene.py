@@ -16,12 +16,12 @@ from sqlalchemy import select
 from trial import balanced, landings, runs
 
 from jobs import lake
-from jobs.catalog import load_catalog
+from jobs.declared.catalog import load_catalog
 from jobs.flow import in_order
-from jobs.pointers import pointer
+from jobs.lake.pointers import pointer
 from jobs.registry import reading
 from jobs.registry.models import Release
-from jobs.verify import verify
+from jobs.release.verify import verify
 
 Order = tuple[str, str, int]
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from jobs.catalog import find_source, load_catalog, load_products, load_sources
+from jobs.declared.catalog import find_source, load_catalog, load_products, load_sources
+from jobs.declared.sql import columns_read, input_tables
 from jobs.errors import DeclarationError, NotFound
-from jobs.query import columns_read, input_tables
 
 SOURCE = """title: Meters
 publisher: {name: City, url: "https://city.example/"}

@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from jobs.connectors import DropConnector, Fetched, fetch
+from jobs.declared.connector import DropConnector
 from jobs.errors import ExchangeError
+from jobs.land.connectors import fetch
+from jobs.land.fetched import Fetched
 
 
 @pytest.fixture

@@ -11,8 +11,10 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from jobs.connectors import Fetched, PackageConnector, fetch
+from jobs.declared.connector import PackageConnector
 from jobs.errors import ExchangeError, NotFound, PublisherError, RefusedFile
+from jobs.land.connectors import fetch
+from jobs.land.fetched import Fetched
 
 
 @pytest.fixture

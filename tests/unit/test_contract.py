@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from contracts import readings, write
 
-from jobs.contract import load_contract
+from jobs.declared.compile import compile_rules
+from jobs.declared.contract import load_contract
 from jobs.errors import DeclarationError
-from jobs.rules import compile_rules
 
 
 @pytest.fixture(autouse=True)

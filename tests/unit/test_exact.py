@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from jobs.catalog import load_products
-from jobs.exact import inexact
+from jobs.declared.catalog import load_products
+from jobs.gold.determinism import inexact
 
 PRODUCTS = sorted(load_products().products)
 

@@ -11,8 +11,8 @@ from botocore.exceptions import ClientError, EndpointConnectionError
 from pyspark.errors.exceptions.connect import SparkConnectGrpcException
 
 from jobs.errors import ExchangeError
-from jobs.failures import explained
-from jobs.spark import said
+from jobs.lake.engine import said
+from jobs.lake.engine_errors import explained
 
 AWAY = "the object store does not answer"
 GONE = "the engine went away in the middle of the work"

@@ -14,10 +14,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from jobs.bronze.formats import read
+from jobs.declared.format import Delimited
 from jobs.errors import NotFound, RefusedFile
-from jobs.formats import Delimited, read
-from jobs.formats import containers as module
-from jobs.formats.containers import members
+from jobs.land import containers as module
+from jobs.land.containers import members
 
 CSV = b"a,b\n1,2\n3,4\n"
 

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
-from jobs.connectors import Connector, DropConnector, PackageConnector
-from jobs.formats import Delimited, Format, JsonDocument, JsonLines
+from jobs.declared.connector import Connector, DropConnector, PackageConnector
+from jobs.declared.format import Delimited, Format, JsonDocument, JsonLines
 
 formats: TypeAdapter[Any] = TypeAdapter(Format)
 connectors: TypeAdapter[Any] = TypeAdapter(Connector)

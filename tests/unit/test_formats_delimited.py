@@ -15,11 +15,12 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from jobs.bronze.formats import read
+from jobs.bronze.formats.delimited import read_delimited
+from jobs.bronze.formats.window import Bounds
+from jobs.declared.format import Delimited
 from jobs.errors import RefusedFile
-from jobs.formats import Delimited, read
-from jobs.formats.containers import Member
-from jobs.formats.delimited import read_delimited
-from jobs.formats.window import Bounds
+from jobs.land.containers import Member
 
 DATA = Path(os.environ.get("EXCHANGE_TEST_DATA", Path(__file__).parents[3] / "shared" / "data"))
 TINY = Bounds(block=90, record=40, step=20)
@@ -234,7 +235,8 @@ def test_an_open_quote_costs_its_line_in_bounded_memory(tmp_path: Path) -> None:
     code = (
         "import json, resource, sys\n"
         "from pathlib import Path\n"
-        "from jobs.formats import Delimited, delimited, read\n"
+        "from jobs.bronze.formats import delimited, read\n"
+        "from jobs.declared.format import Delimited\n"
         "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
         "counted, refused = 0, []\n"
         "for batch in read(Path(sys.argv[1]), 'x', Delimited(columns=('a', 'b', 'c'), delimiter=',')):\n"

@@ -13,11 +13,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from jobs.bronze.formats import read
+from jobs.bronze.formats.json_text import read_json_document, read_json_lines
+from jobs.bronze.formats.window import Bounds
+from jobs.declared.format import JsonDocument, JsonLines
 from jobs.errors import RefusedFile
-from jobs.formats import JsonDocument, JsonLines, read
-from jobs.formats.containers import Member
-from jobs.formats.json_text import read_json_document, read_json_lines
-from jobs.formats.window import Bounds
+from jobs.land.containers import Member
 
 DATA = Path(os.environ.get("EXCHANGE_TEST_DATA", Path(__file__).parents[3] / "shared" / "data"))
 

@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jobs import evidence
+from jobs.check import evidence
+from jobs.check.grade import Finding, grade, recompute
+from jobs.declared.rules import DIMENSIONS
 from jobs.errors import NotFound, Tampered
-from jobs.grade import Finding, grade, recompute
-from jobs.rules import DIMENSIONS
 
 ROWS = 1000
 
@@ -126,7 +126,7 @@ def test_evidence_is_kept_once_under_its_digest(home: Path) -> None:
     stamp = file.stat().st_mtime_ns
     assert evidence.keep(dict(reversed(document.items()))) == digest
     assert file.stat().st_mtime_ns == stamp
-    assert evidence.read(digest) == {"a": "é", "b": [1.5, None, True], "when": {"large": str(2**60)}}
+    assert evidence.read_evidence(digest) == {"a": "é", "b": [1.5, None, True], "when": {"large": str(2**60)}}
     assert list(evidence.digests()) == [digest]
     assert [f.name for f in file.parent.iterdir()] == [file.name]
 
@@ -136,7 +136,7 @@ def test_changed_evidence_is_refused(home: Path) -> None:
     file = home / "evidence" / f"{digest}.json"
     file.write_bytes(file.read_bytes().replace(b"40", b"99"))
     with pytest.raises(Tampered, match="changed"):
-        evidence.read(digest)
+        evidence.read_evidence(digest)
     with pytest.raises(Tampered):
         evidence.keep({"score": 40.0})
 
@@ -144,7 +144,7 @@ def test_changed_evidence_is_refused(home: Path) -> None:
 @pytest.mark.usefixtures("home")
 def test_absent_evidence_is_named() -> None:
     with pytest.raises(NotFound, match="0" * 64):
-        evidence.read("0" * 64)
+        evidence.read_evidence("0" * 64)
 
 
 JSON = st.recursive(

@@ -17,9 +17,9 @@ from pathlib import Path
 
 import pytest
 
-from jobs.connectors import Fetched
-from jobs.errors import ExchangeError, Tampered
-from jobs.landing import disk_full, manifests, store, verify
+from jobs.errors import ExchangeError, Tampered, disk_full
+from jobs.land.fetched import Fetched
+from jobs.land.landed import manifests, store, verify
 
 DAY = datetime(2026, 11, 22, 16, tzinfo=UTC)
 
@@ -140,9 +140,9 @@ def test_a_full_disk_leaves_nothing_half_written(tmp_path: Path, home: Path) -> 
     fetched = arrived(tmp_path, b"x" * 200_000)
     code = (
         "import resource, signal, sys, datetime, pathlib\n"
-        "from jobs.connectors import Fetched\n"
+        "from jobs.land.fetched import Fetched\n"
         "from jobs.errors import ExchangeError\n"
-        "from jobs.landing import store\n"
+        "from jobs.land.landed import store\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))\n"
         "try:\n"
@@ -167,8 +167,8 @@ def test_killed_at_any_instant_and_run_again_ends_the_same(tmp_path: Path, home:
     fetched = arrived(tmp_path, os.urandom(1 << 20) * 60)
     code = (
         "import sys, datetime, pathlib\n"
-        "from jobs.connectors import Fetched\n"
-        "from jobs.landing import store\n"
+        "from jobs.land.fetched import Fetched\n"
+        "from jobs.land.landed import store\n"
         "print('ready', flush=True)\n"
         "day = datetime.datetime(2026, 11, 22, tzinfo=datetime.UTC)\n"
         "store(Fetched(pathlib.Path(sys.argv[1]), 'x.csv', 'u'), 'prices', day)\n"
@@ -201,7 +201,7 @@ def test_landing_takes_bounded_memory(tmp_path: Path) -> None:
 
 def test_reading_declarations_imports_nothing_heavy() -> None:
     code = (
-        "import sys, jobs.formats.declaration, jobs.connectors.declaration, jobs.landing\n"
+        "import sys, jobs.declared.catalog, jobs.declared.format, jobs.declared.connector\n"
         "heavy = ('pyarrow', 'numpy', 'pandas', 'pyspark', 'requests', 'sqlalchemy')\n"
         "print([name for name in heavy if name in sys.modules])"
     )

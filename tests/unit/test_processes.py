@@ -11,7 +11,7 @@ import pytest
 CHECKOUT = Path(__file__).resolve().parents[2]
 PROGRAM = """
 import os, time
-from jobs.processes import _end_with_parent
+from jobs.operate.processes import _end_with_parent
 ask, parent = _end_with_parent(), os.getpid()
 if os.fork():
     os._exit(0)

@@ -13,8 +13,10 @@ from contracts import readings, write
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jobs.contract import load_contract
-from jobs.rules import DIMENSIONS, Rule, compile_rules, literal, quote, row_rules, satisfied
+from jobs.declared.compile import compile_rules, row_rules
+from jobs.declared.contract import load_contract
+from jobs.declared.rules import DIMENSIONS, Rule, satisfied
+from jobs.declared.sql import literal, quote
 
 
 @pytest.fixture

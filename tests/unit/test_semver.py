@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jobs.release import next_number
-from jobs.releases.difference import Difference, Fingerprint, Side, schema_changes
-from jobs.releases.manifest import SchemaChange, content_digest, parse_number
-from jobs.releases.snapshot import Snapshot
+from jobs.release.difference import Difference, Fingerprint, Side, schema_changes
+from jobs.release.manifest import SchemaChange, content_digest, parse_number
+from jobs.release.snapshot import Snapshot
+from jobs.release.step import next_number
 
 KINDS = get_args(SchemaChange.model_fields["kind"].annotation)
 BREAKS = {"column_removed", "type_changed", "key_changed", "may_be_absent"}

@@ -8,10 +8,10 @@ import pyarrow as pa
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jobs import shares
-from jobs.shares import Shares, shares_of
+from jobs.bronze import stripes
+from jobs.bronze.stripes import Shares, shares_of
 
-NUMBERS = st.lists(st.integers(0, 100 * shares._STRIPE), max_size=60).map(sorted)
+NUMBERS = st.lists(st.integers(0, 100 * stripes._STRIPE), max_size=60).map(sorted)
 
 
 def batches(numbers: list[int], cuts: list[int]) -> list[pa.RecordBatch]:
@@ -38,8 +38,8 @@ def test_who_has_all_shares_hands_on_what_was_read() -> None:
 
 
 def test_only_a_large_file_is_parted() -> None:
-    assert [shares_of(size) for size in (0, shares._LARGE_BYTES - 1)] == [1, 1]
-    assert shares_of(shares._LARGE_BYTES) == shares_of(10**12) == 12
+    assert [shares_of(size) for size in (0, stripes._LARGE_BYTES - 1)] == [1, 1]
+    assert shares_of(stripes._LARGE_BYTES) == shares_of(10**12) == 12
 
 
 def test_one_share_alone_speaks_for_the_file() -> None:

@@ -15,8 +15,8 @@ from sqlalchemy import Engine, event
 
 # What a task needs and takes seconds to import.
 _TASK_MODULES = (
-    "jobs.airflow.dags", "jobs.query", "sqlglot.dialects.spark", "jobs.flow", "jobs.registry.models",
-    "pyarrow.csv", "deltalake", "pyspark.sql.connect.session", "jobs.expectations",
+    "jobs.airflow.dags", "jobs.declared.sql", "sqlglot.dialects.spark", "jobs.flow", "jobs.registry.models",
+    "pyarrow.csv", "deltalake", "pyspark.sql.connect.session", "jobs.check.expectations",
 )  # fmt: skip
 _OF_EMBEDDED = ("pysail.spark",)
 _OF_REMOTE_LAKE = ("boto3", "s3fs", "upath")

@@ -20,14 +20,14 @@ def start(work: Work) -> Any:
     drop.mkdir(parents=True)
     os.link(work.csv, drop / FILE_NAME)
 
-    import jobs.bronze
-    import jobs.check
-    import jobs.evaluate
-    import jobs.expectations
-    import jobs.gold
-    import jobs.silver  # noqa: F401 - the imports are what is paid for here
+    import jobs.bronze.step
+    import jobs.check.evaluate
+    import jobs.check.expectations
+    import jobs.check.step
+    import jobs.gold.step
+    import jobs.silver.step  # noqa: F401 - the imports are what is paid for here
+    from jobs.lake.engine import connect
     from jobs.registry import engine
-    from jobs.spark import connect
 
     engine()
     spark = connect()
@@ -49,6 +49,6 @@ def run(engine: Any, work: Work) -> None:  # noqa: ARG001 - the steps find the e
 
 def stop(engine: Any) -> None:  # noqa: ARG001 - the process keeps it
     """End the engine."""
-    from jobs.spark import close
+    from jobs.lake.engine import close
 
     close()

@@ -14,8 +14,8 @@ def start(work: Work) -> Any:
     """Start the cluster, and a driver of one's own in place of its Connect server."""
     from pyspark.sql import SparkSession
 
-    from jobs.cluster.jars import fetch_jars
-    from jobs.cluster.state import load
+    from jobs.operate.cluster.jars import fetch_jars
+    from jobs.operate.cluster.state import load
 
     stack = ExitStack()
     up = stack.enter_context(cluster(work.folder))

@@ -1,0 +1,1 @@
+"""Bronze: landed bytes become rows as received, by formats."""

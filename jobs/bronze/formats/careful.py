@@ -1,0 +1,188 @@
+"""Reads damaged delimited text one record at a time, so that a bad line costs that line and nothing else."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from jobs.bronze.formats.batches import Refusal
+from jobs.bronze.formats.text import RAW_LIMIT, Utf8
+from jobs.bronze.formats.window import BOUNDS, line_ends
+
+
+def too_long(limit: int) -> str:
+    """Say why a record is refused that is longer than ``limit`` bytes."""
+    return f"record_too_long: expected at most {limit} bytes"
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One record that has the right number of cells."""
+
+    row: int
+    cells: list[str]
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What was read.
+
+    Attributes:
+        records: those with the right number of cells.
+        refusals: the others.
+        size: bytes that all of them took, blank lines included.
+        lines: physical lines that they took.
+        is_endless: what follows is a line longer than a record may be, and its end is not in sight.
+    """
+
+    records: list[Record]
+    refusals: list[Refusal]
+    size: int = 0
+    lines: int = 0
+    is_endless: bool = False
+
+
+class CarefulReader:
+    """The grammar of one dialect, for text that the fast reader does not take.
+
+    A quoted cell must end with a quote before a delimiter or a line end, within ``limit`` bytes. If it does not,
+    a quote before a delimiter on the same line ends it (stray quotes inside a cell); if there is none either, the
+    record is refused up to the end of the line in which the quote opened, and reading resumes at the next line.
+
+    Args:
+        delimiter, quote, escape: one ASCII character each, or None.
+        width: cells of a record; None takes any number (a header).
+        text: says why bytes are undecodable, and shows them.
+        limit: bytes of a record.
+    """
+
+    def __init__(
+        self,
+        delimiter: str,
+        quote: str | None,
+        escape: str | None,
+        width: int | None,
+        text: Utf8,
+        limit: int = BOUNDS.record,
+    ) -> None:
+        self._delimiter = delimiter.encode()
+        self._quote = quote.encode() if quote else None
+        self._escape = escape.encode() if escape else None
+        self._opening = self._delimiter + (self._quote or b"")
+        self._width = width
+        self._text = text
+        self._limit = limit
+        d, q, e = (re.escape(mark) if mark else b"" for mark in (self._delimiter, self._quote, self._escape))
+        literal = b"|" + e + rb"(?:.|\Z)" if e else b""
+        self._bare = re.compile(b"(?:[^" + d + rb"\r\n" + e + b"]++" + literal + b")*+", re.S)
+        never = re.compile(b"(?!)")
+        self._quoted = (
+            never
+            if not q
+            else re.compile(
+                q + b"((?:[^" + q + e + b"]++|" + q + q + literal + b")*+)" + q + b"(?=[" + d + rb"\r\n]|\Z)", re.S
+            )
+        )
+        self._stray = never if not q else re.compile(q + b"(.*?)" + q + b"(?=" + d + rb"|\Z)", re.S)
+        self._literal = re.compile(e + b"(.)", re.S)
+
+    def read(self, data: bytes, line: int, enough: int, whole: bool) -> Outcome:
+        """Read the records that begin before ``enough``. Blank lines are no records.
+
+        Args:
+            data: text that begins at a record; unless ``whole``, it goes on a record's limit after ``enough``.
+            line: number of its first physical line.
+            enough: offset from which no record is begun.
+            whole: ``data`` ends where the text ends, or between two records.
+        """
+        found, following = line_ends(data)
+        ends, nexts = found.tolist(), following.tolist()
+        if not nexts or nexts[-1] < len(data):
+            ends.append(len(data))
+            nexts.append(len(data))
+        outcome = Outcome([], [])
+        while outcome.size < min(len(data), enough):
+            start, index = outcome.size, outcome.lines
+            if ends[index] == len(data) and not whole:
+                outcome.is_endless = True
+                break
+            last = index
+            if ends[index] > start:
+                item, last = self._record(data, start, index, line + index, ends, whole)
+                if isinstance(item, Record):
+                    outcome.records.append(item)
+                else:
+                    outcome.refusals.append(item)
+            outcome.size, outcome.lines = nexts[last], last + 1
+        return outcome
+
+    def _record(
+        self, data: bytes, start: int, index: int, row: int, ends: list[int], whole: bool
+    ) -> tuple[Record | Refusal, int]:
+        raw = data[start : ends[index]]
+        if len(raw) > self._limit:
+            return self._refusal(row, too_long(self._limit), raw), index
+        if not self._is_special(raw):
+            return self._judged(row, raw.split(self._delimiter), raw), index
+        limit = min(start + self._limit, len(data))
+        cells: list[bytes] = []
+        position, last = start, index
+        while True:
+            cell, position, last = self._cell(data, position, last, ends, limit)
+            if cell is None:
+                reason = f"quote_not_closed: the quote opened in cell {len(cells) + 1} has no end"
+                return self._refusal(row, reason, data[start : ends[last]]), last
+            cells.append(cell)
+            if position >= limit and not (whole and limit == len(data)):
+                return self._refusal(row, too_long(self._limit), data[start : ends[index]]), index
+            if data[position : position + 1] != self._delimiter:
+                return self._judged(row, cells, data[start:position]), last
+            position += 1
+
+    def _is_special(self, raw: bytes) -> bool:
+        """Tell whether a line has more to it than delimiters: a cell that begins with a quote, or an escape."""
+        if self._escape and self._escape in raw:
+            return True
+        return self._quote is not None and (raw.startswith(self._quote) or self._opening in raw)
+
+    def _cell(self, data: bytes, start: int, line: int, ends: list[int], limit: int) -> tuple[bytes | None, int, int]:
+        if not self._quote or data[start : start + 1] != self._quote:
+            match = self._bare.match(data, start, limit)
+            end = match.end() if match else start
+            return self._plain(data[start:end]), end, _line_of(end, line, ends)
+        match = self._quoted.match(data, start, limit)
+        if not match or (match.end() == limit and limit < len(data)):
+            match = self._stray.match(data, start, ends[line])
+        if not match:
+            return None, start, line
+        cell = match.group(1).replace(self._quote * 2, self._quote)
+        return self._plain(cell), match.end(), _line_of(match.end(), line, ends)
+
+    def _plain(self, cell: bytes) -> bytes:
+        return self._literal.sub(rb"\1", cell) if self._escape and self._escape in cell else cell
+
+    def _judged(self, row: int, cells: list[bytes], raw: bytes) -> Record | Refusal:
+        if self._width is not None and len(cells) != self._width:
+            kind = "too_many_cells" if len(cells) > self._width else "too_few_cells"
+            return self._refusal(row, f"{kind}: expected {self._width}, found {len(cells)}", raw)
+        try:
+            return Record(row, [cell.decode() for cell in cells])
+        except UnicodeDecodeError:
+            return self._refusal(row, self._undecodable(cells), raw)
+
+    def _undecodable(self, cells: list[bytes]) -> str:
+        for number, cell in enumerate(cells, start=1):
+            try:
+                cell.decode()
+            except UnicodeDecodeError:
+                return self._text.why(cell, f" of cell {number}")
+        return "undecodable"
+
+    def _refusal(self, row: int, reason: str, raw: bytes) -> Refusal:
+        return Refusal(row, reason, self._text.show(raw[: RAW_LIMIT + 8]))
+
+
+def _line_of(position: int, line: int, ends: list[int]) -> int:
+    while ends[line] < position:
+        line += 1
+    return line

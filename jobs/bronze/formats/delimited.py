@@ -1,0 +1,253 @@
+"""Delimited text: whole blocks through Arrow's reader where they are sound, the careful reader where they are not."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv
+
+from jobs.bronze.formats.batches import Batches, Refusal, extra_json
+from jobs.bronze.formats.careful import CarefulReader, Record, too_long
+from jobs.bronze.formats.layout import Layout, find_layout
+from jobs.bronze.formats.text import RAW_LIMIT, Utf8, refuse_page
+from jobs.bronze.formats.window import BOUNDS, Bounds, Positions, Window, cut, has_overlong_line, line_ends
+from jobs.declared.format import Delimited
+from jobs.land import Member
+
+_SMALL = 64 << 10
+_BOM = b"\xef\xbb\xbf"
+
+
+def read_delimited(member: Member, form: Delimited, bounds: Bounds = BOUNDS) -> Iterator[pa.RecordBatch]:
+    """Read one member in bounded memory.
+
+    A block whose quotes are all where quotes belong goes through Arrow's reader. From a stray or open quote on, the
+    careful reader takes over for a while. Both give the same rows, wherever the blocks happen to begin.
+    ``_row`` is the number of the physical line (from 1; preamble, header and blank lines counted) where it begins.
+
+    Raises:
+        RefusedFile: no row of the member can be read.
+    """
+    text = Utf8(member.stream, form.encoding)
+    window = Window(text, bounds.block)
+    window.fill()
+    refuse_page(text.head, member.name, "delimited text")
+    layout = find_layout(window, form, text, member.name)
+    yield from _Reader(form, layout, text, Batches(form.columns, member.name), bounds).rows(window)
+
+
+class _Reader:
+    def __init__(self, form: Delimited, layout: Layout, text: Utf8, batches: Batches, bounds: Bounds) -> None:
+        self._layout = layout
+        self._text = text
+        self._batches = batches
+        self._bounds = bounds
+        self._careful = CarefulReader(layout.delimiter, form.quote, form.escape, layout.width, text, bounds.record)
+        self._quote = form.quote.encode() if form.quote else None
+        self._escape = form.escape.encode() if form.escape else None
+        self._openings = [f"{before}{form.quote}".encode() for before in (layout.delimiter, "\n", "\r")]
+        self._edges = np.zeros(256, dtype=bool)
+        self._edges[[ord(mark) for mark in (layout.delimiter, "\r", "\n", *(form.quote or ""))]] = True
+        self._names = [f"c{position}" for position in range(layout.width)]
+        self._types = dict.fromkeys(self._names, pa.string())
+
+    def rows(self, window: Window) -> Iterator[pa.RecordBatch]:
+        """Parse each piece in a second thread while the next one is found, and hand them on in order."""
+        waiting: deque[Future[list[pa.RecordBatch]]] = deque()
+        with ThreadPoolExecutor(1, "parse") as pool:
+            for task in self._tasks(window):
+                waiting.append(pool.submit(task))
+                if len(waiting) > 1:
+                    yield from waiting.popleft().result()
+            while waiting:
+                yield from waiting.popleft().result()
+
+    def _tasks(self, window: Window) -> Iterator[Callable[[], list[pa.RecordBatch]]]:
+        look = self._bounds.block
+        while window.fill():
+            ahead = cut(window.data, look)
+            sound = self._sound(ahead, window.ended and len(ahead) == len(window.data))
+            # After damage look a little way ahead first, so that much damage does not mean much looking.
+            look = min(look * 2, self._bounds.block) if sound else self._bounds.step * 2
+            if sound:
+                piece, line = window.data[:sound], window.line
+                lines = _count_lines(piece)
+                yield partial(self._piece, piece, line, lines)
+                window.advance(sound, lines)
+            else:
+                damaged = list(self._damaged(window))
+                yield damaged.copy
+
+    def _sound(self, data: bytes, ended: bool) -> int:
+        """Measure how far ``data`` is whole records that any reader understands alike."""
+        if data.startswith(_BOM) or (self._escape and self._escape in data):
+            return 0
+        if not self._has_quoted(data):
+            end = len(data) if ended else max(data.rfind(b"\n"), data.rfind(b"\r")) + 1
+            return 0 if has_overlong_line(data, end, self._bounds.record) else end
+        return self._sound_quotes(data, ended)
+
+    def _has_quoted(self, data: bytes) -> bool:
+        """Tell whether any cell of ``data``, which begins at a record, begins with a quote; others are characters."""
+        if not self._quote or self._quote not in data:
+            return False
+        return data.startswith(self._quote) or any(opening in data for opening in self._openings)
+
+    def _sound_quotes(self, data: bytes, ended: bool) -> int:
+        # A line end before and after, so that every quote has two neighbours.
+        view = np.frombuffer(b"\n" + data + b"\n", dtype=np.uint8)
+        quotes = np.flatnonzero(view[1:-1] == ord(self._quote or b""))
+        opens, closes = quotes[0::2], quotes[1::2]
+        wrong = np.concatenate(
+            [
+                opens[~self._edges[view[opens]]],
+                opens[: len(closes)][~self._edges[view[closes + 2]]],
+                opens[len(closes) :],
+            ]
+        )
+        limit = int(wrong.min()) if len(wrong) else len(data)
+        starts, nexts = self._records(data, quotes, ended and limit == len(data))
+        usable = nexts[nexts <= limit]
+        overlong = np.flatnonzero(usable - starts[: len(usable)] > self._bounds.record - 2)
+        if len(overlong):
+            return int(starts[overlong[0]])
+        return int(usable[-1]) if len(usable) else 0
+
+    def _records(self, data: bytes, quotes: Positions, ended: bool) -> tuple[Positions, Positions]:
+        ends, nexts = line_ends(data)
+        outside = np.searchsorted(quotes, ends) % 2 == 0
+        nexts = nexts[outside]
+        if ended and (not len(nexts) or nexts[-1] < len(data)):
+            nexts = np.append(nexts, len(data))
+        return np.concatenate([np.zeros(1, dtype=np.int64), nexts[:-1]]), nexts
+
+    def _damaged(self, window: Window) -> Iterator[pa.RecordBatch]:
+        bounds = self._bounds
+        region = cut(window.data, bounds.step + bounds.record + 2)
+        whole = window.ended and len(region) == len(window.data)
+        outcome = self._careful.read(region, window.line, bounds.step, whole)
+        window.advance(outcome.size, outcome.lines)
+        yield from self._batches_of(outcome.records, outcome.refusals)
+        if outcome.is_endless:
+            line, reason = window.line, too_long(bounds.record)
+            yield self._batches.refused([Refusal(line, reason, self._text.show(window.skip_line(RAW_LIMIT)))])
+
+    def _piece(self, piece: bytes, line: int, lines: int) -> list[pa.RecordBatch]:
+        parsed = self._parsed(piece, line, lines) if _is_utf8(piece) else None
+        if parsed is not None:
+            return parsed
+        half = self._sound(cut(piece, len(piece) // 2), ended=False) if len(piece) > _SMALL else 0
+        if not half:
+            outcome = self._careful.read(piece, line, len(piece), whole=True)
+            return list(self._batches_of(outcome.records, outcome.refusals))
+        first, second = piece[:half], piece[half:]
+        middle = _count_lines(first)
+        return self._piece(first, line, middle) + self._piece(second, line + middle, lines - middle)
+
+    def _parsed(self, piece: bytes, line: int, lines: int) -> list[pa.RecordBatch] | None:
+        """Read a piece with Arrow; None where its count of records is not ours."""
+        invalid: list[tuple[int, int]] = []
+        quoted = self._has_quoted(piece)
+
+        def note(row: Any) -> str:
+            invalid.append((row.number - 1, row.actual_columns))
+            return "skip"
+
+        try:
+            table = pyarrow.csv.read_csv(
+                pa.BufferReader(piece),
+                read_options=pyarrow.csv.ReadOptions(
+                    use_threads=False, block_size=len(piece) + 1, column_names=self._names
+                ),
+                parse_options=pyarrow.csv.ParseOptions(
+                    delimiter=self._layout.delimiter,
+                    quote_char=self._quote.decode() if self._quote and quoted else False,
+                    newlines_in_values=quoted,
+                    invalid_row_handler=note,
+                ),
+                convert_options=pyarrow.csv.ConvertOptions(
+                    column_types=self._types, check_utf8=False, strings_can_be_null=False, null_values=[]
+                ),
+            ).combine_chunks()
+        except pa.ArrowInvalid:
+            return None
+        records = table.num_rows + len(invalid)
+        if not invalid and b"\r" not in piece and records == lines:
+            return [self._good(_flat(table), pa.array(np.arange(line, line + records)))]
+        starts, numbers = self._located(piece, line, quoted)
+        if len(starts) != records:
+            return None
+        refusals = [self._miscounted(piece, starts, numbers, number, found) for number, found in invalid]
+        good = np.delete(numbers, [number for number, _ in invalid])
+        batches = [self._good(_flat(table), pa.array(good))] if len(good) else []
+        return [*batches, self._batches.refused(refusals)] if refusals else batches
+
+    def _located(self, piece: bytes, line: int, quoted: bool) -> tuple[Positions, Positions]:
+        """Find where each record that is not a blank line begins: offsets and physical line numbers."""
+        view = np.frombuffer(piece, dtype=np.uint8)
+        quotes = np.flatnonzero(view == ord(self._quote or b"")) if quoted else np.zeros(0, dtype=np.int64)
+        starts, _ = self._records(piece, quotes, ended=True)
+        starts = starts[(view[starts] != 10) & (view[starts] != 13)]
+        _, nexts = line_ends(piece)
+        return starts, line + np.searchsorted(nexts, starts, side="right")
+
+    def _miscounted(self, piece: bytes, starts: Positions, lines: Positions, number: int, found: int) -> Refusal:
+        end = int(starts[number + 1]) if number + 1 < len(starts) else len(piece)
+        raw = piece[int(starts[number]) : end].rstrip(b"\r\n")
+        kind = "too_many_cells" if found > self._layout.width else "too_few_cells"
+        reason = f"{kind}: expected {self._layout.width}, found {found}"
+        return Refusal(int(lines[number]), reason, self._text.show(raw))
+
+    def _batches_of(self, records: list[Record], refusals: list[Refusal]) -> Iterator[pa.RecordBatch]:
+        if records:
+            columns = [
+                pa.array(cells, pa.string()) for cells in zip(*(record.cells for record in records), strict=True)
+            ]
+            yield self._good(columns, pa.array([record.row for record in records], pa.int64()))
+        if refusals:
+            yield self._batches.refused(refusals)
+
+    def _good(self, columns: list[pa.Array], rows: pa.Array) -> pa.RecordBatch:
+        layout = self._layout
+        return self._batches.good([columns[position] for position in layout.declared], self._extra(columns), rows)
+
+    def _extra(self, columns: list[pa.Array]) -> pa.Array | None:
+        layout = self._layout
+        kept = [
+            (name, columns[position], nameless)
+            for name, position, nameless in zip(layout.extra_names, layout.extra, layout.nameless, strict=True)
+            if not nameless or pc.max(pc.binary_length(pc.utf8_trim_whitespace(columns[position]))).as_py()
+        ]
+        if not kept:
+            return None
+        names, cells, nameless = zip(*kept, strict=True)
+        return extra_json(names, cells, nameless)
+
+
+def _flat(table: pa.Table) -> list[pa.Array]:
+    return [column.chunk(0) if column.num_chunks else pa.array([], pa.string()) for column in table.columns]
+
+
+def _is_utf8(piece: bytes) -> bool:
+    whole = pa.py_buffer(np.array([0, len(piece)], dtype=np.int64))
+    try:
+        pa.Array.from_buffers(pa.large_binary(), 1, [None, whole, pa.py_buffer(piece)]).cast(pa.large_string())
+    except pa.ArrowInvalid:
+        return False
+    return True
+
+
+def _count_lines(piece: bytes) -> int:
+    """Count physical lines, a last one without line end included."""
+    if b"\r" in piece:
+        ends, nexts = line_ends(piece)
+        return len(ends) + (not len(nexts) or int(nexts[-1]) < len(piece))
+    feeds = int(np.count_nonzero(np.frombuffer(piece, dtype=np.uint8) == 10))
+    return feeds + (not piece.endswith(b"\n"))

@@ -1,0 +1,342 @@
+"""Bronze: every record of every landed file as a row of text, good or refused, with where it came from."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import reduce
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import select, update
+
+from jobs import lake
+from jobs.bronze.stripes import Shares, shares_of
+from jobs.declared.catalog import Source
+from jobs.declared.sql import quote
+from jobs.errors import DeclarationError, RefusedFile, Tampered
+from jobs.lake.engine import connect
+from jobs.lake.engine_errors import explained
+from jobs.lake.objects import on_disk
+from jobs.registry import reading, transaction
+from jobs.registry.models import Landing
+from jobs.registry.runs import Recorded
+from jobs.settings import settings
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from pyspark.sql import Column, DataFrame
+
+    from jobs.declared.format import Format
+
+EXTRAS: tuple[tuple[str, str, str], ...] = (
+    ("_extra", "STRING", "JSON of cells under columns that source.yaml does not declare"),
+    ("_refused", "STRING", "why the record could not be read; null for a good one"),
+    ("_raw", "STRING", "the record as received, if it was refused"),
+)
+# A record number that no record has: the refusal speaks of the whole file.
+WHOLE_FILE = 0
+_SLICE = "_landing_sha256"
+# Delta tables allow none of these in a name; the last one tells that another was there.
+_NO_PART_OF_NAMES = re.compile(r"[ ,;{}()\n\t=%]")
+# So many landings of one run have a frame each; the rest share one.
+_FRAMES = 16
+
+
+@dataclass(frozen=True)
+class _Arrival:
+    """What a parser needs to know of one landed file."""
+
+    path: str
+    file_name: str
+    sha256: str
+    shares: Shares
+
+
+def bronze(source: Source, record: Recorded) -> None:
+    """Load every landed file of the source that bronze does not hold yet, in one commit.
+
+    A file that cannot be read becomes one refused row, so that the others go on; loading it again replaces its rows.
+    """
+    _refuse_twins(source)
+    with explained(source.file):
+        _create(source)
+        landings = waiting(source.name)
+        if not landings:
+            record.status = "unchanged"
+            return
+        _see_bytes(landings)
+        _note(source, landings, _load(source, landings), record)
+
+
+def _refuse_twins(source: Source) -> None:
+    seen: dict[str, str] = {}
+    for name in (*columns_of(source), *(extra for extra, _, _ in EXTRAS)):
+        twin = seen.setdefault(name.lower(), name)
+        if twin != name:
+            raise DeclarationError(
+                f"the columns '{twin}' and '{name}' differ in case only, which SQL cannot tell apart",
+                file=source.file, field="format.columns", expected="names that differ in more than case",
+                next_step="declare `header: false` and `skip_lines: 1`, and give the columns names of your own",
+            )  # fmt: skip
+
+
+def _see_bytes(landings: list[Landing]) -> None:
+    for landing in landings:
+        if not (settings().store / landing.path).exists():
+            raise Tampered(
+                f"the landed bytes of {landing.file_name} are gone",
+                where=landing.path,
+                next_step="restore the file from a backup, or run `exchange land` while the publisher still offers it",
+            )
+
+
+def waiting(source: str) -> list[Landing]:
+    """Landed files that bronze does not hold yet, in the order of their arrival."""
+    with reading() as db:
+        return list(
+            db.scalars(
+                select(Landing).where(Landing.source == source, Landing.loaded_at.is_(None)).order_by(Landing.id)
+            )
+        )
+
+
+def table_of(source: Source) -> str:
+    """Name of the source's bronze table."""
+    return f"bronze.{source.name}"
+
+
+def columns_of(source: Source) -> tuple[str, ...]:
+    """The publisher's columns, as declared, names stripped of blanks."""
+    return tuple(c.strip() for c in source.declared.format.columns)
+
+
+def stored_names(form: Format) -> dict[str, str]:
+    """By what name the table has each of the publisher's columns: its own, but for marks that no Delta table allows."""
+    names = (column.strip() for column in form.columns)
+    return {name: _NO_PART_OF_NAMES.sub(lambda mark: f"%{ord(mark[0]):02X}", name) for name in names}
+
+
+def published_rows(source: Source, where: str) -> DataFrame:
+    """Rows of the table under the publisher's own names.
+
+    Args:
+        source: whose.
+        where: SQL over the partition column.
+    """
+    escaped = _escaped(source.declared.format)
+    rows = lake.read(table_of(source)).where(where)
+    return rows.withColumnsRenamed(escaped) if escaped else rows
+
+
+def _escaped(form: Format) -> dict[str, str]:
+    """The publisher's name of each column that the table has under another one."""
+    return {stored: name for name, stored in stored_names(form).items() if stored != name}
+
+
+def slice_of(sha256s: list[str]) -> str:
+    """SQL that holds for the rows of these landings, over bronze's and quarantine's partition column."""
+    return lake.predicate([((_SLICE, sha256),) for sha256 in sha256s])
+
+
+def _fields(source: Source) -> tuple[lake.Field, ...]:
+    names = stored_names(source.declared.format).values()
+    published = tuple(lake.Field(name, "STRING", "as published") for name in names)
+    return (*published, *(lake.Field(*extra) for extra in EXTRAS), *lake.bookkeeping_fields())
+
+
+def _create(source: Source) -> None:
+    """See that the table is there; one read by another `format:` is emptied, and every landed file read again."""
+    table, fields, title = table_of(source), _fields(source), f"{source.declared.title}: rows as received"
+    digest = format_digest(source.declared.format)
+    if not lake.exists(table):
+        # One that is gone can be made again from landing.
+        forget(source)
+    elif lake.made_by(table) != digest:
+        forget(source)
+        lake.replace(table, fields, (_SLICE,), title, digest)
+        return
+    lake.create(table, fields, (_SLICE,), title, digest)
+
+
+def format_digest(form: Format) -> str:
+    """sha256 of all that decides how bytes become bronze rows."""
+    told, escaped = form.model_dump(mode="json"), _escaped(form)
+    told |= {"stored": escaped} if escaped else {}
+    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
+
+
+def forget(source: Source) -> None:
+    """Let every landed file be loaded again, because what bronze holds of it was read by other declarations."""
+    with transaction() as db:
+        db.execute(
+            update(Landing).where(Landing.source == source.name).values(loaded_at=None, rows=None, rows_refused=None)
+        )
+
+
+def _load(source: Source, landings: list[Landing]) -> dict[str, Any]:
+    """Commit the landings' rows; returns what was loaded of each, counted from the committed rows themselves.
+
+    Of a file that broke off half-way only the refusal remains: all of it is refused.
+    """
+    table, shas = table_of(source), [x.sha256 for x in landings]
+    lake.overwrite(table, _parsed(source, landings), slice_of=slice_of(shas), together=False)
+    loaded = _counted(table, shas)
+    broken = [sha256 for sha256, row in loaded.items() if row["fault"]]
+    if not broken:
+        return loaded
+    lake.delete(table, f"({slice_of(broken)}) AND _row <> {WHOLE_FILE}")
+    return loaded | _counted(table, broken)
+
+
+def _counted(table: str, sha256s: list[str]) -> dict[str, Any]:
+    rows = lake.read(table).where(slice_of(sha256s)).groupBy("_landing_sha256").agg(*_count_columns()).collect()
+    return {row["_landing_sha256"]: row for row in rows}
+
+
+def _parsed(source: Source, landings: list[Landing]) -> DataFrame:
+    """The landings' records. Each landing has a frame of its own, in which all that says where a row came from is
+    literal: by a partition column that is not, the engine sorts the rows before it writes them.
+    """
+    frames = [_parsed_one(source, landing) for landing in landings[:_FRAMES]]
+    if len(landings) > _FRAMES:
+        frames.append(_parsed_many(source, landings[_FRAMES:]))
+    return reduce(lambda one, other: one.unionByName(other), frames)
+
+
+def _parsed_one(source: Source, landing: Landing) -> DataFrame:
+    records = _records_of(source, [landing]).drop("_landing_sha256")
+    return records.withColumns(origin_of(landing))
+
+
+def origin_of(landing: Landing) -> dict[str, Column]:
+    """What all rows of a landing say of where they came from, as literals."""
+    from pyspark.sql import functions as F
+
+    return {
+        "_landing_sha256": F.lit(landing.sha256),
+        "_run_id": F.lit(landing.run_id),
+        "_logical_date": F.lit(landing.logical_date).cast("timestamp"),
+    }
+
+
+def _parsed_many(source: Source, landings: list[Landing]) -> DataFrame:
+    from pyspark.sql import functions as F
+
+    listed = [(x.sha256, x.run_id, x.logical_date) for x in landings]
+    origin = connect().createDataFrame(listed, "_landing_sha256 string, _run_id string, _logical_date timestamp")
+    return _records_of(source, landings).join(F.broadcast(origin), "_landing_sha256")
+
+
+def _records_of(source: Source, landings: list[Landing]) -> DataFrame:
+    store = settings().store
+    arrivals = [
+        (str(store / x.path), x.file_name, x.sha256, share, of)
+        for x in landings for of in (shares_of(x.size),) for share in range(of)
+    ]  # fmt: skip
+    published = ", ".join(f"{quote(name)} string" for name in stored_names(source.declared.format).values())
+    yielded = "_extra string, _refused string, _raw string, _row bigint, _file string, _landing_sha256 string"
+    files = connect().createDataFrame(arrivals, "path string, file_name string, sha256 string, share int, shares int")
+    return files.mapInArrow(_parser(source.declared.format), f"{published}, {yielded}")
+
+
+def _parser(form: Format) -> Any:
+    """A function over Arrow batches of (path, file_name, sha256, share, shares) that yields the files' records."""
+
+    def parse(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        import pyarrow as pa
+
+        for batch in batches:
+            for file in _arrivals(batch):
+                for records in _records(file, form):
+                    count = records.num_rows
+                    sha256 = pa.array([file.sha256] * 1, pa.string()).take(pa.array([0] * count, pa.int32()))
+                    yield records.append_column("_landing_sha256", sha256)
+
+    return parse
+
+
+def _arrivals(batch: pa.RecordBatch) -> Iterator[_Arrival]:
+    """The files of a batch, each once, with all of its shares that fell to this worker."""
+    shares: dict[tuple[str, str, str, int], set[int]] = {}
+    for row in batch.to_pylist():
+        shares.setdefault((row["path"], row["file_name"], row["sha256"], row["shares"]), set()).add(row["share"])
+    for (path, file_name, sha256, of), own in shares.items():
+        yield _Arrival(path, file_name, sha256, Shares(frozenset(own), of))
+
+
+def _records(file: _Arrival, form: Format) -> Iterator[pa.RecordBatch]:
+    from jobs.bronze.formats import read
+
+    try:
+        with on_disk(file.path) as path:
+            for records in read(path, file.file_name, form):
+                own = file.shares.rows(records)
+                if own.num_rows:
+                    yield _ordered(own, form)
+    except RefusedFile as refusal:
+        if file.shares.has_first:
+            yield _refusal(file, form, str(refusal))
+
+
+def _ordered(records: pa.RecordBatch, form: Format) -> pa.RecordBatch:
+    names = [*(c.strip() for c in form.columns), "_extra", "_refused", "_raw", "_row", "_member"]
+    chosen = records.select(names) if records.schema.names != names else records
+    return chosen.rename_columns([*stored_names(form).values(), *names[len(form.columns) : -1], "_file"])
+
+
+def _refusal(file: _Arrival, form: Format, reason: str) -> pa.RecordBatch:
+    import pyarrow as pa
+
+    nothing = pa.array([None], pa.string())
+    columns = [nothing] * len(form.columns)
+    return pa.RecordBatch.from_arrays(
+        [
+            *columns,
+            nothing,
+            pa.array([reason]),
+            nothing,
+            pa.array([WHOLE_FILE], pa.int64()),
+            pa.array([file.file_name]),
+        ],
+        names=[*stored_names(form).values(), "_extra", "_refused", "_raw", "_row", "_file"],
+    )
+
+
+def _note(source: Source, landings: list[Landing], loaded: dict[str, Any], record: Recorded) -> None:
+    """Write down what was loaded of each file."""
+    now = datetime.now(UTC)
+    with transaction() as db:
+        for landing in landings:
+            row = loaded.get(landing.sha256)
+            found = db.get_one(Landing, landing.id)
+            found.loaded_at = now
+            found.rows = row["rows"] if row else 0
+            found.rows_refused = row["refused"] if row else 0
+            found.fault = row["fault"] if row else None
+    record.counts.rows_in = record.counts.rows_out = sum(row["rows"] for row in loaded.values())
+    record.counts.bytes_in = sum(x.size for x in landings)
+    record.output_version = lake.version(table_of(source))
+    record.message = _message(source, landings, loaded)
+
+
+def _count_columns() -> list[Any]:
+    from pyspark.sql import functions as F
+
+    return [
+        F.count(F.lit(1)).alias("rows"),
+        F.count("_refused").alias("refused"),
+        F.max(F.when(F.col("_row") == WHOLE_FILE, F.col("_refused"))).alias("fault"),
+        F.max("_extra").alias("extra"),
+    ]
+
+
+def _message(source: Source, landings: list[Landing], loaded: dict[str, Any]) -> str | None:
+    parts = [loaded[x.sha256]["fault"] for x in landings if x.sha256 in loaded and loaded[x.sha256]["fault"]]
+    extra = next((row["extra"] for row in loaded.values() if row["extra"]), None)
+    if extra:
+        parts.append(f"undeclared columns are kept in _extra, such as {extra[:120]}; declare them in {source.file}")
+    return "; ".join(parts) or None

@@ -1,0 +1,382 @@
+"""Lets Great Expectations decide, on the very Delta version just built, whether a table keeps its contract.
+
+One pass over all expectations asks GX only for yes or no; only those that failed are asked again for counts and
+examples. An expectation that could not be evaluated has failed. Examples of personal columns are masked before anything
+is kept or shown, because the evidence goes to buyers.
+
+Whatever the number of row rules, a table that passes costs GX one aggregate query and one grouping by a hash of the
+key. Measured on Sail, 2 cores, as processor time for 8 row rules, a key of text and instant, and freshness, beside the
+same rules as two plain SQL statements (one aggregate, one grouping by the key): 1.1 times at 2 million rows, 0.7 times
+at 10 million; with GX's own `UnexpectedRowsExpectation` for the key: 1.75 and 1.25 times; with its detailed result for
+all rules: 2 and 1.25 times. What does not grow with the rows is a tenth of a second, GX's own work in Python.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import time
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import lru_cache
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any, Literal
+
+from jobs.check import evidence
+from jobs.check.grade import WEIGHTS, Finding, Grade, grade
+from jobs.declared.compile import compile_rules
+from jobs.declared.contract import Contract
+from jobs.declared.rules import Rule
+from jobs.declared.sql import quote
+from jobs.lake.engine import see_alive
+
+if TYPE_CHECKING:
+    from great_expectations import ExpectationSuite
+    from great_expectations.core import ExpectationValidationResult
+    from great_expectations.datasource.fluent.interfaces import Batch
+    from great_expectations.expectations.expectation import Expectation
+    from pyspark.sql import DataFrame, SparkSession
+
+MASK = "***"
+_PERSONAL = ("personal", "sensitive_personal")
+# What GX found that is a count and names nobody; everything else in the result of a personal column is masked.
+_COUNTS = frozenset({"element_count", "missing_count", "missing_percent", "unexpected_count", "unexpected_percent",
+                     "unexpected_percent_total", "unexpected_percent_nonmissing"})  # fmt: skip
+_AGGREGATES = frozenset({"row_count", "share", "unique", "freshness"})
+_BY_ROW = frozenset({"not_null", "in_set", "range", "pattern", "length", "row_sql"})
+# Where a row came from, as far as the table says; the file's name may itself be personal.
+_ORIGIN = ("_landing_sha256", "_row")
+
+
+@dataclass(frozen=True)
+class FailedRule:
+    """A rule that does not hold.
+
+    Attributes:
+        unexpected: rows that break it; None where the rule is about the whole table.
+        observed: the value found, where the rule is about one value.
+        example: one offending row (personal values masked), or why the rule could not be evaluated.
+    """
+
+    rule_id: str
+    severity: str
+    dimension: str
+    description: str
+    unexpected: int | None
+    observed: Any
+    example: dict[str, str | None] | str | None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a check came to; `passed` means that no rule of severity error failed. `seconds` leaves GX's import out."""
+
+    passed: bool
+    score: float
+    grade: str
+    dimensions: dict[str, float | None]
+    failed: tuple[FailedRule, ...]
+    result_sha256: str
+    suite_digest: str
+    rules: int
+    rows: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class _Found:
+    rule: Rule
+    result: ExpectationValidationResult
+    error: str | None = None
+
+    @property
+    def passed(self) -> bool:
+        return bool(self.result.success) and self.error is None
+
+    @property
+    def unexpected(self) -> int | None:
+        if self.rule.kind in ("great_expectations", "scalar_sql", "row_count", "freshness") or self.error:
+            return None
+        return 0 if self.passed else int((self.result.result or {}).get("unexpected_count") or 0)
+
+    @property
+    def observed(self) -> Any:
+        return (self.result.result or {}).get("observed_value")
+
+
+def evaluate(
+    frame: DataFrame,
+    contract: Contract,
+    *,
+    delta_version: int,
+    scope: str | None,
+    logical_date: datetime,
+    run_id: str,
+    rows: int | None = None,
+) -> Outcome:
+    """Check a version of a table against its contract, and keep the evidence.
+
+    Args:
+        frame: the version just built: whole, or only the rows that `scope` selects.
+        contract: what must hold.
+        delta_version: the version of the Delta table that `frame` reads, for the evidence.
+        scope: the SQL predicate that made `frame` from the table; None for the whole table.
+        logical_date: the instant freshness is measured from; UTC where it has no zone.
+        run_id: who ran it, for the evidence.
+        rows: the number of rows of `frame`, where it is known; they are counted otherwise.
+
+    Raises:
+        DeclarationError: a rule of the contract that Great Expectations cannot take; file, line and field are named.
+        PySparkException: the engine went away.
+    """
+    rules = compile_rules(contract)
+    _import_once()
+    started = time.perf_counter()
+    instant = logical_date if logical_date.tzinfo else logical_date.replace(tzinfo=UTC)
+    with quiet():
+        from jobs.check.expectations import suite_of
+
+        suite = suite_of(contract, rules)
+        found = _decide(frame, rules, suite, contract, {"logical_date": instant.isoformat()})
+        rows = frame.count() if rows is None else rows
+    graded = grade((Finding(f.rule.dimension, f.rule.severity, f.passed, _for_score(f)) for f in found), rows)
+    suite_document = _suite_document(suite)
+    suite_digest = evidence.digest_of(suite_document)
+    digest = evidence.keep(
+        {
+            "table": contract.table,
+            "delta_version": delta_version,
+            "scope": _masked_scope(scope, contract),
+            "logical_date": instant.isoformat(),
+            "run_id": run_id,
+            "rows": rows,
+            "contract_sha256": contract.digest,
+            "suite_sha256": suite_digest,
+            "whole_table_rules_over": "table" if scope is None else "scope",
+            "suite": suite_document,
+            "great_expectations": version("great_expectations"),
+            "rules": [_rule_document(f, contract) for f in found],
+            "weights": WEIGHTS,
+            **_grade_document(graded),
+        }
+    )
+    failed = tuple(_failed_rule(f, frame, contract) for f in found if not f.passed)
+    return Outcome(
+        passed=graded.passed, score=graded.score, grade=graded.grade, dimensions=graded.dimensions, failed=failed,
+        result_sha256=digest, suite_digest=suite_digest, rules=len(rules), rows=rows,
+        seconds=time.perf_counter() - started,
+    )  # fmt: skip
+
+
+def _decide(
+    frame: DataFrame,
+    rules: tuple[Rule, ...],
+    suite: ExpectationSuite,
+    contract: Contract,
+    parameters: dict[str, Any],
+) -> list[_Found]:
+    """What GX finds, in the suite's order."""
+    expectations = {str((e.meta or {})["rule"]): e for e in suite.expectations}
+    personal = bool(_personal_columns(contract))
+    batch = _batch_definition(frame.sparkSession).get_batch(batch_parameters={"dataframe": frame})
+    results = _results(batch, suite.name, {r.id: expectations[r.id] for r in rules}, parameters)
+    found = {r.id: _Found(r, results[r.id], _shown_error(results[r.id], personal)) for r in rules}
+    return [found[name] for name in expectations]
+
+
+def _results(
+    batch: Batch, name: str, expectations: dict[str, Expectation], parameters: dict[str, Any]
+) -> dict[str, ExpectationValidationResult]:
+    quick = _validate(batch, name, list(expectations.values()), "BOOLEAN_ONLY", parameters)
+    # All aggregates travel in one query, so one that the engine refuses takes the others with it: ask them one by one.
+    for rule_id in [n for n, result in quick.items() if _error(result)]:
+        quick |= _validate(batch, name, [expectations[rule_id]], "BOOLEAN_ONLY", parameters)
+    broken = [expectations[n] for n, result in quick.items() if not result.success and not _error(result)]
+    return quick | (_validate(batch, name, broken, "SUMMARY", parameters) if broken else {})
+
+
+def _validate(
+    batch: Batch,
+    name: str,
+    expectations: list[Expectation],
+    result_format: Literal["BOOLEAN_ONLY", "SUMMARY"],
+    parameters: dict[str, Any],
+) -> dict[str, ExpectationValidationResult]:
+    from great_expectations import ExpectationSuite
+
+    part = ExpectationSuite(name=name, expectations=[e.copy() for e in expectations])
+    done = batch.validate(part, result_format=result_format, expectation_parameters=parameters)
+    if any(_error(result) for result in done.results):
+        # GX makes whatever is raised a result; an engine that went away says nothing about the rows.
+        see_alive()
+    return {_rule_of(result): result for result in done.results}
+
+
+def _rule_of(result: ExpectationValidationResult) -> str:
+    configuration = result.expectation_config
+    return str(configuration.meta["rule"]) if configuration and configuration.meta else ""
+
+
+def _error(result: ExpectationValidationResult) -> str | None:
+    """Why GX could not evaluate an expectation, in one line, or None."""
+    info = result.exception_info or {}
+    reports = [info] if "raised_exception" in info else [r for r in info.values() if isinstance(r, dict)]
+    for report in reports:
+        if report.get("raised_exception"):
+            lines = [line for line in str(report.get("exception_message") or "").splitlines() if line.strip()]
+            return (lines[0] if lines else "unknown error")[:300]
+    return None
+
+
+def _shown_error(result: ExpectationValidationResult, personal: bool) -> str | None:
+    error = _error(result)
+    # An engine that cannot convert a value quotes it.
+    return re.sub(r"'[^']*'|\"[^\"]*\"", f"'{MASK}'", error) if error and personal else error
+
+
+def _rule_document(found: _Found, contract: Contract) -> dict[str, Any]:
+    rule = found.rule
+    result: dict[str, Any] = found.result.to_json_dict()
+    # GX's own account of an error is a traceback of this machine.
+    result["exception_info"] = {"raised_exception": found.error is not None, "exception_message": found.error}
+    if _touches_personal(rule, contract):
+        result["result"] = _masked(result.get("result") or {}, rule)
+    return {
+        "id": rule.id, "kind": rule.kind, "dimension": rule.dimension, "severity": rule.severity,
+        "description": rule.description, "success": found.passed, "error": found.error,
+        "by_row": rule.kind in _BY_ROW, "unexpected": found.unexpected,
+        "observed": (result.get("result") or {}).get("observed_value"), "result": result,
+    }  # fmt: skip
+
+
+def _for_score(found: _Found) -> int | None:
+    return found.unexpected if found.rule.kind in _BY_ROW else None
+
+
+def _failed_rule(found: _Found, frame: DataFrame, contract: Contract) -> FailedRule:
+    rule = found.rule
+    hidden = _touches_personal(rule, contract) and rule.kind not in _AGGREGATES
+    example: dict[str, str | None] | str | None = f"could not be evaluated: {found.error}" if found.error else None
+    if not found.error:
+        example = _example(rule, frame, contract)
+    return FailedRule(
+        rule.id, rule.severity, rule.dimension, rule.description, found.unexpected,
+        MASK if hidden and found.observed is not None else found.observed, example,
+    )  # fmt: skip
+
+
+def _example(rule: Rule, frame: DataFrame, contract: Contract) -> dict[str, str | None] | None:
+    from pyspark.sql import functions as F
+
+    if rule.predicate or rule.kind == "share":
+        broken = frame.where(f"not ({rule.parameters['good'] if rule.kind == 'share' else rule.predicate})")
+        origin = [n for n in _ORIGIN if n in frame.columns]
+        names = list(dict.fromkeys((*contract.key, *rule.columns, *origin)))
+    elif rule.kind == "unique":
+        names = list(rule.columns)
+        keys = [F.col(quote(n)) for n in names]
+        broken = frame.dropna(subset=names).groupBy(*keys).agg(F.count(F.lit(1)).alias("_n")).where("_n > 1")
+    elif rule.kind == "scalar_sql":
+        return _counted_example(rule, frame, contract)
+    else:
+        return None
+    row = broken.select(*[F.col(quote(n)).cast("string").alias(n) for n in names]).limit(1).collect()
+    personal = _personal_columns(contract)
+    return {n: MASK if n in personal and row[0][n] is not None else row[0][n] for n in names} if row else None
+
+
+def _counted_example(rule: Rule, frame: DataFrame, contract: Contract) -> dict[str, str | None] | None:
+    """One of the rows that a rule's query counts; nothing where it does not count, or may show personal values."""
+    counted = re.match(r"select\s+count\(\*\)\s+from\s", rule.parameters["query"], re.I)
+    if not counted or _personal_columns(contract):
+        return None
+    from pyspark.errors import PySparkException
+
+    frame.createOrReplaceTempView("example_of")
+    query = "SELECT * FROM " + rule.parameters["query"][counted.end() :].replace("${table}", "example_of")
+    try:
+        row = frame.sparkSession.sql(query).limit(1).collect()
+    except PySparkException:
+        # Not every query that counts rows also shows them, for example one that groups; the count stands without.
+        return None
+    return {name: None if value is None else str(value) for name, value in row[0].asDict().items()} if row else None
+
+
+def _personal_columns(contract: Contract) -> frozenset[str]:
+    return frozenset(c.name for c in contract.columns if c.classification in _PERSONAL)
+
+
+def _touches_personal(rule: Rule, contract: Contract) -> bool:
+    personal = _personal_columns(contract)
+    if rule.kind in ("great_expectations", "scalar_sql"):
+        # What their queries and arguments return cannot be told from their text.
+        return bool(personal)
+    return bool(personal & set(rule.columns))
+
+
+def _masked(result: Mapping[str, Any], rule: Rule) -> dict[str, Any]:
+    shown = _COUNTS | {"observed_value"} if rule.kind in _AGGREGATES else _COUNTS
+    return {k: v if k in shown or v in (None, [], {}) else _hidden(v) for k, v in result.items()}
+
+
+def _hidden(value: Any) -> Any:
+    """The value's shape without its content, because Data Docs expect lists of values and of counted values."""
+    if isinstance(value, list):
+        return [{"value": MASK, "count": v["count"]} if isinstance(v, dict) and "count" in v else MASK for v in value]
+    return MASK
+
+
+def _masked_scope(scope: str | None, contract: Contract) -> str | None:
+    if scope is None or not any(name in scope for name in _personal_columns(contract)):
+        return scope
+    return re.sub(r"'[^']*'|\b\d+(\.\d+)?\b", f"'{MASK}'", scope)
+
+
+def _suite_document(suite: ExpectationSuite) -> dict[str, Any]:
+    document: dict[str, Any] = suite.to_json_dict()
+    expectations = [{k: v for k, v in e.items() if k != "id"} for e in document["expectations"]]
+    return {"name": document["name"], "expectations": expectations}
+
+
+def _grade_document(graded: Grade) -> dict[str, Any]:
+    return {
+        "passed": graded.passed,
+        "score": graded.score,
+        "grade": graded.grade,
+        "dimensions": graded.dimensions,
+    }
+
+
+def _import_once() -> None:
+    with quiet():
+        import jobs.check.expectations  # noqa: F401 - the import is what costs
+
+
+@lru_cache(maxsize=1)
+def _batch_definition(_session: SparkSession) -> Any:
+    """One GX context and dataframe asset per session of the engine, as GX keeps the session that it finds first."""
+    import great_expectations as gx
+    from great_expectations.data_context.types.base import ProgressBarsConfig
+
+    context = gx.get_context(mode="ephemeral")
+    context.variables.progress_bars = ProgressBarsConfig(globally=False)
+    # Persisting would compute the frame once more than needed, and Sail ignores it.
+    source = context.data_sources.add_spark("exchange", persist=False)
+    return source.add_dataframe_asset("version").add_batch_definition_whole_dataframe("whole")
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep GX's chatter out of the user's output: what it has to say is in its results."""
+    logger = logging.getLogger("great_expectations")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)

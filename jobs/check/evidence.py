@@ -1,0 +1,122 @@
+"""Keeps what checks found, each document under the sha256 of its bytes, so that a certificate can point at it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import uuid
+from collections.abc import Iterator, Mapping
+from datetime import date, datetime
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import rfc8785
+
+from jobs.errors import NotFound, Tampered
+from jobs.settings import settings
+
+# Integers beyond this are not exact in every JSON reader, and RFC 8785 refuses them.
+_LARGEST = 2**53 - 1
+
+
+def keep(document: Mapping[str, Any]) -> str:
+    """Store a document in canonical JSON (RFC 8785), once; returns its sha256.
+
+    Raises:
+        Tampered: the document is already kept and its bytes have been changed since.
+    """
+    content = rfc8785.dumps(plain(document))
+    digest = hashlib.sha256(content).hexdigest()
+    file = _file(digest)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    temporary = file.with_name(f".{digest}.{uuid.uuid4().hex}")
+    try:
+        with temporary.open("wb") as out:
+            out.write(content)
+            out.flush()
+            os.fsync(out.fileno())
+        _put_if_absent(temporary, file, digest)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return digest
+
+
+def read_evidence(digest: str) -> dict[str, Any]:
+    """The kept document of that sha256.
+
+    Raises:
+        NotFound: nothing is kept under it.
+        Tampered: the bytes no longer have that sha256.
+    """
+    file = _file(digest)
+    try:
+        content = file.read_bytes()
+    except FileNotFoundError:
+        raise NotFound(
+            f"no evidence is kept under {digest}",
+            where=str(file.parent),
+            next_step="run the check again to make it anew",
+        ) from None
+    found = hashlib.sha256(content).hexdigest()
+    if found != digest:
+        raise Tampered(
+            "the evidence has been changed since it was kept",
+            where=str(file),
+            expected=f"sha256 {digest}, found {found}",
+            next_step="restore the file from a copy, or run the check again",
+        )
+    document: dict[str, Any] = json.loads(content)
+    return document
+
+
+def digests() -> Iterator[str]:
+    """The sha256 of everything kept, oldest first."""
+    files = settings().evidence.glob("[0-9a-f]*.json")
+    for file in sorted(files, key=lambda f: (f.stat().st_mtime_ns, f.name)):
+        yield file.stem
+
+
+def digest_of(value: Any) -> str:
+    """sha256 of a value in canonical JSON."""
+    return hashlib.sha256(rfc8785.dumps(plain(value))).hexdigest()
+
+
+def plain(value: Any) -> Any:
+    """A value as JSON can carry it exactly: instants, dates, decimals, huge integers and non-numbers become text."""
+    if isinstance(value, Mapping):
+        return {str(k): plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [plain(v) for v in (sorted(value, key=str) if isinstance(value, set | frozenset) else value)]
+    if value is None or isinstance(value, bool | str):
+        return value
+    if isinstance(value, int):
+        return int(value) if abs(value) <= _LARGEST else str(value)
+    if isinstance(value, float):
+        return float(value) if math.isfinite(value) else str(value)
+    if isinstance(value, datetime | date):
+        return value.isoformat()
+    if isinstance(value, Decimal):
+        return str(value)
+    if hasattr(value, "item"):
+        return plain(value.item())
+    return str(value)
+
+
+def _file(digest: str) -> Path:
+    return settings().evidence / f"{digest}.json"
+
+
+def _put_if_absent(temporary: Path, file: Path, digest: str) -> None:
+    try:
+        os.link(temporary, file)
+    except FileExistsError:
+        read_evidence(digest)
+        return
+    folder = os.open(file.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)

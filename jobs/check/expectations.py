@@ -1,0 +1,313 @@
+"""The exchange's vocabulary for Great Expectations: each rule of a contract as an expectation that GX itself decides.
+
+Importing this module imports Great Expectations (seconds), so it is imported inside functions, once per process.
+
+GX's own expectation types are used where they need no query of their own. Others would: a predicate over several
+columns, the share of bad rows, uniqueness, a value computed by a query. Those are expectations of ours, whose metrics
+GX puts into the one aggregate query that it sends for all rules of a batch (`table.rows_breaking`), or which need
+exactly one query (`table.repeated_keys`, `table.scalar`). Bounds of dates and instants are predicates too, so that they
+are compared in the column's type, as the split into good and quarantined rows compares them.
+"""
+
+from __future__ import annotations
+
+import os
+import uuid
+from datetime import UTC, date, datetime, timedelta
+from typing import TYPE_CHECKING, Any, ClassVar
+
+# GX reports its usage by default, and without internet the process would then hang at exit.
+os.environ["GX_ANALYTICS_ENABLED"] = "false"
+
+from great_expectations import ExpectationSuite
+from great_expectations.core.metric_domain_types import MetricDomainTypes
+from great_expectations.core.metric_function_types import MetricPartialFunctionTypes
+from great_expectations.exceptions.exceptions import ExpectationNotFoundError
+from great_expectations.execution_engine.sparkdf_execution_engine import SparkDFExecutionEngine
+from great_expectations.expectations.expectation import BatchExpectation, Expectation
+from great_expectations.expectations.metadata_types import FailureSeverity
+from great_expectations.expectations.metrics.metric_provider import metric_partial, metric_value
+from great_expectations.expectations.metrics.table_metric_provider import TableMetricProvider
+from great_expectations.expectations.registry import get_expectation_impl
+from pyspark.sql import functions as F
+from typing_extensions import override
+
+from jobs.declared.contract import Contract
+from jobs.declared.rules import Rule, satisfied
+from jobs.declared.sql import quote
+
+if TYPE_CHECKING:
+    from pyspark.sql import Column, DataFrame
+
+AS_OF = "logical_date"
+_SEVERITIES = {
+    "error": FailureSeverity.CRITICAL,
+    "warning": FailureSeverity.WARNING,
+    "info": FailureSeverity.INFO,
+}
+_DATE_LENGTH = len("2026-01-31")
+
+Kwargs = dict[str, Any]
+
+
+class RowsBreaking(TableMetricProvider):
+    """How many rows a predicate is false for; bundled by GX with every other aggregate of the batch."""
+
+    metric_name = "table.rows_breaking"
+    value_keys = ("predicate",)
+
+    @metric_partial(
+        engine=SparkDFExecutionEngine,
+        partial_fn_type=MetricPartialFunctionTypes.AGGREGATE_FN,
+        domain_type=MetricDomainTypes.TABLE,
+    )
+    def _spark(
+        cls, metric_domain_kwargs: Kwargs, metric_value_kwargs: Kwargs, **_: Any
+    ) -> tuple[Column, Kwargs, Kwargs]:
+        broken = F.expr(f"not ({metric_value_kwargs['predicate']})")
+        return F.sum(F.when(broken, 1).otherwise(0)), metric_domain_kwargs, {}
+
+
+class RepeatedKeys(TableMetricProvider):
+    """How many keys occur more than once, and how many rows are beyond the first of their key.
+
+    Rows are grouped by a 64-bit hash of the key first, which is cheaper than by the key itself when that is text.
+    Distinct hashes prove distinct keys; only if rows share a hash is the key itself grouped, so the answer is exact.
+    """
+
+    metric_name = "table.repeated_keys"
+    value_keys = ("columns",)
+
+    @metric_value(engine=SparkDFExecutionEngine)
+    def _spark(
+        cls, execution_engine: Any, metric_domain_kwargs: Kwargs, metric_value_kwargs: Kwargs, **_: Any
+    ) -> dict[str, int]:
+        keys = [F.col(quote(name)) for name in metric_value_kwargs["columns"]]
+        frame = _frame(execution_engine, metric_domain_kwargs).select(*keys).dropna()
+        hashed = frame.groupBy(F.xxhash64(*keys).alias("hash")).agg(F.count(F.lit(1)).alias("n"))
+        largest = hashed.agg(F.max("n")).collect()[0][0]
+        if largest is None or largest == 1:
+            return {"keys": 0, "rows": 0}
+        groups = frame.groupBy(*keys).agg(F.count(F.lit(1)).alias("n")).where("n > 1")
+        found = groups.agg(F.count(F.lit(1)), F.sum(F.col("n") - 1)).collect()[0]
+        return {"keys": int(found[0]), "rows": int(found[1] or 0)}
+
+
+class Scalar(TableMetricProvider):
+    """The one value that a query over the batch returns; ``${table}`` in the query is the batch."""
+
+    metric_name = "table.scalar"
+    value_keys = ("query",)
+
+    @metric_value(engine=SparkDFExecutionEngine)
+    def _spark(cls, execution_engine: Any, metric_domain_kwargs: Kwargs, metric_value_kwargs: Kwargs, **_: Any) -> Any:
+        frame = _frame(execution_engine, metric_domain_kwargs)
+        view = f"batch_{uuid.uuid4().hex}"
+        frame.createOrReplaceTempView(view)
+        try:
+            rows = frame.sparkSession.sql(metric_value_kwargs["query"].replace("${table}", view)).limit(2).collect()
+        finally:
+            frame.sparkSession.catalog.dropTempView(view)
+        if len(rows) != 1 or len(rows[0]) != 1:
+            raise ValueError(
+                f"the query returned {'no row' if not rows else 'more than one value'}, expected one value"
+            )
+        return rows[0][0]
+
+
+class _Rule(BatchExpectation):
+    """What the exchange's own expectations share: they are about the whole batch and written for Spark."""
+
+    library_metadata: ClassVar[dict[str, Any]] = {"maturity": "production", "tags": ["exchange"], "contributors": []}
+    args_keys: ClassVar[tuple[str, ...]] = ()
+
+
+class ExpectRowsToSatisfy(_Rule):
+    """Every row satisfies an SQL predicate; a row for which it is unknown (a null in it) does not break it."""
+
+    predicate: str
+    metric_dependencies = ("table.row_count", "table.rows_breaking")
+    success_keys = ("predicate",)
+
+    @override
+    def _validate(
+        self, metrics: Kwargs, runtime_configuration: Kwargs | None = None, execution_engine: Any = None
+    ) -> Kwargs:
+        rows, broken = metrics["table.row_count"], metrics["table.rows_breaking"] or 0
+        return {"success": broken == 0, "result": _counted(rows, broken)}
+
+
+class ExpectShareOfRowsToBe(_Rule):
+    """The number or percentage of rows that break a predicate is within a limit."""
+
+    predicate: str
+    unit: str
+    sign: str
+    limit: Any
+    metric_dependencies = ("table.row_count", "table.rows_breaking")
+    success_keys = ("predicate", "unit", "sign", "limit")
+
+    @override
+    def _validate(
+        self, metrics: Kwargs, runtime_configuration: Kwargs | None = None, execution_engine: Any = None
+    ) -> Kwargs:
+        rows, broken = metrics["table.row_count"], metrics["table.rows_breaking"] or 0
+        observed = broken if self.unit == "rows" else (100 * broken / rows if rows else 0.0)
+        passed = satisfied(observed, self.sign, self.limit)
+        return {"success": passed, "result": _counted(rows, broken) | {"observed_value": observed}}
+
+
+class ExpectKeyToBeUnique(_Rule):
+    """No two rows agree in all of these columns; rows with a null among them are not compared."""
+
+    columns: list[str]
+    metric_dependencies = ("table.row_count", "table.repeated_keys")
+    success_keys = ("columns",)
+
+    @override
+    def _validate(
+        self, metrics: Kwargs, runtime_configuration: Kwargs | None = None, execution_engine: Any = None
+    ) -> Kwargs:
+        rows, repeated = metrics["table.row_count"], metrics["table.repeated_keys"]
+        result = _counted(rows, repeated["rows"]) | {"observed_value": repeated["keys"]}
+        return {"success": repeated["rows"] == 0, "result": result}
+
+
+class ExpectQueryResultToBe(_Rule):
+    """The one value a query returns is within a limit; no value is not."""
+
+    query: str
+    sign: str
+    limit: Any
+    metric_dependencies = ("table.scalar",)
+    success_keys = ("query", "sign", "limit")
+
+    @override
+    def _validate(
+        self, metrics: Kwargs, runtime_configuration: Kwargs | None = None, execution_engine: Any = None
+    ) -> Kwargs:
+        observed = metrics["table.scalar"]
+        return {"success": satisfied(observed, self.sign, self.limit), "result": {"observed_value": observed}}
+
+
+class ExpectColumnToBeFresh(_Rule):
+    """The newest value of a column is at most so many days older than the instant a check is made for."""
+
+    column: str
+    days: float
+    as_of: str | dict[str, Any]
+    metric_dependencies = ("column.max",)
+    domain_keys = ("batch_id", "column")
+    success_keys = ("days", "as_of")
+
+    @override
+    def _validate(
+        self, metrics: Kwargs, runtime_configuration: Kwargs | None = None, execution_engine: Any = None
+    ) -> Kwargs:
+        newest = metrics["column.max"]
+        if newest is None:
+            return {"success": False, "result": {"observed_value": None}}
+        oldest = datetime.fromisoformat(str(self.as_of)) - timedelta(days=self.days)
+        passed = _instant(newest) >= oldest
+        return {"success": passed, "result": {"observed_value": str(newest)}}
+
+
+def suite_of(contract: Contract, rules: tuple[Rule, ...]) -> ExpectationSuite:
+    """The suite of a table: one expectation per rule, in order, each naming its rule in ``meta``.
+
+    Raises:
+        DeclarationError: a rule names an expectation type that GX does not have, or arguments it does not take.
+    """
+    expectations = [_expectation(contract, rule) for rule in rules]
+    return ExpectationSuite(name=contract.table, expectations=expectations)
+
+
+def _expectation(contract: Contract, rule: Rule) -> Expectation:
+    kind, kwargs = _own(rule) or _published(contract, rule)
+    try:
+        return kind(
+            **kwargs,
+            severity=_SEVERITIES[rule.severity],
+            meta={"rule": rule.id, "dimension": rule.dimension},
+            description=rule.description,
+        )
+    except (ValueError, TypeError) as error:
+        detail = "; ".join(line.strip() for line in str(error).splitlines()[1:5]) or str(error)
+        raise contract.mistake(
+            f"{rule.id}: {kind.expectation_type} does not take these arguments: {detail}"[:300],
+            rule.location,
+            expected=f"the arguments of {kind.__name__}",
+        ) from None
+
+
+def _published(contract: Contract, rule: Rule) -> tuple[type[Expectation], Kwargs]:
+    """GX's own expectation for a rule, by its type's name."""
+    name, kwargs = _named(rule)
+    try:
+        return get_expectation_impl(name), kwargs
+    except ExpectationNotFoundError:
+        raise contract.mistake(
+            f"{rule.id}: Great Expectations has no expectation '{name}'",
+            rule.location,
+            expected="a type such as expect_column_mean_to_be_between",
+        ) from None
+
+
+def _named(rule: Rule) -> tuple[str, Kwargs]:
+    given = rule.parameters
+    if rule.kind == "great_expectations":
+        return given["type"], given["kwargs"]
+    column: Kwargs = {"column": rule.columns[0]}
+    if rule.kind == "not_null":
+        return "expect_column_values_to_not_be_null", column
+    if rule.kind == "in_set":
+        return "expect_column_values_to_be_in_set", column | {"value_set": list(given["values"])}
+    if rule.kind == "pattern":
+        return "expect_column_values_to_match_regex", column | {"regex": given["pattern"]}
+    bounds = column | {"min_value": given["minimum"], "max_value": given["maximum"]}
+    if rule.kind == "length":
+        return "expect_column_value_lengths_to_be_between", bounds
+    strict = {"strict_min": given["strict_minimum"], "strict_max": given["strict_maximum"]}
+    return "expect_column_values_to_be_between", bounds | strict
+
+
+def _own(rule: Rule) -> tuple[type[Expectation], Kwargs] | None:
+    """One of our expectations for a rule, or None where GX's own serve."""
+    given = rule.parameters
+    if rule.kind == "row_sql" or (rule.kind == "range" and not given["plain"]):
+        return ExpectRowsToSatisfy, {"predicate": rule.predicate}
+    if rule.kind == "unique":
+        return ExpectKeyToBeUnique, {"columns": list(rule.columns)}
+    if rule.kind == "freshness":
+        return ExpectColumnToBeFresh, {
+            "column": rule.columns[0],
+            "days": given["days"],
+            "as_of": {"$PARAMETER": AS_OF},
+        }
+    if rule.kind not in ("share", "scalar_sql", "row_count"):
+        return None
+    sign, limit = given["limit"]
+    bound = {"sign": sign, "limit": list(limit) if isinstance(limit, tuple) else limit}
+    if rule.kind == "share":
+        return ExpectShareOfRowsToBe, {"predicate": given["good"], "unit": given["unit"], **bound}
+    query = given["query"] if rule.kind == "scalar_sql" else "SELECT COUNT(*) FROM ${table}"
+    return ExpectQueryResultToBe, {"query": query, **bound}
+
+
+def _frame(execution_engine: Any, domain: Kwargs) -> DataFrame:
+    frame: DataFrame = execution_engine.get_compute_domain(domain, MetricDomainTypes.TABLE)[0]
+    return frame
+
+
+def _counted(rows: int, broken: int) -> dict[str, Any]:
+    percent = 100 * broken / rows if rows else 0.0
+    return {"element_count": rows, "unexpected_count": broken, "unexpected_percent": percent}
+
+
+def _instant(value: Any) -> datetime:
+    """The last instant that a value, or its ISO text, stands for, in UTC: a date counts as young as its last moment."""
+    if isinstance(value, str):
+        value = date.fromisoformat(value) if len(value) == _DATE_LENGTH else datetime.fromisoformat(value)
+    if isinstance(value, datetime):
+        return value if value.tzinfo else value.replace(tzinfo=UTC)
+    return datetime(value.year, value.month, value.day, tzinfo=UTC) + timedelta(days=1, microseconds=-1)

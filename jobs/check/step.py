@@ -1,0 +1,221 @@
+"""Check: run a table's expectations on the version just built, and move its pointer there only if they hold."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import select
+
+from jobs import lake
+from jobs.declared.compile import compile_rules
+from jobs.declared.contract import Contract, load_contract
+from jobs.declared.rules import Rule
+from jobs.errors import ExchangeError, ExpectationsFailed
+from jobs.lake.engine_errors import explained
+from jobs.lake.partitions import follow_key
+from jobs.lake.pointers import confirm, move, pointer, take_back
+from jobs.lake.views import current_rows, keeps_revisions
+from jobs.registry import reading, transaction
+from jobs.registry.models import Check, Pointer, Run
+from jobs.registry.runs import Recorded, last_build
+
+if TYPE_CHECKING:
+    from jobs.check.evaluate import Outcome
+
+Partitions = Sequence[lake.Partition]
+
+
+def check(table: str, logical_date: datetime, record: Recorded) -> None:
+    """Evaluate the newest version of a table and let the pointer stand on it, or take the version back.
+
+    A version that stands already is evaluated again if the contract has changed in what leaves its rows as they are.
+    Only partitions that changed since the checked version are evaluated, as long as the contract is the same one and
+    all its rules can be decided partition by partition.
+
+    Raises:
+        ExpectationsFailed: a rule of severity error failed; the message names each with an example. Also, where nothing
+            was built since, if one failed last time: asking again must not look like passing.
+        ExchangeError: the newest version was made by no recorded build.
+    """
+    stands = pointer(table)
+    head = lake.version(table)
+    if stands and stands.head_version == head and _is_to_be_checked_again(table, stands):
+        _check_again(table, stands, logical_date, record)
+        return
+    if head is None or (stands and stands.head_version == head):
+        _refuse_failed(table, stands)
+        record.status = "succeeded" if stands and _was_cut_off(table, stands) else "unchanged"
+        record.output_version = stands.delta_version if stands else None
+        return
+    built = last_build(table, head)
+    if built is None:
+        if stands is None and not lake.rows(table):
+            _refuse_failed(table, stands)
+            record.status = "unchanged"
+            return
+        raise ExchangeError(
+            f"version {head} of {table} was left by a build that did not end",
+            next_step=f"run the build again: exchange {table.split('.')[0]} {table.split('.')[1]}",
+        )
+    contract = load_contract(table)
+    rules = compile_rules(contract)
+    changed = _changed(table, contract, rules, stands, head)
+    with explained(contract.file):
+        outcome = _evaluated(table, contract, head, changed, logical_date, record)
+        if changed is not None and {f.rule_id for f in outcome.failed} & {r.id for r in rules if _needs_more(r)}:
+            changed = None
+            outcome = _evaluated(table, contract, head, changed, logical_date, record)
+    scope = lake.predicate(changed) if changed is not None else None
+    record.counts.rows_in = outcome.rows
+    record.output_version = head
+    _decide(table, contract, outcome, scope, built, stands, record)
+
+
+def _refuse_failed(table: str, stands: Pointer | None) -> None:
+    with reading() as db:
+        last = db.scalars(select(Check).where(Check.table_name == table).order_by(Check.id.desc()).limit(1)).first()
+        if last is None or last.passed:
+            return
+        if stands and last.delta_version == stands.delta_version:
+            # It failed by other terms than those of now, by which it stands.
+            return
+        built_since = db.scalars(
+            select(Run.id)
+            .where(Run.table_name == table, Run.step.in_(("silver", "gold")), Run.started_at > last.checked_at)
+            .where(Run.status.in_(("succeeded", "unchanged")))
+            .limit(1)
+        ).first()
+    if built_since is None:
+        errors = [told for told in (last.scope or {}).get("failed") or [] if " (error: " in told]
+        raise _failure(table, errors, stands, f"nothing was built since version {last.delta_version} failed")
+
+
+def _is_to_be_checked_again(table: str, stands: Pointer) -> bool:
+    from jobs.declared.catalog import find_source
+    from jobs.silver.step import is_to_be_checked_again
+
+    layer, name = table.split(".", 1)
+    # A product is built anew whatever changes in its contract, which its release has in it.
+    return layer == "silver" and is_to_be_checked_again(find_source(name), load_contract(table), stands)
+
+
+def _check_again(table: str, stands: Pointer, logical_date: datetime, record: Recorded) -> None:
+    contract = load_contract(table)
+    with explained(contract.file):
+        outcome = _evaluated(table, contract, stands.delta_version, None, logical_date, record)
+    record.counts.rows_in = outcome.rows
+    record.output_version = stands.delta_version
+    row = _row(table, contract, outcome, None, record)
+    if outcome.passed:
+        confirm(table, row)
+        record.message = _told(outcome)
+        return
+    with transaction() as db:
+        db.add(row)
+    raise _failure(table, [_shown(f) for f in outcome.failed if f.severity == "error"], stands)
+
+
+def _was_cut_off(table: str, stands: Pointer) -> bool:
+    """Whether the check before this one moved the pointer and was killed before it could tell anyone."""
+    with reading() as db:
+        found = db.scalars(
+            select(Run).where(Run.step == "check", Run.table_name == table).order_by(Run.id.desc()).limit(2)
+        )
+        before = list(found)[1:]
+    return bool(before) and before[0].status == "running" and before[0].started_at <= stands.moved_at
+
+
+def _evaluated(
+    table: str, contract: Contract, head: int, changed: Partitions | None, logical_date: datetime, record: Recorded
+) -> Outcome:
+    from jobs.check.evaluate import evaluate
+
+    frame = current_rows(table, head)
+    scope = lake.predicate(changed) if changed is not None else None
+    return evaluate(
+        frame.where(scope) if scope else frame, contract, delta_version=head, scope=scope, logical_date=logical_date,
+        run_id=record.run_id, rows=_rows(table, head, changed),
+    )  # fmt: skip
+
+
+def _rows(table: str, head: int, changed: Partitions | None) -> int | None:
+    """Number of rows to check, as the log tells it; it does not tell which of them are current."""
+    if keeps_revisions(table, head):
+        return None
+    return sum(f.rows for f in lake.files(table, head) if changed is None or f.partition in changed)
+
+
+def _changed(
+    table: str, contract: Contract, rules: Sequence[Rule], stands: Pointer | None, head: int
+) -> Partitions | None:
+    """The partitions that changed, if what holds of them and held before holds of all; None for all rows."""
+    if stands is None or not contract.partitions or stands.contract_digest != contract.digest:
+        return None
+    local = all(r.predicate or _needs_more(r) or (r.kind == "unique" and r.columns == contract.key) for r in rules)
+    if not local or not follow_key(contract):
+        return None
+    return lake.touched(table, stands.delta_version, head)
+
+
+def _needs_more(rule: Rule) -> bool:
+    """Whether a rule that holds of some of the rows holds of all, and only its failure must be seen on all."""
+    return rule.kind == "freshness" or (rule.kind == "row_count" and rule.parameters["limit"][0] in (">", ">="))
+
+
+def _decide(
+    table: str,
+    contract: Contract,
+    outcome: Outcome,
+    scope: str | None,
+    built: Run,
+    stands: Pointer | None,
+    record: Recorded,
+) -> None:
+    row = _row(table, contract, outcome, scope, record)
+    if outcome.passed:
+        inputs = built.input or {}
+        move(
+            table, row.delta_version, check=row, landing_id=inputs.get("landing_id"),
+            inputs=inputs if "tables" in inputs else None, run_id=record.run_id,
+        )  # fmt: skip
+        record.message = _told(outcome)
+        return
+    with transaction() as db:
+        db.add(row)
+    take_back(table, stands)
+    raise _failure(table, [_shown(f) for f in outcome.failed if f.severity == "error"], stands)
+
+
+def _row(table: str, contract: Contract, outcome: Outcome, scope: str | None, record: Recorded) -> Check:
+    return Check(
+        table_name=table, delta_version=record.output_version or 0, contract_digest=contract.digest,
+        suite_digest=outcome.suite_digest, result_sha256=outcome.result_sha256, passed=outcome.passed,
+        score=outcome.score, grade=outcome.grade, dimensions=dict(outcome.dimensions),
+        scope={"where": scope, "failed": [_shown(f) for f in outcome.failed]},
+        run_id=record.run_id, checked_at=datetime.now(UTC),
+    )  # fmt: skip
+
+
+def _told(outcome: Outcome) -> str:
+    return f"grade {outcome.grade}, score {outcome.score:.1f}, {outcome.rules} rules"
+
+
+def _shown(failed: Any) -> str:
+    example = f", such as {failed.example}" if failed.example is not None else ""
+    count = f"{failed.unexpected} rows" if failed.unexpected is not None else f"found {failed.observed}"
+    told = f"{failed.rule_id} ({failed.severity}: {failed.description}): "
+    if failed.unexpected is None and failed.observed is None and failed.example is not None:
+        return f"{told}{failed.example}"
+    return f"{told}{count}{example}"
+
+
+def _failure(table: str, errors: list[str], stands: Pointer | None, since: str = "") -> ExpectationsFailed:
+    kept = f"version {stands.delta_version} stays the checked one" if stands else "the table has no checked version"
+    told = f"{len(errors)} expectation{'s' if len(errors) != 1 else ''} failed: " + "; ".join(errors)
+    return ExpectationsFailed(
+        f"{since}: {told}" if since else told,
+        where=table,
+        next_step=f"{kept}; see `exchange quality {table}`, then correct the source or the contract and run again",
+    )

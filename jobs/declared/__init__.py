@@ -1,0 +1,1 @@
+"""What is declared: YAML files, contracts, rules and SQL files, read without an engine and without a database."""

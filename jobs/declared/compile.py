@@ -1,0 +1,157 @@
+"""Compiles a contract into rules: what must hold of every row, and what must hold of the whole table."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import replace
+from typing import Any
+
+from jobs.declared.contract import Column, Contract
+from jobs.declared.quality import quality_rule
+from jobs.declared.rules import Location, Rule, compare, in_set, pattern
+from jobs.declared.sql import literal, quote
+
+_TEMPORAL = ("DATE", "TIMESTAMP")
+
+def compile_rules(contract: Contract) -> tuple[Rule, ...]:
+    """All rules of a contract, in its order.
+
+    Raises:
+        DeclarationError: a quality entry that cannot be compiled, with its line.
+    """
+    rules: list[Rule] = [_unique(contract.key)]
+    document = contract.document["schema"][0]
+    for position, column in enumerate(contract.columns):
+        location: Location = ("schema", 0, "properties", position)
+        rules += _column_rules(contract, column, location)
+        for index, entry in enumerate(document["properties"][position].get("quality") or []):
+            rules.append(quality_rule(contract, entry, column, (*location, "quality", index)))
+    for index, entry in enumerate(document.get("quality") or []):
+        rules.append(quality_rule(contract, entry, None, ("schema", 0, "quality", index)))
+    if contract.freshness:
+        rules.append(_freshness(contract))
+    return _numbered(rules)
+
+
+def row_rules(contract: Contract) -> tuple[Rule, ...]:
+    """The rules that decide, row by row, between the table and quarantine: severity error, one row each."""
+    return tuple(r for r in compile_rules(contract) if r.predicate and r.severity == "error")
+
+
+def rows_digest(contract: Contract) -> str:
+    """sha256 of all in a contract that decides which rows a table holds; words, units and other rules do not count."""
+    columns = [(c.name, c.type, c.transform, c.key_position, c.partition_position) for c in contract.columns]
+    rules = [(r.id, r.columns, r.predicate) for r in row_rules(contract)]
+    return hashlib.sha256(json.dumps([columns, rules], ensure_ascii=False).encode()).hexdigest()
+
+
+def _unique(key: tuple[str, ...]) -> Rule:
+    return Rule("key.unique", "unique", key, "uniqueness", "error", f"({', '.join(key)}) names one row")
+
+
+def _freshness(contract: Contract) -> Rule:
+    promise = contract.freshness
+    assert promise is not None  # noqa: S101 - narrows the type; the caller has just looked
+    return Rule(
+        f"{promise.column}.freshness", "freshness", (promise.column,), "timeliness", "warning",
+        f"the newest {promise.column} is at most {promise.days:g} days old", parameters={"days": promise.days},
+        location=("slaProperties",),
+    )  # fmt: skip
+
+
+def _column_rules(contract: Contract, column: Column, location: Location) -> list[Rule]:
+    rules: list[Rule] = []
+    name, shown = quote(column.name), column.name
+    if column.required:
+        rules.append(
+            Rule(
+                f"{shown}.required",
+                "not_null",
+                (shown,),
+                "completeness",
+                "error",
+                f"{shown} is present",
+                f"{name} is not null",
+                location=location,
+            )
+        )
+    if column.enum:
+        rules.append(in_set(f"{shown}.enum", column, column.enum, location))
+    options = dict(column.options)
+    _check_options(contract, column, options, (*location, "logicalTypeOptions"))
+    if any(options.get(o) is not None for o in ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum")):
+        rules.append(_range(column, options, location))
+    if options.get("pattern"):
+        rules.append(pattern(f"{shown}.pattern", column, str(options["pattern"]), location))
+    if options.get("minLength") is not None or options.get("maxLength") is not None:
+        rules.append(_length(column, options.get("minLength"), options.get("maxLength"), location))
+    return rules
+
+
+def _check_options(contract: Contract, column: Column, options: dict[str, Any], location: Location) -> None:
+    """Refuse an option that the column's type cannot have, which the engine would meet only at the check."""
+    bounds = {"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"}
+    known = bounds if column.type not in ("STRING", "BOOLEAN") else {"pattern", "minLength", "maxLength"}
+    for name in sorted(bounds | {"pattern", "minLength", "maxLength"}):
+        if options.get(name) is None:
+            continue
+        if name not in known or column.type == "BOOLEAN":
+            raise contract.mistake(
+                f"{name} stands at the {column.type} column '{column.name}'", (*location, name),
+                expected="bounds at numbers, dates and instants; pattern and length at strings",
+            )  # fmt: skip
+    for low, high in (("minimum", "maximum"), ("minLength", "maxLength")):
+        least, most = options.get(low), options.get(high)
+        if least is not None and most is not None and compare(least, most) > 0:
+            raise contract.mistake(
+                f"{low} {least} is above {high} {most}", (*location, low), expected="the lower one first"
+            )
+
+
+def _range(column: Column, options: dict[str, Any], location: Location) -> Rule:
+    name = quote(column.name)
+    temporal = column.type in _TEMPORAL
+    low, high = options.get("minimum"), options.get("maximum")
+    over, under = options.get("exclusiveMinimum"), options.get("exclusiveMaximum")
+
+    def bound(value: Any) -> str:
+        return f"{column.type} {literal(str(value))}" if temporal else literal(value)
+
+    pairs = ((">=", low), ("<=", high), (">", over), ("<", under))
+    terms = [f"{name} {sign} {bound(value)}" for sign, value in pairs if value is not None]
+    shown = " and ".join(f"{sign} {value}" for sign, value in pairs if value is not None)
+    # Both an inclusive and an exclusive bound on one side say more than one expectation of a range can.
+    single = (low is None or over is None) and (high is None or under is None)
+    return Rule(
+        f"{column.name}.range", "range", (column.name,), "validity", "error", f"{column.name} {shown}",
+        " and ".join(terms),
+        {
+            "minimum": low if low is not None else over, "maximum": high if high is not None else under,
+            "strict_minimum": over is not None, "strict_maximum": under is not None,
+            "plain": single and not temporal,
+        },
+        location,
+    )  # fmt: skip
+
+
+def _length(column: Column, shortest: int | None, longest: int | None, location: Location) -> Rule:
+    name = quote(column.name)
+    terms = [f"length({name}) >= {shortest}"] if shortest is not None else []
+    terms += [f"length({name}) <= {longest}"] if longest is not None else []
+    return Rule(
+        f"{column.name}.length", "length", (column.name,), "validity", "error",
+        f"{column.name} has {shortest or 0} to {'any number of' if longest is None else longest} characters",
+        " and ".join(terms), {"minimum": shortest, "maximum": longest}, location,
+    )  # fmt: skip
+
+
+def _numbered(rules: list[Rule]) -> tuple[Rule, ...]:
+    seen: dict[str, int] = {}
+    out: list[Rule] = []
+    for rule in rules:
+        count = seen[rule.id] = seen.get(rule.id, 0) + 1
+        out.append(rule if count == 1 else replace(rule, id=f"{rule.id}_{count}"))
+    return tuple(out)
+
+

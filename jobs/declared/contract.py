@@ -1,0 +1,282 @@
+"""Reads a table's contract (Open Data Contract Standard 3): its columns, key, rules and promises."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import cache, cached_property, lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from jobs.declared.yaml_file import line_of, read_yaml
+from jobs.errors import DeclarationError
+from jobs.settings import settings
+
+if TYPE_CHECKING:
+    from jsonschema_rs import Validator
+
+CLASSES = ("general", "internal", "personal", "sensitive_personal", "important", "core")
+METRICS = ("nullValues", "missingValues", "invalidValues", "duplicateValues", "rowCount")
+LIMITS = (
+    "mustBe", "mustNotBe", "mustBeGreaterThan", "mustBeGreaterOrEqualTo", "mustBeLessThan", "mustBeLessOrEqualTo",
+    "mustBeBetween", "mustNotBeBetween",
+)  # fmt: skip
+TYPES = (
+    "STRING", "BOOLEAN", "TINYINT", "SMALLINT", "INT", "BIGINT", "FLOAT", "DOUBLE", "DATE", "TIMESTAMP",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column as the contract promises it."""
+
+    name: str
+    type: str
+    description: str
+    unit: str | None = None
+    classification: str = "general"
+    required: bool = False
+    key_position: int | None = None
+    partition_position: int | None = None
+    transform: str | None = None
+    options: tuple[tuple[str, Any], ...] = ()
+    enum: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Freshness:
+    """How old the newest value of a column may be, in days, at the logical date of a check."""
+
+    column: str
+    days: float
+
+
+@dataclass(frozen=True)
+class Contract:
+    """One table's contract; `document` is the whole ODCS document as read."""
+
+    table: str
+    file: Path
+    version: str
+    description: str
+    columns: tuple[Column, ...]
+    freshness: Freshness | None
+    document: dict[str, Any]
+
+    @cached_property
+    def digest(self) -> str:
+        """sha256 of the document in canonical form: the same terms have the same digest, however they are laid out."""
+        canonical = json.dumps(self.document, sort_keys=True, ensure_ascii=False, separators=(",", ":"), default=str)
+        return hashlib.sha256(canonical.encode()).hexdigest()
+
+    @property
+    def key(self) -> tuple[str, ...]:
+        """Names of the key columns, in key order."""
+        keyed = [c for c in self.columns if c.key_position is not None]
+        return tuple(c.name for c in sorted(keyed, key=lambda c: c.key_position or 0))
+
+    @property
+    def partitions(self) -> tuple[str, ...]:
+        """Names of the partition columns, in order."""
+        parted = [c for c in self.columns if c.partition_position is not None]
+        return tuple(c.name for c in sorted(parted, key=lambda c: c.partition_position or 0))
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of all columns, in order."""
+        return tuple(c.name for c in self.columns)
+
+    def mistake(self, what: str, location: tuple[str | int, ...], **more: str) -> DeclarationError:
+        """An error that points at a place in this contract."""
+        return mistake(self.file, what, location, **more)
+
+
+def contract_file(table: str) -> Path:
+    """Where the contract of ``silver.x`` or ``gold.x`` is: expectations/<layer>/<name>.yaml."""
+    layer, name = table.split(".", 1)
+    return settings().catalogue / "expectations" / layer / f"{name}.yaml"
+
+
+def load_contract(table: str) -> Contract:
+    """Read the contract of a table.
+
+    Raises:
+        DeclarationError: it is absent or breaks the standard; file, line and field are named.
+    """
+    file = contract_file(table)
+    if not file.exists():
+        kind = "source" if table.startswith("silver.") else "product"
+        raise DeclarationError(
+            f"the table {table} has no contract",
+            file=file,
+            expected="one ODCS contract per table",
+            next_step=f"write it, or let `exchange {kind} new` propose one",
+        )
+    stat = file.stat()
+    return _load(table, file, stat.st_mtime_ns, stat.st_size)
+
+
+def mistake(file: Path, what: str, location: tuple[str | int, ...], **more: str) -> DeclarationError:
+    """An error that points at a place in a contract file."""
+    field = ".".join(str(step) for step in location)
+    return DeclarationError(what, file=file, line=line_of(file, location), field=field, **more)
+
+
+@lru_cache(maxsize=1024)
+def _load(table: str, file: Path, _mtime: int, _size: int) -> Contract:
+    document = read_yaml(file)
+    _check_standard(document, file)
+    objects = document.get("schema") or []
+    if len(objects) != 1:
+        raise mistake(file, f"{len(objects)} tables under schema", ("schema",), expected="exactly one")
+    name = table.split(".", 1)[1]
+    if objects[0].get("name") != name:
+        raise mistake(
+            file, f"the contract describes '{objects[0].get('name')}'", ("schema", 0, "name"), expected=f"'{name}'"
+        )
+    properties = objects[0].get("properties") or []
+    columns = tuple(_column(p, ("schema", 0, "properties", i), file) for i, p in enumerate(properties))
+    _check_columns(columns, file)
+    return Contract(
+        table=table,
+        file=file,
+        version=str(document["version"]),
+        description=str(objects[0].get("description") or ""),
+        columns=columns,
+        freshness=_freshness(document, columns, file),
+        document=document,
+    )
+
+
+@cache
+def _standard() -> dict[str, Any]:
+    from importlib.resources import files
+
+    text = files("open_data_contract_standard").joinpath("schema.json").read_text(encoding="utf-8")
+    schema: dict[str, Any] = json.loads(text)
+    return schema
+
+
+@cache
+def _judge() -> Validator:
+    from jsonschema_rs import validator_for
+
+    return validator_for(_standard())
+
+
+def _check_standard(document: dict[str, Any], file: Path) -> None:
+    """Refuse what breaks the standard: one library judges, two hundred times faster; the other words what is wrong."""
+    judged = json.loads(json.dumps(document, default=str))
+    if _judge().is_valid(judged):
+        return
+    what, path = _worst(judged)
+    _check_entry(judged, path, file)
+    raise mistake(
+        file, what[:300], path,
+        expected="a document of the Open Data Contract Standard 3", next_step="correct the field",
+    )  # fmt: skip
+
+
+def _worst(document: Any) -> tuple[str, tuple[str | int, ...]]:
+    """Message and place of the mistake that explains most, of those that a document has."""
+    from jsonschema import exceptions
+    from jsonschema.validators import validator_for
+
+    best_match: Callable[[Iterable[Any]], Any] = exceptions.best_match
+    schema = _standard()
+    error = best_match(validator_for(schema)(schema).iter_errors(document))
+    if error:
+        return error.message, tuple(error.absolute_path)
+    # Only if the two libraries disagree.
+    first = next(_judge().iter_errors(document))
+    return first.message, tuple(first.instance_path)
+
+
+def _check_entry(document: dict[str, Any], path: tuple[str | int, ...], file: Path) -> None:
+    """Say of a quality entry what the standard's own schema tells in words that nobody understands."""
+    if "quality" not in path:
+        return
+    location = path[: path.index("quality") + 2]
+    says: Any = document
+    for step in location:
+        says = says[step]
+    if not isinstance(says, dict) or (says.get("type") or "library") not in ("library", "sql"):
+        return
+    limits = [name for name in says if name in LIMITS]
+    if says.get("type") != "sql" and says.get("metric") not in METRICS:
+        found = f"the metric '{says['metric']}'" if says.get("metric") else "a library rule without a metric"
+        raise mistake(
+            file,
+            found,
+            (*location, "metric") if "metric" in says else location,
+            expected=f"one of: {', '.join(METRICS)}",
+        )
+    if not limits:
+        raise mistake(file, "a rule without a limit", location, expected=f"one of: {', '.join(LIMITS)}")
+    if len(limits) > 1:
+        raise mistake(file, f"a rule with {len(limits)} limits: {', '.join(limits)}", location, expected="one of them")
+
+
+def _column(declared: dict[str, Any], location: tuple[str | int, ...], file: Path) -> Column:
+    name = str(declared["name"])
+    kind = str(declared.get("physicalType") or "").upper().replace(" ", "")
+    if kind not in TYPES and not kind.startswith("DECIMAL("):
+        raise mistake(
+            file, f"column '{name}' has the type '{declared.get('physicalType')}'", (*location, "physicalType"),
+            expected=f"one of: {', '.join(TYPES)}, DECIMAL(p,s)",
+        )  # fmt: skip
+    classification = str(declared.get("classification") or "general")
+    if classification not in CLASSES:
+        raise mistake(
+            file, f"column '{name}' has the class '{classification}'", (*location, "classification"),
+            expected=f"one of: {', '.join(CLASSES)}",
+        )  # fmt: skip
+    return Column(
+        name=name,
+        type=kind,
+        description=str(declared.get("description") or ""),
+        unit=next((str(p["value"]) for p in declared.get("customProperties") or [] if p["property"] == "unit"), None),
+        classification=classification,
+        required=bool(declared.get("required")) or bool(declared.get("primaryKey")),
+        key_position=declared.get("primaryKeyPosition", 1) if declared.get("primaryKey") else None,
+        partition_position=declared.get("partitionKeyPosition", 1) if declared.get("partitioned") else None,
+        transform=declared.get("transformLogic"),
+        options=tuple(sorted((declared.get("logicalTypeOptions") or {}).items())),
+        enum=tuple(str(e["value"]) for e in declared.get("enum") or []),
+    )
+
+
+def _check_columns(columns: tuple[Column, ...], file: Path) -> None:
+    seen: set[str] = set()
+    for position, column in enumerate(columns):
+        location = ("schema", 0, "properties", position)
+        if column.name.startswith("_"):
+            raise mistake(
+                file, f"column '{column.name}' begins with an underscore", location, expected="a name of its own"
+            )
+        if column.name.lower() in seen:
+            raise mistake(file, f"a second column '{column.name}'", location, expected="each name once")
+        seen.add(column.name.lower())
+    if not any(c.key_position is not None for c in columns):
+        raise mistake(
+            file, "no column is part of the key", ("schema", 0, "properties"),
+            expected="primaryKey: true on the columns that name a row",
+        )  # fmt: skip
+
+
+def _freshness(document: dict[str, Any], columns: tuple[Column, ...], file: Path) -> Freshness | None:
+    days = {"d": 1.0, "day": 1.0, "days": 1.0, "h": 1 / 24, "hours": 1 / 24, "m": 30.4, "y": 365.25, "years": 365.25}
+    for position, promise in enumerate(document.get("slaProperties") or []):
+        if promise.get("property") not in ("latency", "freshness"):
+            continue
+        element = str(promise.get("element") or "").split(".")[-1]
+        unit = str(promise.get("unit") or "d")
+        if element not in {c.name for c in columns} or unit not in days:
+            raise mistake(
+                file, f"the promise of {promise['property']} names '{promise.get('element')}' in '{unit}'",
+                ("slaProperties", position), expected="element: a column of this table; unit: d, h, m or y",
+            )  # fmt: skip
+        return Freshness(element, float(promise["value"]) * days[unit])
+    return None

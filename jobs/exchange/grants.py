@@ -1,0 +1,194 @@
+"""Who may read which product until when, and the tokens that prove it."""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+from datetime import UTC, datetime, timedelta
+from enum import Enum
+from typing import Any
+
+from sqlalchemy import exists, select
+from sqlalchemy.orm import Session
+
+from jobs.errors import ExchangeError, NotFound
+from jobs.exchange.participants import enrol_in
+from jobs.registry.database import reading, transaction
+from jobs.registry.models import Grant, Release
+from jobs.settings import settings
+
+# Under which path the sharing server answers, and with which every profile's endpoint ends.
+PREFIX = "/delta-sharing"
+MAX_DAYS = 3650
+MAX_REASON = 512
+
+
+class Standing(Enum):
+    """What a grant is worth at one instant."""
+
+    LIVE = "live"
+    EARLY = "not valid yet"
+    EXPIRED = "expired"
+    REVOKED = "revoked"
+
+
+def standing(grant: Grant, at: datetime) -> Standing:
+    """Tell what a grant is worth at an instant; a revocation outweighs the period."""
+    if grant.revoked_at is not None:
+        return Standing.REVOKED
+    if at < grant.not_before:
+        return Standing.EARLY
+    if at >= grant.expires_at:
+        return Standing.EXPIRED
+    return Standing.LIVE
+
+
+def token_digest(token: str) -> str:
+    """Return what is stored of a token: its sha256 as 64 hexadecimal characters.
+
+    A slow, salted hash protects what people choose and reuse. A token is 256 random bits: nobody finds it by
+    guessing, however fast the hash, and a plain one lets the database find the grant by an index.
+    """
+    return hashlib.sha256(token.encode("utf-8", "surrogateescape")).hexdigest()
+
+
+def create_grant(product: str, buyer: str, days: int, endpoint: str | None = None) -> tuple[Grant, dict[str, Any]]:
+    """Let a buyer read a product for some days from now.
+
+    Args:
+        product: the product's name; it needs a published release.
+        buyer: the buyer's name; enrolled with the role buyer if nobody has this name.
+        days: how long, 1 to 3650 days.
+        endpoint: address of the sharing server as the buyer reaches it; by default where this machine serves.
+
+    Returns:
+        The grant, and the Delta Sharing profile (version 1) to hand to the buyer. The profile holds the only copy
+        of the token: it is shown once.
+
+    Raises:
+        NotFound: the product has no published release.
+        ExchangeError: the days are out of range, or the participant is no buyer.
+    """
+    if not 1 <= days <= MAX_DAYS:
+        raise ExchangeError(f"a grant cannot last {days} days", expected=f"1 to {MAX_DAYS} days")
+    token = secrets.token_urlsafe(32)
+    now = datetime.now(UTC)
+    with transaction() as session:
+        _require_release(session, product)
+        grant = Grant(
+            product=product,
+            buyer=enrol_in(session, buyer, "buyer"),
+            token_sha256=token_digest(token),
+            not_before=now,
+            expires_at=now + timedelta(days=days),
+            created_at=now,
+        )
+        session.add(grant)
+    return grant, {
+        "shareCredentialsVersion": 1,
+        "endpoint": (endpoint or default_endpoint()).rstrip("/"),
+        "bearerToken": token,
+        "expirationTime": grant.expires_at.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+    }
+
+
+def default_endpoint() -> str:
+    """Return the address under which this machine's own sharing server answers."""
+    here = settings()
+    host = f"[{here.share_host}]" if ":" in here.share_host else here.share_host
+    return f"http://{host}:{here.share_port}{PREFIX}"
+
+
+def revoke(
+    reason: str, *, grant_id: int | None = None, product: str | None = None, buyer: str | None = None
+) -> list[Grant]:
+    """Take back one grant by its number, or all that a buyer holds on a product; the next request is refused.
+
+    Returns:
+        The grants that are revoked now and were not before.
+
+    Raises:
+        NotFound: there is no such grant, or none that is not revoked or expired yet.
+        ExchangeError: no reason is given, or neither a number nor product and buyer.
+    """
+    if not reason.strip() or len(reason) > MAX_REASON:
+        raise ExchangeError("a revocation needs a reason", expected=f"1 to {MAX_REASON} characters")
+    if grant_id is None and (product is None or buyer is None):
+        raise ExchangeError("which grant is meant is not clear", expected="its number, or a product and a buyer")
+    now = datetime.now(UTC)
+    wanted = select(Grant).order_by(Grant.id)
+    if grant_id is not None:
+        wanted = wanted.where(Grant.id == grant_id)
+    if product is not None:
+        wanted = wanted.where(Grant.product == product)
+    if buyer is not None:
+        wanted = wanted.where(Grant.buyer.has(name=buyer))
+    with transaction() as session:
+        found = list(session.scalars(wanted))
+        revocable = [grant for grant in found if standing(grant, now) in (Standing.LIVE, Standing.EARLY)]
+        if not revocable:
+            raise _nothing_to_revoke(found, now)
+        for grant in revocable:
+            grant.revoked_at = now
+            grant.revoked_reason = reason.strip()
+    return revocable
+
+
+def grants(*, product: str | None = None, buyer: str | None = None) -> list[Grant]:
+    """List the grants, oldest first, whatever their standing."""
+    wanted = select(Grant).order_by(Grant.id)
+    if product is not None:
+        wanted = wanted.where(Grant.product == product)
+    if buyer is not None:
+        wanted = wanted.where(Grant.buyer.has(name=buyer))
+    with reading() as session:
+        return list(session.scalars(wanted))
+
+
+def grant_of(session: Session, token: str) -> Grant | None:
+    """Find the grant that a token belongs to, whatever its standing."""
+    return session.scalar(select(Grant).where(Grant.token_sha256 == token_digest(token)))
+
+
+def live_grants(token: str) -> list[Grant]:
+    """List everything that the holder of a token may read now: the live grants of its buyer.
+
+    One profile shows a buyer all that is granted to it. But a token is worth something only while its own grant is:
+    an unknown, expired or revoked one gives nothing, even if the buyer holds other grants.
+    """
+    now = datetime.now(UTC)
+    with reading() as session:
+        own = grant_of(session, token)
+        if own is None or standing(own, now) is not Standing.LIVE:
+            return []
+        return [grant for grant in grants_of_buyer(session, own.buyer_id) if standing(grant, now) is Standing.LIVE]
+
+
+def grants_of_buyer(session: Session, buyer_id: int) -> list[Grant]:
+    """List a buyer's grants whatever their standing; the one that lasts longest comes first."""
+    wanted = select(Grant).where(Grant.buyer_id == buyer_id)
+    return list(session.scalars(wanted.order_by(Grant.expires_at.desc(), Grant.id.desc())))
+
+
+def _require_release(session: Session, product: str) -> None:
+    released = exists().where(Release.product == product, Release.status == "published")
+    if session.scalar(select(released)):
+        return
+    others = session.scalars(select(Release.product).where(Release.status == "published").distinct())
+    names = ", ".join(sorted(others)) or "none yet"
+    raise NotFound(
+        f"the product {product} has no published release",
+        expected=f"a product that is released: {names}",
+        next_step=f"release it with `exchange release {product}`, or choose another",
+    )
+
+
+def _nothing_to_revoke(found: list[Grant], now: datetime) -> NotFound:
+    if not found:
+        return NotFound("there is no such grant", next_step="see `exchange grants` for those there are")
+    last = found[-1]
+    since = last.revoked_at or last.expires_at
+    return NotFound(
+        f"grant {last.id} of {last.product} to {last.buyer.name} is {standing(last, now).value} already, "
+        f"since {since:%Y-%m-%d %H:%M} UTC"
+    )

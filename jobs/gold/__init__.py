@@ -1,0 +1,1 @@
+"""Gold: one table per product, built by one query."""

@@ -1,0 +1,154 @@
+"""Gold: one table per product, built by one query over the checked versions of its inputs."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING, Any
+
+from sqlglot import exp
+
+from jobs import lake
+from jobs.declared.catalog import Product
+from jobs.declared.contract import Contract, load_contract
+from jobs.declared.sql import quote, read_select
+from jobs.errors import DeclarationError, ExchangeError
+from jobs.lake.engine import connect
+from jobs.lake.engine_errors import explained
+from jobs.lake.partitions import check_partitions
+from jobs.lake.pointers import begin, checked
+from jobs.lake.views import current_rows
+from jobs.registry.models import Pointer
+from jobs.registry.runs import Recorded
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame
+
+
+def gold(product: Product, record: Recorded, *, anew: bool = False) -> None:
+    """Build the next version of the product's table, if an input, its query or its contract moved.
+
+    A product that declares a partition is rebuilt only where its inputs' partitions moved; with `anew` all of it is.
+
+    Raises:
+        NotFound: an input has no checked version yet.
+        DeclarationError: query.sql or the contract cannot be used, or they do not fit each other.
+    """
+    contract = load_contract(product.table)
+    check_partitions(contract)
+    versions = {table: checked(table).delta_version for table in product.inputs}
+    stands = begin(product.table)
+    inputs = {"tables": versions, "query": query_digest(product), "contract": contract.digest}
+    record.input = inputs
+    if stands and stands.inputs == inputs and not anew:
+        record.status = "unchanged"
+        return
+    fields = lake.fields_of(contract.columns)
+    lake.create(product.table, fields, contract.partitions, product.declared.title)
+    by_partition = product.declared.partition in contract.partitions and not anew
+    moved = _moved(product, stands, inputs) if by_partition else None
+    if moved == ():
+        _take_note(product, stands, inputs, record)
+        return
+    frame = _built(product, contract, versions, lake.predicate(moved) if moved else None)
+    if not moved and not lake.is_shaped(product.table, fields, contract.partitions):
+        lake.replace(product.table, fields, contract.partitions, product.declared.title)
+    with explained(product.query_file):
+        record.output_version = lake.overwrite(product.table, frame, slice_of=lake.predicate(moved) if moved else None)
+    record.counts.rows_out = lake.rows(product.table)
+
+
+def query_digest(product: Product) -> str:
+    """sha256 of the product's query as it parses, so that layout and comments do not count."""
+    return hashlib.sha256(read_select(product.query_file).sql(dialect="spark", comments=False).encode()).hexdigest()
+
+
+def is_current(product: Product) -> bool:
+    """Whether the product's checked version was built from its inputs, query and contract as they are now."""
+    from jobs.lake.pointers import pointer
+
+    stands = pointer(product.table)
+    tables = {t: p.delta_version for t in product.inputs if (p := pointer(t))}
+    wanted = {"tables": tables, "query": query_digest(product), "contract": load_contract(product.table).digest}
+    return stands is not None and stands.inputs == wanted and lake.exists(product.table)
+
+
+def _moved(product: Product, stands: Pointer | None, inputs: dict[str, Any]) -> Any:
+    """Partitions of the product to rebuild; None for the whole table."""
+    before = (stands.inputs or {}) if stands else {}
+    same_rules = before.get("query") == inputs["query"] and before.get("contract") == inputs["contract"]
+    if not product.declared.partition or not same_rules or set(before["tables"]) != set(inputs["tables"]):
+        return None
+    moved: set[tuple[tuple[str, str | None], ...]] = set()
+    for table, until in inputs["tables"].items():
+        if before["tables"][table] == until:
+            continue
+        try:
+            touched = lake.touched(table, before["tables"][table], until)
+        except ExchangeError:
+            # The version that was read then is not there any more, so nobody knows what differs from it.
+            return None
+        for partition in touched:
+            named = tuple((n, v) for n, v in partition if n == product.declared.partition)
+            if not named:
+                return None
+            moved.add(named)
+    return tuple(sorted(moved, key=str))
+
+
+def _take_note(product: Product, stands: Pointer | None, inputs: dict[str, Any], record: Recorded) -> None:
+    from jobs.lake.pointers import advance
+
+    record.status = "unchanged"
+    if stands:
+        advance(product.table, inputs=inputs)
+
+
+def _built(product: Product, contract: Contract, versions: dict[str, int], only: str | None) -> DataFrame:
+    statement = read_select(product.query_file).copy()
+    for table in list(statement.find_all(exp.Table)):
+        if not table.db:
+            continue
+        name = f"{table.db}.{table.name}".lower()
+        view = f"{table.db}__{table.name}".lower()
+        frame = current_rows(name, versions[name])
+        (frame.where(only) if only else frame).createOrReplaceTempView(view)
+        alias = table.alias or table.name
+        table.replace(exp.to_table(view).as_(alias))
+    for column in statement.find_all(exp.Column):
+        # What was gold.x.value is x.value now.
+        column.set("db", None)
+    frame = _run(statement.sql(dialect="spark"), product)
+    _fit(frame, contract, product)
+    return frame.selectExpr(*[f"CAST({quote(c.name)} AS {c.type}) AS {quote(c.name)}" for c in contract.columns])
+
+
+def _run(sql: str, product: Product) -> DataFrame:
+    from pyspark.errors import PySparkException
+
+    try:
+        frame = connect().sql(sql)
+        _ = frame.columns
+    except PySparkException as error:
+        raise DeclarationError(
+            f"the engine refuses the query: {str(error).strip().splitlines()[0][:300]}",
+            file=product.query_file,
+            next_step="correct the query; `exchange sql` tries one out",
+        ) from None
+    return frame
+
+
+def _fit(frame: DataFrame, contract: Contract, product: Product) -> None:
+    missing = [c for c in contract.names if c not in frame.columns]
+    extra = [c for c in frame.columns if c not in contract.names]
+    if missing or extra:
+        found = "; ".join(
+            f"{what}: {', '.join(names)}"
+            for what, names in (("missing", missing), ("not in the contract", extra))
+            if names
+        )
+        raise DeclarationError(
+            f"the query's columns are not those of the contract ({found})",
+            file=product.query_file,
+            expected=f"exactly: {', '.join(contract.names)}",
+            next_step=f"correct the query or {contract.file}",
+        )

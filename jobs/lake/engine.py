@@ -1,0 +1,249 @@
+"""The one place that opens the engine: embedded Sail, or any Spark Connect server, behind the same session."""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import os
+import re
+import socket
+import warnings
+from typing import TYPE_CHECKING, Any, cast
+from urllib.parse import urlsplit
+
+from jobs.errors import ExchangeError
+from jobs.settings import s3_endpoint, settings
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
+# Of Spark Connect, where the address names none.
+_PORT = 15002
+_PATIENCE_SECONDS = 5.0
+# Under which a Connect server of our own is told its name.
+SERVER = "spark.exchange.server"
+_OPTIONS = {
+    "spark.sql.session.timeZone": "UTC",
+    # Delta on Spark otherwise reads no version older than a week, as its files might be gone: upkeep keeps those that
+    # are in use. A longer time of the table's own would keep what was removed in every checkpoint, for good.
+    "spark.databricks.delta.vacuum.enforceTimeTravelWithinDeletedFileRetentionDuration": "false",
+}
+# A server that ended took its sessions along: asking it again for ten minutes, as the client would, brings none back.
+# These are some six seconds, for a network that lost a packet; where nobody listens, not even those.
+_RETRIES: dict[str, Any] = {"max_retries": 6, "initial_backoff": 100, "max_backoff": 4_000, "backoff_multiplier": 2.0}
+# One whose machine is gone says nothing at all. More often than every five minutes its library does not let itself be
+# asked.
+_KEPT_ALIVE = [("grpc.keepalive_time_ms", 310_000), ("grpc.keepalive_timeout_ms", 20_000)]
+
+_open: dict[tuple[str, int], tuple[SparkSession, Any]] = {}
+
+
+def connect() -> SparkSession:
+    """The process's session, opened at first use; tables are reached by path or through `jobs.lake`.
+
+    Raises:
+        ExchangeError: EXCHANGE_SPARK names no engine, or none answers there.
+    """
+    address = settings().spark
+    key = (address, os.getpid())
+    if key not in _open:
+        _open[key] = _embedded() if address == "embedded" else (_remote(address), None)
+    found = _open[key][0]
+    _make_active(found)
+    return found
+
+
+def refresh() -> None:
+    """Let go of a session whose server ended or was started again since, so that the next use opens a new one.
+
+    A step asks before its work, as what it has named in a session is gone with it.
+
+    Raises:
+        ExchangeError: no server answers there.
+    """
+    address = settings().spark
+    held = _open.get((address, os.getpid()))
+    if held is None or address == "embedded":
+        return
+    from pyspark.errors import PySparkException
+
+    try:
+        _see_somebody(address)
+        see_alive()
+    except (PySparkException, ExchangeError) as error:
+        # To close it would be to ask the server that is not there.
+        _open.pop((address, os.getpid()))
+        if isinstance(error, ExchangeError):
+            raise
+
+
+def see_alive() -> None:
+    """See that the session's server still knows it; what was named in a session that it does not know is gone.
+
+    Raises:
+        PySparkException: it does not, or is not there.
+    """
+    connect().conf.get("spark.sql.session.timeZone")
+
+
+def _make_active(found: SparkSession) -> None:
+    """Let pyspark know which session is the active one, as Great Expectations asks for it by that name.
+
+    pyspark sets it once and then keeps to it, also when its connection has been closed, and offers no public way to
+    name another over Spark Connect.
+    """
+    kind: Any = type(found)
+    if kind.getActiveSession() is not found:
+        kind._default_session = found
+        kind._active_session.session = found
+
+
+def described() -> str:
+    """The engine's kind, version and address, without its token."""
+    address = settings().spark
+    if address == "embedded":
+        from importlib.metadata import version
+
+        return f"embedded Sail {version('pysail')}, Spark {connect().version}"
+    return f"Apache Spark {connect().version} at {without_token(address)}"
+
+
+def without_token(address: str) -> str:
+    """What may be shown of an engine's address."""
+    return address.split(";")[0].rstrip("/")
+
+
+def said(error: Exception) -> str:
+    """What the engine says in an error, as one line: without the codes, plans and traces that Spark adds."""
+    words = str(error).partition("JVM stacktrace:")[0]
+    of_connection = re.search(r'^\s*details = "(.*)"$', words, re.MULTILINE)
+    if of_connection:
+        return of_connection[1]
+    return " ".join(re.split(r"\s*SQLSTATE: ", words)[0].split())
+
+
+def writer() -> str:
+    """By what name the engine writes: all clients of one Connect server write through its one driver.
+
+    A server of our own that is started again keeps its name, as it can only listen where it did once the one before it
+    is dead; what it was killed in the middle of need not be waited for.
+    """
+    if settings().spark == "embedded":
+        return "the embedded engine"
+    known = connect().conf
+    return f"the Connect server {known.get(SERVER, None) or known.get('spark.app.id')}"
+
+
+def close() -> None:
+    """End this process's sessions and the engines that it started."""
+    for key in [k for k in _open if k[1] == os.getpid()]:
+        spark, server = _open.pop(key)
+        spark.stop()
+        if server is not None:
+            server.stop()
+
+
+def _embedded() -> tuple[SparkSession, Any]:
+    # Sail logs to stderr from Rust, and its notices about normal work would drown the user's output.
+    os.environ.setdefault("RUST_LOG", "off")
+    if s3_endpoint().startswith("http://"):
+        # Whoever gave that address meant it.
+        os.environ.setdefault("AWS_ALLOW_HTTP", "true")
+    from pysail.spark import SparkConnectServer
+
+    server = SparkConnectServer("127.0.0.1", 0)
+    server.start(background=True)
+    atexit.register(close)
+    host, port = server.listening_address or ("127.0.0.1", 0)
+    return _remote(f"sc://{host}:{port}"), server
+
+
+def _see_somebody(address: str) -> None:
+    """Find out at once whether anybody is there: the client would go on asking for minutes."""
+    place = urlsplit(address.replace(";", "?", 1))
+    try:
+        with socket.create_connection((place.hostname or "", place.port or _PORT), timeout=_PATIENCE_SECONDS):
+            return
+    except (OSError, ValueError) as error:
+        raise ExchangeError(
+            f"no engine answers at {without_token(address)} ({error})",
+            where="EXCHANGE_SPARK",
+            expected="a Spark Connect server",
+            next_step="start it (`exchange cluster status` tells of one on this machine), or correct the address",
+        ) from error
+
+
+def _remote(address: str) -> SparkSession:
+    if not re.match(r"^sc://[^/\s]+", address):
+        raise ExchangeError(
+            f"the engine '{address}' is unknown",
+            where="EXCHANGE_SPARK",
+            expected="embedded, or sc://host:port",
+            next_step="correct the variable, or unset it for the embedded engine",
+        )
+    _see_somebody(address)
+    from pyspark.errors import PySparkException
+    from pyspark.sql import SparkSession
+    from pyspark.sql.connect.client import ChannelBuilder
+
+    _say_refusals_once()
+    _let_processes_end()
+    known: Any = ChannelBuilder
+    known.GRPC_DEFAULT_OPTIONS = [*(o for o in known.GRPC_DEFAULT_OPTIONS if o not in _KEPT_ALIVE), *_KEPT_ALIVE]
+    try:
+        opened: Any = SparkSession.builder.remote(address).create()
+        opened.client.set_retry_policies([_retries()])
+        for name, value in _OPTIONS.items():
+            opened.conf.set(name, value)
+    except PySparkException as error:
+        raise _refused(error, address) from error
+    return cast("SparkSession", opened)
+
+
+def _retries() -> Any:
+    from pyspark.sql.connect.client.retries import DefaultPolicy
+
+    class WhereSomebodyListens(DefaultPolicy):
+        def can_retry(self, exception: BaseException) -> bool:
+            return "Connection refused" not in str(exception) and bool(super().can_retry(exception))
+
+    return WhereSomebodyListens(**_RETRIES)
+
+
+def _refused(error: Exception, address: str) -> ExchangeError:
+    where = f"the engine at {without_token(address)}"
+    if "UNAUTHENTICATED" in str(error):
+        return ExchangeError(
+            f"{where} does not take the token",
+            where="EXCHANGE_SPARK",
+            expected="sc://host:port/;token=…, with the token that the server was started with",
+            next_step="correct the token; the file `env` of a cluster on this machine has it",
+        )
+    return ExchangeError(
+        f"{where} gives no session: {(said(error) or type(error).__name__)[:300]}",
+        where="EXCHANGE_SPARK",
+        expected="a Spark Connect server of Spark 4.1",
+        next_step="see what its log says, or correct the address",
+    )
+
+
+def _say_refusals_once() -> None:
+    """Keep the client from logging every refusal, with plan and trace, before it raises it: who catches it tells it."""
+    from pyspark.logger import PySparkLogger
+
+    warnings.filterwarnings("ignore", message=r"\[RETRIES_EXCEEDED\]")
+    logging.getLogger("pyspark.sql.connect.logging").setLevel(logging.CRITICAL)
+    for name in ("SQLQueryContextLogger", "DataFrameQueryContextLogger"):
+        PySparkLogger.getLogger(name).setLevel(logging.CRITICAL)
+
+
+def _let_processes_end() -> None:
+    """Let a process end when it is done, whatever became of its server.
+
+    pyspark asks the server at exit to forget models, of which there are none here, and goes on asking one that is gone
+    for ten minutes; it also does so for a session that was refused or closed, and has no switch for it.
+    """
+    from pyspark.sql.connect.client import SparkConnectClient
+
+    client: Any = SparkConnectClient
+    client._cleanup_ml_cache = lambda _: None

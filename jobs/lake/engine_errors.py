@@ -1,0 +1,148 @@
+"""Turns what the engine says when it stops into one line that says what to do."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from jobs.errors import ExchangeError, Overtaken
+from jobs.lake import objects
+from jobs.lake.engine import said, without_token
+from jobs.settings import settings
+
+_FULL = (
+    "No space left on device",
+    "os error 28",
+    "StorageFull",
+    "Disk quota exceeded",
+    "os error 122",
+    "File too large",
+    # Hadoop looks for a folder with room before it writes.
+    "Could not find any valid local directory",
+)
+_NO_DELTA = ("Failed to find the data source: delta", "DELTA_CONFIGURE_SPARK_SESSION_WITH_EXTENSION_AND_CATALOG")
+_VALUES = ("by zero", "Cannot cast", "CAST_INVALID_INPUT", "CANNOT_PARSE", "invalid parsed", "verflow", "OutOfBounds")
+
+# Of two that write one table at once Delta refuses the later; the other may be what a killed process asked for.
+_MEANWHILE = ("DELTA_CONCURRENT_", "DELTA_METADATA_CHANGED", "DELTA_PROTOCOL_CHANGED")
+_GONE = (
+    "StatusCode.UNAVAILABLE",
+    "SESSION_CHANGED",
+    "SESSION_NOT_FOUND",
+    "SESSION_CLOSED",
+    "OPERATION_NOT_FOUND",
+    "RESPONSE_ALREADY_RECEIVED",
+    "SparkContext was shut down",
+    "NO_ACTIVE_SESSION",
+    "Cannot invoke RPC on closed channel",
+)
+# As delta-rs, Sail and Hadoop say it.
+_STORE_AWAY = (
+    "Generic S3 error",
+    "Unable to execute HTTP request",
+    "Service: S3, Status Code: 5",
+    "AWSStatus500Exception",
+    "AWSServiceThrottledException",
+    "AWSServiceIOException",
+    "AWSClientIOException",
+)
+
+
+@contextmanager
+def explained(where: Path | str) -> Iterator[None]:
+    """Explain whatever stops the engine, the reading or the writing of a table within the block.
+
+    Args:
+        where: the declaration that the work follows.
+
+    Raises:
+        ExchangeError: instead of what the engine, the table format, the object store or the system raised.
+    """
+    try:
+        yield
+    except ExchangeError:
+        raise
+    except Exception as error:
+        found = _explanation(error, str(where))
+        if found is None:
+            raise
+        raise found from error
+
+
+def _explanation(error: Exception, where: str) -> ExchangeError | None:
+    from deltalake.exceptions import DeltaError
+    from pyspark.errors import PySparkException
+
+    if isinstance(error, (PySparkException, DeltaError)):
+        return _stopped(error, where)
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return _disk_full()
+    if settings().is_remote:
+        return objects.explanation(error, settings().store)
+    return None
+
+
+def no_delta(error: Exception) -> ExchangeError | None:
+    """What to do about an engine that does not know Delta Lake; None if it is not that."""
+    if not any(sign in str(error) for sign in _NO_DELTA):
+        return None
+    return ExchangeError(
+        "the engine has no Delta Lake",
+        where="EXCHANGE_SPARK",
+        expected="a Spark Connect server with delta-spark 4.4.0, its extension and its catalogue",
+        next_step="start it with the settings of `_connect_settings` in jobs/operate/cluster/engine.py",
+    )
+
+
+def _stopped(error: Exception, where: str) -> ExchangeError:
+    text = str(error).strip()
+    known = no_delta(error)
+    if known:
+        return known
+    if any(sign in text for sign in _FULL):
+        return _disk_full(of_engine=True)
+    if any(sign in text for sign in _GONE):
+        return _engine_gone()
+    first = (said(error) or type(error).__name__)[:300]
+    if any(sign in text for sign in _MEANWHILE):
+        return Overtaken(
+            f"a table was written by somebody else in the middle of this step: {first}",
+            where=where,
+            expected="one writer at a time",
+            next_step="see who else writes it, then run the step again",
+        )
+    if any(sign in text for sign in _STORE_AWAY):
+        return objects.away(settings().store, first)
+    if any(sign in text for sign in _VALUES):
+        return ExchangeError(
+            f"the engine stopped at a value: {first}",
+            where=where,
+            expected="SQL that yields null where a value cannot be converted",
+            next_step="use the function's try_ form, such as try_cast, try_to_timestamp or try_divide",
+        )
+    return ExchangeError(
+        f"the engine stopped: {first}",
+        where=where,
+        next_step="if it names a column or function, correct the SQL there; otherwise run the step again",
+    )
+
+
+def _engine_gone() -> ExchangeError:
+    return ExchangeError(
+        "the engine went away in the middle of the work, and its session with it",
+        where=without_token(settings().spark),
+        expected="a Spark Connect server that stays",
+        next_step="see that it runs (`exchange cluster up` starts what is not up on this machine), then run the step "
+        "again; readers have the version that they had",
+    )
+
+
+def _disk_full(*, of_engine: bool = False) -> ExchangeError:
+    remote = of_engine and settings().spark != "embedded"
+    return ExchangeError(
+        f"the disk is full{', of one of the machines that work for the engine' if remote else ''}",
+        where=without_token(settings().spark) if remote else str(settings().lake),
+        next_step="free some space (no table was changed), then run the step again",
+    )

@@ -1,0 +1,123 @@
+"""Tells in which partitions a batch's keys can be, so that a day's rows are compared with a day's rows."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import sqlglot
+from sqlglot import exp
+
+from jobs.declared.contract import Column, Contract
+from jobs.declared.conversion import yields
+from jobs.declared.sql import quote
+from jobs.lake import log
+from jobs.lake.engine import connect
+
+_KINDS = ("STRING", "DATE", "TINYINT", "SMALLINT", "INT", "BIGINT")
+
+# Each partition that is read apart has a writer of its own open.
+_APART_AT_MOST = 64
+# Partitions that lie among each other are read once for each of them.
+_OVERLAP = 1.5
+
+
+def check_partitions(contract: Contract) -> None:
+    """Refuse partition columns whose values have more than one way to be written.
+
+    Raises:
+        DeclarationError: the type of a partition column is none of text, date and whole number.
+    """
+    for position, column in enumerate(contract.columns):
+        if column.partition_position is not None and column.type not in _KINDS:
+            raise contract.mistake(
+                f"the partition column '{column.name}' has the type {column.type}",
+                ("schema", 0, "properties", position, "partitioned"),
+                expected=f"one of: {', '.join(_KINDS)}",
+                next_step="partition by a column computed from it, such as its month",
+            )
+
+
+def touched(table: str, contract: Contract, view: str) -> str | None:
+    """SQL over alias t for the table's partitions that can hold a key of the view; None if none of them exists.
+
+    It is the whole table, unless every partition column is part of the key or computed from it: only then can a key
+    not be in two partitions.
+    """
+    if not contract.partitions or not follow_key(contract):
+        return "true"
+    names = ", ".join(map(quote, contract.partitions))
+    wanted = {
+        tuple((n, _text(row[n])) for n in contract.partitions)
+        for row in connect().sql(f"SELECT DISTINCT {names} FROM {view}").collect()
+    }
+    present = wanted & {f.partition for f in log.files(table)}
+    return log.predicate(present, "t") if present else None
+
+
+def lying_together(contract: Contract, rows: str) -> list[log.Partition] | None:
+    """The partitions that rows fall into, if they arrived about one partition after the other; else None.
+
+    Args:
+        contract: the table's contract.
+        rows: a view of the table's columns, origin columns included.
+    """
+    if not contract.partitions:
+        return None
+    names = ", ".join(map(quote, contract.partitions))
+    stretches = (
+        f"SELECT {names}, count(*) AS _n, max(_row) - min(_row) + 1 AS _stretch FROM {rows}"
+        f" GROUP BY {names}, _landing_sha256, _file"
+    )
+    found = f"SELECT {names}, sum(_n) AS _n, sum(_stretch) AS _stretch FROM ({stretches}) GROUP BY {names}"
+    partitions = connect().sql(found).limit(_APART_AT_MOST + 1).collect()
+    if len(partitions) > _APART_AT_MOST:
+        return None
+    if sum(p["_stretch"] for p in partitions) > _OVERLAP * sum(p["_n"] for p in partitions):
+        return None
+    return [tuple((n, None if p[n] is None else str(p[n])) for n in contract.partitions) for p in partitions]
+
+
+def follow_key(contract: Contract) -> bool:
+    """Whether the SQL of the contract shows that rows of one key are always in one partition."""
+    columns = {c.name: c for c in contract.columns}
+    known = {sql for name in contract.key for sql in _forms(columns[name])}
+    return all(name in contract.key or _made_of(columns[name], known) for name in contract.partitions)
+
+
+def whole_table_read(contract: Contract) -> str | None:
+    """Why every run reads the whole table, in one sentence; None if it reads only the partitions that it touches."""
+    if not contract.partitions or follow_key(contract):
+        return None
+    return (
+        f"every run reads the whole table: it is partitioned by {', '.join(contract.partitions)}, which is not seen to"
+        f" follow from the key ({', '.join(contract.key)}); make its transformLogic of theirs, as"
+        " date_format(<that of the key>, 'yyyy-MM') is"
+    )
+
+
+def _text(value: object) -> str | None:
+    # Delta keeps an empty text as no value where it names a partition.
+    return None if value is None or value == "" else str(value)
+
+
+def _forms(column: Column) -> set[str]:
+    """Ways to write an expression over published text that has the value of a key column."""
+    source = column.transform or quote(column.name)
+    forms = {f"try_cast({source} AS {column.type})", f"try_cast(trim({source}) AS {column.type})"}
+    if column.type == "STRING" or yields(source, column.type):
+        forms.add(source)
+    return {_plain(sqlglot.parse_one(form, dialect="spark")) for form in forms}
+
+
+def _made_of(column: Column, known: set[str]) -> bool:
+    parsed = sqlglot.parse_one(column.transform or quote(column.name), dialect="spark")
+    rest = parsed.transform(lambda node: exp.Null() if _plain(node) in known else node)
+    return rest.find(exp.Column) is None
+
+
+def _plain(node: Any) -> str:
+    """An expression's SQL whatever the case and quotes of its names."""
+    named = node.transform(
+        lambda n: exp.to_identifier(n.name.lower(), quoted=True) if isinstance(n, exp.Identifier) else n
+    )
+    return str(named.sql(dialect="spark"))

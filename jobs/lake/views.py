@@ -1,0 +1,137 @@
+"""Gives a session its names: checked tables, releases and the record of runs, for Spark SQL users and for products."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from sqlalchemy import select
+
+from jobs.declared.catalog import load_sources
+from jobs.declared.contract import load_contract
+from jobs.declared.sql import literal, quote
+from jobs.errors import ExchangeError
+from jobs.lake import log, stages, tables
+from jobs.lake.engine import connect
+from jobs.lake.pointers import pointers
+from jobs.lake.tables import CURRENT
+from jobs.registry import reading
+from jobs.registry.models import Release, Run
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame, SparkSession
+
+# How the engine's refusal to read a view of ours is told from its own.
+UNREADABLE = "exchange: "
+
+
+def session() -> SparkSession:
+    """A session with every checked table as ``silver.x`` and ``gold.x``, every release as ``release.<product>``
+    (the newest) and ``release.<product>_v1_2_0``, and the counts of all runs as ``ops.runs``.
+
+    Raises:
+        ExchangeError: as `connect`.
+    """
+    spark = connect()
+    register(spark)
+    return spark
+
+
+def current_rows(table: str, version: int) -> DataFrame:
+    """A version of a table as readers see it: of a table that keeps revisions, the newest of each row."""
+    frame = tables.read(table, version)
+    return frame.where(CURRENT) if keeps_revisions(table, version) else frame
+
+
+def keeps_revisions(table: str, version: int) -> bool:
+    """Whether a version of a table also holds rows that later ones superseded."""
+    return "_superseded_at" in log.columns_at(table, version)
+
+
+def register(spark: SparkSession) -> None:
+    """Create the views silver.x, silver.x_revisions, gold.x, release.x, release.x_v1_2_0, quarantine.x and ops.runs.
+
+    A table whose files are gone does not keep the others from being read: whoever reads it is told that, and how to
+    bring it back.
+    """
+    for database in ("silver", "gold", "release", "quarantine", "ops"):
+        spark.sql(f"CREATE DATABASE IF NOT EXISTS {database}").collect()
+    for stands in pointers():
+        _view(spark, stands.table_name, stands.table_name, stands.delta_version)
+    for name in load_sources().sources:
+        if log.exists(f"quarantine.{name}"):
+            _view(spark, f"quarantine.{name}", f"quarantine.{name}", None)
+    _releases(spark)
+    _runs(spark)
+
+
+def _view(spark: SparkSession, name: str, table: str, version: int | None) -> None:
+    try:
+        found = _select(table, version)
+    except ExchangeError as gone:
+        _tell(spark, name, table, gone)
+        return
+    layer, own = name.split(".", 1)
+    revisions = "_superseded_at" in found.columns
+    where = f" WHERE {CURRENT}" if revisions else ""
+    spark.sql(f"CREATE OR REPLACE VIEW {layer}.{quote(own)} AS {found.sql}{where}").collect()
+    if revisions:
+        every = f"{layer}.{quote(own + '_revisions')}"
+        spark.sql(f"CREATE OR REPLACE VIEW {every} AS {found.sql}").collect()
+
+
+@dataclass(frozen=True)
+class _Select:
+    sql: str
+    columns: dict[str, str]
+
+
+def _select(table: str, version: int | None) -> _Select:
+    at = log.version(table) if version is None else version
+    columns = log.columns_at(table, at)
+    return _Select(f"SELECT * FROM {tables.attach(table)} VERSION AS OF {at}", columns)
+
+
+def _tell(spark: SparkSession, name: str, table: str, gone: ExchangeError) -> None:
+    """Create a view that has the columns which the contract promises, and says what happened to whoever reads it."""
+    try:
+        columns = [(c.name, c.type) for c in load_contract(table).columns]
+    except ExchangeError:
+        columns = [("nothing", "STRING")]
+    told = f"raise_error({literal(f'{UNREADABLE}{name} cannot be read: {gone}')})"
+    # Each value tells it, as Spark would see that a null fulfils no condition, and never ask; and so do the rows, for
+    # who only counts them.
+    values = ", ".join(f"CAST({told} AS {kind}) AS {quote(column)}" for column, kind in columns)
+    layer, own = name.split(".", 1)
+    for view in (own, f"{own}_revisions") if _declares_revisions(table) else (own,):
+        spark.sql(f"CREATE OR REPLACE VIEW {layer}.{quote(view)} AS SELECT {values} WHERE {told} IS NOT NULL").collect()
+
+
+def _declares_revisions(table: str) -> bool:
+    layer, own = table.split(".", 1)
+    source = load_sources().sources.get(own) if layer == "silver" else None
+    return source is not None and source.declared.silver.mode == "revisions"
+
+
+def _releases(spark: SparkSession) -> None:
+    columns = (Release.product, Release.major, Release.minor, Release.patch, Release.delta_version)
+    wanted = select(*columns).where(Release.status == "published").order_by(*columns[:-1])
+    with reading() as db:
+        found = db.execute(wanted).all()
+    for product, major, minor, patch, version in found:
+        _view(spark, f"release.{product}_v{major}_{minor}_{patch}", f"gold.{product}", version)
+    for product, version in {row.product: row.delta_version for row in found}.items():
+        _view(spark, f"release.{product}", f"gold.{product}", version)
+
+
+def _runs(spark: SparkSession) -> None:
+    columns = [c.name for c in Run.__table__.columns if c.name != "input"]
+    with reading() as db:
+        rows = [tuple(row) for row in db.execute(select(*(getattr(Run, c) for c in columns)).order_by(Run.id))]
+    kinds = {"BIGINT": "bigint", "DATETIME": "timestamp", "INTEGER": "bigint"}
+    schema = ", ".join(
+        f"{c} {kinds.get(str(Run.__table__.c[c].type).split('(')[0].upper(), 'string')}" for c in columns
+    )
+    stages.show("ops.runs", spark.createDataFrame(rows, schema), key=hashlib.sha256(repr(rows).encode()).hexdigest())
+

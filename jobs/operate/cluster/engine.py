@@ -1,0 +1,289 @@
+"""Says how Spark's master, workers and Connect server are started, and writes the settings they read.
+
+Keys and tokens are in files that only their owner reads, or in the environment, and never words of a command: any user
+of a machine can list those.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from ipaddress import ip_address
+from pathlib import Path
+
+from jobs.lake.engine import SERVER
+from jobs.operate.cluster.classes import class_path, java_options
+from jobs.operate.cluster.jars import fetch_jars, spark_home
+from jobs.operate.cluster.java import find_java
+from jobs.operate.processes import write_private
+from jobs.settings import settings
+
+_LOGGING = """rootLogger.level = warn
+rootLogger.appenderRef.stderr.ref = console
+appender.console.type = Console
+appender.console.name = console
+appender.console.target = SYSTEM_ERR
+appender.console.layout.type = PatternLayout
+appender.console.layout.pattern = %d{yy/MM/dd HH:mm:ss} %p %c{1}: %m%n%ex
+logger.deploy.name = org.apache.spark.deploy
+logger.deploy.level = info
+"""
+
+
+_DRIVER_MEMORY = "1g"
+# With one compiler only, Java keeps a quarter of the room for its code, and looks for some to throw away all the time.
+_LIGHT = "-XX:+UseSerialGC -XX:TieredStopAtLevel=1 -XX:ReservedCodeCacheSize=128m"
+# Java's thorough compiler takes up what was called forty times as often as it otherwise asks for. Spark writes code
+# anew for each query: at the usual counts an executor spent half of its time on compiling what was soon thrown away,
+# while the loops over millions of rows reach these counts soon enough.
+_THOROUGHLY_LATE = (
+    "-XX:Tier4InvocationThreshold=200000 -XX:Tier4MinInvocationThreshold=24000 "
+    "-XX:Tier4CompileThreshold=600000 -XX:Tier4BackEdgeThreshold=1600000"
+)
+# What a server remembers beside its work. Delta keeps what it knows of ten thousand tables for an hour each, some three
+# megabytes a table: two hundred fill the driver. Of a thousand queries Spark keeps the plans for its page.
+_MEMORY = {
+    "spark.databricks.delta.delta.log.cacheSize": "64",
+    "spark.sql.ui.retainedExecutions": "50",
+    "spark.ui.retainedJobs": "200",
+    "spark.ui.retainedStages": "200",
+    "spark.ui.retainedTasks": "2000",
+}
+
+
+@dataclass(frozen=True)
+class Store:
+    """An S3 store as Spark reaches it.
+
+    Attributes:
+        endpoint: URL of the store; empty for AWS itself.
+        access_key: empty where the machine has a role of its own (IAM).
+        session_token: of keys that are lent for a time.
+    """
+
+    endpoint: str = ""
+    region: str = "us-east-1"
+    access_key: str = ""
+    secret_key: str = ""
+    session_token: str = ""
+
+    @property
+    def variables(self) -> dict[str, str]:
+        """The same for whoever reads the usual variables of AWS."""
+        told = {
+            "AWS_ENDPOINT_URL": self.endpoint,
+            "AWS_REGION": self.region,
+            "AWS_ACCESS_KEY_ID": self.access_key,
+            "AWS_SECRET_ACCESS_KEY": self.secret_key,
+            "AWS_SESSION_TOKEN": self.session_token,
+        }
+        return {name: value for name, value in told.items() if value}
+
+
+@dataclass(frozen=True)
+class Engine:
+    """What one Connect server gets.
+
+    Attributes:
+        master: ``spark://host:port``.
+        listen: address that clients connect to.
+        memory: of each executor, such as ``1g``.
+        cores: of all workers together, for the number of shuffle partitions.
+        token: by which clients show that they may.
+    """
+
+    master: str
+    listen: str
+    port: int
+    memory: str
+    cores: int
+    store: Store
+    token: str
+
+
+@dataclass(frozen=True)
+class Host:
+    """Where one part of Spark runs.
+
+    Attributes:
+        address: that it binds to, and by which the other parts reach it.
+        work: folder for what it needs only while it runs.
+        secret: by which the parts know each other.
+    """
+
+    address: str
+    work: Path
+    secret: str
+
+
+@dataclass(frozen=True)
+class Command:
+    """A program with its words, and the variables it gets beside those of this process."""
+
+    words: list[str]
+    environment: dict[str, str]
+
+
+def master(host: Host, port: int, page_port: int) -> Command:
+    """The standalone master."""
+    words = ["--host", host.address, "--port", str(port), "--webui-port", str(page_port)]
+    return _daemon("org.apache.spark.deploy.master.Master", words, host)
+
+
+def worker(host: Host, port: int, cores: int, memory: str, master: str, store: Store) -> Command:
+    """A worker of a master (``spark://host:port``); what runs on it in Python reads landed bytes from the store."""
+    words = ["--host", host.address, "--port", str(port), "--webui-port", "0", "--work-dir", str(host.work)]
+    words += ["--cores", str(cores), "--memory", memory, master]
+    daemon = _daemon("org.apache.spark.deploy.worker.Worker", words, host)
+    return Command(words=daemon.words, environment=daemon.environment | store.variables)
+
+
+def connect(host: Host, engine: Engine) -> Command:
+    """The Spark Connect server, which is the one driver of the cluster."""
+    file = _configuration() / f"{host.work.name}.conf"
+    write_private(file, properties(_connect_settings(host, engine)))
+    words = [str(spark_home() / "bin" / "spark-submit"), "--properties-file", str(file), "--name", "exchange"]
+    words += ["--class", "org.apache.spark.sql.connect.service.SparkConnectServer", "spark-internal"]
+    # It is started with the memory of a daemon, whatever is said of a driver's.
+    return Command(words, _environment(host) | {"SPARK_DAEMON_MEMORY": _DRIVER_MEMORY})
+
+
+def is_loopback(address: str) -> bool:
+    """Whether an address reaches no further than this machine."""
+    try:
+        return ip_address(address).is_loopback
+    except ValueError:
+        return address == "localhost"
+
+
+def properties(pairs: Mapping[str, str]) -> str:
+    """Settings as a Java properties file."""
+    return "".join(f"{name} {value}\n".replace("\\", "\\\\") for name, value in pairs.items())
+
+
+def _daemon(kind: str, words: list[str], host: Host) -> Command:
+    file = _configuration() / f"{host.work.name}.conf"
+    # A page lets whoever sees it end a job, and the other door starts whatever program it is asked to: unless told so.
+    closed = {"spark.ui.killEnabled": "false", "spark.master.rest.enabled": "false"}
+    write_private(file, properties({**_authentication(host), **closed, "spark.worker.cleanup.enabled": "true"}))
+    words = [str(spark_home() / "bin" / "spark-class"), kind, "--properties-file", str(file), *words]
+    return Command(words, _environment(host))
+
+
+def _configuration() -> Path:
+    folder = settings().cluster / "conf"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "log4j2.properties").write_text(_LOGGING, encoding="utf-8")
+    return folder
+
+
+def _authentication(host: Host) -> dict[str, str]:
+    return {
+        "spark.authenticate": "true",
+        "spark.authenticate.secret": host.secret,
+        # The driver sends its workers the keys of the object store.
+        "spark.network.crypto.enabled": str(not is_loopback(host.address)).lower(),
+    }
+
+
+def _environment(host: Host) -> dict[str, str]:
+    host.work.mkdir(parents=True, exist_ok=True)
+    work = str(host.work)
+    return {
+        "JAVA_HOME": str(find_java().parent.parent),
+        "SPARK_HOME": str(spark_home()),
+        # A folder that Spark from pip does not have: with one that is there, Java would load each class from its jar.
+        "SPARK_CONF_DIR": str(spark_home() / "conf"),
+        "JDK_JAVA_OPTIONS": _for_every_java(),
+        "SPARK_DAEMON_CLASSPATH": class_path(),
+        "SPARK_DAEMON_MEMORY": "512m",
+        # These work for moments only, and a thorough compiler costs them more than it gives.
+        "SPARK_DAEMON_JAVA_OPTS": _LIGHT,
+        "SPARK_LAUNCHER_OPTS": _LIGHT,
+        # Bound to and told to others; no name of this machine is looked up.
+        "SPARK_LOCAL_IP": host.address,
+        "SPARK_LOCAL_HOSTNAME": host.address,
+        "SPARK_LOCAL_DIRS": work,
+        "LOCAL_DIRS": work,
+        "PYSPARK_PYTHON": sys.executable,
+        "PYSPARK_DRIVER_PYTHON": sys.executable,
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
+    }
+
+
+def _for_every_java() -> str:
+    """What a worker hands on to its executors too, of which the driver cannot know where it lies on this host."""
+    logging = f"-Dlog4j2.configurationFile={(_configuration() / 'log4j2.properties').as_uri()}"
+    words = (f'"{word}"' for word in [logging, *java_options()])
+    return " ".join([os.environ.get("JDK_JAVA_OPTIONS", ""), *words]).strip()
+
+
+def _connect_settings(host: Host, engine: Engine) -> dict[str, str]:
+    cores = str(max(engine.cores, 1))
+    return {
+        "spark.master": engine.master,
+        "spark.driver.host": host.address,
+        "spark.driver.bindAddress": host.address,
+        "spark.driver.memory": _DRIVER_MEMORY,
+        "spark.executor.memory": engine.memory,
+        "spark.executor.extraJavaOptions": _THOROUGHLY_LATE,
+        # On the class path where they lie on this host, and sent to hosts on which they do not.
+        "spark.driver.extraClassPath": class_path(),
+        "spark.executor.extraClassPath": class_path(),
+        "spark.jars": ",".join(str(jar) for jar in fetch_jars()),
+        "spark.connect.grpc.binding.address": engine.listen,
+        "spark.connect.grpc.binding.port": str(engine.port),
+        "spark.connect.authenticate.token": engine.token,
+        SERVER: f"{socket.gethostname()}:{engine.port} of {settings().home}",
+        "spark.ui.port": "0",
+        "spark.ui.killEnabled": "false",
+        "spark.sql.extensions": "io.delta.sql.DeltaSparkSessionExtension",
+        "spark.sql.catalog.spark_catalog": "org.apache.spark.sql.delta.catalog.DeltaCatalog",
+        "spark.sql.warehouse.dir": str(host.work / "warehouse"),
+        "spark.sql.session.timeZone": "UTC",
+        "spark.task.maxFailures": "3",
+        "spark.sql.adaptive.enabled": "true",
+        "spark.sql.shuffle.partitions": cores,
+        # A task otherwise sorts its rows by partition before it writes them, also where they are all of one. Of more
+        # files at once each would hold as much as a row group, and an executor has little room.
+        "spark.sql.maxConcurrentOutputFileWriters": "1",
+        # INT96 otherwise, which no other reader of Delta tables writes.
+        "spark.sql.parquet.outputTimestampType": "TIMESTAMP_MICROS",
+        # Made for tables of millions of files; each is a task, and tasks of nothing are what a small table waits for.
+        "spark.databricks.delta.snapshotPartitions": "2",
+        "spark.sql.sources.parallelPartitionDiscovery.parallelism": "4",
+        **_MEMORY,
+        **_authentication(host),
+        **_store_settings(engine.store),
+    }
+
+
+def _store_settings(store: Store) -> dict[str, str]:
+    at = "spark.hadoop.fs.s3a"
+    pairs = {
+        # A lake is named s3://, as everywhere else, and read by the one S3 client that Spark has.
+        "spark.hadoop.fs.s3.impl": "org.apache.hadoop.fs.s3a.S3AFileSystem",
+        f"{at}.endpoint.region": store.region,
+        # A store that is away for half a minute is waited for, by each task and by the driver; one that stays away ends
+        # the work when each attempt of a task has waited, in some four minutes, where the defaults make ten.
+        f"{at}.attempts.maximum": "2",
+        f"{at}.retry.limit": "6",
+        f"{at}.retry.interval": "500ms",
+        f"{at}.connection.establish.timeout": "15s",
+        f"{at}.connection.timeout": "60s",
+    }
+    if store.endpoint:
+        pairs[f"{at}.endpoint"] = store.endpoint
+        pairs[f"{at}.path.style.access"] = "true"
+        pairs[f"{at}.connection.ssl.enabled"] = str(store.endpoint.startswith("https")).lower()
+    if store.access_key:
+        kind = "TemporaryAWSCredentialsProvider" if store.session_token else "SimpleAWSCredentialsProvider"
+        pairs[f"{at}.aws.credentials.provider"] = f"org.apache.hadoop.fs.s3a.{kind}"
+        pairs[f"{at}.access.key"] = store.access_key
+        pairs[f"{at}.secret.key"] = store.secret_key
+    if store.session_token:
+        pairs[f"{at}.session.token"] = store.session_token
+    return pairs

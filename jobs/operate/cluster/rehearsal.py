@@ -1,0 +1,151 @@
+"""Makes the file of `classes`: a small Spark does once what a pipeline does; what it loaded is kept."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import secrets
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
+
+import psutil
+
+from jobs.lake.engine import close, connect
+from jobs.operate.cluster import engine as engines
+from jobs.operate.cluster.classes import classes_file
+from jobs.operate.cluster.jars import fetch_jars
+from jobs.operate.cluster.state import HOST, log_of, make_folder, mark
+from jobs.operate.processes import end_gently, free_port, is_free, launch
+from jobs.settings import settings
+
+_START_SECONDS = 120.0
+_WORK_SECONDS = 240.0
+_WRITE_SECONDS = 240.0
+# Nobody listens there: the client of the store is loaded and set up, and gives up at once.
+_NO_STORE = engines.Store(endpoint=f"http://{HOST}:9", access_key="none", secret_key="none")  # noqa: S106 - no key
+_NO_PATIENCE = {"fs.s3a.attempts.maximum": "1", "fs.s3a.retry.limit": "0"}
+
+
+def prepare() -> None:
+    """Fetch the jars and make the file, unless they are there; the file takes about a minute, once.
+
+    Where it cannot be made (a folder that cannot be written, a Java that cannot do it), all works as it does without.
+    The log ``classes`` says why, and an empty file that this is not tried at each start; who removes it tries again.
+
+    Raises:
+        PublisherError: the jars cannot be had.
+        Tampered: a jar is not what was locked.
+    """
+    make_folder()
+    fetch_jars()
+    kept = classes_file()
+    if kept.exists():
+        return
+    with suppress(OSError), kept.with_name(".classes.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not kept.exists() and not _make(kept):
+            kept.touch()
+
+
+def rehearse(folder: str) -> None:
+    """Do in the engine that EXCHANGE_SPARK names what a pipeline does, with a few rows.
+
+    Args:
+        folder: where it writes a table.
+    """
+    from pyspark.errors import PySparkException
+
+    session = connect()
+    table = f"delta.`{folder}/table`"
+    rows = session.range(1000).selectExpr(
+        "CAST(id AS STRING) id", "id % 7 part", "CAST(id / 3 AS DECIMAL(18, 4)) amount", "current_timestamp() at"
+    )
+    rows.write.format("delta").partitionBy("part").save(f"{folder}/table")
+    newest = "row_number() OVER (PARTITION BY part, id ORDER BY amount DESC) = 1 newest"
+    session.sql(f"SELECT *, {newest} FROM {table}").where("newest").drop("newest").createOrReplaceTempView("news")
+    session.sql(
+        f"MERGE INTO {table} t USING news n ON t.id = n.id AND t.part = n.part AND t.part IN (1, 2)"
+        " WHEN MATCHED THEN UPDATE SET * WHEN NOT MATCHED THEN INSERT *"
+    ).collect()
+    counts = "count(*), count_if(id IS NULL), sum(n.amount), approx_count_distinct(id)"
+    session.sql(f"SELECT t.part, {counts} FROM {table} t JOIN news n USING (id) GROUP BY t.part").collect()
+    session.sql(f"DESCRIBE HISTORY {table}").collect()
+
+    def same(batches: Iterable[object]) -> Iterable[object]:
+        yield from batches
+
+    session.table("news").mapInArrow(same, session.table("news").schema).toPandas()
+    with suppress(PySparkException):
+        session.read.format("delta").options(**_NO_PATIENCE).load("s3a://nowhere/table").count()
+    close()
+
+
+def _make(kept: Path) -> bool:
+    draft = kept.with_suffix(".draft")
+    draft.unlink(missing_ok=True)
+    token, port = secrets.token_urlsafe(24), free_port(0)
+    # What a killed start leaves there, the next one clears away.
+    work = settings().cluster / "work"
+    work.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="rehearsal-", dir=work) as folder:
+        host = engines.Host(HOST, Path(folder) / "rehearsal", secrets.token_hex(16))
+        size = engines.Engine("local[1]", HOST, port, "1g", 1, _NO_STORE, token)
+        command = engines.connect(host, size)
+        options = f"{command.environment['SPARK_DAEMON_JAVA_OPTS']} -XX:ArchiveClassesAtExit={draft}"
+        started = launch(
+            command.words,
+            mark=mark(),
+            log=log_of("classes"),
+            environment=command.environment | {"SPARK_DAEMON_JAVA_OPTS": options},
+            folder=Path(folder),
+            ends_with_parent=True,
+        )
+        try:
+            if not _is_up(started, port) or not _has_worked(f"sc://localhost:{port}/;token={token}", folder):
+                return False
+            started.send_signal(signal.SIGTERM)
+            # Java writes the file while it ends; of one that was cut short nothing is kept.
+            started.wait(_WRITE_SECONDS)
+            if not draft.exists():
+                return False
+            draft.replace(kept)
+        except subprocess.TimeoutExpired:
+            return False
+        finally:
+            if started.poll() is None:
+                end_gently([psutil.Process(started.pid)], signal.SIGKILL, 5.0)
+            draft.unlink(missing_ok=True)
+    return True
+
+
+def _is_up(started: subprocess.Popen[bytes], port: int) -> bool:
+    deadline = time.monotonic() + _START_SECONDS
+    while is_free(port):
+        if started.poll() is not None or time.monotonic() > deadline:
+            return False
+        time.sleep(0.1)
+    return True
+
+
+def _has_worked(address: str, folder: str) -> bool:
+    """In a process of its own: this one may start others later, which a session would disturb."""
+    with log_of("classes").open("ab") as log:
+        ended = subprocess.run(  # noqa: S603 - this module
+            [sys.executable, "-m", __name__, folder],
+            env=dict(os.environ) | {"EXCHANGE_SPARK": address},
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            timeout=_WORK_SECONDS,
+            check=False,
+        )
+    return ended.returncode == 0
+
+
+if __name__ == "__main__":
+    rehearse(sys.argv[1])

@@ -1,0 +1,167 @@
+"""Brings the cluster of this EXCHANGE_HOME up and takes it down."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import signal
+from collections.abc import Collection, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from jobs.errors import ExchangeError
+from jobs.operate.cluster.database import database_url, find_postgres
+from jobs.operate.cluster.java import find_java
+from jobs.operate.cluster.rehearsal import prepare
+from jobs.operate.cluster.secrets import Secrets, load_secrets, make_spark_secret
+from jobs.operate.cluster.start import Start
+from jobs.operate.cluster.state import HOST, State, forget, load, mark
+from jobs.operate.cluster.store import BUCKET, REGION, find_weed, leftovers
+from jobs.operate.processes import end_gently, write_private
+from jobs.operate.signals import ended_by_signals
+from jobs.registry import locks
+from jobs.settings import settings
+
+# Those that need others come before them. PostgreSQL calls SIGINT a fast shutdown: it waits for no client. The store
+# takes fifteen seconds to end when asked; what it has acknowledged, it has written.
+_STOPS = (
+    ("connect", signal.SIGTERM, 3.0),
+    ("worker", signal.SIGTERM, 2.0),
+    ("master", signal.SIGTERM, 2.0),
+    ("store", signal.SIGTERM, 0.5),
+    ("database", signal.SIGINT, 10.0),
+)
+
+
+@dataclass(frozen=True)
+class Size:
+    """How large a cluster is wanted; None where it shall be as it was last, or as this machine allows.
+
+    Attributes:
+        cores: of each worker.
+        memory: of each worker, such as ``1g``.
+    """
+
+    workers: int | None = None
+    cores: int | None = None
+    memory: str | None = None
+
+
+def up(size: Size) -> tuple[State, list[str]]:
+    """Start every part that is not up and wait until all are ready.
+
+    Returns:
+        the cluster, and the names of the parts that had to be started.
+
+    Raises:
+        ExchangeError: something is not installed, the size differs from that of the parts that are up, or a part
+            ends or is not ready in time; what was started is then ended.
+        Busy: another `up` or `down` is at it.
+    """
+    with locks.hold("cluster", shared=False):
+        state = _sized(load(), size)
+        find_java()
+        find_postgres()
+        find_weed()
+        prepare()
+        secrets = load_secrets()
+        start = Start(state, secrets, make_spark_secret())
+        with ended_by_signals():
+            try:
+                state = start.go()
+                _write_environment(_variables(state, secrets))
+            except BaseException:
+                _end(start.state, start.new)
+                raise
+        return state, start.new
+
+
+def use(size: Size) -> list[str]:
+    """Bring the cluster up as `up` does, and let this process and those it starts work on it.
+
+    Returns:
+        the names of the parts that had to be started.
+
+    Raises:
+        ExchangeError: as `up`; or this EXCHANGE_HOME has an exchange that is not on its cluster, whose releases and
+            evidence would be taken for those of the other.
+    """
+    if (settings().home / "registry.db").exists() and settings().evidence.exists():
+        raise ExchangeError(
+            "an exchange is here already, with its records in SQLite",
+            where=str(settings().home),
+            expected="a home of its own for the one on the cluster",
+            next_step="name one by EXCHANGE_HOME; there `exchange lake copy` brings in what is here",
+        )
+    state, started = up(size)
+    os.environ.update(_variables(state, load_secrets()))
+    return started
+
+
+def down() -> list[str]:
+    """End every process of the cluster, whoever started it and whatever became of that; returns the parts' names.
+
+    Raises:
+        Busy: an `up` is at it.
+    """
+    with locks.hold("cluster", shared=False):
+        state = load()
+        ended = _end(state, state.parts) if state else []
+        mark().end_all()
+        forget()
+        return ended
+
+
+def environment_file() -> Path:
+    """The settings by which this project uses the cluster, for a shell to read; with secrets, for its owner only."""
+    return settings().cluster / "env"
+
+
+def _sized(known: State | None, size: Size) -> State:
+    before = known or State(workers=min(2, os.cpu_count() or 1), cores=0, memory="1g")
+    workers = size.workers or before.workers
+    kept = before.cores if workers == before.workers else 0
+    cores = size.cores or kept or max(1, (os.cpu_count() or 1) // workers)
+    wanted = before.model_copy(update={"workers": workers, "cores": cores, "memory": size.memory or before.memory})
+    same = (wanted.workers, wanted.cores, wanted.memory) == (before.workers, before.cores, before.memory)
+    if known and known.running() and not same:
+        raise ExchangeError(
+            f"the cluster is up with {before.workers} workers, each of {before.cores} cores and {before.memory}",
+            where=str(settings().cluster),
+            next_step="exchange cluster down, then up in the new size",
+        )
+    return wanted if same else wanted.model_copy(update={"parts": {}})
+
+
+def _variables(state: State, secrets: Secrets) -> dict[str, str]:
+    return {
+        "EXCHANGE_HOME": str(settings().home),
+        # To a server of this very name, and only to that, Spark's client sends a token without TLS.
+        "EXCHANGE_SPARK": f"sc://localhost:{state.ports['connect']}/;token={secrets.token}",
+        "EXCHANGE_LAKE": f"s3://{BUCKET}/lake",
+        "EXCHANGE_DATABASE_URL": database_url(state.ports["database"], "exchange"),
+        "EXCHANGE_AIRFLOW_DATABASE_URL": database_url(state.ports["database"], "airflow"),
+        "AWS_ENDPOINT_URL": f"http://{HOST}:{state.ports['store']}",
+        "AWS_REGION": REGION,
+        "AWS_ACCESS_KEY_ID": secrets.access_key,
+        "AWS_SECRET_ACCESS_KEY": secrets.secret_key,
+    }
+
+
+def _write_environment(values: Mapping[str, str]) -> None:
+    write_private(environment_file(), "".join(f"export {name}={shlex.quote(v)}\n" for name, v in values.items()))
+
+
+def _end(state: State, names: Collection[str]) -> list[str]:
+    ended: list[str] = []
+    for kind, sign, seconds in _STOPS:
+        mine = [part for part in state.parts.values() if part.name in names and part.name.split("-")[0] == kind]
+        living = {part.name: process for part in mine if (process := part.process())}
+        end_gently(list(living.values()), sign, seconds)
+        ended += living
+    if "store" in ended:
+        for file in leftovers(state.ports):
+            with suppress(OSError):
+                file.unlink()
+    return ended

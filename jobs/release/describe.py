@@ -1,0 +1,220 @@
+"""Describes a checked gold version completely: the manifest that its release signs."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from jobs import lake
+from jobs.declared.catalog import Licence, Product, SourceDeclaration, load_sources
+from jobs.declared.contract import Contract
+from jobs.errors import ExchangeError, NotFound, Tampered
+from jobs.lake.objects import sha256_of
+from jobs.registry.models import Check, Pointer
+from jobs.release.credential import instant
+from jobs.release.difference import Difference, Side
+from jobs.release.lineage import Lineage, lineage
+from jobs.release.manifest import (
+    CONTRACT_FILE,
+    EVIDENCE_FILE,
+    Changes,
+    ColumnType,
+    Content,
+    ContractCopy,
+    Expectations,
+    Input,
+    Manifest,
+    ReleasedFile,
+    SourceTerms,
+    TableVersion,
+    Terms,
+    content_digest,
+    digest,
+)
+from jobs.release.snapshot import Snapshot
+from jobs.settings import settings
+
+# Words that stand where a licence should.
+NO_LICENCE = frozenset({"unknown", "none", "tbd", "todo", "n/a", "?"})
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A checked version that may become a release, with all that was found out about it."""
+
+    product: Product
+    pointer: Pointer
+    check: Check
+    contract: Contract
+    contract_copy: bytes
+    side: Side
+
+
+def describe(
+    candidate: Candidate,
+    found: Difference,
+    number: tuple[int, int, int],
+    previous: Manifest | None,
+    run_id: str,
+    now: datetime,
+) -> Manifest:
+    """Write down a release: its table, files, contract, evidence, origin and terms.
+
+    Args:
+        candidate: the checked version.
+        found: what differs from the release before; for a first release, all of its rows are added.
+        number: the number that it gets.
+        previous: the manifest of the release before, whose digests of unchanged files are carried over.
+        run_id: the run that releases.
+        now: the instant of release.
+
+    Raises:
+        NotFound: where the version came from is not known.
+        ExchangeError: the rights of a source do not allow a release.
+        Tampered: a data file is not as the table's log describes it.
+    """
+    product, version = candidate.product, candidate.side.version
+    upstream = _upstream(candidate)
+    declared = product.declared
+    return Manifest(
+        product=product.name,
+        release=".".join(map(str, number)),
+        title=declared.title,
+        released_at=instant(now),
+        run_id=run_id,
+        licence=_terms(declared.licence),
+        sources=tuple(_source_terms(name) for name in upstream.sources),
+        table=_table(candidate),
+        files=_files(version, previous),
+        content=Content(
+            algorithm="xxhash64-sum-2",
+            fingerprint=str(found.fingerprint),
+            sha256=content_digest(version.business_columns, version.rows, str(found.fingerprint)),
+        ),
+        contract=ContractCopy(
+            path=CONTRACT_FILE,
+            sha256=digest(candidate.contract_copy),
+            digest=candidate.contract.digest,
+            version=candidate.contract.version,
+        ),
+        expectations=_expectations(candidate.check),
+        inputs=_inputs(upstream),
+        landed=upstream.landed,
+        diff=_changes(found, previous),
+    )
+
+
+def _upstream(candidate: Candidate) -> Lineage:
+    upstream = lineage(candidate.pointer.inputs or {})
+    if not upstream.landed:
+        raise NotFound(
+            "nothing recorded which files this version comes from",
+            where=f"{candidate.product.table} version {candidate.pointer.delta_version}",
+            expected="inputs that lead back to landed files",
+            next_step=f"exchange gold {candidate.product.name}, then check it",
+        )
+    return upstream
+
+
+def _table(candidate: Candidate) -> TableVersion:
+    side, version = candidate.side, candidate.side.version
+    return TableVersion(
+        name=version.table,
+        path=lake.relative(version.table),
+        id=version.id,
+        delta_version=version.version,
+        rows=version.rows,
+        bytes=version.bytes,
+        columns=tuple(
+            ColumnType(name=name, type=kind, nullable=name not in side.required)
+            for name, kind in version.columns.items()
+        ),
+        key=side.key,
+        partitions=version.partitions,
+    )
+
+
+def _files(version: Snapshot, previous: Manifest | None) -> tuple[ReleasedFile, ...]:
+    # A data file never changes once it is in the log, so what the last release digested is not read again.
+    known = {(f.path, f.size): f for f in previous.files} if previous else {}
+    folder = lake.location(version.table)
+    fresh = [f for f in version.files.values() if (f.path, f.size) not in known]
+    with ThreadPoolExecutor(max_workers=4) as pool:
+        digested = dict(zip((f.path for f in fresh), pool.map(lambda f: _digested(folder, f), fresh), strict=True))
+    return tuple(digested.get(path) or known[path, version.files[path].size] for path in sorted(version.files))
+
+
+def _digested(folder: Path, file: lake.DataFile) -> ReleasedFile:
+    found = folder / file.path
+    if not found.is_file() or found.stat().st_size != file.size:
+        raise Tampered(
+            "the file is not as the table's log describes it",
+            where=str(found),
+            expected=f"{file.size} bytes",
+            next_step="exchange rebuild makes the table again from landing",
+        )
+    return ReleasedFile(path=file.path, sha256=sha256_of(found), size=file.size, rows=file.rows)
+
+
+def _expectations(check: Check) -> Expectations:
+    return Expectations(
+        path=EVIDENCE_FILE,
+        result_sha256=check.result_sha256,
+        suite_digest=check.suite_digest,
+        grade=check.grade,
+        score=check.score,
+        dimensions=check.dimensions,
+    )
+
+
+def _terms(licence: Licence) -> Terms:
+    return Terms(id=licence.id, url=licence.url, attribution=licence.attribution)
+
+
+def _declaration(name: str) -> tuple[SourceDeclaration, Path]:
+    try:
+        source = load_sources(only=name).source(name)
+    except NotFound as error:
+        raise NotFound(
+            f"the source '{name}' is not declared, so its licence is not known",
+            where=str(settings().catalogue / "dags" / "sources"),
+            expected="a declaration for every source that a release comes from",
+            next_step="declare it again; a source that stopped keeps its declaration",
+        ) from error
+    return source.declared, source.file
+
+
+def _source_terms(name: str) -> SourceTerms:
+    declared, file = _declaration(name)
+    if declared.rights.redistribution in ("no", "unknown") or declared.licence.id.strip().lower() in NO_LICENCE:
+        raise ExchangeError(
+            f"the rights to '{name}' do not allow a release (redistribution: {declared.rights.redistribution}, "
+            f"licence: {declared.licence.id})",
+            where=f"{file} (rights)",
+            expected="redistribution yes or derived_only, under a named licence, with evidence",
+            next_step="clear the rights with the publisher, or take the source out of the product",
+        )
+    return SourceTerms(
+        source=name,
+        title=declared.title,
+        publisher=declared.publisher.name,
+        licence=_terms(declared.licence),
+        redistribution=declared.rights.redistribution,
+        basis=declared.rights.basis,
+    )
+
+
+def _inputs(upstream: Lineage) -> tuple[Input, ...]:
+    return tuple(Input(table=table, delta_version=version) for table, version in upstream.inputs)
+
+
+def _changes(found: Difference, previous: Manifest | None) -> Changes:
+    return Changes(
+        against=previous.release if previous else None,
+        added=found.added,
+        removed=found.removed,
+        changed=found.changed,
+        shape=found.schema,
+    )

@@ -1,0 +1,93 @@
+"""Where a checked version came from: the tables behind it at the versions it read, and every file that had landed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import select
+
+from jobs.errors import NotFound
+from jobs.lake.pointers import pointer
+from jobs.registry import reading
+from jobs.registry.models import Landing
+from jobs.registry.runs import last_build
+
+
+@dataclass(frozen=True)
+class Lineage:
+    """Everything upstream of one version, sorted: tables with versions, and the landed files' sha256."""
+
+    inputs: tuple[tuple[str, int], ...]
+    landed: tuple[str, ...]
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """Names of the sources that it comes from."""
+        return tuple(sorted({table.split(".", 1)[1] for table, _ in self.inputs if table.startswith("silver.")}))
+
+
+def lineage(inputs: dict[str, Any]) -> Lineage:
+    """Follow a table's inputs back to landing, through other products.
+
+    Args:
+        inputs: what its pointer says that it was built from: ``{"tables": {table: version}, ...}``.
+
+    Raises:
+        NotFound: nothing recorded what a version upstream was built from.
+    """
+    tables: set[tuple[str, int]] = set()
+    watermarks: dict[str, int] = {}
+    waiting = list(_tables(inputs).items())
+    while waiting:
+        table, version = waiting.pop()
+        if (table, version) in tables:
+            continue
+        tables.add((table, version))
+        layer, name = table.split(".", 1)
+        if layer == "silver":
+            watermarks[name] = max(watermarks.get(name, 0), _landing_id(table, version))
+        else:
+            waiting += list(_inputs(table, version).items())
+    return Lineage(tuple(sorted(tables)), _landed(watermarks))
+
+
+def _landing_id(table: str, version: int) -> int:
+    found = pointer(table)
+    if found is not None and found.delta_version == version and found.landing_id is not None:
+        return found.landing_id
+    built = last_build(table, version)
+    if built is None or not isinstance((built.input or {}).get("landing_id"), int):
+        raise _unknown(table, version)
+    return int((built.input or {})["landing_id"])
+
+
+def _inputs(table: str, version: int) -> dict[str, int]:
+    found = pointer(table)
+    if found is not None and found.delta_version == version and found.inputs:
+        return _tables(found.inputs)
+    built = last_build(table, version)
+    if built is None or not _tables(built.input or {}):
+        raise _unknown(table, version)
+    return _tables(built.input or {})
+
+
+def _tables(inputs: dict[str, Any]) -> dict[str, int]:
+    return {str(table): int(version) for table, version in (inputs.get("tables") or {}).items()}
+
+
+def _landed(watermarks: dict[str, int]) -> tuple[str, ...]:
+    found: set[str] = set()
+    with reading() as db:
+        for source, landing_id in watermarks.items():
+            found |= set(db.scalars(select(Landing.sha256).where(Landing.source == source, Landing.id <= landing_id)))
+    return tuple(sorted(found))
+
+
+def _unknown(table: str, version: int) -> NotFound:
+    return NotFound(
+        f"nothing recorded what version {version} was built from",
+        where=table,
+        expected="the run that built it, or the table's checked pointer",
+        next_step="run the product again, so that it is built from the inputs' checked versions",
+    )

@@ -1,0 +1,302 @@
+"""Release: a checked gold version gets a number, a manifest and a certificate, and never changes again."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from sqlalchemy import Select, desc, select
+from sqlalchemy.exc import IntegrityError
+
+from jobs.check import read_evidence
+from jobs.declared.catalog import Product
+from jobs.declared.contract import Contract, load_contract
+from jobs.errors import Busy, ExchangeError, ExpectationsFailed, NotFound, Tampered
+from jobs.lake.pointers import checked
+from jobs.registry import reading, transaction
+from jobs.registry.locks import hold
+from jobs.registry.models import RELEASES_LISTED, Check, Pointer
+from jobs.registry.models import Release as ReleaseRow
+from jobs.release import archive, credential
+from jobs.release.describe import NO_LICENCE, Candidate, describe
+from jobs.release.difference import (
+    Difference,
+    Fingerprint,
+    RowDifference,
+    RowKind,
+    Side,
+    difference,
+    fingerprint,
+    rows_of,
+)
+from jobs.release.manifest import Changes, Manifest, canonical, digest, parse_number
+from jobs.release.snapshot import Snapshot, snapshot
+
+CREDENTIAL_KIND = "DataReleaseCredential"
+
+
+@dataclass(frozen=True)
+class Release:
+    """One release as it stands in the registry; `is_new` tells whether this call made it."""
+
+    product: str
+    number: str
+    delta_version: int
+    rows: int
+    grade: str
+    diff: Changes
+    is_new: bool
+
+
+def release(product: Product, *, run_id: str, now: datetime) -> Release:
+    """Release the product's checked version, or find that nothing changed since the newest release.
+
+    Killed at any instant and called again, it ends with the same one release.
+
+    Args:
+        product: the declared product.
+        run_id: the run that releases, kept in the manifest.
+        now: the instant of release, kept in the manifest and the certificate.
+
+    Raises:
+        NotFound: the product has no checked version, or where it came from is not known.
+        ExpectationsFailed: the check of that version did not pass, or was of other terms than today's contract.
+        ExchangeError: the licence or the rights of a source do not allow it.
+        Busy: another process is releasing this product.
+    """
+    with hold(f"release.{product.name}"):
+        pointer, check, contract = _checked(product)
+        newest = _newest(product.name)
+        side = _side(snapshot(product.table, pointer.delta_version), contract)
+        if newest and newest.delta_version == pointer.delta_version and not _is_lost(newest):
+            return _as_released(newest, is_new=False)
+        found = _compare(newest, side)
+        if newest and found.is_empty:
+            return _as_released(newest, is_new=False)
+        candidate = Candidate(product, pointer, check, contract, contract.file.read_bytes(), side)
+        previous = _manifest_of(newest) if newest else None
+        number = next_number((newest.major, newest.minor, newest.patch) if newest else None, found)
+        manifest = describe(candidate, found, number, previous, run_id, now)
+        return _publish(candidate, manifest)
+
+
+def next_number(before: tuple[int, int, int] | None, found: Difference) -> tuple[int, int, int]:
+    """The number that a difference deserves.
+
+    A break of schema (column removed or retyped, key changed, a column that may now be absent) is major, new rows or
+    columns are minor, rows only corrected or removed are a patch. The first release is 1.0.0.
+    """
+    if before is None:
+        return 1, 0, 0
+    major, minor, patch = before
+    if any(change.breaks for change in found.schema):
+        return major + 1, 0, 0
+    if found.added or any(change.kind == "column_added" for change in found.schema):
+        return major, minor + 1, 0
+    return major, minor, patch + 1
+
+
+def releases(product: str) -> list[ReleaseRow]:
+    """All releases of a product, the newest first, without their manifests and certificates; `find` has those."""
+    with reading() as db:
+        return list(db.scalars(_by_number(product).options(*RELEASES_LISTED)))
+
+
+def find(product: str, number: str | None = None) -> ReleaseRow:
+    """A release by its number, such as ``1.2.0``; the newest published one if None.
+
+    Raises:
+        NotFound: there is none.
+    """
+    wanted = _by_number(product).limit(1)
+    parsed = parse_number(number) if number else None
+    if number is None:
+        wanted = wanted.where(ReleaseRow.status == "published")
+    with reading() as db:
+        found = db.scalars(_numbered(wanted, parsed)).first() if parsed or number is None else None
+        if found:
+            return found
+        rows = db.execute(_by_number(product).with_only_columns(ReleaseRow.major, ReleaseRow.minor, ReleaseRow.patch))
+        known = [".".join(map(str, row)) for row in rows]
+    raise NotFound(
+        f"no release {number} of '{product}'" if number else f"no release of '{product}'",
+        expected="one of: " + (", ".join(known) or "none has been made"),
+        next_step="exchange releases lists them",
+    )
+
+
+def pinned_versions(product: str) -> set[int]:
+    """The Delta versions of ``gold.<product>`` that upkeep must keep, because a release is made of them."""
+    with reading() as db:
+        return set(db.scalars(select(ReleaseRow.delta_version).where(ReleaseRow.product == product)))
+
+
+def compare(product: str, before: str, after: str) -> Difference:
+    """What differs between any two releases of a product, by key; exact counts.
+
+    Raises:
+        NotFound: there is no such release.
+    """
+    old, new = find(product, before), find(product, after)
+    known = Fingerprint.parse(_manifest_of(old).content.fingerprint)
+    return difference(_released_side(old), _released_side(new), known)
+
+
+def rows_of_difference(product: str, before: str, after: str, kind: RowKind, limit: int = 20) -> list[RowDifference]:
+    """The first rows, in key order, that were added, removed or changed between any two releases.
+
+    Raises:
+        NotFound: there is no such release.
+        ExchangeError: the key changed between them.
+    """
+    return rows_of(_released_side(find(product, before)), _released_side(find(product, after)), kind, limit)
+
+
+def _checked(product: Product) -> tuple[Pointer, Check, Contract]:
+    pointer = checked(product.table)
+    check, contract = pointer.check, load_contract(product.table)
+    where = f"{product.table} version {pointer.delta_version}"
+    again = f"exchange check {product.name}"
+    if check is None or not check.passed or check.delta_version != pointer.delta_version:
+        raise ExpectationsFailed("this version has not passed its expectations", where=where, next_step=again)
+    if check.contract_digest != contract.digest:
+        raise ExpectationsFailed(
+            "the contract was changed since this version was checked",
+            where=str(contract.file),
+            expected=f"the terms with the digest {check.contract_digest[:12]}…",
+            next_step=again,
+        )
+    if product.declared.licence.id.strip().lower() in NO_LICENCE:
+        raise ExchangeError(
+            f"the licence '{product.declared.licence.id}' names no terms",
+            where=f"{product.file} (licence.id)",
+            expected="the identifier of the licence that buyers get",
+            next_step="name the licence",
+        )
+    return pointer, check, contract
+
+
+def _side(version: Snapshot, contract: Contract) -> Side:
+    return Side(version, contract.key, frozenset(c.name for c in contract.columns if c.required))
+
+
+def _released_side(row: ReleaseRow) -> Side:
+    table = _manifest_of(row).table
+    version = snapshot(table.name, table.delta_version)
+    if version.id != table.id:
+        raise Tampered(
+            "the table was made anew since this release, so its rows are not there any more",
+            where=f"{row.product}@{row.number}",
+            expected=f"the Delta table {table.id}, found {version.id}",
+            next_step="restore the table's folder from its backup",
+        )
+    return Side(version, table.key, frozenset(c.name for c in table.columns if not c.nullable))
+
+
+def _is_lost(row: ReleaseRow) -> bool:
+    """Whether a release was recalled because its table was made anew: nothing is left to compare with."""
+    if row.status != "recalled":
+        return False
+    try:
+        _released_side(row)
+    except ExchangeError:
+        return True
+    return False
+
+
+def _compare(newest: ReleaseRow | None, side: Side) -> Difference:
+    if newest is None or _is_lost(newest):
+        return Difference(side.version.rows, 0, 0, (), fingerprint(side.version))
+    before = _released_side(newest)
+    known = Fingerprint.parse(_manifest_of(newest).content.fingerprint)
+    found = difference(before, side, known)
+    if before.version.rows + found.added - found.removed != side.version.rows:
+        raise ExchangeError(
+            f"{before.version.rows} rows, {found.added} added and {found.removed} removed do not make the "
+            f"{side.version.rows} that are there",
+            where=side.version.table,
+            expected=f"each ({', '.join(side.key)}) once",
+            next_step="check the key in the contract",
+        )
+    return found
+
+
+def _publish(candidate: Candidate, manifest: Manifest) -> Release:
+    """Put the folder in place, which decides the release, then the row, which makes it known."""
+    manifest, token = archive.keep(
+        manifest,
+        contract=candidate.contract_copy,
+        evidence=canonical(read_evidence(candidate.check.result_sha256)),
+        sign=_sign,
+    )
+    row = _row(candidate.check, manifest, token)
+    try:
+        with transaction() as db:
+            db.add(row)
+    except IntegrityError:
+        raise Busy(
+            f"{manifest.product}@{manifest.release} was released by another process meanwhile",
+            next_step="run the release again",
+        ) from None
+    return _as_released(row, is_new=True)
+
+
+def _sign(manifest: Manifest) -> str:
+    return credential.issue(CREDENTIAL_KIND, manifest.statement(), valid_from=_instant(manifest))
+
+
+def _instant(manifest: Manifest) -> datetime:
+    return datetime.fromisoformat(manifest.released_at)
+
+
+def _row(check: Check, manifest: Manifest, token: str) -> ReleaseRow:
+    number = parse_number(manifest.release)
+    if number is None:
+        raise ValueError(manifest.release)
+    major, minor, patch = number
+    return ReleaseRow(
+        product=manifest.product,
+        major=major,
+        minor=minor,
+        patch=patch,
+        delta_version=manifest.table.delta_version,
+        check_id=check.id,
+        manifest_sha256=digest(manifest.encode()),
+        manifest=manifest.document(),
+        credential=token,
+        rows=manifest.table.rows,
+        bytes=manifest.table.bytes,
+        grade=manifest.expectations.grade,
+        licence=manifest.licence.id,
+        status="published",
+        released_at=_instant(manifest),
+    )
+
+
+def _as_released(row: ReleaseRow, *, is_new: bool) -> Release:
+    diff = _manifest_of(row).diff
+    return Release(row.product, row.number, row.delta_version, row.rows, row.grade, diff, is_new)
+
+
+def _manifest_of(row: ReleaseRow) -> Manifest:
+    return Manifest.model_validate(row.manifest)
+
+
+def _newest(product: str) -> ReleaseRow | None:
+    with reading() as db:
+        return db.scalars(_by_number(product).limit(1)).first()
+
+
+def _numbered(wanted: Select[ReleaseRow], number: tuple[int, int, int] | None) -> Select[ReleaseRow]:
+    if number is None:
+        return wanted
+    columns = (ReleaseRow.major, ReleaseRow.minor, ReleaseRow.patch)
+    return wanted.where(*(column == part for column, part in zip(columns, number, strict=True)))
+
+
+def _by_number(product: str) -> Select[ReleaseRow]:
+    return (
+        select(ReleaseRow)
+        .where(ReleaseRow.product == product)
+        .order_by(desc(ReleaseRow.major), desc(ReleaseRow.minor), desc(ReleaseRow.patch))
+    )

@@ -1,0 +1,91 @@
+"""How a clean batch joins the rows that a silver table already has: appended, merged by key, or kept as revisions."""
+
+from __future__ import annotations
+
+from jobs import lake
+from jobs.declared.catalog import SilverMode
+from jobs.declared.contract import Contract
+from jobs.declared.sql import quote
+from jobs.lake.engine import connect
+from jobs.lake.partitions import lying_together, touched
+from jobs.lake.tables import ORIGIN
+from jobs.silver.change import Change, Incoming, differs
+from jobs.silver.deduplicate import refusals, same_key
+
+# From so many rows on it is worth a look how they lie before they are written.
+_MANY_ROWS = 1_000_000
+
+
+def changes(table: str, batch: Incoming, contract: Contract, mode: SilverMode) -> Change:
+    """Compare a clean batch with the table's newest version, which stands at its checked one or is empty."""
+    if not batch.rows:
+        return Change("", "append", 0)
+    if mode == "revisions":
+        from jobs.silver.revisions import revision_changes
+
+        return revision_changes(table, batch, contract)
+    columns = ", ".join(map(quote, (*contract.names, *ORIGIN)))
+    everything = f"SELECT {columns} FROM ({batch.good})"
+    if lake.rows(table) == 0:
+        return Change(everything, "append", batch.rows)
+    connect().sql(batch.good).createOrReplaceTempView("batch")
+    where = touched(table, contract, "batch")
+    if where is None:
+        return Change(everything, "append", batch.rows)
+    lake.stage("compared", _compared(table, contract, where))
+    return _joined(lake.counts("compared", "verdict"), contract, mode, where)
+
+
+def write(table: str, change: Change, contract: Contract) -> int | None:
+    """Commit a change; returns the version it made, or None if there is nothing to write."""
+    if change.how == "append":
+        if not change.written:
+            return None
+        apart = lying_together(contract, "good_rows") if change.written >= _MANY_ROWS else None
+        return lake.append(table, connect().sql(change.view), apart=apart)
+    connect().sql(change.view).createOrReplaceTempView("merged")
+    columns = list(lake.columns_at(table))
+    setting = ", ".join(f"{quote(c)} = s.{quote(c)}" for c in columns)
+    names, values = ", ".join(map(quote, columns)), ", ".join(f"s.{quote(c)}" for c in columns)
+    return lake.merge(
+        table, "merged", change.on,
+        f"WHEN MATCHED AND s._gone THEN DELETE WHEN MATCHED THEN UPDATE SET {setting}"
+        f" WHEN NOT MATCHED AND NOT s._gone THEN INSERT ({names}) VALUES ({values})",
+    )  # fmt: skip
+
+
+def _compared(table: str, contract: Contract, where: str) -> str:
+    """SELECT of the batch's rows with a verdict on each.
+
+    A row equal to the table's is unchanged, unless the table's row is itself of the batch, or the batch held another
+    content in between: its origin then moves to the landing by which that content became known again.
+    """
+    columns = ", ".join(f"g.{quote(c)}" for c in (*contract.names, *ORIGIN))
+    repeats = "t._landing_sha256 = g._landing_sha256 AND t._row = g._row OR g._whole AND l._landing_id IS NULL"
+    verdict = (
+        "CASE WHEN t._landing_sha256 IS NULL THEN 'new'"
+        f" WHEN {differs(contract, 't', 'g')} THEN 'changed' WHEN {repeats} THEN 'unchanged' ELSE 'again' END"
+    )
+    present = f"(SELECT * FROM {lake.from_path(table)} t WHERE {where})"
+    return (
+        f"SELECT {columns}, {verdict} AS verdict FROM batch g LEFT JOIN {present} t ON {same_key(contract, 't', 'g')}"
+        " LEFT JOIN landings l ON t._landing_sha256 = l._landing_sha256"
+    )
+
+
+def _joined(counts: dict[str, int], contract: Contract, mode: SilverMode, where: str) -> Change:
+    columns = ", ".join(map(quote, (*contract.names, *ORIGIN)))
+    new, changed = counts.get("new", 0), counts.get("changed", 0)
+    again, unchanged = counts.get("again", 0), counts.get("unchanged", 0)
+    fresh = f"SELECT {columns} FROM compared WHERE verdict = 'new'"
+    if mode == "append":
+        return Change(
+            fresh, "append", new, unchanged=unchanged + again, refused=changed,
+            refused_rows=refusals("compared", contract, ("changed",)) if changed else None,
+        )  # fmt: skip
+    if not changed and not again:
+        return Change(fresh, "append", new, unchanged=unchanged)
+    return Change(
+        f"SELECT {columns}, false AS _gone FROM compared WHERE verdict <> 'unchanged'", "merge", new + changed + again,
+        unchanged=unchanged, on=f"({where}) AND {same_key(contract, 't', 's')}",
+    )  # fmt: skip

@@ -1,0 +1,118 @@
+"""Keeps every version of a row with the time it became known, so that a table can be read as it was known on a date."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+from jobs import lake
+from jobs.declared.contract import Contract
+from jobs.declared.sql import quote
+from jobs.lake.engine import connect
+from jobs.lake.partitions import touched
+from jobs.lake.tables import CURRENT, ORIGIN
+from jobs.silver.change import Change, Incoming, differs
+from jobs.silver.deduplicate import content, same_key
+
+_PERIOD = ("_known_at", "_superseded_at")
+
+
+def revision_changes(table: str, batch: Incoming, contract: Contract) -> Change:
+    """Compare a batch with the revisions that a table holds.
+
+    A row equal to the version known before it is unchanged; a differing one becomes a new version and closes the one
+    before. If the table holds anything as late as the batch, the touched keys' versions since then are made anew from
+    the batch, so that the order in which landings came does not matter.
+    """
+    connect().sql(batch.good).createOrReplaceTempView("batch")
+    where = touched(table, contract, "batch") if lake.rows(table) else None
+    if where is None and batch.instants == 1:
+        return Change(_first(contract, "batch"), "append", batch.rows)
+    known = f"(SELECT * FROM {lake.from_path(table)} t WHERE {where})" if where else None
+    if known and batch.instants == 1 and not batch.is_late:
+        return _next(known, contract, where or "true")
+    return _chains(known, batch, contract, where or "true")
+
+
+def _first(contract: Contract, view: str) -> str:
+    columns = ", ".join(map(quote, (*contract.names, *ORIGIN)))
+    return f"SELECT {columns}, _logical_date AS _known_at, CAST(NULL AS TIMESTAMP) AS _superseded_at FROM {view}"
+
+
+def _next(known: str, contract: Contract, where: str) -> Change:
+    """The usual case: everything in the batch became known at one instant, after everything in the table."""
+    new = ", ".join(f"g.{quote(c)}" for c in (*contract.names, *ORIGIN))
+    standing = f"(SELECT * FROM {known} WHERE {CURRENT})"
+    lake.stage(
+        "compared",
+        f"SELECT {new}, CASE WHEN t._known_at IS NULL THEN 'new' WHEN {differs(contract, 't', 'g')} THEN 'changed'"
+        f" ELSE 'unchanged' END AS verdict FROM batch g LEFT JOIN {standing} t ON {same_key(contract, 't', 'g')}",
+    )
+    counts = lake.counts("compared", "verdict")
+    written, unchanged = counts.get("new", 0) + counts.get("changed", 0), counts.get("unchanged", 0)
+    added = f"{_first(contract, 'compared')} WHERE verdict IN ('new', 'changed')"
+    if not counts.get("changed"):
+        return Change(added, "append", written, unchanged=unchanged)
+    old = ", ".join(f"t.{quote(c)}" for c in (*contract.names, *ORIGIN))
+    closed = (
+        f"SELECT {old}, t._known_at, g._logical_date AS _superseded_at FROM {standing} t"
+        f" JOIN compared g ON {same_key(contract, 't', 'g')} WHERE g.verdict = 'changed'"
+    )
+    return _merge(f"SELECT *, false AS _gone FROM ({added} UNION ALL {closed})", contract, where, written, unchanged)
+
+
+def _chains(known: str | None, batch: Incoming, contract: Contract, where: str) -> Change:
+    """Lay the versions of the batch's keys anew, from the version that stood before the batch's first instant on."""
+    key = ", ".join(map(quote, contract.key))
+    columns = ", ".join(map(quote, (*contract.names, *ORIGIN)))
+    links = f"SELECT {columns}, _logical_date AS _known_at, 1 AS _arrives FROM batch"
+    if known:
+        since = _instant(batch.since)
+        open_since = f"(t._superseded_at IS NULL OR t._superseded_at >= {since})"
+        lake.stage(
+            "standing",
+            f"SELECT t.* FROM {known} t LEFT SEMI JOIN batch g ON {same_key(contract, 't', 'g')} WHERE {open_since}",
+        )
+        links += f" UNION ALL SELECT {columns}, _known_at, 0 FROM standing WHERE _known_at < {since}"
+    line = f"PARTITION BY {key} ORDER BY _known_at"
+    told = f"SELECT *, {content(contract, but=contract.key)} AS _content FROM ({links})"
+    compared = f"SELECT *, lag(_content) OVER ({line}) AS _before FROM ({told})"
+    turns = f"SELECT * FROM ({compared}) WHERE _arrives = 0 OR _before IS NULL OR _before <> _content"
+    lake.stage(
+        "chains",
+        f"SELECT {columns}, _known_at, lead(_known_at) OVER ({line}) AS _superseded_at, _arrives FROM ({turns})",
+    )
+    if not known:
+        written = lake.counts("chains", "_arrives").get(1, 0)
+        rows = f"SELECT {columns}, {', '.join(_PERIOD)} FROM chains"
+        return Change(rows, "append", written, unchanged=batch.rows - written)
+    return _relaid(batch, contract, where)
+
+
+def _relaid(batch: Incoming, contract: Contract, where: str) -> Change:
+    """Only links that differ from those of the table are written, and links that are no more are deleted."""
+    names = (*contract.names, *ORIGIN, *_PERIOD)
+    columns = ", ".join(map(quote, names))
+    new, old = (", ".join(f"{a}.{quote(c)}" for c in names) for a in ("n", "o"))
+    same = same_key(contract, "n", "o", "_known_at")
+    kept = " AND ".join(f"n.{quote(c)} <=> o.{quote(c)}" for c in names if c != "_run_id")
+    lake.stage(
+        "relaid",
+        f"SELECT {new}, n._arrives = 1 AS _counts, false AS _gone FROM chains n LEFT JOIN standing o ON {same}"
+        f" WHERE o._known_at IS NULL OR NOT ({kept})"
+        f" UNION ALL SELECT {old}, false, true FROM standing o LEFT ANTI JOIN chains n ON {same}",
+    )
+    found = connect().sql("SELECT count(*), count_if(_counts) FROM relaid").collect()[0]
+    rows, written = int(found[0]), int(found[1])
+    if not rows:
+        return Change("", "append", 0, unchanged=batch.rows)
+    return _merge(f"SELECT {columns}, _gone FROM relaid", contract, where, written, batch.rows - written)
+
+
+def _merge(view: str, contract: Contract, where: str, written: int, unchanged: int) -> Change:
+    on = f"({where}) AND {same_key(contract, 't', 's', '_known_at')}"
+    return Change(view, "merge", written, unchanged=unchanged, on=on)
+
+
+def _instant(at: datetime) -> str:
+    """An instant as SQL literal; sessions are in UTC."""
+    return f"TIMESTAMP '{at.astimezone(UTC):%Y-%m-%d %H:%M:%S.%f}'"

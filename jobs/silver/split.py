@@ -1,0 +1,271 @@
+"""Compiles a source's declaration and contract into SQL that reshapes and types rows, and splits off refused ones."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from sqlglot import exp
+
+from jobs.bronze.step import WHOLE_FILE, columns_of
+from jobs.declared.catalog import Source
+from jobs.declared.compile import row_rules
+from jobs.declared.contract import Column, Contract
+from jobs.declared.conversion import failure, surplus, yields
+from jobs.declared.sql import columns_read, literal, quote, read_select
+from jobs.errors import DeclarationError
+from jobs.lake.tables import ORIGIN
+
+_RULE = "_rule"
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """One reason to refuse a row.
+
+    Attributes:
+        columns: those of the contract that it speaks of.
+        shown: the published columns whose values it shows.
+        condition: SQL that is true for a row it refuses: over published text if `of_type`, else over typed columns.
+    """
+
+    rule: str
+    columns: tuple[str, ...]
+    shown: tuple[str, ...]
+    condition: str
+    of_type: bool = False
+
+
+@dataclass(frozen=True)
+class Split:
+    """The SQL of one source's way from bronze rows (a view `bronze`) to silver rows.
+
+    Each attribute is one SELECT; `good` yields the contract's columns and the origin columns.
+    """
+
+    source: Source
+    contract: Contract
+
+    @cached_property
+    def reshaped(self) -> str:
+        """Rows in silver's grain, every cell still text as published; nothing dropped yet."""
+        if self.source.silver_sql:
+            return self._own_query()
+        read = "SELECT * FROM bronze WHERE _refused IS NULL"
+        if not self.source.declared.reshape:
+            return read
+        unpivot = self.source.declared.reshape.unpivot
+        kept = {k.strip() for k in unpivot.keep}
+        wide = [c for c in columns_of(self.source) if c not in kept]
+        keep = ", ".join(quote(c) for c in (*[k.strip() for k in unpivot.keep], *ORIGIN))
+        cells = ", ".join(map(quote, wide))
+        name, value = quote(unpivot.name), quote(unpivot.value)
+        return (
+            f"SELECT {keep}, {name}, {value} FROM (SELECT {keep}, {cells} FROM ({read}))"
+            f" UNPIVOT INCLUDE NULLS ({value} FOR {name} IN ({cells}))"
+        )
+
+    @cached_property
+    def raw_columns(self) -> tuple[str, ...]:
+        """Names of the text columns that `reshaped` yields, origin columns apart."""
+        if self.source.silver_sql:
+            selects = read_select(self.source.silver_sql).selects
+            names = [n for p in selects for n in (columns_of(self.source) if p.is_star else (p.alias_or_name,))]
+            return self._distinct(tuple(n for n in names if not n.startswith("_")), self.source.silver_sql)
+        if not self.source.declared.reshape:
+            return columns_of(self.source)
+        unpivot = self.source.declared.reshape.unpivot
+        return self._distinct((*(k.strip() for k in unpivot.keep), unpivot.name, unpivot.value), self.source.file)
+
+    def _distinct(self, names: tuple[str, ...], file: Path) -> tuple[str, ...]:
+        lower = [n.lower() for n in names]
+        twice = sorted({n for n in names if lower.count(n.lower()) > 1})
+        if twice:
+            raise DeclarationError(
+                f"the reshaped rows have two columns {', '.join(twice)}", file=file, expected="each name once",
+                next_step="give one of them another name",
+            )  # fmt: skip
+        return names
+
+    @cached_property
+    def dropped(self) -> str | None:
+        """SQL that is true for a reshaped row by which the publisher means "nothing here"; None if there is none."""
+        terms = []
+        for drop in self.source.declared.drop:
+            self._known(drop.column, f"drop of {drop.column}")
+            listed = ", ".join(literal(v) for v in drop.values)
+            empty = f" OR {quote(drop.column)} IS NULL" if "" in drop.values else ""
+            terms.append(f"({quote(drop.column)} IN ({listed}){empty})")
+        return " OR ".join(terms) or None
+
+    @cached_property
+    def cells(self) -> str:
+        """Reshaped rows that are not dropped, with the publisher's words for "no value" turned into nulls."""
+        nothing = self.source.declared.format.null_values
+        keep = f" WHERE NOT coalesce({self.dropped}, false)" if self.dropped else ""
+        if self.source.silver_sql or not nothing:
+            return f"SELECT * FROM ({self.reshaped}){keep}"
+        listed = ", ".join(literal(v) for v in nothing)
+        cells = ", ".join(
+            f"CASE WHEN {quote(c)} IN ({listed}) THEN NULL ELSE {quote(c)} END AS {quote(c)}" for c in self.raw_columns
+        )
+        origin = ", ".join(map(quote, ORIGIN))
+        return f"SELECT {cells}, {origin} FROM ({self.reshaped}){keep}"
+
+    @cached_property
+    def refusals(self) -> tuple[Refusal, ...]:
+        """All reasons to refuse a row, first those of type, then those of the contract's row rules."""
+        typing = [r for c in self.contract.columns for r in (self._typing(c), self._decimals(c)) if r]
+        return (*typing, *self._rules())
+
+    @cached_property
+    def typed(self) -> str:
+        """Every cell row, typed, with the number of its first refusal in `_rule` (null for a good row).
+
+        It is to be staged as a view `typed`, which all else reads: an engine that filters by `_rule` would compute each
+        expression behind it again wherever it stands, some ten times over. Only a refused row has its published cells,
+        each and as JSON.
+        """
+        typing = [r for r in self.refusals if r.of_type]
+        cases = " ".join(f"WHEN {r.condition} THEN {i}" for i, r in enumerate(typing))
+        first = f"CASE {cases} END" if cases else "CAST(NULL AS INT)"
+        rules = " ".join(f"WHEN {r.condition} THEN {i}" for i, r in enumerate(self.refusals) if not r.of_type)
+        verdict = f"coalesce(_typing, CASE {rules} END)" if rules else "_typing"
+        expressions = ", ".join(f"{self.expression(c)} AS {quote(c.name)}" for c in self.contract.columns)
+        columns = ", ".join(map(quote, (*self.contract.names, *ORIGIN)))
+        origin = ", ".join(map(quote, ORIGIN))
+        each = ", ".join(f"CAST({quote(c)} AS STRING) AS _cell{i}" for i, c in enumerate(self.raw_columns))
+        shown = ", ".join(f"{literal(c)}, _cell{i}" for i, c in enumerate(self.raw_columns))
+        of_refused = {f"_cell{i}": f"_cell{i}" for i in range(len(self.raw_columns))}
+        of_refused["_cells"] = f"to_json(named_struct({shown}))"
+        kept = ", ".join(f"CASE WHEN {_RULE} IS NOT NULL THEN {sql} END AS {name}" for name, sql in of_refused.items())
+        inner = f"SELECT {expressions}, {first} AS _typing, {origin}, {each} FROM ({self.cells})"
+        return f"SELECT {columns}, {_RULE}, {kept} FROM (SELECT *, {verdict} AS {_RULE} FROM ({inner}))"
+
+    @cached_property
+    def good(self) -> str:
+        """The rows that no rule refuses, from the view `typed`."""
+        columns = ", ".join(map(quote, (*self.contract.names, *ORIGIN)))
+        return f"SELECT {columns} FROM typed WHERE {_RULE} IS NULL"
+
+    @cached_property
+    def refused(self) -> str:
+        """The refused rows as quarantine keeps them, from the view `typed`: rule, column, value, row and origin."""
+        return f"{self._refused_cells()} UNION ALL {refused_records()}"
+
+    def _refused_cells(self) -> str:
+        rule = _case(_RULE, [literal(r.rule) for r in self.refusals])
+        column = _case(_RULE, [literal(", ".join(r.columns)) for r in self.refusals])
+        value = _case(_RULE, [self._shown(r) for r in self.refusals])
+        origin = ", ".join(map(quote, ORIGIN))
+        return (
+            f"SELECT {rule} AS rule, {column} AS column_name, {value} AS value, _cells AS record, {origin}"
+            f" FROM typed WHERE {_RULE} IS NOT NULL"
+        )
+
+    def _shown(self, refusal: Refusal) -> str:
+        places = {c.lower(): i for i, c in enumerate(self.raw_columns)}
+        values = [
+            f"_cell{places[c.lower()]}" if c.lower() in places else f"CAST({quote(c)} AS STRING)" for c in refusal.shown
+        ]
+        return f"concat_ws(', ', {', '.join(values)})" if values else "CAST(NULL AS STRING)"
+
+    def expression(self, column: Column) -> str:
+        """The SQL that makes a column from the published text."""
+        if column.transform:
+            done = column.type == "STRING" or yields(column.transform, column.type)
+            return f"({column.transform})" if done else f"try_cast(({column.transform}) AS {column.type})"
+        source = quote(self._same_name(column))
+        # Of a query of one's own the columns may be typed already.
+        text = f"CAST({source} AS STRING)" if self.source.silver_sql else source
+        return text if column.type == "STRING" else f"try_cast(trim({text}) AS {column.type})"
+
+    def _typing(self, column: Column) -> Refusal | None:
+        """A cell that is there but is not of the promised type."""
+        read = self._sources(column)
+        for name in read:
+            self._known(name, f"transformLogic of {column.name}")
+        source = column.transform or quote(read[0])
+        condition = failure(self.expression(column) if column.type != "STRING" else source, self.contract, column)
+        return Refusal(f"{column.name}.type", (column.name,), read, condition, of_type=True) if condition else None
+
+    def _decimals(self, column: Column) -> Refusal | None:
+        """A number with more decimals than the promised type has."""
+        condition = surplus(self.expression(column)) if column.type.startswith("DECIMAL") else None
+        return (
+            Refusal(f"{column.name}.decimals", (column.name,), self._sources(column), condition, of_type=True)
+            if condition
+            else None
+        )
+
+    def _rules(self) -> list[Refusal]:
+        sources = {c.name: self._sources(c) for c in self.contract.columns}
+        return [
+            Refusal(
+                rule.id,
+                rule.columns,
+                tuple(dict.fromkeys(s for c in rule.columns for s in sources.get(c, ()))),
+                f"NOT ({rule.predicate})",
+            )
+            for rule in row_rules(self.contract)
+        ]
+
+    def _sources(self, column: Column) -> tuple[str, ...]:
+        if not column.transform:
+            return (self._same_name(column),)
+        return columns_read(column.transform, self.contract.file, f"{column.name}.transformLogic")
+
+    def _same_name(self, column: Column) -> str:
+        for name in self.raw_columns:
+            if name.lower() == column.name.lower():
+                return name
+        raise DeclarationError(
+            f"nothing says where column '{column.name}' comes from",
+            file=self.contract.file,
+            field=f"{column.name}.transformLogic",
+            expected=f"a published column of that name, or SQL over: {', '.join(self.raw_columns)}",
+        )
+
+    def _known(self, name: str, where: str) -> None:
+        known = {c.lower() for c in (*self.raw_columns, *ORIGIN)}
+        if name.lower() not in known:
+            raise DeclarationError(
+                f"the {where} reads '{name}', which the rows do not have",
+                file=self.contract.file,
+                expected=f"one of: {', '.join((*self.raw_columns, *ORIGIN))}",
+                next_step="correct the name, or add the column to format.columns",
+            )
+
+    def _own_query(self) -> str:
+        file = self.source.silver_sql
+        assert file is not None  # noqa: S101 - narrows the type; the caller has just looked
+        statement = read_select(file)
+        for table in statement.find_all(exp.Table):
+            own = {cte.alias_or_name for cte in statement.find_all(exp.CTE)}
+            if table.db or table.name not in {"bronze", *own}:
+                raise DeclarationError(f"silver.sql reads '{table.sql()}'", file=file, expected="only the view bronze")
+        missing = [c for c in ORIGIN if c not in [p.alias_or_name for p in statement.selects]]
+        if missing and not statement.find(exp.Star):
+            raise DeclarationError(
+                f"silver.sql does not select {', '.join(missing)}", file=file,
+                expected=f"the columns that say where a row came from: {', '.join(ORIGIN)}",
+            )  # fmt: skip
+        return f"SELECT * FROM ({file.read_text(encoding='utf-8').strip().rstrip(';')})"
+
+
+def refused_records() -> str:
+    """Records and files that no parser could read, as quarantine keeps them."""
+    origin = ", ".join(map(quote, ORIGIN))
+    rule = (
+        f"CASE WHEN _row = {WHOLE_FILE} THEN 'format.file'"
+        " ELSE concat('format.', regexp_extract(_refused, '^([a-z_]*)', 1)) END"
+    )
+    return (
+        f"SELECT {rule} AS rule, CAST(NULL AS STRING) AS column_name, _refused AS value, _raw AS record, {origin}"
+        " FROM bronze WHERE _refused IS NOT NULL"
+    )
+
+
+def _case(name: str, values: list[str]) -> str:
+    return f"CASE {name} " + " ".join(f"WHEN {i} THEN {v}" for i, v in enumerate(values)) + " END"

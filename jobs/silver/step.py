@@ -1,0 +1,327 @@
+"""Silver: typed, keyed rows of a source; what cannot be typed goes to quarantine, and every row is accounted for."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from sqlalchemy import func, select
+
+from jobs import lake
+from jobs.bronze.step import origin_of, published_rows, slice_of
+from jobs.declared.catalog import Source
+from jobs.declared.compile import rows_digest
+from jobs.declared.contract import Contract, load_contract
+from jobs.declared.sql import read_select
+from jobs.errors import ExchangeError, RefusedFile
+from jobs.lake.engine import connect
+from jobs.lake.engine_errors import explained
+from jobs.lake.partitions import check_partitions
+from jobs.lake.pointers import advance, begin
+from jobs.lake.pointers import pointer as pointer_of
+from jobs.lake.tables import REVISION_FIELDS
+from jobs.registry import reading
+from jobs.registry.models import Landing, Pointer, Run
+from jobs.registry.runs import Counts, Recorded
+from jobs.silver.change import Incoming
+from jobs.silver.deduplicate import deduplicate
+from jobs.silver.join import changes, write
+from jobs.silver.split import Split
+
+if TYPE_CHECKING:
+    from pyspark.sql import Column, DataFrame
+
+QUARANTINE_FIELDS = (
+    lake.Field("rule", "STRING", "the rule that refused the row"),
+    lake.Field("column_name", "STRING", "the columns that the rule speaks of"),
+    lake.Field("value", "STRING", "what was found there, as published; for a record that could not be read, why"),
+    lake.Field("record", "STRING", "the row's cells as JSON, or the record as received"),
+    *lake.bookkeeping_fields(),
+)
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """The landings one build takes in, oldest first.
+
+    Attributes:
+        landings: those that no build took in yet, and `again`.
+        again: earlier ones of the same or a later logical date, which a late one may change the meaning of.
+    """
+
+    landings: tuple[Landing, ...]
+    again: int = 0
+
+    @property
+    def watermark(self) -> int:
+        """The newest landing's number."""
+        return max(x.id for x in self.landings)
+
+    @property
+    def instants(self) -> int:
+        """How many logical dates it has."""
+        return len({x.logical_date for x in self.landings})
+
+    @property
+    def origin(self) -> dict[str, Column]:
+        """What all its rows say of where they came from."""
+        return origin_of(self.landings[0]) if len(self.landings) == 1 else {}
+
+    @property
+    def slices(self) -> str:
+        """SQL for the rows of these landings in bronze and quarantine."""
+        return slice_of([x.sha256 for x in self.landings])
+
+
+def silver(source: Source, record: Recorded, *, anew: bool = False) -> None:
+    """Build the next version of the source's silver table from what landed since the checked one.
+
+    What an earlier run landed and its expectations held back is taken in again. A table made by other declarations is
+    made anew from all that landed, as any table is with `anew`. The version is not readable through the pointer until
+    `check` has passed it.
+
+    Raises:
+        DeclarationError: contract, source.yaml or silver.sql cannot be used.
+        RefusedFile: nothing that landed can be used; it is in quarantine, and is not taken in again.
+        ExchangeError: rows in and rows accounted for differ; nothing is published.
+    """
+    contract = load_contract(source.table)
+    check_partitions(contract)
+    split = Split(source, contract)
+    # Whatever cannot be compiled is told before anything is written.
+    _ = split.typed, split.refused
+    pointer = begin(source.table)
+    rebuild = anew or _is_outdated(source, contract)
+    batch = _pending(source, 0 if rebuild else _taken_in(source, contract, pointer))
+    if not batch.landings:
+        if not is_to_be_checked_again(source, contract, pointer):
+            record.status = "unchanged"
+        return
+    _lay(source, contract, rebuild)
+    connect_views(source, batch)
+    record.input = {
+        "landing_id": batch.watermark, "base": pointer.delta_version if pointer else None,
+        "made_by": declarations_digest(source, contract),
+    }  # fmt: skip
+    try:
+        with explained(contract.file):
+            record.counts, made = _build(source, split, batch)
+    finally:
+        lake.clear_stages()
+    if made is None and rebuild:
+        made = lake.version(source.table)
+    record.output_version = made
+    record.message = _told(batch)
+    if record.counts.rows_quarantined == record.counts.rows_in and record.counts.rows_in:
+        _refuse_all(source, batch, record)
+    if made is None:
+        _nothing_changed(source, pointer, batch, record)
+
+
+def held_back(source: Source) -> bool:
+    """Whether anything landed, or was declared otherwise, that the checked version was not built from."""
+    contract = load_contract(source.table)
+    stands = pointer_of(source.table)
+    with reading() as db:
+        newest = db.scalars(select(func.max(Landing.id)).where(Landing.source == source.name)).one()
+    if newest is None:
+        return False
+    if newest > _taken_in(source, contract, stands):
+        return True
+    if stands is not None and (not lake.exists(source.table) or _is_outdated(source, contract)):
+        return True
+    return is_to_be_checked_again(source, contract, stands)
+
+
+def is_to_be_checked_again(source: Source, contract: Contract, stands: Pointer | None) -> bool:
+    """Whether the checked version has the rows that the contract of now asks for, but was checked by another one."""
+    return stands is not None and stands.contract_digest != contract.digest and not _is_outdated(source, contract)
+
+
+def declarations_digest(source: Source, contract: Contract) -> str:
+    """sha256 of all that decides how bronze rows become silver rows."""
+    declared = source.declared.model_dump(mode="json", include={"format", "reshape", "drop", "silver"})
+    sql = read_select(source.silver_sql).sql(dialect="spark", comments=False) if source.silver_sql else None
+    text = json.dumps([rows_digest(contract), declared, sql], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def fields_of(source: Source, contract: Contract) -> tuple[lake.Field, ...]:
+    """All columns of the source's silver table."""
+    revisions = REVISION_FIELDS if source.declared.silver.mode == "revisions" else ()
+    return (*lake.fields_of(contract.columns), *lake.bookkeeping_fields(), *revisions)
+
+
+def connect_views(source: Source, batch: _Batch) -> None:
+    """Let SQL see the batch's bronze rows as `bronze`, and its landings' order of arrival as `landings`."""
+    spark = connect()
+    published_rows(source, batch.slices).createOrReplaceTempView("bronze")
+    order = [(x.sha256, x.id) for x in batch.landings]
+    spark.createDataFrame(order, "_landing_sha256 string, _landing_id bigint").createOrReplaceTempView("landings")
+
+
+def _is_outdated(source: Source, contract: Contract) -> bool:
+    """Whether the table's newest version was made by other declarations than those of now."""
+    return lake.exists(source.table) and lake.made_by(source.table) != declarations_digest(source, contract)
+
+
+def _lay(source: Source, contract: Contract, rebuild: bool) -> None:
+    """See that the tables are there; one to be made anew is emptied, with the columns it is to have."""
+    lay = lake.replace if rebuild else lake.create
+    lay(
+        source.table, fields_of(source, contract), contract.partitions, contract.description,
+        declarations_digest(source, contract),
+    )  # fmt: skip
+    lake.create(
+        f"quarantine.{source.name}", QUARANTINE_FIELDS, ("_landing_sha256",), f"{source.declared.title}: refused rows"
+    )
+
+
+def _taken_in(source: Source, contract: Contract, pointer: Pointer | None) -> int:
+    """Number of the newest landing that the checked version knows of, or that was refused as a whole since."""
+    with reading() as db:
+        refused = db.scalars(
+            select(Run)
+            .where(Run.name == source.name, Run.step == "silver", Run.status.in_(("failed", "unchanged")))
+            .where(Run.input["refused"].as_boolean())
+            .order_by(Run.id.desc())
+            .limit(1)
+        ).first()
+    told = (refused.input or {}) if refused else {}
+    known = (pointer.landing_id or 0) if pointer else 0
+    base = pointer.delta_version if pointer else None
+    since = told.get("made_by") == declarations_digest(source, contract) and told.get("base") == base
+    return max(known, told["landing_id"]) if since else known
+
+
+def _pending(source: Source, since: int) -> _Batch:
+    mode = source.declared.silver.mode
+    loaded = select(Landing).where(Landing.source == source.name, Landing.loaded_at.is_not(None))
+    # A landing without one good row changes the meaning of no other.
+    meaningful = (Landing.id > since, Landing.rows != Landing.rows_refused)
+    with reading() as db:
+        first = db.scalars(loaded.with_only_columns(func.min(Landing.logical_date)).where(*meaningful)).one()
+        wanted = Landing.id > since
+        if first is not None and mode == "revisions":
+            # Revisions known at one instant are decided together.
+            wanted |= Landing.logical_date >= first
+        elif first is not None and mode == "merge":
+            # Of two landings of one date the later one is merged last.
+            wanted |= Landing.logical_date > first
+        landings = tuple(db.scalars(loaded.where(wanted).order_by(Landing.logical_date, Landing.id)))
+    return _Batch(landings, sum(x.id <= since for x in landings))
+
+
+def _build(source: Source, split: Split, batch: _Batch) -> tuple[Counts, int | None]:
+    mode, contract = source.declared.silver.mode, split.contract
+    lake.stage("typed", split.typed, constants=batch.origin)
+    totals = _totals(split, batch)
+    clean = deduplicate(source.table, split.good, contract, mode)
+    incoming = Incoming(
+        clean.good, totals.good - clean.taken_out, batch.landings[0].logical_date, batch.instants, batch.again > 0
+    )
+    change = changes(source.table, incoming, contract, mode)
+    counts = Counts(
+        rows_in=totals.reshaped + totals.unreadable,
+        rows_out=change.written,
+        rows_dropped=totals.dropped,
+        rows_duplicate=clean.duplicate,
+        rows_unchanged=change.unchanged,
+        rows_superseded=clean.superseded + change.superseded,
+        rows_quarantined=totals.refused + totals.unreadable + clean.refused + change.refused,
+    )
+    try:
+        counts.balanced(source.table)
+    except ExchangeError:
+        # What somebody else did to the table meanwhile was counted, too.
+        lake.see_expected(source.table)
+        raise
+    _quarantine(source, split, batch, [clean.refused_rows, change.refused_rows], counts.rows_quarantined or 0)
+    return counts, write(source.table, change, contract)
+
+
+@dataclass(frozen=True)
+class _Totals:
+    reshaped: int
+    dropped: int
+    refused: int
+    good: int
+    unreadable: int
+
+
+def _totals(split: Split, batch: _Batch) -> _Totals:
+    """Count a batch's rows; records that the source's own query leaves out count as dropped.
+
+    Those that could not be read were counted when they were loaded.
+    """
+    spark = connect()
+    cells, bad = spark.sql("SELECT count(*), count(_rule) FROM typed").collect()[0]
+    dropped = left_out = 0
+    if split.source.silver_sql:
+        left_out = spark.sql(
+            f"SELECT count(*) FROM bronze b LEFT ANTI JOIN ({split.reshaped}) r"
+            " ON b._row = r._row AND b._file = r._file"
+            " AND b._landing_sha256 = r._landing_sha256 WHERE b._refused IS NULL"
+        ).collect()[0][0]
+    if split.dropped:
+        dropped = spark.sql(f"SELECT count(*) AS n FROM ({split.reshaped}) WHERE {split.dropped}").collect()[0]["n"]
+    unreadable = sum(x.rows_refused or 0 for x in batch.landings)
+    none = dropped + left_out
+    return _Totals(cells + none, none, bad, cells - bad, unreadable)
+
+
+def _quarantine(source: Source, split: Split, batch: _Batch, found: list[str | None], expected: int) -> None:
+    """Replace the batch's slices of quarantine by what this build refuses."""
+    table = f"quarantine.{source.name}"
+    if not expected and not _held(table, batch):
+        return
+    parts = [split.refused, *(f for f in found if f)]
+    frame: DataFrame = connect().sql(" UNION ALL ".join(f"SELECT * FROM ({p})" for p in parts))
+    lake.overwrite(table, frame, slice_of=batch.slices)
+
+
+def _held(table: str, batch: _Batch) -> bool:
+    held = {dict(f.partition).get("_landing_sha256") for f in lake.files(table)}
+    return any(x.sha256 in held for x in batch.landings)
+
+
+def _told(batch: _Batch) -> str | None:
+    parts = [x.fault for x in batch.landings if x.fault]
+    if batch.again:
+        parts.append(f"late for its logical date: {batch.again} landings of that date or later were taken in again")
+    return "; ".join(parts) or None
+
+
+def _refuse_all(source: Source, batch: _Batch, record: Recorded) -> None:
+    """Tell the user that nothing of a batch was fit for use; it is all in quarantine by now.
+
+    Raises:
+        RefusedFile: always.
+    """
+    record.input = {**(record.input or {}), "refused": True}
+    faults = [x.fault for x in batch.landings if x.fault]
+    if faults:
+        raise RefusedFile("; ".join(faults))
+    table = f"quarantine.{source.name}"
+    found = lake.read(table).where(batch.slices).groupBy("rule").agg({"*": "count", "value": "min"})
+    worst = sorted((tuple(r) for r in found.select("rule", "count(1)", "min(value)").collect()), key=lambda r: -r[1])
+    shown = "; ".join(
+        f"{rule}: {count}" + (f", such as '{value}'" if value else "") for rule, count, value in worst[:3]
+    )
+    raise RefusedFile(
+        f"none of the {record.counts.rows_in} rows that arrived can be used ({shown})",
+        where=", ".join(x.file_name for x in batch.landings[:3]),
+        next_step=f"see `exchange quarantine {source.table}`; correct {source.file} or the contract",
+    )
+
+
+def _nothing_changed(source: Source, pointer: Pointer | None, batch: _Batch, record: Recorded) -> None:
+    """Everything that landed was already there: the pointer takes note, and no version is made."""
+    record.status = "unchanged"
+    if pointer:
+        advance(source.table, landing_id=batch.watermark)
+    else:
+        # A first file without rows: no version can tell that it was taken in, and no run needs to look at it again.
+        record.input = {**(record.input or {}), "refused": True}
