@@ -23,7 +23,7 @@ RUN := .venv/.installed-run
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help run up test bench torture
+.PHONY: help run up check test bench torture
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/'
@@ -33,6 +33,12 @@ run: $(RUN) ## bring in every source, release every product, show what came of i
 
 up: $(RUN) ## the same, then stay: Airflow on its schedules and the sharing server
 	@.venv/bin/exchange up $(AT)
+
+check: .venv/.installed-test ## before each commit: ruff, mypy, the layers of jobs/ and the unit tests
+	.venv/bin/ruff check .
+	.venv/bin/mypy
+	.venv/bin/lint-imports
+	.venv/bin/pytest -n 2 tests/unit
 
 # Files in their order: those that wait much, of Airflow and of the cluster, come first and are not what all wait for.
 test: .venv/.installed-test ## ruff, mypy, the layers of jobs/ and all tests; SPARK=each: every test of the lake on both engines, SPARK=all: every case
