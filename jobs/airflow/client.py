@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import urllib.error
-import urllib.parse
-import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
-from http.client import HTTPException
 from typing import Any
+from urllib.parse import quote
+
+import httpx
 
 from jobs.errors import ExchangeError
 
@@ -49,16 +47,22 @@ class Client:
     def __init__(self, address: str, user: str, password: str) -> None:
         self._address = address
         self._login = {"username": user, "password": password}
-        self._token = ""
-        # The loopback interface is never behind a proxy, whatever the environment says.
-        self._opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        self._http = httpx.Client(
+            base_url=address,
+            timeout=_SECONDS,
+            # The loopback interface is never behind a proxy, whatever the environment says.
+            trust_env=False,
+            # Rounds are further apart than the server keeps a connection open; one that it is just closing would fail.
+            limits=httpx.Limits(max_keepalive_connections=0),
+        )
 
     def is_up(self) -> bool:
         """Whether the server answers and lets the user in."""
         try:
-            self._token = self._send("POST", "/auth/token", self._login)["access_token"]
-        except (OSError, HTTPException):
+            token = self._send(self._http.build_request("POST", "/auth/token", json=self._login))["access_token"]
+        except httpx.HTTPError:
             return False
+        self._http.headers["Authorization"] = f"Bearer {token}"
         return True
 
     def prepare(self) -> None:
@@ -91,12 +95,12 @@ class Client:
 
     def give_up(self, run: DagRunState) -> None:
         """Mark a run that nobody works on any more as failed."""
-        path = f"/api/v2/dags/{run.dag_id}/dagRuns/{urllib.parse.quote(run.run_id, safe='')}"
+        path = f"/api/v2/dags/{run.dag_id}/dagRuns/{quote(run.run_id, safe='')}"
         self._request("PATCH", path, {"state": "failed"})
 
     def failed_tasks(self, run: DagRunState) -> list[str]:
         """Names of the tasks of a run that failed."""
-        path = f"/api/v2/dags/{run.dag_id}/dagRuns/{urllib.parse.quote(run.run_id, safe='')}/taskInstances"
+        path = f"/api/v2/dags/{run.dag_id}/dagRuns/{quote(run.run_id, safe='')}/taskInstances"
         return [found["task_id"] for found in self._all(path, "task_instances") if found["state"] == "failed"]
 
     def _runs(self, query: dict[str, Any]) -> list[DagRunState]:
@@ -108,36 +112,33 @@ class Client:
     def _all(self, path: str, key: str, query: dict[str, Any] | None = None) -> Iterator[dict[str, Any]]:
         offset = 0
         while True:
-            words = urllib.parse.urlencode({**(query or {}), "limit": _PAGE, "offset": offset}, doseq=True)
-            page = self._request("GET", f"{path}?{words}")
+            page = self._request("GET", path, query={**(query or {}), "limit": _PAGE, "offset": offset})
             yield from page[key]
             offset += _PAGE
             if offset >= page["total_entries"]:
                 return
 
-    def _request(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
+    def _request(
+        self, method: str, path: str, body: dict[str, Any] | None = None, query: dict[str, Any] | None = None
+    ) -> Any:
+        request = self._http.build_request(method, path, params=query, json=body)
+        what = f"{method} {request.url.raw_path.decode('ascii')}"
         try:
-            return self._send(method, path, body)
-        except urllib.error.HTTPError as error:
-            detail = error.read().decode("utf-8", "replace")[:300]
-            what = f"Airflow answered {error.code} to {method} {path}: {detail}"
-            raise ExchangeError(what, where=self._address) from None
-        except (OSError, HTTPException) as error:
+            return self._send(request)
+        except httpx.HTTPStatusError as error:
+            detail = error.response.text[:300]
             raise ExchangeError(
-                f"Airflow does not answer {method} {path}: {error}",
+                f"Airflow answered {error.response.status_code} to {what}: {detail}", where=self._address
+            ) from None
+        except httpx.HTTPError as error:
+            raise ExchangeError(
+                f"Airflow does not answer {what}: {error}",
                 where=self._address,
                 next_step="read airflow/logs/services/api-server.log in EXCHANGE_HOME, then start again",
             ) from None
 
-    def _send(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
-        headers = {"Content-Type": "application/json", "Accept": "application/json"}
-        if self._token:
-            headers["Authorization"] = f"Bearer {self._token}"
-        data = json.dumps(body).encode() if body is not None else None
-        # The address is our own server's on the loopback interface.
-        request = urllib.request.Request(f"{self._address}{path}", data=data, headers=headers, method=method)  # noqa: S310
-        with self._opener.open(request, timeout=_SECONDS) as answer:
-            return json.load(answer)
+    def _send(self, request: httpx.Request) -> Any:
+        return self._http.send(request).raise_for_status().json()
 
 
 def _instant(text: str | None) -> datetime | None:

@@ -54,10 +54,26 @@ def test_no_answer_is_told_with_what_was_asked_and_where_to_look(monkeypatch: py
 
 
 def test_an_answer_that_breaks_off_is_no_traceback() -> None:
-    with answering(CUT, 0.0) as asking, pytest.raises(ExchangeError, match=r"does not answer GET .*IncompleteRead"):
+    with answering(CUT, 0.0) as asking, pytest.raises(ExchangeError, match=r"does not answer GET .*expected 64"):
         asking.dags()
     with answering(CUT, 0.0) as asking:
         assert not asking.is_up()
+
+
+def test_an_error_is_shown_with_what_the_server_says_of_it() -> None:
+    message = r"answered 403 to GET /api/v2/dags\?limit=.*: not with this token"
+    refusing = b"HTTP/1.1 403 Forbidden\r\n\r\nnot with this token"
+    with answering(refusing, 0.0) as asking, pytest.raises(ExchangeError, match=message):
+        asking.dags()
+
+
+def test_the_loopback_interface_is_not_behind_a_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    monkeypatch.delenv("no_proxy", raising=False)
+    with answering(WHOLE, 0.0) as asking:
+        assert asking.dags() == {}
 
 
 def test_nobody_there_is_told_at_once() -> None:
