@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from contextlib import nullcontext, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Literal, get_args
 
@@ -16,7 +15,7 @@ from jobs.lake.engine import refresh
 from jobs.lake.engine_errors import explained
 from jobs.lake.lease import writing
 from jobs.registry.locks import hold
-from jobs.registry.runs import Recorded, recorded
+from jobs.registry.runs import Counts, Status, StepOutcome, recorded
 
 Step = Literal["land", "bronze", "silver", "gold", "check", "release"]
 SOURCE_STEPS: tuple[Step, ...] = ("land", "bronze", "silver", "check")
@@ -28,26 +27,47 @@ _WRITING: tuple[Step, ...] = ("bronze", "silver", "gold", "check")
 
 
 @dataclass(frozen=True)
-class StepResult:
-    """What a step did.
+class StepRun:
+    """A step that was run: which step, of what, for how long, and with what outcome.
+
+    The outcome is what the stage itself returned and the registry recorded; a stage knows neither by which name it was
+    called nor how long it took, and whoever shows a step to a user wants both beside the outcome.
 
     Attributes:
-        rows: rows it wrote, or looked at for `check`; None where it has none to tell.
+        table: the table that it wrote or checked.
         seconds: wall time.
-        version: Delta version or release number it made, if it made one.
     """
 
     step: str
     name: str
     table: str
-    status: Literal["succeeded", "unchanged"]
-    rows: int | None
     seconds: float
-    message: str | None
-    version: str | None
+    outcome: StepOutcome
+
+    @property
+    def status(self) -> Status:
+        """Whether there was anything to do."""
+        return self.outcome.status
+
+    @property
+    def message(self) -> str | None:
+        """What the user should hear of it."""
+        return self.outcome.message
+
+    @property
+    def rows(self) -> int | None:
+        """Rows that it wrote, or read for `check`; None where it counts none."""
+        return self.outcome.counts.rows_in if self.step == "check" else self.outcome.counts.rows_out
+
+    @property
+    def version(self) -> str | None:
+        """The release's number, or else the Delta version that it made or checked."""
+        if self.outcome.release:
+            return self.outcome.release
+        return None if self.outcome.output_version is None else str(self.outcome.output_version)
 
 
-def run_step(step: str, name: str, logical_date: datetime, run_id: str) -> StepResult:
+def run_step(step: str, name: str, logical_date: datetime, run_id: str) -> StepRun:
     """Run one step for a source or product (`check` also takes a table's name), and record it.
 
     Args:
@@ -72,21 +92,17 @@ def run_step(step: str, name: str, logical_date: datetime, run_id: str) -> StepR
         explained(subject.file),
         hold(f"{kind}.{subject.name}"),
         writing() if step in _WRITING else nullcontext(),
-        recorded(run_id, step, kind, subject.name, logical_date, table) as record,
     ):
-        version = _done(step, subject, logical_date, record)
-        if step == "silver" and record.output_version is not None:
-            record.message = _remarks(subject, record)
-    rows = record.counts.rows_in if step == "check" else record.counts.rows_out
-    return StepResult(
-        step, subject.name, table, record.status, rows, time.monotonic() - started, record.message, version
-    )
+        outcome = recorded(
+            run_id, step, kind, subject.name, logical_date, table, lambda: _done(step, subject, logical_date, run_id)
+        )
+    return StepRun(step, subject.name, table, time.monotonic() - started, outcome)
 
 
-def run_steps(name: str, logical_date: datetime, run_id: str) -> list[StepResult]:
+def run_steps(name: str, logical_date: datetime, run_id: str) -> list[StepRun]:
     """Run all steps of a source or product in order, stopping where nothing is new."""
     subject = _subject("check", name)
-    done: list[StepResult] = []
+    done: list[StepRun] = []
     for step in SOURCE_STEPS if isinstance(subject, Source) else PRODUCT_STEPS:
         done.append(run_step(step, subject.name if step != "check" else subject.table, logical_date, run_id))
         if done[-1].status == "unchanged" and step in ("land", "gold", "silver"):
@@ -179,82 +195,85 @@ def _subject(step: str, name: str) -> Source | Product:
 
 
 def _done(
-    step: str, subject: Source | Product, logical_date: datetime, record: Recorded, tries: int = _TRIES
-) -> str | None:
-    """Do a step, and do it again where it was overtaken by what the engine still did for a process that was killed."""
+    step: str, subject: Source | Product, logical_date: datetime, run_id: str, tries: int = _TRIES
+) -> StepOutcome:
+    """Do a step, and again if a commit overtook it that the engine still made for a process which was killed."""
     try:
         # Once more within, so that the record says it too.
         with explained(subject.file):
-            return _do(step, subject, logical_date, record)
+            return _do(step, subject, logical_date, run_id)
     except Overtaken:
         if tries == 1:
             raise
     finally:
         lake.expect_nothing()
-    return _done(step, subject, logical_date, record, tries - 1)
+    return _done(step, subject, logical_date, run_id, tries - 1)
 
 
-def _do(step: str, subject: Source | Product, logical_date: datetime, record: Recorded) -> str | None:
+def _do(step: str, subject: Source | Product, logical_date: datetime, run_id: str) -> StepOutcome:
     if step == "check":
         from jobs.check.step import check
 
-        check(subject.table, logical_date, record)
-    elif isinstance(subject, Source):
-        _source_step(step, subject)(logical_date, record)
-    elif step == "gold":
+        return check(subject.table, logical_date, run_id)
+    if isinstance(subject, Source):
+        return _source_step(step, subject, logical_date, run_id)
+    if step == "gold":
         from jobs.gold.step import gold
 
-        gold(subject, record)
-    else:
-        return _release(subject, record)
-    return None if record.output_version is None else str(record.output_version)
+        return gold(subject)
+    return _release(subject, run_id)
 
 
-def _remarks(subject: Source | Product, record: Recorded) -> str | None:
-    """What a silver build found that nobody would look for: rows in quarantine, and work that grows with the table."""
+def _source_step(step: str, source: Source, logical_date: datetime, run_id: str) -> StepOutcome:
+    if step == "land":
+        return _land(source, logical_date, run_id)
+    if step == "bronze":
+        from jobs.bronze.step import bronze
+
+        return bronze(source)
+    from jobs.silver.step import silver
+
+    outcome = silver(source)
+    return outcome if outcome.output_version is None else replace(outcome, message=_remarks(source, outcome))
+
+
+def _remarks(source: Source, outcome: StepOutcome) -> str | None:
+    """A silver build's message with what nobody would look for: rows in quarantine, and work that grows with the table.
+    """
     from jobs.declared.contract import load_contract
     from jobs.lake.partitions import whole_table_read
 
-    refused = record.counts.rows_quarantined
+    refused = outcome.counts.rows_quarantined
     parts = [
-        record.message,
-        f"{refused:,} row{'s' if refused != 1 else ''} refused, see `exchange quarantine {subject.name}`"
+        outcome.message,
+        f"{refused:,} row{'s' if refused != 1 else ''} refused, see `exchange quarantine {source.name}`"
         if refused
         else None,
-        whole_table_read(load_contract(subject.table)),
+        whole_table_read(load_contract(source.table)),
     ]
     return "; ".join(p for p in parts if p) or None
 
 
-def _source_step(step: str, source: Source) -> Callable[[datetime, Recorded], None]:
-    if step == "land":
-        return lambda logical_date, record: _land(source, logical_date, record)
-    if step == "bronze":
-        from jobs.bronze.step import bronze
-
-        return lambda _date, record: bronze(source, record)
-    from jobs.silver.step import silver
-
-    return lambda _date, record: silver(source, record)
-
-
-def _land(source: Source, logical_date: datetime, record: Recorded) -> None:
-    """Land, and say "succeeded" also where nothing new arrived but something that landed before still waits."""
+def _land(source: Source, logical_date: datetime, run_id: str) -> StepOutcome:
+    """Land, and say "succeeded" even if nothing new arrived, as long as something that landed before still waits."""
     from jobs.land.step import land
     from jobs.silver.step import held_back
 
-    land(source, logical_date, record)
-    if record.status == "unchanged" and held_back(source):
-        record.status = "succeeded"
+    outcome = land(source, logical_date, run_id)
+    if outcome.status == "unchanged" and held_back(source):
+        return replace(outcome, status="succeeded")
+    return outcome
 
 
-def _release(product: Product, record: Recorded) -> str:
+def _release(product: Product, run_id: str) -> StepOutcome:
     from jobs.lake.pointers import checked
     from jobs.release.step import release
 
-    made = release(product, run_id=record.run_id, now=datetime.now(UTC))
-    record.status = "succeeded" if made.is_new else "unchanged"
-    record.counts.rows_out = made.rows
-    record.output_version = checked(product.table).delta_version
-    record.message = f"{made.number}, grade {made.grade}" + ("" if made.is_new else ", as before")
-    return made.number
+    released = release(product, run_id=run_id, now=datetime.now(UTC))
+    return StepOutcome(
+        status="succeeded" if released.is_new else "unchanged",
+        counts=Counts(rows_out=released.rows),
+        output_version=checked(product.table).delta_version,
+        message=f"{released.number}, grade {released.grade}" + ("" if released.is_new else ", as before"),
+        release=released.number,
+    )

@@ -11,7 +11,7 @@ from airflow.sdk.exceptions import AirflowException, AirflowFailException, Airfl
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
-    from jobs.flow import StepResult
+    from jobs.flow import StepRun
 
 # A publisher that is down is tried again after 10, 20, 40, 80 and 160 seconds, five minutes in all.
 RETRIES = 5
@@ -63,7 +63,7 @@ class StepOperator(BaseOperator):
         if result.status == "unchanged":
             raise AirflowSkipException(result.message or "unchanged")
 
-    def _run(self, step: str, date: datetime, run_id: str) -> StepResult:
+    def _run(self, step: str, date: datetime, run_id: str) -> StepRun:
         from jobs.flow import run_step
 
         result = run_step(step, self.subject, date, run_id)

@@ -23,7 +23,7 @@ from jobs.lake.engine_errors import explained
 from jobs.lake.objects import on_disk
 from jobs.registry import reading, transaction
 from jobs.registry.models import Landing
-from jobs.registry.runs import Recorded
+from jobs.registry.runs import Counts, StepOutcome
 from jobs.settings import settings
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ class _Arrival:
     shares: Shares
 
 
-def bronze(source: Source, record: Recorded) -> None:
+def bronze(source: Source) -> StepOutcome:
     """Load every landed file of the source that bronze does not hold yet, in one commit.
 
     A file that cannot be read becomes one refused row, so that the others go on; loading it again replaces its rows.
@@ -66,10 +66,9 @@ def bronze(source: Source, record: Recorded) -> None:
         _create(source)
         landings = waiting(source.name)
         if not landings:
-            record.status = "unchanged"
-            return
+            return StepOutcome(status="unchanged")
         _see_bytes(landings)
-        _note(source, landings, _load(source, landings), record)
+        return _note(source, landings, _load(source, landings))
 
 
 def _refuse_twins(source: Source) -> None:
@@ -306,7 +305,7 @@ def _refusal(file: _Arrival, form: Format, reason: str) -> pa.RecordBatch:
     )
 
 
-def _note(source: Source, landings: list[Landing], loaded: dict[str, Any], record: Recorded) -> None:
+def _note(source: Source, landings: list[Landing], loaded: dict[str, Any]) -> StepOutcome:
     """Write down what was loaded of each file."""
     now = datetime.now(UTC)
     with transaction() as db:
@@ -317,10 +316,12 @@ def _note(source: Source, landings: list[Landing], loaded: dict[str, Any], recor
             found.rows = row["rows"] if row else 0
             found.rows_refused = row["refused"] if row else 0
             found.fault = row["fault"] if row else None
-    record.counts.rows_in = record.counts.rows_out = sum(row["rows"] for row in loaded.values())
-    record.counts.bytes_in = sum(x.size for x in landings)
-    record.output_version = lake.version(table_of(source))
-    record.message = _message(source, landings, loaded)
+    rows = sum(row["rows"] for row in loaded.values())
+    return StepOutcome(
+        counts=Counts(rows_in=rows, rows_out=rows, bytes_in=sum(x.size for x in landings)),
+        output_version=lake.version(table_of(source)),
+        message=_message(source, landings, loaded),
+    )
 
 
 def _count_columns() -> list[Any]:

@@ -19,7 +19,7 @@ from jobs.lake.pointers import confirm, move, pointer, take_back
 from jobs.lake.views import current_rows, keeps_revisions
 from jobs.registry import reading, transaction
 from jobs.registry.models import Check, Pointer, Run
-from jobs.registry.runs import Recorded, last_build
+from jobs.registry.runs import Counts, Status, StepOutcome, last_build, leaving
 
 if TYPE_CHECKING:
     from jobs.check.evaluate import Outcome
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 Partitions = Sequence[lake.Partition]
 
 
-def check(table: str, logical_date: datetime, record: Recorded) -> None:
+def check(table: str, logical_date: datetime, run_id: str) -> StepOutcome:
     """Evaluate the newest version of a table and let the pointer stand on it, or take the version back.
 
     A version that stands already is evaluated again if the contract has changed in what leaves its rows as they are.
@@ -42,19 +42,18 @@ def check(table: str, logical_date: datetime, record: Recorded) -> None:
     stands = pointer(table)
     head = lake.version(table)
     if stands and stands.head_version == head and _is_to_be_checked_again(table, stands):
-        _check_again(table, stands, logical_date, record)
-        return
+        return _check_again(table, stands, logical_date, run_id)
     if head is None or (stands and stands.head_version == head):
         _refuse_failed(table, stands)
-        record.status = "succeeded" if stands and _was_cut_off(table, stands) else "unchanged"
-        record.output_version = stands.delta_version if stands else None
-        return
+        if stands is None:
+            return StepOutcome(status="unchanged")
+        status: Status = "succeeded" if _was_cut_off(table, stands) else "unchanged"
+        return StepOutcome(status, output_version=stands.delta_version)
     built = last_build(table, head)
     if built is None:
         if stands is None and not lake.rows(table):
             _refuse_failed(table, stands)
-            record.status = "unchanged"
-            return
+            return StepOutcome(status="unchanged")
         raise ExchangeError(
             f"version {head} of {table} was left by a build that did not end",
             next_step=f"run the build again: exchange {table.split('.')[0]} {table.split('.')[1]}",
@@ -63,14 +62,16 @@ def check(table: str, logical_date: datetime, record: Recorded) -> None:
     rules = compile_rules(contract)
     changed = _changed(table, contract, rules, stands, head)
     with explained(contract.file):
-        outcome = _evaluated(table, contract, head, changed, logical_date, record)
+        outcome = _evaluated(table, contract, head, changed, logical_date, run_id)
         if changed is not None and {f.rule_id for f in outcome.failed} & {r.id for r in rules if _needs_more(r)}:
             changed = None
-            outcome = _evaluated(table, contract, head, changed, logical_date, record)
+            outcome = _evaluated(table, contract, head, changed, logical_date, run_id)
     scope = lake.predicate(changed) if changed is not None else None
-    record.counts.rows_in = outcome.rows
-    record.output_version = head
-    _decide(table, contract, outcome, scope, built, stands, record)
+    row = _row(table, head, contract, outcome, scope, run_id)
+    checked = StepOutcome(counts=Counts(rows_in=outcome.rows), output_version=head, message=_told(outcome))
+    with leaving(checked):
+        _decide(row, outcome, built, stands)
+    return checked
 
 
 def _refuse_failed(table: str, stands: Pointer | None) -> None:
@@ -101,20 +102,21 @@ def _is_to_be_checked_again(table: str, stands: Pointer) -> bool:
     return layer == "silver" and is_to_be_checked_again(find_source(name), load_contract(table), stands)
 
 
-def _check_again(table: str, stands: Pointer, logical_date: datetime, record: Recorded) -> None:
+def _check_again(table: str, stands: Pointer, logical_date: datetime, run_id: str) -> StepOutcome:
     contract = load_contract(table)
     with explained(contract.file):
-        outcome = _evaluated(table, contract, stands.delta_version, None, logical_date, record)
-    record.counts.rows_in = outcome.rows
-    record.output_version = stands.delta_version
-    row = _row(table, contract, outcome, None, record)
-    if outcome.passed:
+        outcome = _evaluated(table, contract, stands.delta_version, None, logical_date, run_id)
+    row = _row(table, stands.delta_version, contract, outcome, None, run_id)
+    checked = StepOutcome(
+        counts=Counts(rows_in=outcome.rows), output_version=stands.delta_version, message=_told(outcome)
+    )
+    with leaving(checked):
+        if not outcome.passed:
+            with transaction() as db:
+                db.add(row)
+            raise _failure(table, _errors(outcome), stands)
         confirm(table, row)
-        record.message = _told(outcome)
-        return
-    with transaction() as db:
-        db.add(row)
-    raise _failure(table, [_shown(f) for f in outcome.failed if f.severity == "error"], stands)
+    return checked
 
 
 def _was_cut_off(table: str, stands: Pointer) -> bool:
@@ -128,7 +130,7 @@ def _was_cut_off(table: str, stands: Pointer) -> bool:
 
 
 def _evaluated(
-    table: str, contract: Contract, head: int, changed: Partitions | None, logical_date: datetime, record: Recorded
+    table: str, contract: Contract, head: int, changed: Partitions | None, logical_date: datetime, run_id: str
 ) -> Outcome:
     from jobs.check.evaluate import evaluate
 
@@ -136,7 +138,7 @@ def _evaluated(
     scope = lake.predicate(changed) if changed is not None else None
     return evaluate(
         frame.where(scope) if scope else frame, contract, delta_version=head, scope=scope, logical_date=logical_date,
-        run_id=record.run_id, rows=_rows(table, head, changed),
+        run_id=run_id, rows=_rows(table, head, changed),
     )  # fmt: skip
 
 
@@ -164,42 +166,37 @@ def _needs_more(rule: Rule) -> bool:
     return rule.kind == "freshness" or (rule.kind == "row_count" and rule.parameters["limit"][0] in (">", ">="))
 
 
-def _decide(
-    table: str,
-    contract: Contract,
-    outcome: Outcome,
-    scope: str | None,
-    built: Run,
-    stands: Pointer | None,
-    record: Recorded,
-) -> None:
-    row = _row(table, contract, outcome, scope, record)
+def _decide(row: Check, outcome: Outcome, built: Run, stands: Pointer | None) -> None:
+    table = row.table_name
     if outcome.passed:
         inputs = built.input or {}
         move(
             table, row.delta_version, check=row, landing_id=inputs.get("landing_id"),
-            inputs=inputs if "tables" in inputs else None, run_id=record.run_id,
+            inputs=inputs if "tables" in inputs else None, run_id=row.run_id,
         )  # fmt: skip
-        record.message = _told(outcome)
         return
     with transaction() as db:
         db.add(row)
     take_back(table, stands)
-    raise _failure(table, [_shown(f) for f in outcome.failed if f.severity == "error"], stands)
+    raise _failure(table, _errors(outcome), stands)
 
 
-def _row(table: str, contract: Contract, outcome: Outcome, scope: str | None, record: Recorded) -> Check:
+def _row(table: str, version: int, contract: Contract, outcome: Outcome, scope: str | None, run_id: str) -> Check:
     return Check(
-        table_name=table, delta_version=record.output_version or 0, contract_digest=contract.digest,
+        table_name=table, delta_version=version, contract_digest=contract.digest,
         suite_digest=outcome.suite_digest, result_sha256=outcome.result_sha256, passed=outcome.passed,
         score=outcome.score, grade=outcome.grade, dimensions=dict(outcome.dimensions),
         scope={"where": scope, "failed": [_shown(f) for f in outcome.failed]},
-        run_id=record.run_id, checked_at=datetime.now(UTC),
+        run_id=run_id, checked_at=datetime.now(UTC),
     )  # fmt: skip
 
 
 def _told(outcome: Outcome) -> str:
     return f"grade {outcome.grade}, score {outcome.score:.1f}, {outcome.rules} rules"
+
+
+def _errors(outcome: Outcome) -> list[str]:
+    return [_shown(f) for f in outcome.failed if f.severity == "error"]
 
 
 def _shown(failed: Any) -> str:

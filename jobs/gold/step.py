@@ -15,16 +15,16 @@ from jobs.errors import DeclarationError, ExchangeError
 from jobs.lake.engine import connect
 from jobs.lake.engine_errors import explained
 from jobs.lake.partitions import check_partitions
-from jobs.lake.pointers import begin, checked
+from jobs.lake.pointers import advance, begin, checked, pointer
 from jobs.lake.views import current_rows
 from jobs.registry.models import Pointer
-from jobs.registry.runs import Recorded
+from jobs.registry.runs import Counts, StepOutcome, leaving
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
 
 
-def gold(product: Product, record: Recorded, *, anew: bool = False) -> None:
+def gold(product: Product, *, anew: bool = False) -> StepOutcome:
     """Build the next version of the product's table, if an input, its query or its contract moved.
 
     A product that declares a partition is rebuilt only where its inputs' partitions moved; with `anew` all of it is.
@@ -38,23 +38,29 @@ def gold(product: Product, record: Recorded, *, anew: bool = False) -> None:
     versions = {table: checked(table).delta_version for table in product.inputs}
     stands = begin(product.table)
     inputs = {"tables": versions, "query": query_digest(product), "contract": contract.digest}
-    record.input = inputs
     if stands and stands.inputs == inputs and not anew:
-        record.status = "unchanged"
-        return
+        return StepOutcome(status="unchanged", input=inputs)
+    with leaving(StepOutcome(input=inputs)):
+        return _build(product, contract, stands, inputs, anew=anew)
+
+
+def _build(
+    product: Product, contract: Contract, stands: Pointer | None, inputs: dict[str, Any], *, anew: bool
+) -> StepOutcome:
     fields = lake.fields_of(contract.columns)
     lake.create(product.table, fields, contract.partitions, product.declared.title)
     by_partition = product.declared.partition in contract.partitions and not anew
     moved = _moved(product, stands, inputs) if by_partition else None
     if moved == ():
-        _take_note(product, stands, inputs, record)
-        return
-    frame = _built(product, contract, versions, lake.predicate(moved) if moved else None)
+        if stands:
+            advance(product.table, inputs=inputs)
+        return StepOutcome(status="unchanged", input=inputs)
+    frame = _built(product, contract, inputs["tables"], lake.predicate(moved) if moved else None)
     if not moved and not lake.is_shaped(product.table, fields, contract.partitions):
         lake.replace(product.table, fields, contract.partitions, product.declared.title)
     with explained(product.query_file):
-        record.output_version = lake.overwrite(product.table, frame, slice_of=lake.predicate(moved) if moved else None)
-    record.counts.rows_out = lake.rows(product.table)
+        version = lake.overwrite(product.table, frame, slice_of=lake.predicate(moved) if moved else None)
+    return StepOutcome(counts=Counts(rows_out=lake.rows(product.table)), input=inputs, output_version=version)
 
 
 def query_digest(product: Product) -> str:
@@ -64,8 +70,6 @@ def query_digest(product: Product) -> str:
 
 def is_current(product: Product) -> bool:
     """Whether the product's checked version was built from its inputs, query and contract as they are now."""
-    from jobs.lake.pointers import pointer
-
     stands = pointer(product.table)
     tables = {t: p.delta_version for t in product.inputs if (p := pointer(t))}
     wanted = {"tables": tables, "query": query_digest(product), "contract": load_contract(product.table).digest}
@@ -93,14 +97,6 @@ def _moved(product: Product, stands: Pointer | None, inputs: dict[str, Any]) -> 
                 return None
             moved.add(named)
     return tuple(sorted(moved, key=str))
-
-
-def _take_note(product: Product, stands: Pointer | None, inputs: dict[str, Any], record: Recorded) -> None:
-    from jobs.lake.pointers import advance
-
-    record.status = "unchanged"
-    if stands:
-        advance(product.table, inputs=inputs)
 
 
 def _built(product: Product, contract: Contract, versions: dict[str, int], only: str | None) -> DataFrame:

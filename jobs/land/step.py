@@ -13,11 +13,11 @@ from jobs.land.fetched import Fetched
 from jobs.land.landed import store
 from jobs.registry import locks, reading, transaction
 from jobs.registry.models import Landing
-from jobs.registry.runs import Recorded
+from jobs.registry.runs import Counts, StepOutcome
 from jobs.settings import settings
 
 
-def land(source: Source, logical_date: datetime, record: Recorded) -> None:
+def land(source: Source, logical_date: datetime, run_id: str) -> StepOutcome:
     """Fetch the source's files and land those whose bytes are new.
 
     Raises:
@@ -36,14 +36,16 @@ def land(source: Source, logical_date: datetime, record: Recorded) -> None:
             seen += 1
             if _is_kept(marks.get((fetched.url, fetched.etag))):
                 continue
-            added = _keep(source, fetched, logical_date, record.run_id)
+            added = _keep(source, fetched, logical_date, run_id)
             new += added is not None
             size += added or 0
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
-    record.counts.bytes_in = size
-    record.status = "succeeded" if new else "unchanged"
-    record.message = f"{seen} file{'s' if seen != 1 else ''} offered, {new} new"
+    return StepOutcome(
+        status="succeeded" if new else "unchanged",
+        counts=Counts(bytes_in=size),
+        message=f"{seen} file{'s' if seen != 1 else ''} offered, {new} new",
+    )
 
 
 def _marks(source: Source) -> dict[tuple[str | None, str | None], str]:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -20,7 +19,7 @@ from jobs.land.landed import manifests, verify
 from jobs.registry import reading, transaction
 from jobs.registry.locks import hold
 from jobs.registry.models import Landing, Release
-from jobs.registry.runs import Kind, Recorded, recorded
+from jobs.registry.runs import Kind, StepOutcome, recorded
 
 # Which run wrote a row is the one thing that must differ.
 _NEVER_EQUAL = "_run_id"
@@ -109,8 +108,7 @@ def _source(source: Source, run_id: str, *, only_bronze: bool) -> tuple[Rebuilt,
     _clear_the_way(loose)
     started = time.monotonic()
     forget_rows(source)
-    with _step("bronze", "source", source.name, loose, run_id) as record:
-        bronze(source, record)
+    _record("bronze", "source", source.name, loose, run_id, lambda _date: bronze(source))
     made = [_rebuilt(loose, before.get(loose), lake.version(loose) or 0, started)]
     if only_bronze:
         return tuple(made)
@@ -128,8 +126,7 @@ def _silver(source: Source, before: _Content | None, run_id: str) -> Rebuilt:
     _clear_the_way(source.table)
     _clear_the_way(f"quarantine.{source.name}")
     started = time.monotonic()
-    with _step("silver", "source", source.name, source.table, run_id) as record:
-        silver(source, record, anew=True)
+    _record("silver", "source", source.name, source.table, run_id, lambda _date: silver(source, anew=True))
     version = _check(source.table, "source", source.name, run_id)
     return _rebuilt(source.table, before, version, started)
 
@@ -152,8 +149,7 @@ def _gold(product: Product, run_id: str) -> Rebuilt:
     released = _released(product, stands.delta_version) if stands and before is None else None
     recalled = _clear_the_way(product.table)
     started = time.monotonic()
-    with _step("gold", "product", product.name, product.table, run_id) as record:
-        gold(product, record, anew=True)
+    _record("gold", "product", product.name, product.table, run_id, lambda _date: gold(product, anew=True))
     version = _check(product.table, "product", product.name, run_id)
     done = _rebuilt(product.table, before, version, started)
     return _as_released(done, released, recalled)
@@ -163,18 +159,18 @@ def _check(table: str, kind: Kind, name: str, run_id: str) -> int:
     """Let the pointer move to the new version, if it passes; returns that version."""
     from jobs.check.step import check
 
-    with _step("check", kind, name, table, run_id) as record:
-        check(table, record.logical_date, record)
+    _record("check", kind, name, table, run_id, lambda date: check(table, date, run_id))
     stands = pointer(table)
     if stands is None:
         raise ExchangeError(f"{table} was made again, but no version of it passed", next_step=f"exchange check {table}")
     return stands.delta_version
 
 
-@contextmanager
-def _step(step: str, kind: Kind, name: str, table: str, run_id: str) -> Iterator[Recorded]:
-    with recorded(run_id, step, kind, name, datetime.now(UTC).replace(microsecond=0), table) as record:
-        yield record
+def _record(
+    step: str, kind: Kind, name: str, table: str, run_id: str, verb: Callable[[datetime], StepOutcome]
+) -> None:  # fmt: skip
+    date = datetime.now(UTC).replace(microsecond=0)
+    recorded(run_id, step, kind, name, date, table, lambda: verb(date))
 
 
 def _register_landed(source: Source, run_id: str) -> None:

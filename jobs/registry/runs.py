@@ -1,10 +1,10 @@
-"""Records every step of every run with the counts that must balance; the registry's `runs`, shown as ops.runs."""
+"""Records every step of every run, with counts that must balance: the registry's `runs`, shown as ops.runs."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal
 
@@ -15,11 +15,14 @@ from jobs.registry import reading, transaction
 from jobs.registry.models import Run
 
 Kind = Literal["source", "product"]
+Status = Literal["succeeded", "unchanged"]
+# Under which an exception carries what its step leaves in the record.
+_OUTCOME = "step_outcome"
 
 
-@dataclass
+@dataclass(frozen=True)
 class Counts:
-    """What one step did to rows; a step fills in what it knows.
+    """What one step did to rows; None where the step has nothing to count.
 
     For silver: ``rows_in`` (after reshaping) = ``rows_out`` + ``rows_quarantined`` + ``rows_duplicate``
     + ``rows_dropped`` + ``rows_unchanged`` + ``rows_superseded``.
@@ -35,7 +38,7 @@ class Counts:
     bytes_in: int | None = None
 
     def balanced(self, where: str) -> None:
-        """Refuse to go on when rows got lost or were invented.
+        """Stop the step if rows were lost or invented.
 
         Raises:
             ExchangeError: the counts do not add up.
@@ -61,28 +64,49 @@ class Counts:
             )
 
 
-@dataclass
-class Recorded:
-    """One step while it runs: what it will leave in the registry."""
+@dataclass(frozen=True)
+class StepOutcome:
+    """What a step did: all that its record gets to say besides who ran it, when, and how it ended.
 
-    run_id: str
-    step: str
-    kind: Kind
-    name: str
-    logical_date: datetime
-    table: str | None = None
-    status: Literal["succeeded", "unchanged"] = "succeeded"
-    counts: Counts = field(default_factory=Counts)
+    Attributes:
+        status: `unchanged` if there was nothing to do.
+        input: what the step worked from, such as the versions of the tables that it read.
+        output_version: the Delta version that it made or checked.
+        release: number of the release that it made or found; the record has it in the message only.
+    """
+
+    status: Status = "succeeded"
+    counts: Counts = Counts()
     input: dict[str, Any] | None = None
     output_version: int | None = None
     message: str | None = None
-    seconds: float = 0.0
+    release: str | None = None
 
 
 @contextmanager
-def recorded(run_id: str, step: str, kind: Kind, name: str, logical_date: datetime, table: str) -> Iterator[Recorded]:
-    """Record a step from its beginning, so that one killed half-way is seen as never ended."""
-    record = Recorded(run_id, step, kind, name, logical_date, table)
+def leaving(outcome: StepOutcome) -> Iterator[None]:
+    """Have a step that fails within the block leave this much in its record; the exception carries it there."""
+    try:
+        yield
+    except BaseException as error:
+        vars(error)[_OUTCOME] = outcome
+        raise
+
+
+def recorded(
+    run_id: str, step: str, kind: Kind, name: str, logical_date: datetime, table: str, work: Callable[[], StepOutcome]
+) -> StepOutcome:
+    """Run a step and record it from its beginning, so that a step which was killed shows as one that never ended.
+
+    Args:
+        run_id: groups the steps of one run.
+        step: the step's name.
+        kind: whether it works on a source or on a product.
+        name: the source or product.
+        logical_date: the date whose data the step works on, aware.
+        table: the table that it writes or checks.
+        work: the step itself; what it raises is recorded and raised again.
+    """
     started = datetime.now(UTC)
     with transaction() as db:
         row = Run(
@@ -93,28 +117,37 @@ def recorded(run_id: str, step: str, kind: Kind, name: str, logical_date: dateti
         db.flush()
         key = row.id
     try:
-        yield record
+        outcome = work()
     except BaseException as error:
-        # What stopped the step may stop the registry too, such as a full disk; the user is told of the first.
+        # The cause may keep the registry from being written too, such as a full disk; the user needs to hear the cause.
         with suppress(ExchangeError):
-            record.seconds = _end(key, record, "failed", started, _one_line(error))
+            _end(key, _left_by(error), "failed", _one_line(error))
         raise
-    record.seconds = _end(key, record, record.status, started, record.message)
+    _end(key, outcome, outcome.status, outcome.message)
+    return outcome
 
 
-def _end(key: int, record: Recorded, status: str, started: datetime, message: str | None) -> float:
-    ended = datetime.now(UTC)
+def _left_by(error: BaseException | None) -> StepOutcome:
+    """The outcome that an exception, or the one that it explains, carries."""
+    while error is not None:
+        outcome = vars(error).get(_OUTCOME)
+        if isinstance(outcome, StepOutcome):
+            return outcome
+        error = error.__cause__ or error.__context__
+    return StepOutcome()
+
+
+def _end(key: int, outcome: StepOutcome, status: str, message: str | None) -> None:
     with transaction() as db:
         row = db.get_one(Run, key)
-        row.status, row.message, row.ended_at = status, message, ended
-        row.table_name, row.input, row.output_version = record.table, record.input, record.output_version
-        for name, value in vars(record.counts).items():
+        row.status, row.message, row.ended_at = status, message, datetime.now(UTC)
+        row.input, row.output_version = outcome.input, outcome.output_version
+        for name, value in vars(outcome.counts).items():
             setattr(row, name, value)
-    return (ended - started).total_seconds()
 
 
 def last_build(table: str, version: int) -> Run | None:
-    """The record of the step that built a version of a silver or gold table, if it ended well."""
+    """The record of the step that built a version of a silver or gold table, if it succeeded."""
     with reading() as db:
         return db.scalars(
             select(Run)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from sqlalchemy import func, select
@@ -24,7 +24,7 @@ from jobs.lake.pointers import pointer as pointer_of
 from jobs.lake.tables import REVISION_FIELDS
 from jobs.registry import reading
 from jobs.registry.models import Landing, Pointer, Run
-from jobs.registry.runs import Counts, Recorded
+from jobs.registry.runs import Counts, StepOutcome, leaving
 from jobs.silver.change import Incoming
 from jobs.silver.deduplicate import deduplicate
 from jobs.silver.join import changes, write
@@ -75,7 +75,7 @@ class _Batch:
         return slice_of([x.sha256 for x in self.landings])
 
 
-def silver(source: Source, record: Recorded, *, anew: bool = False) -> None:
+def silver(source: Source, *, anew: bool = False) -> StepOutcome:
     """Build the next version of the source's silver table from what landed since the checked one.
 
     What an earlier run landed and its expectations held back is taken in again. A table made by other declarations is
@@ -96,28 +96,26 @@ def silver(source: Source, record: Recorded, *, anew: bool = False) -> None:
     rebuild = anew or _is_outdated(source, contract)
     batch = _pending(source, 0 if rebuild else _taken_in(source, contract, pointer))
     if not batch.landings:
-        if not is_to_be_checked_again(source, contract, pointer):
-            record.status = "unchanged"
-        return
+        return StepOutcome("succeeded" if is_to_be_checked_again(source, contract, pointer) else "unchanged")
     _lay(source, contract, rebuild)
     connect_views(source, batch)
-    record.input = {
-        "landing_id": batch.watermark, "base": pointer.delta_version if pointer else None,
-        "made_by": declarations_digest(source, contract),
-    }  # fmt: skip
+    begun = StepOutcome(
+        input={
+            "landing_id": batch.watermark, "base": pointer.delta_version if pointer else None,
+            "made_by": declarations_digest(source, contract),
+        }
+    )  # fmt: skip
     try:
-        with explained(contract.file):
-            record.counts, made = _build(source, split, batch)
+        with leaving(begun), explained(contract.file):
+            counts, made = _build(source, split, batch)
     finally:
         lake.clear_stages()
     if made is None and rebuild:
         made = lake.version(source.table)
-    record.output_version = made
-    record.message = _told(batch)
-    if record.counts.rows_quarantined == record.counts.rows_in and record.counts.rows_in:
-        _refuse_all(source, batch, record)
-    if made is None:
-        _nothing_changed(source, pointer, batch, record)
+    done = replace(begun, counts=counts, output_version=made, message=_told(batch))
+    if counts.rows_quarantined == counts.rows_in and counts.rows_in:
+        _refuse_all(source, batch, done)
+    return _nothing_changed(source, pointer, batch, done) if made is None else done
 
 
 def held_back(source: Source) -> bool:
@@ -294,34 +292,37 @@ def _told(batch: _Batch) -> str | None:
     return "; ".join(parts) or None
 
 
-def _refuse_all(source: Source, batch: _Batch, record: Recorded) -> None:
-    """Tell the user that nothing of a batch was fit for use; it is all in quarantine by now.
+def _refuse_all(source: Source, batch: _Batch, done: StepOutcome) -> None:
+    """Tell the user that no row of a batch can be used; all of it is in quarantine by now.
 
     Raises:
         RefusedFile: always.
     """
-    record.input = {**(record.input or {}), "refused": True}
+    with leaving(replace(done, input={**(done.input or {}), "refused": True})):
+        raise _all_refused(source, batch, done.counts.rows_in or 0)
+
+
+def _all_refused(source: Source, batch: _Batch, rows: int) -> RefusedFile:
     faults = [x.fault for x in batch.landings if x.fault]
     if faults:
-        raise RefusedFile("; ".join(faults))
+        return RefusedFile("; ".join(faults))
     table = f"quarantine.{source.name}"
     found = lake.read(table).where(batch.slices).groupBy("rule").agg({"*": "count", "value": "min"})
     worst = sorted((tuple(r) for r in found.select("rule", "count(1)", "min(value)").collect()), key=lambda r: -r[1])
     shown = "; ".join(
         f"{rule}: {count}" + (f", such as '{value}'" if value else "") for rule, count, value in worst[:3]
     )
-    raise RefusedFile(
-        f"none of the {record.counts.rows_in} rows that arrived can be used ({shown})",
+    return RefusedFile(
+        f"none of the {rows} rows that arrived can be used ({shown})",
         where=", ".join(x.file_name for x in batch.landings[:3]),
         next_step=f"see `exchange quarantine {source.table}`; correct {source.file} or the contract",
     )
 
 
-def _nothing_changed(source: Source, pointer: Pointer | None, batch: _Batch, record: Recorded) -> None:
+def _nothing_changed(source: Source, pointer: Pointer | None, batch: _Batch, done: StepOutcome) -> StepOutcome:
     """Everything that landed was already there: the pointer takes note, and no version is made."""
-    record.status = "unchanged"
     if pointer:
         advance(source.table, landing_id=batch.watermark)
-    else:
-        # A first file without rows: no version can tell that it was taken in, and no run needs to look at it again.
-        record.input = {**(record.input or {}), "refused": True}
+        return replace(done, status="unchanged")
+    # A first file without rows: no version can tell that it was taken in, and no run needs to look at it again.
+    return replace(done, status="unchanged", input={**(done.input or {}), "refused": True})

@@ -31,7 +31,7 @@ from jobs.registry import reading, transaction
 from jobs.registry.locks import hold
 from jobs.registry.models import Check
 from jobs.registry.models import Release as ReleaseRow
-from jobs.registry.runs import recorded
+from jobs.registry.runs import StepOutcome, recorded
 from jobs.release import archive, credential
 from jobs.release.difference import Fingerprint, Side, difference, fingerprint, rows_of
 from jobs.release.lineage import lineage
@@ -355,8 +355,8 @@ def test_origin_is_that_of_the_version_read_even_if_the_input_moved_on(desk: Des
         (SOURCE, "silver", f"silver.{SOURCE}", {"landing_id": built_on}, 0),
         ("upstream", "gold", "gold.upstream", {"tables": {f"silver.{SOURCE}": 0}}, 3),
     ):
-        with recorded("r", step, "source" if step == "silver" else "product", name, NOW, table) as record:
-            record.input, record.output_version = made, version
+        outcome = StepOutcome(input=made, output_version=version)
+        recorded("r", step, "source" if step == "silver" else "product", name, NOW, table, lambda done=outcome: done)
     assert desk.release().is_new
     assert set(manifest_of("1.0.0")["landed"]) == first
     through = lineage({"tables": {"gold.upstream": 3}})

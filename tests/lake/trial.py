@@ -17,11 +17,11 @@ import yaml
 
 from jobs import lake
 from jobs.declared.contract import load_contract
-from jobs.flow import StepResult, run_step
+from jobs.flow import StepRun, run_step
 from jobs.lake.pointers import move, pointer
 from jobs.registry import reading
 from jobs.registry.models import Check, Landing, Run
-from jobs.registry.runs import last_build, recorded
+from jobs.registry.runs import StepOutcome, last_build, recorded
 from jobs.settings import settings
 
 FIRST = datetime(2026, 1, 1, tzinfo=UTC)
@@ -113,16 +113,16 @@ class Source:
         os.utime(path, (past, past))
         return path
 
-    def land(self, content: Any, at: int | datetime = 0, file: str | None = None) -> StepResult:
+    def land(self, content: Any, at: int | datetime = 0, file: str | None = None) -> StepRun:
         """Drop one file and land it under a logical date."""
         self.drop(content, file)
         return self.step("land", at)
 
-    def step(self, step: str, at: int | datetime = 0, run_id: str = "r") -> StepResult:
+    def step(self, step: str, at: int | datetime = 0, run_id: str = "r") -> StepRun:
         """Run one step."""
         return run_step(step, self.name, at if isinstance(at, datetime) else day(at), run_id)
 
-    def build(self, at: int | datetime = 0) -> StepResult:
+    def build(self, at: int | datetime = 0) -> StepRun:
         """Bronze, silver, and the checked version moved to what was built, without running expectations."""
         self.step("bronze", at)
         built = self.step("silver", at)
@@ -134,7 +134,7 @@ class Source:
         """Let the checked version stand on the newest one, as a passed check does."""
         accept(self.table)
 
-    def take(self, content: Any, at: int | datetime = 0, file: str | None = None) -> StepResult:
+    def take(self, content: Any, at: int | datetime = 0, file: str | None = None) -> StepRun:
         """Land one file and build with it."""
         self.land(content, at, file)
         return self.build(at)
@@ -146,9 +146,10 @@ class Source:
         """
         moved = {"read_on": f"date_add(read_on, {number}) AS read_on"}
         rows = lake.read(self.table, 1).selectExpr(*[moved.get(c, c) for c in lake.columns_at(self.table)])
-        with recorded("r", "silver", "source", self.name, day(number), self.table) as record:
-            record.output_version = lake.append(self.table, rows)
-            record.input = {"landing_id": 1}
+        recorded(
+            "r", "silver", "source", self.name, day(number), self.table,
+            lambda: StepOutcome(input={"landing_id": 1}, output_version=lake.append(self.table, rows)),
+        )  # fmt: skip
         self.accept()
 
     def is_written_meanwhile(self, where: str, patch: pytest.MonkeyPatch) -> None:
@@ -248,7 +249,7 @@ class Exchange:
         return name
 
 
-def build_product(name: str, at: int = 0) -> StepResult:
+def build_product(name: str, at: int = 0) -> StepRun:
     """Gold, and the checked version moved to what was built."""
     built = run_step("gold", name, day(at), "r")
     if built.status == "succeeded":
