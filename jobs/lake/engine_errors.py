@@ -9,6 +9,7 @@ from pathlib import Path
 
 from jobs.errors import ExchangeError, Overtaken
 from jobs.lake import objects
+from jobs.lake.delta_release import delta_release
 from jobs.lake.engine import said, without_token
 from jobs.settings import settings
 
@@ -91,7 +92,7 @@ def no_delta(error: Exception) -> ExchangeError | None:
     return ExchangeError(
         "the engine has no Delta Lake",
         where="EXCHANGE_SPARK",
-        expected="a Spark Connect server with delta-spark 4.4.0, its extension and its catalogue",
+        expected=f"a Spark Connect server with delta-spark {delta_release()}, its extension and its catalogue",
         next_step="start it with the settings of `_connect_settings` in jobs/operate/cluster/engine.py",
     )
 

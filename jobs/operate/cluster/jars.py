@@ -16,6 +16,7 @@ from pathlib import Path
 from xml.sax.saxutils import quoteattr
 
 from jobs.errors import ExchangeError, PublisherError, Tampered
+from jobs.lake.delta_release import delta_coordinates
 from jobs.lake.objects import sha256_of
 from jobs.operate.cluster.java import find_java
 from jobs.operate.processes import last_words
@@ -23,9 +24,8 @@ from jobs.settings import settings
 
 LOCK = Path(__file__).parent / "jars.lock"
 
-# Resolved with all that they need, except hadoop-aws: it would bring the whole AWS SDK, 600 MB of it.
+# Resolved with all that they need, as Delta is; except hadoop-aws: it would bring the whole AWS SDK, 600 MB of it.
 _WANTED = (
-    "io.delta:delta-spark_4.1_2.13:4.4.0",
     "software.amazon.awssdk:s3:2.29.52",
     "software.amazon.awssdk:s3-transfer-manager:2.29.52",
     "software.amazon.awssdk:sts:2.29.52",
@@ -110,7 +110,7 @@ def write_lock() -> list[Jar]:
     """
     theirs = {_name(file.name) for file in (spark_home() / "jars").iterdir()}
     with tempfile.TemporaryDirectory() as draft:
-        _retrieve(list(_WANTED), list(_WANTED_ALONE), Path(draft), alone=False)
+        _retrieve([delta_coordinates(), *_WANTED], list(_WANTED_ALONE), Path(draft), alone=False)
         jars = [_described(file) for file in sorted(Path(draft).glob("*.jar"))]
     kept = [jar for jar in jars if jar.artifact not in theirs]
     lines = [f"{jar.coordinates} {jar.sha256}\n" for jar in kept]

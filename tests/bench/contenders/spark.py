@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 from typing import Any
 
+from jobs.lake.delta_release import delta_coordinates
 from tests.bench.contenders.work import CODES, CONTRADICTION, FILE_NAME, KEY, LOGICAL_DATE, RUN_ID, Work, hold
 
-_PACKAGE = "io.delta:delta-spark_4.1_2.13:4.4.0"
 _ORIGIN = ("_file", "_row", "_landing_sha256", "_run_id", "_logical_date")
 _SILVER = ("meter_code", "read_at", "energy_kwh", "status_code", "read_month", *_ORIGIN)
 
@@ -56,7 +56,7 @@ def start(work: Work) -> Any:
 
     return (
         SparkSession.builder.master("local[*]")
-        .config("spark.jars.packages", _PACKAGE)
+        .config("spark.jars.packages", delta_coordinates())
         .config("spark.sql.extensions", "io.delta.sql.DeltaSparkSessionExtension")
         .config("spark.sql.catalog.spark_catalog", "org.apache.spark.sql.delta.catalog.DeltaCatalog")
         .config("spark.sql.session.timeZone", "UTC")
