@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote as url_quote
 
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
 from jobs.check import evidence
 from jobs.check.evaluate import quiet
 from jobs.declared.compile import compile_rules
@@ -28,28 +30,17 @@ SHOWN_CHECKS = 5
 
 # Data Docs as GX writes them fetch scripts, styles and a counting image from elsewhere. The exchange's pages fetch
 # nothing: what would is taken out, and the policy keeps a browser from running what a publisher's value may hold.
-_POLICY = """<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">"""
 _REMOTE = re.compile(
     r"<script\b.*?</script>|<link\b[^>]*>|<img\b[^>]*>|<footer\b.*?</footer>|background: url\('https?:[^;]*;", re.DOTALL
 )
-_STYLE = """
-:root{color-scheme:light dark;--line:#8884;--soft:#8882}
-body{font:15px/1.5 system-ui,sans-serif;max-width:75rem;margin:2rem auto;padding:0 1rem}
-table{border-collapse:collapse;width:100%;margin:.5rem 0 1.5rem}
-th,td{border-bottom:1px solid var(--line);padding:.3rem .6rem;text-align:left;vertical-align:top}
-td{overflow-wrap:anywhere}th{background:var(--soft)}code{font-size:.9em}
-section{margin-top:3rem}h2{border-bottom:2px solid var(--line)}
-.failed{color:#c62828;font-weight:600}.passed{color:#2e7d32;font-weight:600}
-"""
-_DATA_DOCS_STYLE = """
-:root{color-scheme:light dark}body{font:15px/1.5 system-ui,sans-serif;max-width:75rem;margin:0 auto;padding:0 1rem}
-table{border-collapse:collapse;width:100%;margin:.5rem 0}ul{list-style:none;padding-left:0}
-th,td{border:1px solid #8884;padding:.3rem .6rem;text-align:left;vertical-align:top}
-.badge{background:#8882;border-radius:.3rem;padding:0 .3rem;font-family:monospace}.card{margin:1rem 0}
-.fa-check-circle::before{content:"\\2714";color:#2e7d32}.fa-times::before{content:"\\2716";color:#c62828}
-.fa-exclamation-triangle::before{content:"\\26a0";color:#b26a00}
-nav.navbar,button,.modal,.cooltip,.ge-index-page-site-name-title,.navigation,.sticky{display:none!important}
-"""
+_EFFECTS = {"error": "the version is not released", "warning": "the grade falls", "info": "it is shown"}
+_templates = Environment(
+    loader=PackageLoader("jobs.portal"),
+    autoescape=True,
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
 
 
 @dataclass(frozen=True)
@@ -71,6 +62,30 @@ class _Checked:
         name = f"{self.document['delta_version']}-{self.digest[:16]}"
         when = datetime.fromisoformat(self.document["logical_date"]).astimezone(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
         return self.document["table"], name, when, "version"
+
+
+@dataclass(frozen=True)
+class _Table:
+    """What the index shows of a table: its contract, rules and last checks, or what is wrong with the contract."""
+
+    name: str
+    contract: Contract | None = None
+    rules: Sequence[Rule] = ()
+    checks: Sequence[_Checked] = ()
+    mistake: DeclarationError | None = None
+
+    @property
+    def purpose(self) -> str:
+        """What the table is for, in the contract's words."""
+        if self.contract is None:
+            return ""
+        about = self.contract.document.get("description") or {}
+        return self.contract.description or (about.get("purpose") if isinstance(about, dict) else about) or ""
+
+    @property
+    def remark(self) -> str | None:
+        """What the reader should know of how the table is checked."""
+        return whole_table_read(self.contract) if self.contract else None
 
 
 def build_docs() -> Path:
@@ -205,96 +220,22 @@ def _self_contained(page: str, table: str) -> str:
     plain = _REMOTE.sub("", page)
     # What GX links to as the suite's page, the index shows as the table's rules.
     plain = re.sub(r'href="((?:\.\./)+)expectations/[^"]*"', rf'href="\1../index.html#{table}"', plain)
-    return plain.replace("</head>", f"{_POLICY}<style>{_DATA_DOCS_STYLE}</style></head>", 1)
+    return plain.replace("</head>", f"{_templates.get_template('data_docs_head.html').render()}</head>", 1)
 
 
 def _index(checks: dict[str, list[_Checked]]) -> str:
-    tables = list(_tables())
-    links = " · ".join(f'<a href="#{_text(name)}">{_text(name)}</a>' for name, _ in tables)
-    sections = "".join(
-        _section(name, found, checks.get(name, [])) if isinstance(found, Contract) else _unreadable(name, found)
-        for name, found in tables
-    )
-    return (
-        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Tables of the exchange</title>{_POLICY}'
-        f"<style>{_STYLE}</style></head><body><h1>Tables of the exchange</h1><nav>{links}</nav>{sections}</body></html>"
+    return _templates.get_template("tables.html").render(
+        tables=list(_tables(checks)), dimensions=DIMENSIONS, effects=_EFFECTS
     )
 
 
-def _tables() -> Iterator[tuple[str, Contract | DeclarationError]]:
-    """Every table that has a contract, gold first, with the contract or what is wrong with it."""
+def _tables(checks: dict[str, list[_Checked]]) -> Iterator[_Table]:
+    """Every table that has a contract, gold first."""
     for layer in ("gold", "silver"):
         for file in sorted((settings().catalogue / "expectations" / layer).glob("*.yaml")):
             name = f"{layer}.{file.stem}"
             try:
                 contract = load_contract(name)
-                compile_rules(contract)
-                yield name, contract
+                yield _Table(name, contract, compile_rules(contract), checks.get(name, []))
             except DeclarationError as mistake:
-                yield name, mistake
-
-
-def _unreadable(name: str, mistake: DeclarationError) -> str:
-    return f'<section id="{_text(name)}"><h2>{_text(name)}</h2><p class="failed">{_text(mistake)}</p></section>'
-
-
-def _section(name: str, contract: Contract, checks: list[_Checked]) -> str:
-    about = contract.document.get("description") or {}
-    purpose = about.get("purpose") if isinstance(about, dict) else about
-    remark = whole_table_read(contract)
-    columns = [
-        (
-            f"<code>{_text(c.name)}</code>",
-            _text(c.type.lower()),
-            _text(c.description),
-            _text(c.unit or ""),
-            _text(c.classification),
-            "key" if c.key_position is not None else "always" if c.required else "",
-        )
-        for c in contract.columns
-    ]
-    return (
-        f'<section id="{_text(name)}"><h2>{_text(name)}</h2><p>{_text(contract.description or purpose or "")}</p>'
-        f"<p>Contract {_text(contract.version)}, sha256 <code>{contract.digest[:16]}…</code></p>"
-        + (f"<p>{_text(remark)}</p>" if remark else "")
-        + _table(("Column", "Type", "Meaning", "Unit", "Class", "Present"), columns)
-        + "<h3>Rules</h3>"
-        + _table(("Rule", "What must hold", "Dimension", "If broken"), [_rule_row(r) for r in compile_rules(contract)])
-        + "<h3>Checks</h3>"
-        + (_check_table(checks) if checks else "<p>Not checked yet.</p>")
-        + "</section>"
-    )
-
-
-def _rule_row(rule: Rule) -> tuple[str, ...]:
-    effect = {"error": "the version is not released", "warning": "the grade falls", "info": "it is shown"}
-    return f"<code>{_text(rule.id)}</code>", _text(rule.description), rule.dimension, effect[rule.severity]
-
-
-def _check_table(checks: list[_Checked]) -> str:
-    rows = []
-    for check in checks:
-        found = check.document
-        failed = [_text(rule["id"]) for rule in found["rules"] if not rule["success"]]
-        scores = (found["dimensions"].get(d) for d in DIMENSIONS)
-        rows.append(
-            (
-                f'<a href="{check.page}">version {found["delta_version"]}</a>',
-                _text(found["logical_date"][:16]),
-                f"{found['rows']:,}" + ("" if found["scope"] is None else " (the rows that changed)"),
-                '<span class="passed">passed</span>' if found["passed"] else '<span class="failed">failed</span>',
-                f"{found['grade']} ({found['score']:.1f})",
-                *("not assessed" if score is None else f"{score:.1f}" for score in scores),
-                ", ".join(failed),
-            )
-        )
-    return _table(("Check", "As of (UTC)", "Rows", "Result", "Grade", *map(str.capitalize, DIMENSIONS), "Failed"), rows)
-
-
-def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
-    body = "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows)
-    return "<table><tr>" + "".join(f"<th>{_text(cell)}</th>" for cell in head) + f"</tr>{body}</table>"
-
-
-def _text(value: Any) -> str:
-    return html.escape(str(value))
+                yield _Table(name, mistake=mistake)
