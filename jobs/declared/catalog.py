@@ -10,8 +10,8 @@ from typing import Any, Literal, TypeVar
 
 from pydantic import Field, field_validator
 
-from jobs.declared.connector import Connector
-from jobs.declared.format import Format
+from jobs.declared.connector import AnyConnector
+from jobs.declared.format import AnyFormat
 from jobs.declared.yaml_file import Declared, line_of, read_model
 from jobs.errors import DeclarationError, NotFound
 from jobs.settings import settings
@@ -88,8 +88,8 @@ class SourceDeclaration(Declared):
     licence: Licence
     rights: Rights
     cadence: str
-    connector: Connector
-    format: Format
+    connector: AnyConnector
+    format: AnyFormat
     reshape: Reshape | None = None
     drop: tuple[Drop, ...] = ()
     silver: Silver

@@ -1,13 +1,20 @@
-"""The ``connector:`` block of a source: how its bytes arrive, checked before anything is fetched."""
+"""The ``connector:`` block of a source: how its bytes arrive, checked before anything is fetched.
 
+To add a connector, write its model here, list it in `CONNECTORS`, and write ``jobs/land/connectors/<type>.py`` with
+``fetch``. A package outside the exchange adds one as `jobs.extensions` describes.
+"""
 from __future__ import annotations
 
 from pathlib import PurePosixPath
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, Field, PlainValidator, SerializeAsAny
 
-# Formats that run code when they are opened; no connector hands them on.
+from jobs.declared.block import Block, by_type, choose
+
+GROUP = "exchange.connectors"
+
+# Formats that run code when they are opened; no connector fetches them.
 EXECUTABLE_SUFFIXES = frozenset({".pkl", ".pickle", ".joblib", ".dill", ".cloudpickle", ".npy", ".npz", ".pt", ".pth"})
 
 
@@ -29,10 +36,12 @@ def is_executable(name: str) -> bool:
 Globs = Annotated[tuple[str, ...], Field(min_length=1), AfterValidator(_globs)]
 
 
-class PackageConnector(BaseModel):
-    """Files inside a wheel of a package index; an older version is an older vintage."""
+class Connector(Block):
+    """What all connectors share: their type."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+
+class PackageConnector(Connector):
+    """Files inside a wheel of a package index; an older version is an older vintage."""
 
     type: Literal["package"] = "package"
     package: str = Field(pattern=r"^[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?$", max_length=100)
@@ -40,13 +49,19 @@ class PackageConnector(BaseModel):
     files: Globs = Field(description="paths or globs of members of the wheel")
 
 
-class DropConnector(BaseModel):
+class DropConnector(Connector):
     """Files that a person or partner puts into the source's watched folder."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     type: Literal["drop"] = "drop"
     files: Globs = Field(description="globs of file names in the folder")
 
 
-Connector = Annotated[PackageConnector | DropConnector, Field(discriminator="type")]
+CONNECTORS: dict[str, type[Connector]] = by_type(PackageConnector, DropConnector)
+
+
+def _choose(value: Any) -> Connector:
+    return choose(value, CONNECTORS, GROUP, Connector)
+
+
+# Any connector in YAML. Serialized with all fields of its own model, not only with those that all share.
+AnyConnector = Annotated[SerializeAsAny[Connector], PlainValidator(_choose)]

@@ -1,11 +1,19 @@
-"""The ``format:`` block of a source: what its bytes mean, checked before any byte is read."""
+"""The ``format:`` block of a source: what its bytes mean, checked before any byte is read.
+
+To add a format, write its model here, list it in `FORMATS`, and write ``jobs/bronze/formats/<type>.py`` with ``read``.
+A package outside the exchange adds one as `jobs.extensions` describes.
+"""
 
 from __future__ import annotations
 
 import codecs
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, PlainValidator, SerializeAsAny, field_validator, model_validator
+
+from jobs.declared.block import Block, by_type, choose
+
+GROUP = "exchange.formats"
 
 
 def _codec(name: str) -> str:
@@ -42,13 +50,11 @@ Character = Annotated[str, AfterValidator(_character)]
 Columns = Annotated[tuple[str, ...], Field(min_length=1), AfterValidator(_distinct)]
 
 
-class _Form(BaseModel):
-    """What every form shares: the encoding, the published names, the members wanted from an archive."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
+class Format(Block):
+    """What all formats share: the encoding, the published names, which members of an archive to read."""
 
     encoding: Encoding = Field(default="utf-8", description="encoding of the text; a byte order mark is always dropped")
-    columns: Columns = Field(description="names as published, in the order they are wanted")
+    columns: Columns = Field(description="names as published, in the order of the bronze table")
     null_values: tuple[str, ...] = Field(default=("",), description="texts that mean no value; applied when typed")
     members: tuple[str, ...] = Field(
         default=(), description="globs choosing the members of a zip or tar; needed when it holds several files"
@@ -62,11 +68,11 @@ class _Form(BaseModel):
         return value
 
 
-class Delimited(_Form):
+class Delimited(Format):
     """Text with one record a line and a character between cells: CSV, TSV and their relatives."""
 
     type: Literal["delimited"] = "delimited"
-    delimiter: Character | None = Field(default=None, description="between cells; null: found from the first lines")
+    delimiter: Character | None = Field(default=None, description="between cells; null: guessed from the first lines")
     quote: Character | None = Field(default='"', description="around cells; null: quotes mean nothing")
     escape: Character | None = Field(default=None, description="makes the next character literal; null: none")
     header: bool = Field(default=True, description="the first line names the columns, which are matched by name")
@@ -80,13 +86,13 @@ class Delimited(_Form):
         return self
 
 
-class JsonLines(_Form):
+class JsonLines(Format):
     """One JSON object a line."""
 
     type: Literal["json_lines"] = "json_lines"
 
 
-class JsonDocument(_Form):
+class JsonDocument(Format):
     """One JSON document that holds an array of objects."""
 
     type: Literal["json"] = "json"
@@ -98,4 +104,12 @@ class JsonDocument(_Form):
         return tuple(self.record_path.split(".")) if self.record_path else ()
 
 
-Format = Annotated[Delimited | JsonLines | JsonDocument, Field(discriminator="type")]
+FORMATS: dict[str, type[Format]] = by_type(Delimited, JsonLines, JsonDocument)
+
+
+def _choose(value: Any) -> Format:
+    return choose(value, FORMATS, GROUP, Format)
+
+
+# Any format in YAML. Serialized with all fields of its own model, not only with those that all share.
+AnyFormat = Annotated[SerializeAsAny[Format], PlainValidator(_choose)]

@@ -16,7 +16,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from jobs.bronze.formats import read
-from jobs.bronze.formats.delimited import read_delimited
+from jobs.bronze.formats.delimited import read as read_delimited
 from jobs.bronze.formats.window import Bounds
 from jobs.declared.format import Delimited
 from jobs.errors import RefusedFile

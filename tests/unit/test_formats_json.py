@@ -14,7 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jobs.bronze.formats import read
-from jobs.bronze.formats.json_text import read_json_document, read_json_lines
+from jobs.bronze.formats.json import read as read_json_document
+from jobs.bronze.formats.json_lines import read as read_json_lines
 from jobs.bronze.formats.window import Bounds
 from jobs.declared.format import JsonDocument, JsonLines
 from jobs.errors import RefusedFile

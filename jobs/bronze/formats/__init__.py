@@ -1,21 +1,26 @@
-"""Formats: bytes in, Arrow batches and refused rows out, whatever the publisher chose to send."""
+"""Formats: bytes in, Arrow batches and refused rows out, whatever the publisher chose to send.
+
+A format's module is named after its type and has one function ``read(member, form)`` that yields the batches of one
+member, as `read` below describes them; `batches.Batches` builds them. Modules that are no type are what formats share.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from jobs.declared.format import Delimited, Format, JsonDocument, JsonLines
+from jobs import extensions
+from jobs.declared.format import FORMATS, GROUP, Format
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["Delimited", "Format", "JsonDocument", "JsonLines", "read"]
+    from jobs.land import Member
 
 
 def read(path: Path, file_name: str, form: Format) -> Iterator[pa.RecordBatch]:
-    """Read a landed file as batches of rows, good and refused, in bounded memory.
+    """Read a landed file as batches of rows, good and refused, in bounded memory, by the module of the format's type.
 
     Every batch has the declared columns in declared order (text exactly as received; null only where JSON has null or
     no such key), then ``_extra`` (undeclared columns as a JSON object), ``_refused`` (the reason; null for a good row),
@@ -29,18 +34,14 @@ def read(path: Path, file_name: str, form: Format) -> Iterator[pa.RecordBatch]:
         form: the source's ``format:`` block.
 
     Raises:
-        RefusedFile: the file cannot be read. It may come after some batches (a gz that is cut off); whoever writes
-            them then throws them away.
+        RefusedFile: the file cannot be read. It may come after some batches (a truncated gz); the caller then discards
+            them.
         NotFound: there is no such file.
     """
-    from jobs.bronze.formats.delimited import read_delimited
-    from jobs.bronze.formats.json_text import read_json_document, read_json_lines
     from jobs.land import members
 
+    name = form.type
+    own = f"{__name__}.{name}" if name in FORMATS else None
+    read_member: Callable[[Member, Format], Iterator[pa.RecordBatch]] = extensions.attribute(GROUP, name, "read", own)
     for member in members(path, file_name, form.members):
-        if isinstance(form, Delimited):
-            yield from read_delimited(member, form)
-        elif isinstance(form, JsonLines):
-            yield from read_json_lines(member, form)
-        else:
-            yield from read_json_document(member, form)
+        yield from read_member(member, form)

@@ -25,7 +25,7 @@ _SMALL = 64 << 10
 _BOM = b"\xef\xbb\xbf"
 
 
-def read_delimited(member: Member, form: Delimited, bounds: Bounds = BOUNDS) -> Iterator[pa.RecordBatch]:
+def read(member: Member, form: Delimited, bounds: Bounds = BOUNDS) -> Iterator[pa.RecordBatch]:
     """Read one member in bounded memory.
 
     A block whose quotes are all where quotes belong goes through Arrow's reader. From a stray or open quote on, the

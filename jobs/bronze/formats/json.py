@@ -1,0 +1,236 @@
+"""A JSON document: an array of objects, somewhere within a document of any size."""
+
+from __future__ import annotations
+
+import codecs
+import json
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import pyarrow as pa
+
+from jobs.bronze.formats.batches import Batches
+from jobs.bronze.formats.json_text import DECODER, SHOWN_KEYS, Rows, compact, empty
+from jobs.bronze.formats.text import MARKS, Utf8, refuse_page, shown
+from jobs.bronze.formats.window import BOUNDS, Bounds
+from jobs.declared.format import JsonDocument
+from jobs.errors import RefusedFile
+from jobs.land import Member
+
+_STRUCTURE = re.compile(r'["{}\[\]]')
+_STRING = re.compile(r'"(?:[^"\\]++|\\.)*+"', re.S)
+_SPACE = re.compile(r"[ \t\r\n]*")
+
+
+def read(member: Member, form: JsonDocument, bounds: Bounds = BOUNDS) -> Iterator[pa.RecordBatch]:
+    """Read the array at ``record_path`` as it streams. ``_row`` is the record's number in the array (from 1).
+
+    Values become text as in JSON lines. A record may take as much as a block.
+
+    Raises:
+        RefusedFile: empty, an HTML page, not JSON, cut off, or without an array at the path (the message shows what
+            is there, which for a publisher's error reply is its error). It may come after batches.
+    """
+    text = Utf8(member.stream, form.encoding)
+    cursor = _Cursor(text, bounds.block, member.name)
+    first = cursor.peek()
+    refuse_page(text.head, member.name, "a JSON document")
+    if not first:
+        raise empty(member.name)
+    rows = Rows(form.columns, Batches(form.columns, member.name))
+    size = 0
+    for number, (value, raw) in enumerate(_walk(cursor, form.path, (), member.name), start=1):
+        rows.add(number, value, lambda raw=raw: shown(raw))  # type: ignore[misc]  # mypy types no lambda defaults
+        size += len(raw)
+        if size >= bounds.block:
+            yield from rows.batches()
+            size = 0
+    yield from rows.batches()
+    if cursor.peek():
+        raise cursor.wrong("text after the end of the document", "one document; for several use type: json_lines")
+
+
+def _walk(cursor: _Cursor, path: tuple[str, ...], above: tuple[str, ...], where: str) -> Iterator[tuple[Any, str]]:
+    if not path:
+        if cursor.peek() != "[":
+            raise _no_array(cursor, above, where)
+        yield from cursor.array()
+        return
+    if cursor.peek() != "{":
+        raise _no_array(cursor, above, where, path[0])
+    seen: dict[str, str] = {}
+    found = False
+    for key in cursor.keys():  # noqa: SIM118 - a cursor is no mapping
+        if key == path[0] and not found:
+            found = True
+            yield from _walk(cursor, path[1:], (*above, key), where)
+        else:
+            value = cursor.skip()
+            if len(seen) < SHOWN_KEYS:
+                seen[key] = value
+    if not found:
+        raise _no_key(path[0], above, seen, where)
+
+
+def _no_array(cursor: _Cursor, above: tuple[str, ...], where: str, key: str | None = None) -> RefusedFile:
+    place = ".".join(above) or "the document"
+    expected = f"an object with the key {key!r}" if key else "an array of records"
+    if cursor.peek() == "{":
+        seen = {name: cursor.skip() for name, _ in zip(cursor.keys(), range(SHOWN_KEYS), strict=False)}
+        what = f"{place} is an object with {_listed(seen)}"
+    else:
+        what = f"{place} is {'an array' if cursor.peek() == '[' else cursor.skip()}"
+    return RefusedFile(
+        what, where=where, expected=expected, next_step="correct record_path, or see what the reply says"
+    )
+
+
+def _no_key(key: str, above: tuple[str, ...], seen: Mapping[str, str], where: str) -> RefusedFile:
+    place = ".".join(above) or "the document"
+    return RefusedFile(
+        f"{place} has no key {key!r}; there {'is' if len(seen) == 1 else 'are'} {_listed(seen) or 'none'}",
+        where=where,
+        expected=f"record_path {'.'.join((*above, key))}...",
+        next_step="correct record_path, or see what the reply says",
+    )
+
+
+def _listed(seen: Mapping[str, str]) -> str:
+    return ", ".join(f"{key}: {value}" for key, value in seen.items())
+
+
+class _Cursor:
+    """A place in a JSON document of any size, of which only the part being read is held."""
+
+    def __init__(self, text: Utf8, limit: int, where: str) -> None:
+        self._text = text
+        self._limit = limit
+        self._where = where
+        self._decoder = codecs.getincrementaldecoder("utf-8")(errors=MARKS)
+        self._buffer = ""
+        self._at = 0
+        self._passed = 0
+        self._ended = False
+
+    def wrong(self, what: str, expected: str | None = None) -> RefusedFile:
+        """Say that the document is not what it should be, at this place."""
+        return RefusedFile(
+            f"{what} at character {self._passed + self._at + 1}",
+            where=self._where,
+            expected=expected,
+            next_step="fetch it again; if it comes the same, tell the publisher",
+        )
+
+    def peek(self) -> str:
+        """Skip white space and return the next character, or nothing at the end."""
+        while True:
+            match = _SPACE.match(self._buffer, self._at)
+            self._at = match.end() if match else self._at
+            if self._at < len(self._buffer):
+                return self._buffer[self._at]
+            if not self._more():
+                return ""
+
+    def keys(self) -> Iterator[str]:
+        """Go through an object: each key, with the cursor at its value, which the caller reads or skips."""
+        self._take("{")
+        if self.peek() == "}":
+            self._at += 1
+            return
+        while True:
+            if self.peek() != '"':
+                raise self._syntax("a key in quotes")
+            key = self.value()[0]
+            self._take(":")
+            yield key
+            if self.peek() != ",":
+                self._take("}")
+                return
+            self._at += 1
+
+    def array(self) -> Iterator[tuple[Any, str]]:
+        """Go through an array: each value with its text."""
+        self._take("[")
+        if self.peek() == "]":
+            self._at += 1
+            return
+        while True:
+            self.peek()
+            yield self.value()
+            if self.peek() != ",":
+                self._take("]")
+                return
+            self._at += 1
+
+    def value(self) -> tuple[Any, str]:
+        """Read the value at the cursor: parsed, and its text."""
+        while True:
+            problem = "a value without end"
+            try:
+                value, end = DECODER.raw_decode(self._buffer, self._at)
+            except RecursionError as error:
+                raise self.wrong("values nested too deeply") from error
+            except json.JSONDecodeError as error:
+                problem = f"not JSON ({error.msg})"
+            else:
+                # A number may go on in what was not read yet.
+                if end < len(self._buffer) or self._ended:
+                    raw = self._buffer[self._at : end]
+                    self._at = end
+                    return value, raw
+            if len(self._buffer) - self._at > self._limit:
+                raise self.wrong(f"{problem} within {self._limit} characters, in the value that begins")
+            if not self._more():
+                raise self.wrong(f"{problem}; the document may be cut off, in the value that begins")
+
+    def skip(self) -> str:
+        """Pass over the value at the cursor, whatever its size, and say what it is in a few words."""
+        opening = self.peek()
+        if opening not in ("{", "["):
+            return compact(self.value()[0])[:100]
+        depth = 0
+        while True:
+            match = _STRUCTURE.search(self._buffer, self._at)
+            if match is None:
+                self._at = len(self._buffer)
+                self._need_more()
+                continue
+            self._at = match.start()
+            if match.group() == '"':
+                self._skip_string()
+                continue
+            self._at += 1
+            depth += 1 if match.group() in "{[" else -1
+            if depth == 0:
+                return "an object" if opening == "{" else "an array"
+
+    def _skip_string(self) -> None:
+        while not (match := _STRING.match(self._buffer, self._at)):
+            if len(self._buffer) - self._at > self._limit:
+                raise self.wrong("a text without end")
+            self._need_more()
+        self._at = match.end()
+
+    def _take(self, mark: str) -> None:
+        if self.peek() != mark:
+            raise self._syntax(repr(mark))
+        self._at += 1
+
+    def _syntax(self, expected: str) -> RefusedFile:
+        found = self.peek()
+        return self.wrong(f"not JSON: found {found!r}" if found else "the document is cut off", expected)
+
+    def _need_more(self) -> None:
+        if not self._more():
+            raise self.wrong("the document is cut off")
+
+    def _more(self) -> bool:
+        if self._ended:
+            return False
+        data = self._text.read(1 << 20)
+        self._ended = not data
+        self._passed += self._at
+        self._buffer = self._buffer[self._at :] + self._decoder.decode(data, final=self._ended)
+        self._at = 0
+        return True

@@ -1,0 +1,72 @@
+"""JSON lines: one object a line."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+
+import pyarrow as pa
+
+from jobs.bronze.formats.batches import Batches
+from jobs.bronze.formats.careful import too_long
+from jobs.bronze.formats.json_text import DECODER, Rows, empty
+from jobs.bronze.formats.text import RAW_LIMIT, Utf8, refuse_page
+from jobs.bronze.formats.window import BOUNDS, Bounds, Window, line_ends
+from jobs.declared.format import JsonLines
+from jobs.errors import RefusedFile
+from jobs.land import Member
+
+
+def read(member: Member, form: JsonLines, bounds: Bounds = BOUNDS) -> Iterator[pa.RecordBatch]:
+    """Read one object a line; a line that is none is a refused row. ``_row`` is the line's number (from 1).
+
+    An absent key and null are both null; true, false and numbers are their own text; arrays and objects are compact
+    JSON. A line may take as much as a block.
+
+    Raises:
+        RefusedFile: empty, an HTML page, or a document that goes over several lines.
+    """
+    text = Utf8(member.stream, form.encoding)
+    window = Window(text, bounds.block)
+    window.fill()
+    refuse_page(text.head, member.name, "JSON lines")
+    if not window.data.strip():
+        raise empty(member.name)
+    if window.data.split(b"\n", 1)[0].strip() in (b"[", b"{"):
+        raise RefusedFile(
+            "a JSON document that goes over several lines",
+            where=member.name,
+            expected="one object a line",
+            next_step="declare type: json with its record_path",
+        )
+    rows = Rows(form.columns, Batches(form.columns, member.name))
+    while window.fill():
+        found, following = line_ends(window.data)
+        ends, nexts = found.tolist(), following.tolist()
+        if window.ended and (not nexts or nexts[-1] < len(window.data)):
+            ends.append(len(window.data))
+            nexts.append(len(window.data))
+        if not ends:
+            line = window.line
+            rows.refuse(line, too_long(bounds.block), text.show(window.skip_line(RAW_LIMIT)))
+            yield from rows.batches()
+            continue
+        start = 0
+        for line, (end, following_line) in enumerate(zip(ends, nexts, strict=True), start=window.line):
+            _read_line(rows, line, window.data[start:end], text)
+            start = following_line
+        window.advance(start, len(ends))
+        yield from rows.batches()
+
+
+def _read_line(rows: Rows, line: int, raw: bytes, text: Utf8) -> None:
+    if not raw.strip():
+        return
+    try:
+        rows.add(line, DECODER.decode(raw.decode()), lambda: text.show(raw))
+    except UnicodeDecodeError:
+        rows.refuse(line, text.why(raw), text.show(raw))
+    except json.JSONDecodeError as error:
+        rows.refuse(line, f"not_json: {error.msg} at character {error.pos + 1}", text.show(raw))
+    except RecursionError:
+        rows.refuse(line, "not_json: nested too deeply", text.show(raw))

@@ -1,0 +1,109 @@
+"""Finds what an installed package adds to the exchange, by the name that a declaration gives it.
+
+The exchange's own connectors, formats, kinds of rules and steps are modules of its rooms. A partner's are modules of a
+Python package, which announces them by entry points and is installed beside the exchange, wherever DAGs are parsed,
+steps run and Spark's workers read files:
+
+    [project.entry-points."exchange.connectors"]
+    acme_feed = "acme_lake.feed"
+
+The entry point's name is the name that declarations use, its value the module. A name in a declaration only chooses
+among the entry points of one group; it is never imported itself, so no YAML can reach a module that nobody installed
+for this purpose. Names of the exchange's own come first, so no package can replace one.
+
+What the module must define:
+
+- ``exchange.connectors``: ``MODEL``, a subclass of `jobs.declared.connector.Connector`, and ``fetch`` as in
+  `jobs.land.connectors`.
+- ``exchange.formats``: ``MODEL``, a subclass of `jobs.declared.format.Format`, and ``read`` as in
+  `jobs.bronze.formats`.
+
+Modules are imported when a declaration first needs them, also at DAG parse, so they should import engines and clients
+inside their functions.
+"""
+
+from __future__ import annotations
+
+import sys
+from functools import lru_cache
+from importlib import import_module
+from importlib.metadata import EntryPoint, entry_points
+from types import ModuleType
+from typing import Any
+
+from jobs.errors import ExchangeError
+
+
+def names(group: str) -> tuple[str, ...]:
+    """What installed packages add to a group, sorted."""
+    return tuple(sorted(_installed(group, tuple(sys.path))))
+
+
+def module(group: str, name: str) -> ModuleType | None:
+    """The module that an installed package announces under a name; None if there is none.
+
+    Raises:
+        ExchangeError: two packages announce the name, or the module cannot be imported.
+    """
+    entries = _installed(group, tuple(sys.path)).get(name)
+    if entries is None:
+        return None
+    if len(entries) > 1:
+        raise ExchangeError(
+            f"'{name}' is announced by two installed packages: {', '.join(sorted(e.value for e in entries))}",
+            where=group,
+            next_step="uninstall one of them",
+        )
+    try:
+        return import_module(entries[0].module)
+    except Exception as error:
+        # A package of somebody else may fail in any way; the user needs to know which one.
+        raise ExchangeError(
+            f"'{name}' cannot be imported: {type(error).__name__}: {error}",
+            where=f"{entries[0].value}, which {_package(entries[0])} announces as {group}",
+            next_step="install a working version of the package",
+        ) from error
+
+
+def attribute(group: str, name: str, wanted: str, own: str | None = None) -> Any:
+    """What a name's module defines under a fixed name, such as ``fetch`` of the connector ``drop``.
+
+    Args:
+        group: the entry points among which a partner's module is found.
+        name: the name in the declaration.
+        wanted: the fixed name within the module.
+        own: the exchange's module, if the name is one of its own.
+
+    Raises:
+        ExchangeError: no such module is installed here, it cannot be imported, or it does not define the fixed name.
+    """
+    chosen = import_module(own) if own else module(group, name)
+    if chosen is None:
+        raise ExchangeError(
+            f"no installed package adds '{name}' to {group}",
+            where=sys.prefix,
+            next_step="install the package that adds it, here and on Spark's workers",
+        )
+    try:
+        return getattr(chosen, wanted)
+    except AttributeError:
+        raise ExchangeError(
+            f"'{name}' does not define `{wanted}`",
+            where=chosen.__name__,
+            expected=f"a module with `{wanted}`, see jobs/extensions.py",
+            next_step="install a working version of the package",
+        ) from None
+
+
+# Reading the metadata of a few hundred installed packages takes a tenth of a second: once per process and group, not
+# once per declaration. A changed path is another environment.
+@lru_cache(maxsize=16)
+def _installed(group: str, _path: tuple[str, ...]) -> dict[str, tuple[EntryPoint, ...]]:
+    grouped: dict[str, tuple[EntryPoint, ...]] = {}
+    for entry in entry_points(group=group):
+        grouped[entry.name] = (*grouped.get(entry.name, ()), entry)
+    return grouped
+
+
+def _package(entry: EntryPoint) -> str:
+    return f"the package {entry.dist.name}" if entry.dist else "a package"

@@ -1,0 +1,101 @@
+"""What a partner's package adds to the exchange, written as pip leaves it: a module and the names it announces."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from textwrap import dedent
+
+import pytest
+
+CONNECTOR = '''
+    """Hands out one file that it writes itself, so that a test needs no publisher."""
+
+    from typing import Literal
+
+    from jobs.declared.connector import Connector
+
+
+    class Spelled(Connector):
+        """The lines of a file, spelled out in the declaration."""
+
+        type: Literal["spelled"] = "spelled"
+        lines: tuple[str, ...]
+
+
+    MODEL = Spelled
+
+
+    def fetch(connector, source, scratch):
+        from jobs.land.fetched import Fetched
+
+        path = scratch / "spelled.txt"
+        path.write_text("\\n".join(connector.lines))
+        yield Fetched(path, path.name, f"spelled:{source}")
+'''
+
+FORMAT = '''
+    """Text with cells of fixed widths."""
+
+    from typing import Literal
+
+    from jobs.declared.format import Format
+
+
+    class FixedWidth(Format):
+        """Each column has a width in characters."""
+
+        type: Literal["fixed_width"] = "fixed_width"
+        widths: tuple[int, ...]
+
+
+    MODEL = FixedWidth
+
+
+    def read(member, form):
+        import pyarrow as pa
+
+        from jobs.bronze.formats.batches import Batches, Refusal
+
+        batches = Batches(form.columns, member.name)
+        rows, refused = [], []
+        for number, line in enumerate(member.stream.read(1 << 20).decode(form.encoding).splitlines(), start=1):
+            if len(line) != sum(form.widths):
+                refused.append(Refusal(number, f"wrong_length: {len(line)}", line))
+                continue
+            starts = [sum(form.widths[:i]) for i in range(len(form.widths))]
+            cells = [line[start : start + width].strip() for start, width in zip(starts, form.widths)]
+            rows.append((number, cells))
+        if rows:
+            columns = [pa.array(cells, pa.string()) for cells in zip(*(cells for _, cells in rows))]
+            yield batches.good(columns, None, pa.array([number for number, _ in rows], pa.int64()))
+        if refused:
+            yield batches.refused(refused)
+'''
+
+
+@dataclass(frozen=True)
+class Site:
+    """A folder on the import path, where packages are installed."""
+
+    folder: Path
+
+    def install(self, group: str, name: str, module: str) -> tuple[Path, ...]:
+        """Install a package that adds one thing of this name; returns the files that were written."""
+        package = f"partner_{name}"
+        code = self.folder / f"{package}.py"
+        code.write_text(dedent(module))
+        announced = self.folder / f"{package}-1.0.dist-info" / "entry_points.txt"
+        announced.parent.mkdir()
+        announced.write_text(f"[{group}]\n{name} = {package}\n")
+        return code, announced
+
+
+def site_in(folder: Path, patch: pytest.MonkeyPatch) -> Site:
+    """An empty place for packages, on the import path for the length of a test."""
+    folder.mkdir()
+    patch.syspath_prepend(str(folder))
+    for name in [name for name in sys.modules if name.startswith("partner_")]:
+        patch.delitem(sys.modules, name)
+    return Site(folder)

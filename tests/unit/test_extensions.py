@@ -1,0 +1,104 @@
+"""An installed package adds to the exchange by name, and a name in YAML reaches nothing else."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import pytest
+from extending import CONNECTOR, FORMAT, Site, site_in
+from pydantic import TypeAdapter, ValidationError
+
+from jobs.bronze.formats import read
+from jobs.declared.connector import AnyConnector, Connector
+from jobs.declared.format import AnyFormat, Format
+from jobs.errors import ExchangeError
+from jobs.land.connectors import fetch
+
+connectors: TypeAdapter[Connector] = TypeAdapter(AnyConnector)
+formats: TypeAdapter[Format] = TypeAdapter(AnyFormat)
+
+
+@pytest.fixture
+def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Site:
+    return site_in(tmp_path / "site", monkeypatch)
+
+
+def test_a_package_adds_a_connector_with_two_files(site: Site, tmp_path: Path) -> None:
+    assert len(site.install("exchange.connectors", "spelled", CONNECTOR)) <= 2
+    block = connectors.validate_python({"type": "spelled", "lines": ["a", "b"]})
+    (fetched,) = fetch(block, "readings", tmp_path)
+    assert (fetched.path.read_text(), fetched.url) == ("a\nb", "spelled:readings")
+
+
+def test_a_package_adds_a_format_with_two_files(site: Site, tmp_path: Path) -> None:
+    assert len(site.install("exchange.formats", "fixed_width", FORMAT)) <= 2
+    form = formats.validate_python({"type": "fixed_width", "columns": ["meter", "kwh"], "widths": [3, 4]})
+    (tmp_path / "r.txt").write_text("m1  1.5\nshort\n")
+    good, refused = read(tmp_path / "r.txt", "r.txt", form)
+    assert good.select(["meter", "kwh", "_row"]).to_pylist() == [{"meter": "m1", "kwh": "1.5", "_row": 1}]
+    assert refused.column("_refused").to_pylist() == ["wrong_length: 5"]
+
+
+def test_all_fields_of_an_added_model_count_for_what_is_kept_of_the_declaration(site: Site) -> None:
+    site.install("exchange.formats", "fixed_width", FORMAT)
+    form = {"type": "fixed_width", "columns": ["meter"], "widths": [3]}
+    assert formats.dump_python(formats.validate_python(form), mode="json")["widths"] == [3]
+
+
+def test_mistakes_in_an_added_block_are_named_at_their_field(site: Site) -> None:
+    site.install("exchange.formats", "fixed_width", FORMAT)
+    with pytest.raises(ValidationError) as raised:
+        formats.validate_python({"type": "fixed_width", "columns": ["meter"], "widths": ["wide"]})
+    assert raised.value.errors()[0]["loc"] == ("widths", 0)
+    with pytest.raises(ValidationError, match="expected one of: delimited, fixed_width, json, json_lines"):
+        formats.validate_python({"type": "fixed_with", "columns": ["meter"]})
+
+
+@pytest.mark.parametrize("name", ["os", "jobs.settings", "../x", "batches", "layout", "__init__", 5, None, ["drop"]])
+def test_a_name_in_yaml_reaches_no_other_module(name: object) -> None:
+    for adapter in (connectors, formats):
+        with pytest.raises(ValidationError) as raised:
+            adapter.validate_python({"type": name, "columns": ["a"], "files": ["*"]})
+        assert raised.value.errors()[0]["loc"] == ("type",)
+
+
+def test_no_package_replaces_a_format_of_the_exchange(site: Site, tmp_path: Path) -> None:
+    site.install("exchange.formats", "json", "raise RuntimeError('imported')")
+    form = formats.validate_python({"type": "json", "columns": ["a"]})
+    (tmp_path / "a.json").write_bytes(io.BytesIO(b'[{"a": 1}]').getvalue())
+    (batch,) = read(tmp_path / "a.json", "a.json", form)
+    assert batch.column("a").to_pylist() == ["1"]
+
+
+@pytest.mark.parametrize(
+    ("module", "says"),
+    [
+        ("raise RuntimeError('no licence')", "RuntimeError: no licence"),
+        ("", "does not define `MODEL`"),
+        ("MODEL = int", "MODEL is no subclass of Connector"),
+        (CONNECTOR.replace('"spelled"', '"spelt"'), "does not have the type 'spelled' as its default"),
+    ],
+)
+def test_a_broken_package_is_a_mistake_of_the_source_that_needs_it(site: Site, module: str, says: str) -> None:
+    site.install("exchange.connectors", "spelled", module)
+    with pytest.raises(ValidationError, match=says) as raised:
+        connectors.validate_python({"type": "spelled", "lines": []})
+    assert raised.value.errors()[0]["loc"] == ("type",)
+    connectors.validate_python({"type": "drop", "files": ["*"]})
+
+
+def test_two_packages_that_announce_one_name_are_refused(site: Site) -> None:
+    site.install("exchange.connectors", "spelled", CONNECTOR)
+    second = site.folder / "rival-1.0.dist-info" / "entry_points.txt"
+    second.parent.mkdir()
+    second.write_text("[exchange.connectors]\nspelled = rival\n")
+    with pytest.raises(ValidationError, match="announced by two installed packages: partner_spelled, rival"):
+        connectors.validate_python({"type": "spelled", "lines": []})
+
+
+def test_a_package_without_the_function_is_named(site: Site, tmp_path: Path) -> None:
+    site.install("exchange.connectors", "spelled", CONNECTOR.replace("def fetch", "def bring"))
+    block = connectors.validate_python({"type": "spelled", "lines": []})
+    with pytest.raises(ExchangeError, match="'spelled' does not define `fetch`"):
+        list(fetch(block, "readings", tmp_path))
