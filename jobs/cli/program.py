@@ -135,9 +135,6 @@ def _explained(error: Exception) -> int:
         context = getattr(error, "ctx", None)
         hint = f". Next: {context.command_path} --help" if context else ""
         return _say(f"{usage().rstrip('.')}{hint}", USERS_MISTAKE)
-    mistake = _wrong_setting(error)
-    if mistake:
-        return _say(mistake, USERS_MISTAKE)
     from jobs.lake.objects import explanation
 
     refused = explanation(error, "EXCHANGE_LAKE")
@@ -150,15 +147,6 @@ def _explained(error: Exception) -> int:
 
         return _say(str(disk_full(error, Path(str(error.filename)))), FAILED_WORK)
     return _unexpected(error)
-
-
-def _wrong_setting(error: Exception) -> str | None:
-    from pydantic import ValidationError
-
-    if not isinstance(error, ValidationError) or error.title != "Settings":
-        return None
-    found = error.errors(include_url=False, include_input=False)
-    return "; ".join(f"EXCHANGE_{'_'.join(map(str, m['loc'])).upper()}: {m['msg']}" for m in found)
 
 
 def _unexpected(error: Exception) -> int:

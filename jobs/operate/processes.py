@@ -41,12 +41,6 @@ class Mark:
                     found.append(process)
         return found
 
-    def is_on(self, process: psutil.Process) -> bool:
-        """Whether a process carries it; no if it has ended or is somebody else's."""
-        with suppress(psutil.Error):
-            return process.environ().get(self.name) == self.value
-        return False
-
     def end_all(self) -> None:
         """End every carrier at once."""
         for _ in range(3):
