@@ -18,8 +18,6 @@ from jobs.registry.locks import hold
 from jobs.registry.runs import Counts, Status, StepOutcome, recorded
 
 Step = Literal["land", "bronze", "silver", "gold", "check", "release"]
-SOURCE_STEPS: tuple[Step, ...] = ("land", "bronze", "silver", "check")
-PRODUCT_STEPS: tuple[Step, ...] = ("gold", "check", "release")
 # Each process that was killed leaves one commit at most that the engine is still at.
 _TRIES = 6
 # A check takes back the version that it does not pass.
@@ -99,19 +97,6 @@ def run_step(step: str, name: str, logical_date: datetime, run_id: str) -> StepR
     return StepRun(step, subject.name, table, time.monotonic() - started, outcome)
 
 
-def run_steps(name: str, logical_date: datetime, run_id: str) -> list[StepRun]:
-    """Run all steps of a source or product in order, stopping where nothing is new."""
-    subject = _subject("check", name)
-    done: list[StepRun] = []
-    for step in SOURCE_STEPS if isinstance(subject, Source) else PRODUCT_STEPS:
-        done.append(run_step(step, subject.name if step != "check" else subject.table, logical_date, run_id))
-        if done[-1].status == "unchanged" and step in ("land", "gold", "silver"):
-            if step == "gold":
-                continue
-            break
-    return done
-
-
 def stale_products() -> list[str]:
     """Names of products whose checked version or release is behind their inputs, query or contract, inputs first.
 
@@ -150,34 +135,15 @@ def in_order(catalog: Catalog) -> list[Product]:
 
 
 def _released(product: Product) -> bool:
-    from sqlalchemy import select
-
     from jobs.lake.pointers import pointer
-    from jobs.registry import reading
-    from jobs.registry.models import Release
+    from jobs.registry.releases import is_released
+    from jobs.registry.runs import last_released_version
 
-    with reading() as db:
-        if db.scalars(select(Release.id).where(Release.product == product.name).limit(1)).first() is None:
-            return False
-    stands = pointer(product.table)
-    return stands is not None and not _unreleased(product, stands.delta_version)
-
-
-def _unreleased(product: Product, version: int) -> bool:
-    """Whether the checked version was never offered to `release`, which may find it equal to the last one."""
-    from sqlalchemy import select
-
-    from jobs.registry import reading
-    from jobs.registry.models import Run
-
-    with reading() as db:
-        seen = db.scalars(
-            select(Run.output_version)
-            .where(Run.step == "release", Run.name == product.name, Run.status.in_(("succeeded", "unchanged")))
-            .order_by(Run.id.desc())
-            .limit(1)
-        ).first()
-    return seen != version
+    if not is_released(product.name):
+        return False
+    # A version that `release` found equal to the last release counts as released.
+    checked = pointer(product.table)
+    return checked is not None and last_released_version(product.name) == checked.delta_version
 
 
 def _subject(step: str, name: str) -> Source | Product:

@@ -2,26 +2,16 @@
 
 from __future__ import annotations
 
-from sqlalchemy import select
-
 from jobs.airflow.display import Outcome
 from jobs.airflow.progress import Subject
 from jobs.declared.catalog import Catalog, Product
-from jobs.registry import reading
 from jobs.registry.models import Release
-
-
-def newest_releases() -> dict[str, Release]:
-    """The newest published release of each product that has one."""
-    with reading() as db:
-        # Later rows replace earlier ones.
-        published = select(Release).where(Release.status == "published").order_by(Release.id)
-        return {release.product: release for release in db.scalars(published)}
+from jobs.registry.releases import newest_published
 
 
 def outcomes_of(catalog: Catalog, before: dict[str, Release], subjects: dict[str, Subject]) -> list[Outcome]:
     """One line for each declared product, compared with the releases there were before."""
-    now = newest_releases()
+    now = newest_published()
     return [
         _outcome(product, now.get(product.name), before.get(product.name), subjects.get(product.dag_id))
         for product in catalog.products.values()

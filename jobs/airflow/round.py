@@ -8,17 +8,14 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
-from sqlalchemy import func, select
-
 from jobs.airflow.client import Client, DagRunState
 from jobs.airflow.display import Display
-from jobs.airflow.outcome import newest_releases
 from jobs.airflow.progress import Subject, subjects_of, take_records
 from jobs.airflow.services import Services
 from jobs.declared.catalog import Catalog
 from jobs.errors import ExchangeError
-from jobs.registry import reading
-from jobs.registry.models import Run
+from jobs.registry.releases import newest_published
+from jobs.registry.runs import last_run_id, runs_after
 
 # Of tries by a task whose publisher is at fault, when somebody waits for the end; a schedule is more patient.
 TRIES = 2
@@ -54,8 +51,7 @@ class Round:
 
     def __post_init__(self) -> None:
         self.subjects = subjects_of(self.catalog)
-        with reading() as db:
-            self._after = db.scalar(select(func.max(Run.id))) or 0
+        self._after = last_run_id()
 
     def go(self) -> None:
         """Run it to its end.
@@ -159,8 +155,7 @@ class Round:
         ]  # fmt: skip
 
     def _look(self) -> None:
-        with reading() as db:
-            records = list(db.scalars(select(Run).where(Run.id > self._after).order_by(Run.id)))
+        records = runs_after(self._after)
         news = take_records(self.subjects, records)
         self.display.ended(news)
         before = dict(self._seen)
@@ -185,7 +180,7 @@ class Round:
             )
 
     def _settle(self) -> None:
-        released = newest_releases()
+        released = newest_published()
         for subject in self.subjects.values():
             if subject.state == "waiting" and subject.name in released:
                 subject.state = "unchanged"

@@ -15,7 +15,7 @@ from jobs.airflow.client import Client
 from jobs.airflow.configuration import Manner
 from jobs.airflow.display import Display, print_failures, print_outcome, print_ways_to_read
 from jobs.airflow.mistakes import find_mistakes
-from jobs.airflow.outcome import newest_releases, outcomes_of
+from jobs.airflow.outcome import outcomes_of
 from jobs.airflow.round import Round
 from jobs.airflow.secrets import USER, password_file
 from jobs.airflow.services import Services
@@ -26,6 +26,7 @@ from jobs.operate.doctor import require_working
 from jobs.operate.processes import is_free
 from jobs.operate.signals import ended_by_signals, undisturbed
 from jobs.registry import locks
+from jobs.registry.releases import newest_published
 from jobs.settings import settings
 
 FAILED = 1
@@ -82,7 +83,7 @@ def _one_round(console: Console, services: Services, manner: Manner) -> int:
             where=str(settings().catalogue / "dags" / "sources"),
             next_step="exchange source new writes a declaration from a sample of the data",
         )
-    before = newest_releases()
+    before = newest_published()
     with Display(console) as display:
         display.phase("starting Airflow")
         services.begin(manner)

@@ -23,9 +23,10 @@ def quality(
     """Show a table's latest check: grade, score by dimension, rules that failed with an example, and its history."""
     from jobs.declared.contract import load_contract
     from jobs.lake.partitions import whole_table_read
+    from jobs.registry.checks import latest_checks
 
     full = declared_table(name)
-    checks = _checks(full, history)
+    checks = latest_checks(full, history)
     if not checks:
         raise NotFound(
             f"{full} was never checked",
@@ -77,16 +78,6 @@ def quarantine(name: TableName, limit: Limit = 20, as_json: AsJson = False) -> N
     line("")
     shown = ("rule", "column_name", "value", "file", "row", "record")
     table([c.replace("_", " ") for c in shown], [[r[c] for c in shown] for r in rows])
-
-
-def _checks(full: str, history: int) -> list[Check]:
-    from sqlalchemy import select
-
-    from jobs.registry import reading
-    from jobs.registry.models import Check
-
-    with reading() as db:
-        return list(db.scalars(select(Check).where(Check.table_name == full).order_by(Check.id.desc()).limit(history)))
 
 
 def _described(check: Check) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from jobs.cli.show import listing, note
 if TYPE_CHECKING:
     from jobs.declared.catalog import Product, Source
     from jobs.errors import DeclarationError
+    from jobs.registry.landings import Landed
     from jobs.registry.models import Pointer, Release
 
 _COUNTS = (
@@ -23,11 +24,16 @@ def sources(as_json: AsJson = False) -> None:
     """List the declared sources, what has landed of each, and the grade of its checked version."""
     from jobs.declared.catalog import load_sources
     from jobs.lake.pointers import pointers
+    from jobs.registry.checks import grades
+    from jobs.registry.landings import landed_by_source
 
     catalog = load_sources()
     stands = {p.table_name: p for p in pointers()}
-    landed, grades = _landed(), _grades()
-    found = [_source(s, stands.get(s.table), landed.get(s.name, (0, None)), grades) for s in catalog.sources.values()]
+    landed, graded = landed_by_source(), grades()
+    found = [
+        _source(s, stands.get(s.table), landed.get(s.name), graded.get(s.table))
+        for s in catalog.sources.values()
+    ]
     found += [_broken(m, found[0] if found else None, "source") for m in catalog.mistakes] if as_json else []
     listing(
         found,
@@ -52,9 +58,10 @@ def sources(as_json: AsJson = False) -> None:
 def products(as_json: AsJson = False) -> None:
     """List the products with their newest release, and the question that each answers."""
     from jobs.declared.catalog import load_products
+    from jobs.registry.releases import newest_published
 
     catalog = load_products()
-    released = _newest_releases()
+    released = newest_published()
     found = [_product(p, released.get(p.name)) for p in catalog.products.values()]
     found += [_broken(m, found[0] if found else None, "product") for m in catalog.mistakes] if as_json else []
     listing(
@@ -75,37 +82,30 @@ def runs(
     as_json: AsJson = False,
 ) -> None:
     """List the latest steps that ran, the newest first, with the rows that went in and where they went."""
-    from sqlalchemy import select
+    from jobs.registry.runs import latest_runs
 
-    from jobs.registry import reading
-    from jobs.registry.models import Run
-
-    wanted = select(Run).order_by(Run.id.desc()).limit(limit)
-    for column, value in ((Run.name, name and name.rsplit(".", 1)[-1]), (Run.step, step), (Run.status, status)):
-        if value:
-            wanted = wanted.where(column == value)
-    with reading() as db:
-        found = [
-            {
-                "id": r.id, "run_id": r.run_id, "step": r.step, "kind": r.kind, "name": r.name, "table": r.table_name,
-                "status": r.status, "logical_date": r.logical_date, "started_at": r.started_at, "ended_at": r.ended_at,
-                "seconds": (r.ended_at - r.started_at).total_seconds() if r.ended_at else None,
-                **{c: getattr(r, c) for c in _COUNTS},
-                "bytes_in": r.bytes_in, "version": r.output_version, "message": r.message,
-            }
-            for r in db.scalars(wanted)
-        ]  # fmt: skip
-    shown = [c for c in _COUNTS if any(r[c] for r in found)]
+    own = name.rsplit(".", 1)[-1] if name else None
+    rows = [
+        {
+            "id": r.id, "run_id": r.run_id, "step": r.step, "kind": r.kind, "name": r.name, "table": r.table_name,
+            "status": r.status, "logical_date": r.logical_date, "started_at": r.started_at, "ended_at": r.ended_at,
+            "seconds": (r.ended_at - r.started_at).total_seconds() if r.ended_at else None,
+            **{c: getattr(r, c) for c in _COUNTS},
+            "bytes_in": r.bytes_in, "version": r.output_version, "message": r.message,
+        }
+        for r in latest_runs(name=own, step=step, status=status, limit=limit)
+    ]  # fmt: skip
+    shown = [c for c in _COUNTS if any(r[c] for r in rows)]
     titles = {c: c.removeprefix("rows_") for c in shown}
     listing(
-        [r | {titles[c]: r[c] for c in shown} for r in found] if not as_json else found,
+        [r | {titles[c]: r[c] for c in shown} for r in rows] if not as_json else rows,
         ("started_at", "step", "name", "status", "seconds", *titles.values(), "version", "message"),
         as_json=as_json,
         empty="nothing ran yet" if not (name or step or status) else "no such step ran yet",
     )
 
 
-def _source(source: Source, stands: Pointer | None, landed: tuple[int, Any], grades: dict[int, str]) -> dict[str, Any]:
+def _source(source: Source, stands: Pointer | None, landed: Landed | None, grade: str | None) -> dict[str, Any]:
     declared = source.declared
     return {
         "source": source.name,
@@ -118,11 +118,11 @@ def _source(source: Source, stands: Pointer | None, landed: tuple[int, Any], gra
         "cadence": declared.cadence,
         "mode": declared.silver.mode,
         "table": source.table,
-        "files_landed": landed[0],
-        "last_landed_at": landed[1],
+        "files_landed": landed.files if landed else 0,
+        "last_landed_at": landed.last_at if landed else None,
         "checked_version": stands.delta_version if stands else None,
         "rows": _rows(source.table, stands),
-        "grade": grades.get(stands.check_id or 0) if stands else None,
+        "grade": grade,
         "declared_in": str(source.file),
         "mistake": None,
     }
@@ -167,34 +167,6 @@ def _none_declared(kind: str, next_step: str, mistakes: tuple[DeclarationError, 
     return f"no {kind} is declared under {settings().catalogue / 'dags'} yet. Next: {next_step}"
 
 
-def _landed() -> dict[str, tuple[int, Any]]:
-    from sqlalchemy import func, select
-
-    from jobs.registry import reading
-    from jobs.registry.models import Landing
-
-    wanted = select(Landing.source, func.count(), func.max(Landing.id)).group_by(Landing.source)
-    with reading() as db:
-        counted = {source: (count, newest) for source, count, newest in db.execute(wanted)}
-        times = dict(
-            db.execute(select(Landing.id, Landing.fetched_at).where(Landing.id.in_([n for _, n in counted.values()])))
-            .tuples()
-            .all()
-        )
-    return {source: (count, times.get(newest)) for source, (count, newest) in counted.items()}
-
-
-def _grades() -> dict[int, str]:
-    from sqlalchemy import select
-
-    from jobs.registry import reading
-    from jobs.registry.models import Check, Pointer
-
-    with reading() as db:
-        wanted = select(Check.id, Check.grade).join(Pointer, Pointer.check_id == Check.id)
-        return dict(db.execute(wanted).tuples().all())
-
-
 def _rows(table: str, stands: Pointer | None) -> int | None:
     from jobs import lake
     from jobs.errors import ExchangeError
@@ -206,16 +178,3 @@ def _rows(table: str, stands: Pointer | None) -> int | None:
     except ExchangeError:
         # The table's folder is gone; that is for `rebuild` to say, not for a list to fail on.
         return None
-
-
-def _newest_releases() -> dict[str, Release]:
-    from sqlalchemy import select
-
-    from jobs.registry import reading
-    from jobs.registry.models import RELEASES_LISTED, Release
-
-    published = select(Release).where(Release.status == "published").options(*RELEASES_LISTED)
-    wanted = published.order_by(Release.major, Release.minor, Release.patch)
-    with reading() as db:
-        # Later rows replace earlier ones.
-        return {r.product: r for r in db.scalars(wanted)}

@@ -24,23 +24,15 @@ def releases(
     as_json: AsJson = False,
 ) -> None:
     """List the releases, the newest first, with what changed from one to the next."""
-    from sqlalchemy import select
-
     from jobs.declared.catalog import load_products
-    from jobs.registry import reading
-    from jobs.registry.models import RELEASES_LISTED, Release
+    from jobs.registry.releases import releases_with_changes
 
     name = _own(product) if product else None
-    # Of the manifest, which lists every file, only what changed is wanted.
-    wanted = select(Release, Release.manifest["diff"]).options(*RELEASES_LISTED)
-    wanted = wanted.order_by(Release.product, Release.major.desc(), Release.minor.desc(), Release.patch.desc())
-    with reading() as db:
-        rows = db.execute(wanted.where(Release.product == name) if name else wanted).tuples()
-        found = [_release(release, changes or {}) for release, changes in rows]
-    if name and not found:
+    rows = [_release(release, changes) for release, changes in releases_with_changes(name)]
+    if name and not rows:
         load_products().product(name)
     listing(
-        found,
+        rows,
         (
             "product",
             "release",
@@ -126,36 +118,37 @@ def _own(product: str) -> str:
     return product
 
 
-def _release(found: Release, changes: dict[str, Any]) -> dict[str, Any]:
+def _release(release: Release, changes: dict[str, Any]) -> dict[str, Any]:
     shape = changes.get("schema") or []
     return {
-        "product": found.product,
-        "release": found.number,
-        "status": found.status,
-        "rows": found.rows,
-        "bytes": found.bytes,
-        "grade": found.grade,
-        "licence": found.licence,
-        "released_at": found.released_at,
+        "product": release.product,
+        "release": release.number,
+        "status": release.status,
+        "rows": release.rows,
+        "bytes": release.bytes,
+        "grade": release.grade,
+        "licence": release.licence,
+        "released_at": release.released_at,
         "against": changes.get("against"),
         "added": changes.get("added"),
         "removed": changes.get("removed"),
         "changed": changes.get("changed"),
         "schema_changes": len(shape),
         "schema": shape,
-        "delta_version": found.delta_version,
-        "manifest_sha256": found.manifest_sha256,
+        "delta_version": release.delta_version,
+        "manifest_sha256": release.manifest_sha256,
     }
 
 
 def _pair(product: str, before: str | None, after: str | None) -> tuple[str, str]:
-    from jobs.release.step import find, releases
+    from jobs.registry.releases import releases_of
+    from jobs.release.step import find
 
     last = find(product, after)
     if before is not None:
         return find(product, before).number, last.number
     place = (last.major, last.minor, last.patch)
-    older = [r for r in releases(product) if (r.major, r.minor, r.patch) < place]
+    older = [r for r in releases_of(product) if (r.major, r.minor, r.patch) < place]
     if not older:
         raise NotFound(
             f"there is no release of '{product}' before {last.number}",

@@ -17,15 +17,10 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
-from typing import Any, cast
-
-from sqlalchemy import CursorResult, insert, or_, select, update
-from sqlalchemy.exc import IntegrityError
 
 from jobs.errors import Busy, ExchangeError
 from jobs.lake.engine import writer
-from jobs.registry import reading, transaction
-from jobs.registry.models import Lease
+from jobs.registry.leases import lease_of, take_lease
 from jobs.settings import settings
 
 # A dead writer keeps others waiting for so long, and a living one must be heard of more often.
@@ -81,23 +76,13 @@ def _now() -> float:
 def _take(lake: str, me: str) -> None:
     begun = _now()
     now = datetime.now(UTC)
-    until = now + timedelta(seconds=SECONDS)
-    with transaction() as db:
-        free = or_(Lease.writer == me, Lease.held_until < now)
-        taken = update(Lease).where(Lease.lake == lake, free).values(writer=me, held_until=until)
-        found = cast("CursorResult[Any]", db.execute(taken)).rowcount
-    if not found:
-        try:
-            with transaction() as db:
-                db.execute(insert(Lease).values(lake=lake, writer=me, held_until=until))
-        except IntegrityError:
-            raise _busy(lake) from None
+    if not take_lease(lake, me, now=now, until=now + timedelta(seconds=SECONDS)):
+        raise _busy(lake)
     _sure[lake] = (begun + SECONDS - _MARGIN, me)
 
 
 def _busy(lake: str) -> Busy:
-    with reading() as db:
-        holder = db.scalars(select(Lease).where(Lease.lake == lake)).one()
+    holder = lease_of(lake)
     return Busy(
         f"{holder.writer} writes this lake, and two at once would overwrite each other's commits",
         where=lake,

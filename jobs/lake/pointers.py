@@ -5,27 +5,15 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import select
-
 from jobs.errors import ExchangeError, NotFound
 from jobs.lake import log, place, tables
-from jobs.registry import locks, reading, transaction
+from jobs.registry import locks, transaction
 from jobs.registry.models import Check, Pointer
+from jobs.registry.pointers import pointer, pointers, pointers_built_from
 
-
-def pointer(table: str) -> Pointer | None:
-    """Where a table's checked version stands, with the check that put it there; None if none ever passed."""
-    with reading() as db:
-        found = db.get(Pointer, table)
-        if found is not None:
-            _ = found.check
-        return found
-
-
-def pointers() -> list[Pointer]:
-    """All of them, by table name."""
-    with reading() as db:
-        return list(db.scalars(select(Pointer).order_by(Pointer.table_name)))
+__all__ = [
+    "advance", "begin", "checked", "confirm", "forget", "move", "pointer", "pointers", "rebase", "take_back",
+]  # fmt: skip
 
 
 def checked(table: str) -> Pointer:
@@ -86,10 +74,9 @@ def rebase(table: str, to: int) -> None:
         found = db.get_one(Pointer, table)
         before = found.delta_version
         found.delta_version = found.head_version = to
-        for reader in db.scalars(select(Pointer)):
-            tables = (reader.inputs or {}).get("tables") or {}
-            if tables.get(table) == before:
-                reader.inputs = {**(reader.inputs or {}), "tables": {**tables, table: to}}
+        for reader, version in pointers_built_from(db, table):
+            if version == before:
+                reader.inputs = _reading(reader, table, to)
 
 
 def forget(table: str) -> None:
@@ -98,11 +85,9 @@ def forget(table: str) -> None:
         found = db.get(Pointer, table)
         if found is not None:
             db.delete(found)
-        for reader in db.scalars(select(Pointer)):
-            tables = (reader.inputs or {}).get("tables") or {}
-            if table in tables:
-                # The table's versions begin again at 0, so that a number says nothing about an earlier one any more.
-                reader.inputs = {**(reader.inputs or {}), "tables": {**tables, table: -1}, "query": None}
+        for reader, _ in pointers_built_from(db, table):
+            # The table's versions begin again at 0: an earlier number no longer names the same rows.
+            reader.inputs = _reading(reader, table, -1) | {"query": None}
 
 
 def begin(table: str) -> Pointer | None:
@@ -138,3 +123,9 @@ def take_back(table: str, found: Pointer | None) -> None:
     if found:
         with transaction() as db:
             db.get_one(Pointer, table).head_version = restored
+
+
+def _reading(reader: Pointer, table: str, version: int) -> dict[str, Any]:
+    """A pointer's inputs, with another version of one of its tables."""
+    inputs = reader.inputs or {}
+    return {**inputs, "tables": {**inputs["tables"], table: version}}

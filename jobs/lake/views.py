@@ -6,8 +6,6 @@ import hashlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from sqlalchemy import select
-
 from jobs.declared.catalog import load_sources
 from jobs.declared.contract import load_contract
 from jobs.declared.sql import literal, quote
@@ -16,8 +14,8 @@ from jobs.lake import log, stages, tables
 from jobs.lake.engine import connect
 from jobs.lake.pointers import pointers
 from jobs.lake.tables import CURRENT
-from jobs.registry import reading
-from jobs.registry.models import Release, Run
+from jobs.registry.releases import published_releases
+from jobs.registry.runs import list_runs
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
@@ -115,23 +113,18 @@ def _declares_revisions(table: str) -> bool:
 
 
 def _releases(spark: SparkSession) -> None:
-    columns = (Release.product, Release.major, Release.minor, Release.patch, Release.delta_version)
-    wanted = select(*columns).where(Release.status == "published").order_by(*columns[:-1])
-    with reading() as db:
-        found = db.execute(wanted).all()
-    for product, major, minor, patch, version in found:
-        _view(spark, f"release.{product}_v{major}_{minor}_{patch}", f"gold.{product}", version)
-    for product, version in {row.product: row.delta_version for row in found}.items():
+    published = published_releases()
+    for release in published:
+        name = f"release.{release.product}_v{release.major}_{release.minor}_{release.patch}"
+        _view(spark, name, f"gold.{release.product}", release.delta_version)
+    # Later releases replace earlier ones.
+    for product, version in {release.product: release.delta_version for release in published}.items():
         _view(spark, f"release.{product}", f"gold.{product}", version)
 
 
 def _runs(spark: SparkSession) -> None:
-    columns = [c.name for c in Run.__table__.columns if c.name != "input"]
-    with reading() as db:
-        rows = [tuple(row) for row in db.execute(select(*(getattr(Run, c) for c in columns)).order_by(Run.id))]
-    kinds = {"BIGINT": "bigint", "DATETIME": "timestamp", "INTEGER": "bigint"}
-    schema = ", ".join(
-        f"{c} {kinds.get(str(Run.__table__.c[c].type).split('(')[0].upper(), 'string')}" for c in columns
-    )
-    stages.show("ops.runs", spark.createDataFrame(rows, schema), key=hashlib.sha256(repr(rows).encode()).hexdigest())
+    runs = list_runs()
+    schema = ", ".join(f"{name} {kind}" for name, kind in runs.columns)
+    digest = hashlib.sha256(repr(runs.rows).encode()).hexdigest()
+    stages.show("ops.runs", spark.createDataFrame(list(runs.rows), schema), key=digest)
 

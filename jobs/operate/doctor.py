@@ -8,11 +8,8 @@ import time
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Literal
-
-from sqlalchemy import func, select
 
 from jobs.errors import ExchangeError
 from jobs.lake.engine import close
@@ -102,24 +99,15 @@ def _version_of(name: str) -> str:
 
 
 def _database() -> Finding:
-    from jobs.registry import engine
-    from jobs.registry.database import revision
+    from jobs.registry.database import describe_database
 
-    opened = engine()
-    server = ".".join(str(part) for part in _server_version(opened))
-    place = opened.url.render_as_string(hide_password=True)
-    return Finding("database", "ok", f"{opened.dialect.name} {server}, schema {revision(opened)}, at {place}")
+    return Finding("database", "ok", describe_database())
 
 
 def _airflow() -> Finding:
     from jobs.registry.airflow import state
 
     return Finding("airflow", "ok", f"schema {state() or 'not made yet'}")
-
-
-def _server_version(opened: Any) -> tuple[int, ...]:
-    with opened.connect() as connection:
-        return tuple(connection.dialect.server_version_info or ())
 
 
 def _lake() -> Finding:
@@ -185,8 +173,9 @@ def _space() -> Finding:
 
 def _clock() -> Finding:
     from jobs.lake import objects
+    from jobs.registry.database import clock_skew
 
-    skews = {"database": _database_skew()}
+    skews = {"database": clock_skew()}
     if settings().is_remote:
         skews["object store"] = objects.clock_skew(settings().store)
     told = ", ".join(f"{name} {seconds:+.1f} s" for name, seconds in skews.items())
@@ -195,25 +184,13 @@ def _clock() -> Finding:
     return Finding("clock", "ok", told)
 
 
-def _database_skew() -> float:
-    from jobs.registry import engine
-
-    opened = engine()
-    if opened.dialect.name == "sqlite":
-        return 0.0
-    with opened.connect() as connection:
-        theirs: datetime = connection.execute(select(func.clock_timestamp())).scalar_one()
-    return (theirs.astimezone(UTC) - datetime.now(UTC)).total_seconds()
-
-
 def _last_run() -> Finding:
-    from jobs.registry import reading
-    from jobs.registry.models import Run
+    from jobs.registry.runs import latest_runs
 
-    with reading() as db:
-        last = db.scalars(select(Run).order_by(Run.id.desc()).limit(1)).first()
-    if last is None:
+    newest = latest_runs(limit=1)
+    if not newest:
         return Finding("last run", "ok", "none yet")
+    last = newest[0]
     told = f"{last.step} {last.name} {last.status}, {last.started_at:%Y-%m-%d %H:%M:%S} UTC, run {last.run_id}"
     return Finding("last run", "warning" if last.status == "failed" else "ok", told, _after(last.status))
 

@@ -7,8 +7,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from sqlalchemy import select
-
 from jobs import lake
 from jobs.declared.catalog import Product, Source, load_products, load_sources
 from jobs.declared.sql import quote
@@ -16,9 +14,11 @@ from jobs.errors import ExchangeError, NotFound
 from jobs.lake.lease import writing
 from jobs.lake.pointers import forget, pointer
 from jobs.land.landed import manifests, verify
-from jobs.registry import reading, transaction
+from jobs.registry import transaction
+from jobs.registry.landings import digests_in
 from jobs.registry.locks import hold
-from jobs.registry.models import Landing, Release
+from jobs.registry.models import Landing
+from jobs.registry.releases import recall_published, release_of_version
 from jobs.registry.runs import Kind, StepOutcome, recorded
 
 # Which run wrote a row is the one thing that must differ.
@@ -179,14 +179,14 @@ def _register_landed(source: Source, run_id: str) -> None:
     for landed in arrived:
         verify(landed)
     with transaction() as db:
-        known = set(db.scalars(select(Landing.sha256).where(Landing.source == source.name)))
-        if not known and not arrived:
+        recorded_digests = digests_in(db, source.name)
+        if not recorded_digests and not arrived:
             raise NotFound(f"nothing of '{source.name}' ever landed", next_step=f"exchange land {source.name}")
         for landed in arrived:
-            if landed.sha256 not in known:
-                known.add(landed.sha256)
-                told = {f: getattr(landed, f) for f in _MANIFEST}
-                db.add(Landing(source=source.name, run_id=run_id, **told))
+            if landed.sha256 not in recorded_digests:
+                recorded_digests.add(landed.sha256)
+                manifest = {f: getattr(landed, f) for f in _MANIFEST}
+                db.add(Landing(source=source.name, run_id=run_id, **manifest))
                 db.flush()
 
 
@@ -214,15 +214,7 @@ def _clear_the_way(table: str) -> int:
         folder.rename(folder.with_name(f"{folder.name}.damaged-{datetime.now(UTC):%Y%m%dT%H%M%S}"))
     forget(table)
     layer, name = table.split(".", 1)
-    return _recall(name) if layer == "gold" else 0
-
-
-def _recall(product: str) -> int:
-    with transaction() as db:
-        found = list(db.scalars(select(Release).where(Release.product == product, Release.status == "published")))
-        for release in found:
-            release.status = "recalled"
-        return len(found)
+    return recall_published(name) if layer == "gold" else 0
 
 
 def _content(table: str, version: int | None) -> _Content | None:
@@ -268,10 +260,8 @@ def _verdict(before: _Content, now: _Content, *, equal: bool) -> str:
 
 def _released(product: Product, version: int) -> tuple[str, int, str] | None:
     """Number, rows and fingerprint of the release made of a version, which outlive the table in its manifest."""
-    with reading() as db:
-        wanted = select(Release).where(Release.product == product.name, Release.delta_version == version)
-        found = db.scalars(wanted.order_by(Release.id)).first()
-    return (found.number, found.rows, str(found.manifest["content"]["fingerprint"])) if found else None
+    release = release_of_version(product.name, version)
+    return (release.number, release.rows, str(release.manifest["content"]["fingerprint"])) if release else None
 
 
 def _as_released(done: Rebuilt, released: tuple[str, int, str] | None, recalled: int) -> Rebuilt:

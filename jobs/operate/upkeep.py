@@ -12,18 +12,16 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Literal
 
-from sqlalchemy import delete, func, select
-
 from jobs import lake
 from jobs.declared.catalog import load_catalog
 from jobs.errors import Busy, ExchangeError
 from jobs.lake.lease import writing
 from jobs.lake.pointers import begin, pointer, rebase
 from jobs.land import landed
-from jobs.registry import reading, transaction
+from jobs.registry.landings import paths_by_digest
 from jobs.registry.locks import hold
-from jobs.registry.models import Landing, Run
-from jobs.release.step import pinned_versions
+from jobs.registry.releases import pinned_versions
+from jobs.registry.runs import count_old_runs, delete_old_runs
 from jobs.settings import settings
 
 # A partition with so many files below this size is worth being written again.
@@ -132,15 +130,12 @@ def plan(table: str) -> Plan:
 
 
 def orphans() -> Iterator[str]:
-    """Landed files that the registry does not know, and those it knows that are gone; nothing is done to them."""
-    with reading() as db:
-        known: dict[str, dict[str, str]] = {source: {} for source in load_catalog().sources}
-        for source, sha256, path in db.execute(select(Landing.source, Landing.sha256, Landing.path)):
-            known.setdefault(source, {})[sha256] = path
-    for source in sorted(known):
-        there = landed.names(source)
-        yield from (f"{path}: not in the registry" for path, sha in sorted(there.items()) if sha not in known[source])
-        yield from (f"{path}: in the registry, but gone" for path in sorted({*known[source].values()} - there.keys()))
+    """Landed files that are not in the registry, and those that are but whose bytes are gone; they are only named."""
+    recorded = paths_by_digest()
+    for source in sorted({*load_catalog().sources, *recorded}):
+        kept, paths = landed.names(source), recorded.get(source, {})
+        yield from (f"{path}: not in the registry" for path, sha256 in sorted(kept.items()) if sha256 not in paths)
+        yield from (f"{path}: in the registry, but gone" for path in sorted({*paths.values()} - kept.keys()))
 
 
 def _untouched_since() -> datetime:
@@ -214,13 +209,4 @@ def _versions_in_use(table: str) -> tuple[int, ...]:
 def _forget_runs(*, dry_run: bool) -> int:
     """Drop records of runs that are older than they are kept, but for the newest of each step."""
     oldest = datetime.now(UTC) - timedelta(days=settings().keep_runs_days)
-    newest = select(func.max(Run.id)).group_by(Run.name, Run.step)
-    old = (Run.started_at < oldest, Run.id.not_in(newest))
-    if dry_run:
-        with reading() as db:
-            return db.scalars(select(func.count(Run.id)).where(*old)).one()
-    with transaction() as db:
-        found = list(db.scalars(select(Run.id).where(*old)))
-        if found:
-            db.execute(delete(Run).where(*old))
-        return len(found)
+    return count_old_runs(oldest) if dry_run else delete_old_runs(oldest)

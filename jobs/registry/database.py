@@ -10,10 +10,11 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Engine, create_engine, event, make_url, text
+from sqlalchemy import Connection, Engine, create_engine, event, func, make_url, select, text
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import (
     ArgumentError,
@@ -245,6 +246,28 @@ def revision(bind: Engine) -> str | None:
         if _is_missing_table(error):
             return None
         raise
+
+
+def describe_database() -> str:
+    """The registry's database in one line: its kind, the server's version, the schema's revision and the address.
+
+    Raises:
+        ExchangeError: the database cannot be reached.
+    """
+    bind = engine()
+    with bind.connect() as connection:
+        version = ".".join(str(part) for part in connection.dialect.server_version_info or ())
+    return f"{bind.dialect.name} {version}, schema {revision(bind)}, at {_shown(bind.url)}"
+
+
+def clock_skew() -> float:
+    """Seconds by which the database server's clock is ahead of this machine's; 0 for a file, which has none."""
+    bind = engine()
+    if bind.dialect.name == "sqlite":
+        return 0.0
+    with bind.connect() as connection:
+        theirs: datetime = connection.execute(select(func.clock_timestamp())).scalar_one()
+    return (theirs.astimezone(UTC) - datetime.now(UTC)).total_seconds()
 
 
 def migrate(bind: Engine, target: str = "head") -> None:

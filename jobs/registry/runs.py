@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
-from sqlalchemy import select
+from sqlalchemy import ColumnElement, CursorResult, delete, func, select
 
 from jobs.errors import ExchangeError
 from jobs.registry import reading, transaction
@@ -156,6 +156,85 @@ def last_build(table: str, version: int) -> Run | None:
             .order_by(Run.id.desc())
             .limit(1)
         ).first()
+
+
+def latest_runs(
+    *, name: str | None = None, step: str | None = None, status: str | None = None, limit: int
+) -> list[Run]:
+    """Records of steps, newest first, at most ``limit``.
+
+    Args:
+        name: only those of this source or product.
+        step: only those of this step, such as ``silver``.
+        status: only ``running``, ``succeeded``, ``unchanged`` or ``failed`` ones.
+        limit: how many at most.
+    """
+    newest = select(Run).order_by(Run.id.desc()).limit(limit)
+    for column, value in ((Run.name, name), (Run.step, step), (Run.status, status)):
+        if value:
+            newest = newest.where(column == value)
+    with reading() as session:
+        return list(session.scalars(newest))
+
+
+def last_run_id() -> int:
+    """The id of the newest record; 0 if nothing ran yet."""
+    with reading() as session:
+        return session.scalar(select(func.max(Run.id))) or 0
+
+
+def runs_after(run_id: int) -> list[Run]:
+    """Records of steps that began after the one with this id, oldest first, as they are now."""
+    with reading() as session:
+        return list(session.scalars(select(Run).where(Run.id > run_id).order_by(Run.id)))
+
+
+def last_released_version(product: str) -> int | None:
+    """The checked version that `release` was last given, whether it made a release of it or found nothing new."""
+    done = select(Run.output_version).where(Run.step == "release", Run.name == product)
+    done = done.where(Run.status.in_(("succeeded", "unchanged"))).order_by(Run.id.desc()).limit(1)
+    with reading() as session:
+        return session.scalars(done).first()
+
+
+@dataclass(frozen=True)
+class Listing:
+    """Every record without its input, as rows under column names and their SQL types."""
+
+    columns: tuple[tuple[str, str], ...]
+    rows: tuple[tuple[Any, ...], ...]
+
+
+def list_runs() -> Listing:
+    """Every record, oldest first; a column's type is ``bigint``, ``timestamp`` or ``string``."""
+    columns = [column for column in Run.__table__.columns if column.name != "input"]
+    with reading() as session:
+        rows = tuple(tuple(row) for row in session.execute(select(*columns).order_by(Run.id)))
+    return Listing(tuple((column.name, _sql_type(column)) for column in columns), rows)
+
+
+def count_old_runs(before: datetime) -> int:
+    """How many records `delete_old_runs` would delete."""
+    with reading() as session:
+        return session.scalars(select(func.count(Run.id)).where(*_old(before))).one()
+
+
+def delete_old_runs(before: datetime) -> int:
+    """Delete records of steps that began before an instant, but for the newest of each step; returns how many."""
+    # The session holds no record to keep in step; with the rows asked back, SQLite would not count them.
+    old = delete(Run).where(*_old(before)).execution_options(synchronize_session=False)
+    with transaction() as session:
+        return cast("CursorResult[Any]", session.execute(old)).rowcount
+
+
+def _old(before: datetime) -> tuple[ColumnElement[bool], ...]:
+    newest = select(func.max(Run.id)).group_by(Run.name, Run.step)
+    return (Run.started_at < before, Run.id.not_in(newest))
+
+
+def _sql_type(column: ColumnElement[Any]) -> str:
+    kind = str(column.type).split("(")[0].upper()
+    return {"BIGINT": "bigint", "DATETIME": "timestamp", "INTEGER": "bigint"}.get(kind, "string")
 
 
 def _one_line(error: BaseException) -> str:

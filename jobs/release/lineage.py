@@ -5,12 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import select
-
 from jobs.errors import NotFound
 from jobs.lake.pointers import pointer
-from jobs.registry import reading
-from jobs.registry.models import Landing
+from jobs.registry.landings import digests_up_to
 from jobs.registry.runs import last_build
 
 
@@ -49,7 +46,7 @@ def lineage(inputs: dict[str, Any]) -> Lineage:
             watermarks[name] = max(watermarks.get(name, 0), _landing_id(table, version))
         else:
             waiting += list(_inputs(table, version).items())
-    return Lineage(tuple(sorted(tables)), _landed(watermarks))
+    return Lineage(tuple(sorted(tables)), tuple(sorted(digests_up_to(watermarks))))
 
 
 def _landing_id(table: str, version: int) -> int:
@@ -74,14 +71,6 @@ def _inputs(table: str, version: int) -> dict[str, int]:
 
 def _tables(inputs: dict[str, Any]) -> dict[str, int]:
     return {str(table): int(version) for table, version in (inputs.get("tables") or {}).items()}
-
-
-def _landed(watermarks: dict[str, int]) -> tuple[str, ...]:
-    found: set[str] = set()
-    with reading() as db:
-        for source, landing_id in watermarks.items():
-            found |= set(db.scalars(select(Landing.sha256).where(Landing.source == source, Landing.id <= landing_id)))
-    return tuple(sorted(found))
 
 
 def _unknown(table: str, version: int) -> NotFound:

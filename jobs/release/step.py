@@ -5,18 +5,22 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import Select, desc, select
-from sqlalchemy.exc import IntegrityError
-
 from jobs.check import read_evidence
 from jobs.declared.catalog import Product
 from jobs.declared.contract import Contract, load_contract
 from jobs.errors import Busy, ExchangeError, ExpectationsFailed, NotFound, Tampered
 from jobs.lake.pointers import checked
-from jobs.registry import reading, transaction
+from jobs.registry import reading
 from jobs.registry.locks import hold
-from jobs.registry.models import RELEASES_LISTED, Check, Pointer
+from jobs.registry.models import Check, Pointer
 from jobs.registry.models import Release as ReleaseRow
+from jobs.registry.releases import (
+    newest_published_in,
+    newest_release,
+    numbers_in,
+    record_release,
+    release_numbered_in,
+)
 from jobs.release import archive, credential
 from jobs.release.describe import NO_LICENCE, Candidate, describe
 from jobs.release.difference import (
@@ -66,7 +70,7 @@ def release(product: Product, *, run_id: str, now: datetime) -> Release:
     """
     with hold(f"release.{product.name}"):
         pointer, check, contract = _checked(product)
-        newest = _newest(product.name)
+        newest = newest_release(product.name)
         side = _side(snapshot(product.table, pointer.delta_version), contract)
         if newest and newest.delta_version == pointer.delta_version and not _is_lost(newest):
             return _as_released(newest, is_new=False)
@@ -96,39 +100,26 @@ def next_number(before: tuple[int, int, int] | None, found: Difference) -> tuple
     return major, minor, patch + 1
 
 
-def releases(product: str) -> list[ReleaseRow]:
-    """All releases of a product, the newest first, without their manifests and certificates; `find` has those."""
-    with reading() as db:
-        return list(db.scalars(_by_number(product).options(*RELEASES_LISTED)))
-
-
 def find(product: str, number: str | None = None) -> ReleaseRow:
     """A release by its number, such as ``1.2.0``; the newest published one if None.
 
     Raises:
         NotFound: there is none.
     """
-    wanted = _by_number(product).limit(1)
-    parsed = parse_number(number) if number else None
-    if number is None:
-        wanted = wanted.where(ReleaseRow.status == "published")
-    with reading() as db:
-        found = db.scalars(_numbered(wanted, parsed)).first() if parsed or number is None else None
-        if found:
-            return found
-        rows = db.execute(_by_number(product).with_only_columns(ReleaseRow.major, ReleaseRow.minor, ReleaseRow.patch))
-        known = [".".join(map(str, row)) for row in rows]
+    with reading() as session:
+        if number is None:
+            row = newest_published_in(session, product)
+        else:
+            parsed = parse_number(number)
+            row = release_numbered_in(session, product, parsed) if parsed else None
+        if row:
+            return row
+        released = [".".join(map(str, parts)) for parts in numbers_in(session, product)]
     raise NotFound(
         f"no release {number} of '{product}'" if number else f"no release of '{product}'",
-        expected="one of: " + (", ".join(known) or "none has been made"),
+        expected="one of: " + (", ".join(released) or "none has been made"),
         next_step="exchange releases lists them",
     )
-
-
-def pinned_versions(product: str) -> set[int]:
-    """The Delta versions of ``gold.<product>`` that upkeep must keep, because a release is made of them."""
-    with reading() as db:
-        return set(db.scalars(select(ReleaseRow.delta_version).where(ReleaseRow.product == product)))
 
 
 def compare(product: str, before: str, after: str) -> Difference:
@@ -230,14 +221,11 @@ def _publish(candidate: Candidate, manifest: Manifest) -> Release:
         sign=_sign,
     )
     row = _row(candidate.check, manifest, token)
-    try:
-        with transaction() as db:
-            db.add(row)
-    except IntegrityError:
+    if not record_release(row):
         raise Busy(
-            f"{manifest.product}@{manifest.release} was released by another process meanwhile",
+            f"another process has just released {manifest.product}@{manifest.release}",
             next_step="run the release again",
-        ) from None
+        )
     return _as_released(row, is_new=True)
 
 
@@ -280,23 +268,3 @@ def _as_released(row: ReleaseRow, *, is_new: bool) -> Release:
 
 def _manifest_of(row: ReleaseRow) -> Manifest:
     return Manifest.model_validate(row.manifest)
-
-
-def _newest(product: str) -> ReleaseRow | None:
-    with reading() as db:
-        return db.scalars(_by_number(product).limit(1)).first()
-
-
-def _numbered(wanted: Select[ReleaseRow], number: tuple[int, int, int] | None) -> Select[ReleaseRow]:
-    if number is None:
-        return wanted
-    columns = (ReleaseRow.major, ReleaseRow.minor, ReleaseRow.patch)
-    return wanted.where(*(column == part for column, part in zip(columns, number, strict=True)))
-
-
-def _by_number(product: str) -> Select[ReleaseRow]:
-    return (
-        select(ReleaseRow)
-        .where(ReleaseRow.product == product)
-        .order_by(desc(ReleaseRow.major), desc(ReleaseRow.minor), desc(ReleaseRow.patch))
-    )

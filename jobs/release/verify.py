@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from jobs import lake
 from jobs.errors import ExchangeError, NotFound, Tampered
+from jobs.registry.releases import release_numbered
 from jobs.release import credential
 from jobs.release.archive import folder_of
 from jobs.release.inspection import (
@@ -113,24 +114,11 @@ class _Recorded:
 
 
 def _row(work: Inspection) -> _Recorded | None:
-    from sqlalchemy import select
-
-    from jobs.registry import reading
-    from jobs.registry.models import Release
-
     number = parse_number(work.number)
     url = settings().registry_url
     if number is None or (url.startswith("sqlite:///") and not Path(url.removeprefix("sqlite:///")).exists()):
         return None
-    with reading() as db:
-        row = db.scalars(
-            select(Release).where(
-                Release.product == work.product,
-                Release.major == number[0],
-                Release.minor == number[1],
-                Release.patch == number[2],
-            )
-        ).first()
+    row = release_numbered(work.product, number)
     if row is None:
         return None
     facts = {

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from operator import attrgetter
+from typing import TYPE_CHECKING
 
-from sqlalchemy import select
-from sqlalchemy.orm import Session
-
-from jobs.exchange.grants import Standing, grant_of, grants_of_buyer, standing
+from jobs.exchange.grants import Standing, grant_of, grants_numbered, grants_of_buyer, standing
 from jobs.exchange.usage import Request
 from jobs.registry import reading
-from jobs.registry.models import Grant, Release
+from jobs.registry.models import Grant
+from jobs.registry.releases import published_in, state_in
 from jobs.share.refusal import Refusal, forbidden, invalid, missing, unauthenticated
 from jobs.share.tickets import Ticket
+
+if TYPE_CHECKING:
+    from sqlalchemy.orm import Session
 
 SHARE = "exchange"
 SCHEMA = "products"
@@ -141,7 +144,7 @@ def enter(authorization: str | None, entry: Request) -> Visitor:
     with reading() as session:
         own = grant_of(session, token)
         if own is None:
-            raise unauthenticated("nobody knows this token; check the bearerToken of the profile")
+            raise unauthenticated("unknown token; check the bearerToken of the profile")
         entry.buyer, entry.grant_id = own.buyer.name, own.id
         refusal = _worthless(own, now)
         if refusal is not None:
@@ -158,10 +161,7 @@ def require_live(ticket: Ticket, entry: Request) -> None:
     """
     now = datetime.now(UTC)
     with reading() as session:
-        grants = {
-            grant.id: grant
-            for grant in session.scalars(select(Grant).where(Grant.id.in_([ticket.token_grant, ticket.product_grant])))
-        }
+        grants = grants_numbered(session, (ticket.token_grant, ticket.product_grant))
         covering = grants.get(ticket.product_grant)
         if covering is None or ticket.token_grant not in grants:
             raise forbidden("this ticket belongs to a grant that does not exist")
@@ -169,9 +169,7 @@ def require_live(ticket: Ticket, entry: Request) -> None:
         for grant in grants.values():
             if standing(grant, now) is not Standing.LIVE:
                 raise forbidden(_ended(grant, now))
-        release = session.execute(
-            select(Release.product, Release.delta_version, Release.status).where(Release.id == ticket.release)
-        ).one_or_none()
+        release = state_in(session, ticket.release)
     if release is None or release.product != covering.product:
         raise forbidden("this ticket belongs to a release that its grant does not cover")
     entry.version = release.delta_version
@@ -197,26 +195,14 @@ def _visitor(session: Session, own: Grant, held: list[Grant], now: datetime) -> 
 
 
 def _published(session: Session, products: set[str]) -> dict[str, tuple[Version, ...]]:
-    rows = session.execute(
-        select(
-            Release.id,
-            Release.product,
-            Release.major,
-            Release.minor,
-            Release.patch,
-            Release.delta_version,
-            Release.released_at,
-        )
-        .where(Release.product.in_(products), Release.status == "published")
-        .order_by(Release.delta_version, Release.major, Release.minor, Release.patch)
-    )
-    found: dict[str, dict[int, Version]] = {}
-    for row in rows:
+    by_product: dict[str, dict[int, Version]] = {}
+    # Stable, so that releases of one version stay in the order of their numbers.
+    for release in sorted(published_in(session, products), key=attrgetter("delta_version")):
         # Two releases may pin the same version of the table; buyers see it once, under the later number.
-        found.setdefault(row.product, {})[row.delta_version] = Version(
-            row.id, f"{row.major}.{row.minor}.{row.patch}", row.delta_version, row.released_at
+        by_product.setdefault(release.product, {})[release.delta_version] = Version(
+            release.id, release.number, release.delta_version, release.released_at
         )
-    return {product: tuple(by_version.values()) for product, by_version in found.items()}
+    return {product: tuple(by_version.values()) for product, by_version in by_product.items()}
 
 
 def _bearer(authorization: str | None) -> str:

@@ -12,12 +12,10 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
 import pyarrow as pa
-from sqlalchemy import select
 
 from jobs import lake
 from jobs.errors import Tampered
-from jobs.registry import reading
-from jobs.registry.models import Release
+from jobs.registry.releases import pinned
 from jobs.settings import settings
 from jobs.share.refusal import unsupported
 
@@ -104,10 +102,8 @@ class _Release:
 
 @lru_cache(maxsize=128)
 def _snapshot(release: _Release) -> Snapshot:
-    with reading() as session:
-        product, version, manifest = session.execute(
-            select(Release.product, Release.delta_version, Release.manifest).where(Release.id == release.number)
-        ).one()
+    content = pinned(release.number)
+    product, version = content.product, content.delta_version
     folder = release.gold / product
     table = lake.delta(f"gold.{product}", version)
     protocol, metadata = table.protocol(), table.metadata()
@@ -127,7 +123,7 @@ def _snapshot(release: _Release) -> Snapshot:
         partition_columns=tuple(metadata.partition_columns),
         configuration=dict(metadata.configuration),
         created=metadata.created_time,
-        files=_files(table, folder, manifest),
+        files=_files(table, folder, content.manifest),
     )
 
 

@@ -14,12 +14,12 @@ import pytest
 from pyarrow.parquet import read_table
 from running import CHECKOUT, Place
 from sqlalchemy import update
-from trial import Exchange, checked_rows, day, table_rows
+from trial import Exchange, checked_rows, day, run_steps, table_rows
 
 from jobs import lake
 from jobs.declared.catalog import load_catalog
 from jobs.errors import Busy, ExchangeError
-from jobs.flow import run_step, run_steps
+from jobs.flow import run_step
 from jobs.lake.objects import reader
 from jobs.operate.doctor import examine
 from jobs.operate.relocate import relocate

@@ -37,11 +37,12 @@ PRODUCT = "SELECT meter, sum(kwh) AS kwh FROM silver.readings GROUP BY meter"
 EVERYTHING = """
 import json
 from datetime import UTC, datetime
-from jobs.flow import run_steps
+from jobs.flow import run_step
 from jobs.exchange.grants import create_grant
 from jobs.operate.upkeep import upkeep
 day = datetime(2026, 1, 1, tzinfo=UTC)
-print(json.dumps([done.status for name in ("readings", "load") for done in run_steps(name, day, "r")]))
+steps = {"readings": ("land", "bronze", "silver", "check"), "load": ("gold", "check", "release")}
+print(json.dumps([run_step(step, name, day, "r").status for name in steps for step in steps[name]]))
 print(json.dumps([kept.status for kept in upkeep().tables]))
 print(json.dumps(create_grant("load", "Bank", 30)[1]))
 """

@@ -31,13 +31,14 @@ from jobs.registry import reading, transaction
 from jobs.registry.locks import hold
 from jobs.registry.models import Check
 from jobs.registry.models import Release as ReleaseRow
+from jobs.registry.releases import pinned_versions, releases_of
 from jobs.registry.runs import StepOutcome, recorded
 from jobs.release import archive, credential
 from jobs.release.difference import Fingerprint, Side, difference, fingerprint, rows_of
 from jobs.release.lineage import lineage
 from jobs.release.manifest import Manifest, digest
 from jobs.release.snapshot import snapshot
-from jobs.release.step import compare, find, pinned_versions, releases, rows_of_difference
+from jobs.release.step import compare, find, rows_of_difference
 from jobs.settings import settings
 
 
@@ -168,7 +169,7 @@ def test_nothing_new_makes_no_release(desk: Desk) -> None:
     # Built again, in other files and another order of rows and columns: the same rows are the same release.
     rebuilt = desk.ship(FIRST.take([2, 0, 1]).select(["kwh", "meter", "day"]))
     assert (rebuilt.number, rebuilt.is_new, rebuilt.delta_version) == ("1.0.0", False, first.delta_version)
-    assert len(releases(PRODUCT)) == 1
+    assert len(releases_of(PRODUCT)) == 1
     assert pinned_versions(PRODUCT) == {first.delta_version}
 
 
@@ -195,7 +196,7 @@ def test_refusals(desk: Desk) -> None:
     desk.declare(redistribution="derived_only")
     with hold(f"release.{PRODUCT}"), pytest.raises(Busy):
         desk.release()
-    assert releases(PRODUCT) == [] and not list((settings().releases).glob("*/*"))
+    assert releases_of(PRODUCT) == [] and not list((settings().releases).glob("*/*"))
     assert desk.release().number == "1.0.0"
 
 
@@ -208,7 +209,7 @@ def test_evidence_that_was_changed_stops_a_release(desk: Desk) -> None:
     file.unlink()
     with pytest.raises(NotFound, match="no evidence is kept"):
         desk.release()
-    assert releases(PRODUCT) == []
+    assert releases_of(PRODUCT) == []
 
 
 def test_a_data_file_that_is_not_as_logged_stops_a_release(desk: Desk) -> None:
@@ -216,7 +217,7 @@ def test_a_data_file_that_is_not_as_logged_stops_a_release(desk: Desk) -> None:
     next(desk.table.glob("*.parquet")).write_bytes(b"short")
     with pytest.raises(ExchangeError):
         desk.release()
-    assert releases(PRODUCT) == []
+    assert releases_of(PRODUCT) == []
 
 
 def test_duplicate_keys_stop_a_release(desk: Desk) -> None:
@@ -374,7 +375,7 @@ def test_a_full_disk_releases_nothing(desk: Desk, monkeypatch: pytest.MonkeyPatc
         patch.setattr("jobs.release.archive.os.fsync", full)
         with pytest.raises(ExchangeError, match="No space left"):
             desk.release()
-    assert releases(PRODUCT) == []
+    assert releases_of(PRODUCT) == []
     assert desk.release().number == "1.0.0"
     assert [p.name for p in (settings().releases / PRODUCT).iterdir()] == ["1.0.0"]
 
@@ -396,7 +397,7 @@ def test_killed_before_or_after_the_folder_ends_with_one_release(
         patch.setattr("jobs.release.step._row" if before_row else "jobs.release.archive.Path.rename", die)
         with pytest.raises(Killed):
             desk.release()
-    assert releases(PRODUCT) == []
+    assert releases_of(PRODUCT) == []
     left = manifest_of("1.0.0") if before_row else None
     later = desk.release(NOW + timedelta(hours=1), run_id="run-2")
     assert (later.number, later.is_new) == ("1.0.0", True)
@@ -447,14 +448,13 @@ def test_kill_nine_at_any_moment(desk: Desk) -> None:
     program = (
         "import os, signal, sys, pathlib\n"
         "from datetime import datetime, UTC\n"
-        "from jobs import release\n"
-        "from jobs.release import archive\n"
+        "from jobs.release import archive, step\n"
         "from jobs.declared.catalog import load_products\n"
         "def die(*_, **__): os.kill(os.getpid(), signal.SIGKILL)\n"
-        "setattr({'archive': archive, 'release': release}[sys.argv[1]], sys.argv[2], die)\n"
-        f"release.release(load_products().product('{PRODUCT}'), run_id='r', now=datetime(2026, 3, 1, tzinfo=UTC))\n"
+        "setattr({'archive': archive, 'step': step}[sys.argv[1]], sys.argv[2], die)\n"
+        f"step.release(load_products().product('{PRODUCT}'), run_id='r', now=datetime(2026, 3, 1, tzinfo=UTC))\n"
     )
-    for module, function in (("release", "describe"), ("archive", "_sync"), ("release", "_as_released")):
+    for module, function in (("step", "describe"), ("archive", "_sync"), ("step", "_as_released")):
         ended = subprocess.run(
             [sys.executable, "-c", program, module, function],
             cwd=Path(__file__).parents[2],
@@ -474,9 +474,9 @@ def test_two_registries_of_one_number_cannot_be(desk: Desk, monkeypatch: pytest.
     desk.passes(desk.build(meters(("z", 9, 9.0))))
     monkeypatch.setattr("jobs.release.step.next_number", lambda *_: (1, 0, 0))
     monkeypatch.setattr("jobs.release.archive.folder_of", lambda p, n: settings().releases / p / f"{n}-elsewhere")
-    with pytest.raises(Busy, match="released by another process"):
+    with pytest.raises(Busy, match="another process has just released"):
         desk.release()
-    assert [r.number for r in releases(PRODUCT)] == ["1.0.0"]
+    assert [r.number for r in releases_of(PRODUCT)] == ["1.0.0"]
 
 
 CELL = st.one_of(st.none(), st.floats(allow_nan=True, allow_infinity=True, width=64), st.just(-0.0))

@@ -237,7 +237,7 @@ def test_a_wrong_an_expired_and_a_revoked_token(door: Door, rates: str, delta: b
     def load(address: str) -> Callable[[], object]:
         return lambda: delta_sharing.load_as_pandas(address, use_delta_format=delta)
 
-    _refused(load(f"{wrong}#exchange.products.rates"), "401", "nobody knows this token")
+    _refused(load(f"{wrong}#exchange.products.rates"), "401", "unknown token")
     _refused(load(door.url(expired_token, "rates")), "401", "expired on")
     _refused(load(door.url(early_token, "rates")), "401", "begins on")
     _refused(load(door.url(revoked_token, "rates")), "403", "was revoked on")

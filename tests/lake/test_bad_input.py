@@ -8,11 +8,10 @@ import tarfile
 import zipfile
 
 import pytest
-from trial import FIRST, Exchange, Source, balanced, landings, runs
+from trial import FIRST, Exchange, Source, balanced, landings, run_steps, runs
 
 from jobs import lake
 from jobs.errors import RefusedFile, Tampered
-from jobs.flow import run_steps
 from jobs.lake.pointers import pointer
 from jobs.settings import settings
 

@@ -9,12 +9,11 @@ from datetime import date
 from decimal import Decimal, InvalidOperation
 
 import pytest
-from trial import Exchange, day
+from trial import Exchange, day, run_steps
 
 from jobs import lake
 from jobs.declared.contract import load_contract
 from jobs.errors import DeclarationError, ExchangeError, ExpectationsFailed, RefusedFile
-from jobs.flow import run_steps
 from jobs.lake.pointers import checked
 
 READINGS = {"meter": "STRING", "read_on": "DATE", "kwh": "DECIMAL(8,2)"}

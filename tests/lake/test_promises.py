@@ -13,11 +13,11 @@ from pathlib import Path
 
 import pytest
 from killed import Undertaker
-from trial import Exchange, Source, balanced, checked_rows, day, files_of, landings, runs, table_rows
+from trial import Exchange, Source, balanced, checked_rows, day, files_of, landings, run_steps, runs, table_rows
 
 from jobs import lake
 from jobs.errors import Busy, ExchangeError, ExpectationsFailed
-from jobs.flow import run_step, run_steps
+from jobs.flow import run_step
 from jobs.lake.pointers import checked, pointer
 from jobs.lake.views import session
 from jobs.settings import settings

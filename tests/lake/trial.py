@@ -16,6 +16,7 @@ import pytest
 import yaml
 
 from jobs import lake
+from jobs.declared.catalog import load_catalog
 from jobs.declared.contract import load_contract
 from jobs.flow import StepRun, run_step
 from jobs.lake.pointers import move, pointer
@@ -247,6 +248,17 @@ class Exchange:
         text = contract_text(name, columns, key, (partition,) if partition else (), quality or [])
         write(self.root / f"expectations/gold/{name}.yaml", text)
         return name
+
+
+def run_steps(name: str, logical_date: datetime, run_id: str) -> list[StepRun]:
+    """Run a source's or product's steps in order until one finds nothing new; a product's release runs all the same."""
+    is_source = name in load_catalog().sources
+    done: list[StepRun] = []
+    for step in ("land", "bronze", "silver", "check") if is_source else ("gold", "check", "release"):
+        done.append(run_step(step, name, logical_date, run_id))
+        if done[-1].status == "unchanged" and step in ("land", "silver"):
+            break
+    return done
 
 
 def build_product(name: str, at: int = 0) -> StepRun:

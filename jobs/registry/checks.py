@@ -1,0 +1,22 @@
+"""The registry's `checks`: what the expectations said of each Delta version that they ran on."""
+
+from __future__ import annotations
+
+from sqlalchemy import select
+
+from jobs.registry.database import reading
+from jobs.registry.models import Check, Pointer
+
+
+def latest_checks(table: str, limit: int) -> list[Check]:
+    """A table's checks, newest first, at most ``limit``."""
+    newest = select(Check).where(Check.table_name == table).order_by(Check.id.desc()).limit(limit)
+    with reading() as session:
+        return list(session.scalars(newest))
+
+
+def grades() -> dict[str, str]:
+    """The grade of each table's checked version, by table name; tables whose check is not recorded are left out."""
+    checked = select(Pointer.table_name, Check.grade).join(Check, Pointer.check_id == Check.id)
+    with reading() as session:
+        return dict(session.execute(checked).tuples().all())

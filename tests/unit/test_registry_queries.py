@@ -1,0 +1,315 @@
+"""What the registry's queries find in a database in a file, without an engine."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import event
+from sqlalchemy.exc import NoResultFound
+
+from jobs.lake.pointers import advance, checked, confirm, forget, move, rebase
+from jobs.registry import engine, reading, transaction
+from jobs.registry.checks import grades, latest_checks
+from jobs.registry.landings import digests_in, digests_up_to, landed_by_source, paths_by_digest
+from jobs.registry.leases import lease_of, take_lease
+from jobs.registry.models import Check, Landing, Pointer, Release, Run
+from jobs.registry.pointers import pointer, pointers
+from jobs.registry.releases import (
+    is_released,
+    newest_published,
+    newest_published_in,
+    newest_release,
+    numbers_in,
+    pinned,
+    pinned_versions,
+    published_in,
+    published_releases,
+    recall_published,
+    record_release,
+    release_numbered,
+    release_of_version,
+    releases_of,
+    releases_with_changes,
+    state_in,
+)
+from jobs.registry.runs import (
+    count_old_runs,
+    delete_old_runs,
+    last_released_version,
+    last_run_id,
+    latest_runs,
+    list_runs,
+    runs_after,
+)
+from jobs.registry.transfer import Conflict, copy_records, records_in_the_way
+
+NOW = datetime(2026, 11, 22, 16, tzinfo=UTC)
+HOUR = timedelta(hours=1)
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("EXCHANGE_HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("EXCHANGE_DATABASE_URL", raising=False)
+    return tmp_path / "home"
+
+
+def release_row(number: str, version: int, product: str = "rates", **columns: Any) -> Release:
+    major, minor, patch = map(int, number.split("."))
+    return Release(
+        product=product, major=major, minor=minor, patch=patch, delta_version=version, manifest_sha256="",
+        manifest=columns.pop("manifest", {"files": ["f"], "diff": {"added": version}}), credential="token", rows=1,
+        bytes=1, grade="A", licence="CC0-1.0", released_at=NOW, **columns,
+    )  # fmt: skip
+
+
+def check_row(table: str, version: int, grade: str = "A") -> Check:
+    return Check(
+        table_name=table, delta_version=version, contract_digest=f"contract {version}", suite_digest="",
+        result_sha256="", passed=True, score=100.0, grade=grade, dimensions={}, scope=None, run_id="r", checked_at=NOW,
+    )  # fmt: skip
+
+
+def landing_row(source: str, sha256: str, at: datetime = NOW) -> Landing:
+    return Landing(
+        source=source, sha256=sha256, path=f"landing/{sha256}", file_name="x.csv", size=1, fetched_at=at,
+        logical_date=at, run_id="r",
+    )  # fmt: skip
+
+
+def run_row(name: str, step: str, status: str = "succeeded", at: datetime = NOW, version: int | None = None) -> Run:
+    return Run(
+        run_id="r", step=step, kind="source", name=name, logical_date=at, started_at=at, status=status,
+        output_version=version, input={"tables": {}},
+    )  # fmt: skip
+
+
+def add(*rows: Any) -> None:
+    with transaction() as session:
+        for row in rows:
+            session.add(row)
+            # In this order, whatever the unit of work would prefer.
+            session.flush()
+
+
+def passed(table: str, version: int, grade: str = "A", inputs: dict[str, int] | None = None) -> None:
+    """Move a table's pointer to a version, as a passed check does."""
+    move(
+        table, version, check=check_row(table, version, grade), landing_id=version,
+        inputs={"tables": inputs, "query": "q"} if inputs else None, run_id="r",
+    )  # fmt: skip
+
+
+def test_releases_come_by_number_not_by_the_order_they_were_made_in() -> None:
+    for number, version in (("1.10.0", 3), ("1.2.0", 2), ("1.0.0", 1)):
+        assert record_release(release_row(number, version))
+    assert [row.number for row in releases_of("rates")] == ["1.10.0", "1.2.0", "1.0.0"]
+    newest = newest_release("rates")
+    assert newest is not None and newest.number == "1.10.0" and newest.manifest["files"] == ["f"]
+    assert newest_published()["rates"].number == "1.10.0"
+    assert [row.number for row in published_releases()] == ["1.0.0", "1.2.0", "1.10.0"]
+    with reading() as session:
+        assert numbers_in(session, "rates") == [(1, 10, 0), (1, 2, 0), (1, 0, 0)]
+    assert (newest_release("loads"), releases_of("loads")) == (None, [])
+
+
+def test_a_number_is_given_once() -> None:
+    assert record_release(release_row("1.0.0", 1))
+    assert not record_release(release_row("1.0.0", 2))
+    first = release_numbered("rates", (1, 0, 0))
+    assert first is not None and first.delta_version == 1
+    assert release_numbered("rates", (1, 0, 1)) is None
+
+
+def test_a_recalled_release_is_kept_but_not_published() -> None:
+    for product, number, version in (("rates", "1.0.0", 1), ("rates", "1.1.0", 2), ("loads", "1.0.0", 1)):
+        record_release(release_row(number, version, product))
+    assert recall_published("rates") == 2
+    assert recall_published("rates") == 0
+    record_release(release_row("1.1.1", 0))
+    with reading() as session:
+        newest = newest_published_in(session, "rates")
+        assert newest is not None and newest.number == "1.1.1"
+        assert [(row.product, row.number) for row in published_in(session)] == [("loads", "1.0.0"), ("rates", "1.1.1")]
+        assert [row.product for row in published_in(session, {"loads", "nothing"})] == ["loads"]
+        assert published_in(session, set()) == []
+        recalled = release_of_version("rates", 2)
+        assert recalled is not None
+        state = state_in(session, recalled.id)
+        assert state is not None and (state.product, state.delta_version, state.status) == ("rates", 2, "recalled")
+        assert state_in(session, 99) is None
+    assert pinned_versions("rates") == {0, 1, 2}
+    assert is_released("rates") and not is_released("nothing")
+    assert [row.status for row in releases_of("rates")] == ["published", "recalled", "recalled"]
+
+
+def test_a_list_of_releases_reads_of_a_manifest_only_what_changed() -> None:
+    record_release(release_row("1.0.0", 1, manifest={"files": ["f"]}))
+    record_release(release_row("1.1.0", 2))
+    record_release(release_row("1.0.0", 7, "loads"))
+    listed = releases_with_changes()
+    assert [(row.product, row.number, changes) for row, changes in listed] == [
+        ("loads", "1.0.0", {"added": 7}), ("rates", "1.1.0", {"added": 2}), ("rates", "1.0.0", {}),
+    ]  # fmt: skip
+    assert [row.product for row, _ in releases_with_changes("loads")] == ["loads"]
+    with pytest.raises(Exception, match="manifest"):
+        _ = listed[0][0].manifest
+
+
+def test_a_release_pins_a_version_and_its_files() -> None:
+    record_release(release_row("1.0.0", 4))
+    content = pinned(releases_of("rates")[0].id)
+    assert (content.product, content.delta_version, content.manifest["files"]) == ("rates", 4, ["f"])
+    with pytest.raises(NoResultFound):
+        pinned(99)
+    assert release_of_version("rates", 5) is None
+
+
+def test_a_pointer_brings_its_check_and_a_grade() -> None:
+    passed("silver.rates", 3, "B")
+    passed("gold.rates", 5, "C", {"silver.rates": 3})
+    add(check_row("gold.rates", 6, "E"))
+    stored = pointer("gold.rates")
+    assert stored is not None and stored.check is not None
+    assert (stored.delta_version, stored.check.grade) == (5, "C")
+    assert [row.table_name for row in pointers()] == ["gold.rates", "silver.rates"]
+    assert grades() == {"silver.rates": "B", "gold.rates": "C"}
+    assert [row.delta_version for row in latest_checks("gold.rates", 10)] == [6, 5]
+    assert [row.delta_version for row in latest_checks("gold.rates", 1)] == [6]
+    assert pointer("gold.loads") is None
+
+
+def test_a_pointer_is_read_with_one_statement() -> None:
+    passed("silver.rates", 3)
+    statements: list[str] = []
+
+    def count(*arguments: Any) -> None:
+        statements.append(arguments[2])
+
+    event.listen(engine(), "before_cursor_execute", count)
+    try:
+        assert checked("silver.rates").check is not None
+    finally:
+        event.remove(engine(), "before_cursor_execute", count)
+    assert sum(statement.lstrip().upper().startswith("SELECT") for statement in statements) == 1
+
+
+def test_what_was_built_from_a_table_follows_it() -> None:
+    passed("silver.rates", 3)
+    passed("gold.current", 1, inputs={"silver.rates": 3, "silver.other": 9})
+    passed("gold.late", 1, inputs={"silver.rates": 2})
+    passed("gold.apart", 1, inputs={"silver.other": 3})
+    rebase("silver.rates", 4)
+    tables = {row.table_name: (row.inputs or {}).get("tables") for row in pointers()}
+    assert tables == {
+        "gold.apart": {"silver.other": 3},
+        "gold.current": {"silver.rates": 4, "silver.other": 9},
+        "gold.late": {"silver.rates": 2},
+        "silver.rates": None,
+    }
+    forget("silver.rates")
+    inputs = {row.table_name: row.inputs for row in pointers()}
+    assert inputs == {
+        "gold.apart": {"tables": {"silver.other": 3}, "query": "q"},
+        "gold.current": {"tables": {"silver.rates": -1, "silver.other": 9}, "query": None},
+        "gold.late": {"tables": {"silver.rates": -1}, "query": None},
+    }
+
+
+def test_a_confirmed_pointer_has_the_new_check_and_an_advanced_one_the_new_input() -> None:
+    passed("silver.rates", 3)
+    confirm("silver.rates", check_row("silver.rates", 3, "D"))
+    advance("silver.rates", landing_id=8)
+    stored: Pointer = checked("silver.rates")
+    assert stored.check is not None
+    assert (stored.check.grade, stored.landing_id, stored.delta_version) == ("D", 8, 3)
+
+
+def test_a_lease_is_taken_once_extended_by_its_writer_and_free_when_it_ended() -> None:
+    assert take_lease("s3://lake", "one", now=NOW, until=NOW + HOUR)
+    assert not take_lease("s3://lake", "two", now=NOW, until=NOW + HOUR)
+    assert take_lease("s3://other", "two", now=NOW, until=NOW + HOUR)
+    assert take_lease("s3://lake", "one", now=NOW, until=NOW + 2 * HOUR)
+    lease = lease_of("s3://lake")
+    assert (lease.writer, lease.held_until) == ("one", NOW + 2 * HOUR)
+    assert not take_lease("s3://lake", "two", now=NOW + 2 * HOUR, until=NOW + 3 * HOUR)
+    assert take_lease("s3://lake", "two", now=NOW + 2 * HOUR + timedelta(seconds=1), until=NOW + 3 * HOUR)
+    assert lease_of("s3://lake").writer == "two"
+    with pytest.raises(NoResultFound):
+        lease_of("s3://none")
+
+
+def test_landed_files_by_source_and_up_to_a_landing() -> None:
+    # The newest to arrive need not be the newest by the clock.
+    add(landing_row("rates", "a", NOW), landing_row("loads", "b"), landing_row("rates", "c", NOW - HOUR))
+    landed = landed_by_source()
+    assert {name: (each.files, each.last_at) for name, each in landed.items()} == {
+        "loads": (1, NOW), "rates": (2, NOW - HOUR),
+    }  # fmt: skip
+    assert digests_up_to({"rates": 2, "loads": 2}) == {"a", "b"}
+    assert digests_up_to({}) == set()
+    with reading() as session:
+        assert digests_in(session, "rates") == {"a", "c"}
+    assert paths_by_digest() == {"rates": {"a": "landing/a", "c": "landing/c"}, "loads": {"b": "landing/b"}}
+
+
+def test_runs_are_listed_newest_first_and_filtered() -> None:
+    assert (last_run_id(), latest_runs(limit=5)) == (0, [])
+    add(run_row("rates", "land"), run_row("rates", "silver", "failed"), run_row("loads", "land", "unchanged"))
+    assert [row.id for row in latest_runs(limit=2)] == [3, 2]
+    assert [row.id for row in latest_runs(name="rates", limit=5)] == [2, 1]
+    assert [row.id for row in latest_runs(step="land", limit=5)] == [3, 1]
+    assert [row.id for row in latest_runs(status="failed", limit=5)] == [2]
+    assert last_run_id() == 3
+    assert [row.id for row in runs_after(1)] == [2, 3]
+
+
+def test_a_version_that_release_found_unchanged_counts_as_released() -> None:
+    assert last_released_version("rates") is None
+    add(run_row("rates", "release", version=4), run_row("rates", "release", "unchanged", version=5))
+    add(run_row("rates", "release", "failed", version=6), run_row("rates", "gold", version=7))
+    assert last_released_version("rates") == 5
+
+
+def test_every_record_is_listed_with_its_types_and_without_its_input() -> None:
+    add(run_row("rates", "gold", version=7))
+    listing = list_runs()
+    row = dict(zip([name for name, _ in listing.columns], listing.rows[0], strict=True))
+    assert (row["name"], row["output_version"], row["started_at"]) == ("rates", 7, NOW)
+    types = dict(listing.columns)
+    assert (types["id"], types["started_at"], types["message"]) == ("bigint", "timestamp", "string")
+    assert "input" not in types
+
+
+def test_old_records_go_but_for_the_newest_of_each_step() -> None:
+    old = NOW - 2 * HOUR
+    add(run_row("rates", "land", at=old), run_row("rates", "land", at=old), run_row("rates", "silver", at=old))
+    add(run_row("rates", "land", at=NOW), run_row("loads", "land", at=old))
+    assert count_old_runs(NOW - HOUR) == 2
+    assert delete_old_runs(NOW - HOUR) == 2
+    assert [row.id for row in latest_runs(limit=9)] == [5, 4, 3]
+    assert delete_old_runs(NOW - HOUR) == 0
+
+
+def test_records_are_copied_with_their_numbers_and_only_into_a_registry_without_its_own(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add(run_row("rates", "land"), run_row("rates", "silver"), landing_row("rates", "a"))
+    with transaction() as session:
+        session.delete(session.get_one(Run, 1))
+    take_lease("s3://lake", "one", now=NOW, until=NOW + HOUR)
+    passed("silver.rates", 3)
+    monkeypatch.setenv("EXCHANGE_HOME", str(tmp_path / "other"))
+    old = home / "registry.db"
+    assert records_in_the_way(old) is None
+    assert copy_records(old) == 4
+    assert [row.id for row in latest_runs(limit=5)] == [2]
+    assert checked("silver.rates").check is not None
+    with pytest.raises(NoResultFound):
+        lease_of("s3://lake")
+    assert (records_in_the_way(old), copy_records(old)) == (None, 0)
+    add(run_row("loads", "land"))
+    assert records_in_the_way(old) == Conflict("runs", 2)
