@@ -7,7 +7,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from jobs.airflow.secrets import USER, password_file
+from jobs.airflow.credentials import USER, password_file
 from jobs.operate.processes import write_private
 from jobs.settings import CHECKOUT
 

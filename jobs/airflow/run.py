@@ -13,11 +13,11 @@ from rich.markup import escape
 
 from jobs.airflow.client import Client
 from jobs.airflow.configuration import Manner
+from jobs.airflow.credentials import USER, password_file
 from jobs.airflow.display import Display, print_failures, print_outcome, print_ways_to_read
 from jobs.airflow.mistakes import find_mistakes
 from jobs.airflow.outcome import outcomes_of
 from jobs.airflow.round import Round
-from jobs.airflow.secrets import USER, password_file
 from jobs.airflow.services import Services
 from jobs.declared.catalog import load_catalog
 from jobs.errors import Busy, ExchangeError
@@ -87,7 +87,7 @@ def _one_round(console: Console, services: Services, manner: Manner) -> int:
     with Display(console) as display:
         display.phase("starting Airflow")
         services.begin(manner)
-        client = Client(services.address, USER, services.secrets.password)
+        client = Client(services.address, USER, services.credentials.password)
         this = Round(services, client, catalog, display)
         try:
             this.go()
@@ -116,7 +116,7 @@ def _stay(console: Console, services: Services) -> int:
     _one_round(console, services, _PATIENT)
     services.start("sharing-server", [sys.executable, "-m", "jobs.cli", "serve"], {})
     # On a terminal the password is seen by whoever started this; anywhere else it might be kept in a log.
-    secret = services.secrets.password if console.is_terminal else f"the one in {password_file(services.home)}"
+    secret = services.credentials.password if console.is_terminal else f"the one in {password_file(services.home)}"
     for line in (
         f"Airflow         {services.address}  user {USER}, password {secret}",
         f"Delta Sharing   http://{here.share_host}:{here.share_port}{PREFIX}  exchange grant <product> --to <buyer>",

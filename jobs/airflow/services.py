@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from jobs.airflow.configuration import Manner, write_configuration
-from jobs.airflow.secrets import Secrets, load_secrets
+from jobs.airflow.credentials import Credentials, load_credentials
 from jobs.errors import ExchangeError
 from jobs.operate.processes import Mark, free_port, last_words, launch, open_log
 from jobs.registry import airflow as database
@@ -41,7 +41,7 @@ class Services:
     """The services of one EXCHANGE_HOME: `begin` starts Airflow's, `start` one more, `stop` ends them all."""
 
     address: str = ""
-    secrets: Secrets = field(init=False)
+    credentials: Credentials = field(init=False)
     _running: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
 
     @property
@@ -64,7 +64,7 @@ class Services:
         self.home.mkdir(parents=True, exist_ok=True)
         self.home.chmod(0o700)
         self.logs.mkdir(parents=True, exist_ok=True)
-        self.secrets = load_secrets(self.home)
+        self.credentials = load_credentials(self.home)
         self.address = f"http://127.0.0.1:{free_port(manner.port)}"
         write_configuration(self.home, self.address, manner)
         environment = self._environment()
@@ -130,9 +130,9 @@ class Services:
             "AIRFLOW_HOME": str(self.home),
             "AIRFLOW_CONFIG": str(self.home / "airflow.cfg"),
             **database.variables(),
-            "AIRFLOW__CORE__FERNET_KEY": self.secrets.fernet_key,
-            "AIRFLOW__API_AUTH__JWT_SECRET": self.secrets.jwt_secret,
-            "AIRFLOW__API__SECRET_KEY": self.secrets.session_key,
+            "AIRFLOW__CORE__FERNET_KEY": self.credentials.fernet_key,
+            "AIRFLOW__API_AUTH__JWT_SECRET": self.credentials.jwt_secret,
+            "AIRFLOW__API__SECRET_KEY": self.credentials.session_key,
             # A process that renames itself would otherwise overwrite the environment by which it is found again.
             "SPT_NOENV": "1",
         }

@@ -43,8 +43,8 @@ def cluster(home: Path) -> Iterator[Up]:
     log = EventLog(home / "events")
     os.environ["JDK_JAVA_OPTIONS"] = log.java_options
 
+    from jobs.operate.cluster.credentials import make_spark_secret
     from jobs.operate.cluster.run import Size, down, environment_file, up
-    from jobs.operate.cluster.secrets import make_spark_secret
     from jobs.operate.cluster.state import HOST
 
     try:

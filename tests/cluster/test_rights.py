@@ -24,7 +24,7 @@ from trial import Exchange
 
 from jobs.lake import objects
 from jobs.operate.cluster import store as stores
-from jobs.operate.cluster.secrets import Secrets
+from jobs.operate.cluster.credentials import Credentials
 from jobs.operate.processes import Mark, free_port, is_free, launch
 
 SECRET = "planted-secret-of-this-test"
@@ -98,8 +98,8 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
     mark = Mark("EXCHANGE_CLUSTER_OF", str(made.home))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("EXCHANGE_HOME", str(made.home))
-        secrets = Secrets()
-        command = stores.store(ports, secrets)
+        credentials = Credentials()
+        command = stores.store(ports, credentials)
         _give_rights(stores.store_folder() / "s3.json")
         tls = [f"-s3.port.https={ports['tls']}", f"-s3.cert.file={made.certified.certificate}"]
         started = launch(
@@ -107,7 +107,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
             environment=command.environment, folder=stores.store_folder(), ends_with_parent=True,
         )  # fmt: skip
         try:
-            stores.prepare_store(ports["store"], secrets, lambda: _alive(started), 60)
+            stores.prepare_store(ports["store"], credentials, lambda: _alive(started), 60)
             _declare(made)
             yield made
         finally:

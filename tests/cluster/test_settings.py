@@ -127,10 +127,10 @@ def test_the_database_is_reached_over_tls_by_those_who_know_its_authority(
 
 
 def _set_tls(cluster: Cluster, port: int | None, state: str) -> None:
-    from jobs.operate.cluster.secrets import Secrets
+    from jobs.operate.cluster.credentials import Credentials
 
-    secrets = Secrets.model_validate_json((cluster.folder / "secrets.json").read_text(encoding="utf-8"))
-    password = secrets.database["postgres"]
+    credentials = Credentials.model_validate_json((cluster.folder / "secrets.json").read_text(encoding="utf-8"))
+    password = credentials.database["postgres"]
     with psycopg.connect(host="127.0.0.1", port=port, user="postgres", password=password, autocommit=True) as server:
         server.execute(f"alter system set ssl = {state}")
         server.execute("select pg_reload_conf()")

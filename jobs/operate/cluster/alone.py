@@ -10,7 +10,7 @@ from typing import NoReturn
 
 from jobs.errors import ExchangeError
 from jobs.operate.cluster import engine as engines
-from jobs.operate.cluster.secrets import load_secrets, make_spark_secret, read_spark_secret, spark_secret_file
+from jobs.operate.cluster.credentials import load_credentials, make_spark_secret, read_spark_secret, spark_secret_file
 from jobs.operate.cluster.state import make_folder
 from jobs.settings import s3_endpoint, settings
 
@@ -54,7 +54,7 @@ def run_connect(
     make_folder()
     _refuse_unreachable(master, address)
     host = _host("connect", address, read_spark_secret(secret_file or spark_secret_file()))
-    token = os.environ.get(_TOKEN) or load_secrets().token
+    token = os.environ.get(_TOKEN) or load_credentials().token
     store = store_of(os.environ)
     _become(engines.connect(host, engines.Engine(master, listen, port, memory, cores, store, token)))
 

@@ -15,8 +15,8 @@ from pathlib import Path
 from sqlalchemy import URL
 
 from jobs.errors import ExchangeError
+from jobs.operate.cluster.credentials import Credentials
 from jobs.operate.cluster.engine import Command
-from jobs.operate.cluster.secrets import Secrets
 from jobs.operate.cluster.state import HOST
 from jobs.operate.processes import group_of, last_words, open_log, write_private
 from jobs.settings import settings
@@ -94,7 +94,7 @@ def place() -> Iterator[Place]:
         os.close(descriptor)
 
 
-def make_database(at: Place, secrets: Secrets, log: Path) -> None:
+def make_database(at: Place, credentials: Credentials, log: Path) -> None:
     """Make the folder's contents at first use: one superuser with a password, and no way in without one.
 
     Raises:
@@ -105,7 +105,7 @@ def make_database(at: Place, secrets: Secrets, log: Path) -> None:
         return
     # Left by a start that was killed half-way.
     shutil.rmtree(folder / "data", ignore_errors=True)
-    write_private(folder / "password", secrets.database["postgres"] + "\n")
+    write_private(folder / "password", credentials.database["postgres"] + "\n")
     if at.user:
         shutil.chown(folder / "password", at.user)
     words = [str(find_postgres() / "initdb"), "-D", f"{at.path}/data", "-U", "postgres", "-A", "scram-sha-256"]
@@ -138,7 +138,7 @@ def database(at: Place, port: int) -> Command:
     return Command(words, {})
 
 
-def prepare_database(port: int, secrets: Secrets, check: Callable[[], None], seconds: float) -> None:
+def prepare_database(port: int, credentials: Credentials, check: Callable[[], None], seconds: float) -> None:
     """Wait until the server accepts connections, make roles and databases, and write `passfile`.
 
     Args:
@@ -156,7 +156,7 @@ def prepare_database(port: int, secrets: Secrets, check: Callable[[], None], sec
         try:
             opened = psycopg.connect(
                 host="127.0.0.1", port=port, user="postgres", dbname="postgres", autocommit=True, connect_timeout=5,
-                password=secrets.database["postgres"],
+                password=credentials.database["postgres"],
             )  # fmt: skip
             break
         except psycopg.OperationalError as error:
@@ -170,7 +170,7 @@ def prepare_database(port: int, secrets: Secrets, check: Callable[[], None], sec
     with opened as server:
         for name in DATABASES:
             # What is sent is not the password, so that no log of the server can hold it.
-            password = secrets.database[name].encode()
+            password = credentials.database[name].encode()
             hashed = server.pgconn.encrypt_password(password, name.encode(), b"scram-sha-256").decode()
             role = sql.Identifier(name)
             if not server.execute("select 1 from pg_roles where rolname = %s", [name]).fetchone():
@@ -179,7 +179,7 @@ def prepare_database(port: int, secrets: Secrets, check: Callable[[], None], sec
             if not server.execute("select 1 from pg_database where datname = %s", [name]).fetchone():
                 server.execute(sql.SQL("create database {0} owner {0}").format(role))
                 server.execute(sql.SQL("revoke all on database {} from public").format(role))
-    lines = [f"127.0.0.1:{port}:{name}:{name}:{secrets.database[name]}\n" for name in DATABASES]
+    lines = [f"127.0.0.1:{port}:{name}:{name}:{credentials.database[name]}\n" for name in DATABASES]
     write_private(passfile(), "".join(lines))
 
 

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from jobs.errors import ExchangeError
+from jobs.operate.cluster.credentials import Credentials, load_credentials, make_spark_secret
 from jobs.operate.cluster.database import database_url, find_postgres
 from jobs.operate.cluster.java import find_java
 from jobs.operate.cluster.rehearsal import prepare
-from jobs.operate.cluster.secrets import Secrets, load_secrets, make_spark_secret
 from jobs.operate.cluster.start import Start
 from jobs.operate.cluster.state import HOST, State, forget, load, mark
 from jobs.operate.cluster.store import BUCKET, REGION, find_weed, leftovers
@@ -65,12 +65,12 @@ def up(size: Size) -> tuple[State, list[str]]:
         find_postgres()
         find_weed()
         prepare()
-        secrets = load_secrets()
-        start = Start(state, secrets, make_spark_secret())
+        credentials = load_credentials()
+        start = Start(state, credentials, make_spark_secret())
         with ended_by_signals():
             try:
                 state = start.go()
-                _write_environment(_variables(state, secrets))
+                _write_environment(_variables(state, credentials))
             except BaseException:
                 _end(start.state, start.new)
                 raise
@@ -95,7 +95,7 @@ def use(size: Size) -> list[str]:
             next_step="name one by EXCHANGE_HOME; there `exchange lake copy` brings in what is here",
         )
     state, started = up(size)
-    os.environ.update(_variables(state, load_secrets()))
+    os.environ.update(_variables(state, load_credentials()))
     return started
 
 
@@ -134,18 +134,18 @@ def _sized(known: State | None, size: Size) -> State:
     return wanted if same else wanted.model_copy(update={"parts": {}})
 
 
-def _variables(state: State, secrets: Secrets) -> dict[str, str]:
+def _variables(state: State, credentials: Credentials) -> dict[str, str]:
     return {
         "EXCHANGE_HOME": str(settings().home),
         # To a server of this very name, and only to that, Spark's client sends a token without TLS.
-        "EXCHANGE_SPARK": f"sc://localhost:{state.ports['connect']}/;token={secrets.token}",
+        "EXCHANGE_SPARK": f"sc://localhost:{state.ports['connect']}/;token={credentials.token}",
         "EXCHANGE_LAKE": f"s3://{BUCKET}/lake",
         "EXCHANGE_DATABASE_URL": database_url(state.ports["database"], "exchange"),
         "EXCHANGE_AIRFLOW_DATABASE_URL": database_url(state.ports["database"], "airflow"),
         "AWS_ENDPOINT_URL": f"http://{HOST}:{state.ports['store']}",
         "AWS_REGION": REGION,
-        "AWS_ACCESS_KEY_ID": secrets.access_key,
-        "AWS_SECRET_ACCESS_KEY": secrets.secret_key,
+        "AWS_ACCESS_KEY_ID": credentials.access_key,
+        "AWS_SECRET_ACCESS_KEY": credentials.secret_key,
     }
 
 

@@ -17,7 +17,7 @@ from jobs.errors import ExchangeError
 from jobs.operate.cluster import database as databases
 from jobs.operate.cluster import engine as engines
 from jobs.operate.cluster import store as stores
-from jobs.operate.cluster.secrets import Secrets
+from jobs.operate.cluster.credentials import Credentials
 from jobs.operate.cluster.state import HOST, Part, State, choose_ports, log_of, mark
 from jobs.operate.cluster.watch import is_answering
 from jobs.operate.processes import last_words, launch
@@ -30,10 +30,10 @@ _PAUSE = 0.1
 class Start:
     """One start: `state` is what runs by then, `new` the parts that this start added."""
 
-    def __init__(self, state: State, secrets: Secrets, spark_secret: str) -> None:
+    def __init__(self, state: State, credentials: Credentials, spark_secret: str) -> None:
         self.state = state
         self.new: list[str] = []
-        self._secrets = secrets
+        self._credentials = credentials
         self._spark_secret = spark_secret
 
     def go(self) -> State:
@@ -47,14 +47,14 @@ class Start:
         ports = self.state.ports
         # What takes long to be ready is started first, and waited for last.
         self._launch("master", lambda: engines.master(self._host("master"), ports["master"], ports["master-page"]))
-        self._launch("store", lambda: stores.store(ports, self._secrets), stores.store_folder)
+        self._launch("store", lambda: stores.store(ports, self._credentials), stores.store_folder)
         self._launch_database()
         self._wait("master", lambda: self._registered() is not None)
         for name in self.state.worker_names:
             self._launch(name, partial(self._worker, name))
         self._launch("connect", lambda: engines.connect(self._host("connect"), self._engine()))
-        databases.prepare_database(ports["database"], self._secrets, lambda: self._check("database"), _SECONDS)
-        stores.prepare_store(ports["store"], self._secrets, lambda: self._check("store"), _SECONDS)
+        databases.prepare_database(ports["database"], self._credentials, lambda: self._check("database"), _SECONDS)
+        stores.prepare_store(ports["store"], self._credentials, lambda: self._check("store"), _SECONDS)
         for name in self.state.worker_names:
             self._wait(name, lambda: (self._registered() or 0) >= self.state.workers)
         self._wait("connect", lambda: is_answering(self.state.parts["connect"]))
@@ -84,8 +84,8 @@ class Start:
 
     @property
     def _store(self) -> engines.Store:
-        secrets, endpoint = self._secrets, f"http://{HOST}:{self.state.ports['store']}"
-        return engines.Store(endpoint, stores.REGION, secrets.access_key, secrets.secret_key)
+        credentials, endpoint = self._credentials, f"http://{HOST}:{self.state.ports['store']}"
+        return engines.Store(endpoint, stores.REGION, credentials.access_key, credentials.secret_key)
 
     def _engine(self) -> engines.Engine:
         return engines.Engine(
@@ -95,14 +95,14 @@ class Start:
             memory=self.state.memory,
             cores=self.state.workers * self.state.cores,
             store=self._store,
-            token=self._secrets.token,
+            token=self._credentials.token,
         )
 
     def _launch_database(self) -> None:
         if "database" in self.state.running():
             return
         with databases.place() as place:
-            databases.make_database(place, self._secrets, log_of("initdb"))
+            databases.make_database(place, self._credentials, log_of("initdb"))
             port = self.state.ports["database"]
             self._launch("database", lambda: databases.database(place, port), lambda: Path("/"), place)
 

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 from jobs.errors import ExchangeError
 from jobs.lake.objects import make_bucket
+from jobs.operate.cluster.credentials import Credentials
 from jobs.operate.cluster.engine import Command
-from jobs.operate.cluster.secrets import Secrets
 from jobs.operate.processes import write_private
 from jobs.settings import settings
 
@@ -49,13 +49,13 @@ def store_folder() -> Path:
     return settings().cluster / "store"
 
 
-def store(ports: dict[str, int], secrets: Secrets) -> Command:
+def store(ports: dict[str, int], credentials: Credentials) -> Command:
     """The whole store as one process; it works in `store_folder`."""
     folder = store_folder()
     (folder / "data").mkdir(parents=True, exist_ok=True)
     identity = {
         "name": "exchange",
-        "credentials": [{"accessKey": secrets.access_key, "secretKey": secrets.secret_key}],
+        "credentials": [{"accessKey": credentials.access_key, "secretKey": credentials.secret_key}],
         "actions": ["Admin", "Read", "Write", "List", "Tagging"],
     }
     write_private(folder / "s3.json", json.dumps({"identities": [identity]}))
@@ -71,7 +71,7 @@ def store(ports: dict[str, int], secrets: Secrets) -> Command:
         words += [f"-{part}.port={ports[f'store-{part}']}", f"-{part}.port.grpc={ports[f'store-{part}-grpc']}"]
     # Only the S3 door takes requests: the doors behind it want signatures that nobody else can make.
     keys = ("JWT_SIGNING_KEY", "JWT_SIGNING_READ_KEY", "JWT_FILER_SIGNING_KEY", "JWT_FILER_SIGNING_READ_KEY")
-    return Command(words, {f"WEED_{key}": secrets.store for key in keys})
+    return Command(words, {f"WEED_{key}": credentials.store for key in keys})
 
 
 def leftovers(ports: dict[str, int]) -> list[Path]:
@@ -82,7 +82,7 @@ def leftovers(ports: dict[str, int]) -> list[Path]:
     return [folder / f"seaweedfs-{part}-grpc-{ports[name]}.sock" for part, name in parts.items()]
 
 
-def prepare_store(port: int, secrets: Secrets, check: Callable[[], None], seconds: float) -> None:
+def prepare_store(port: int, credentials: Credentials, check: Callable[[], None], seconds: float) -> None:
     """Wait until the store serves signed requests, and make its bucket.
 
     Args:
@@ -96,7 +96,7 @@ def prepare_store(port: int, secrets: Secrets, check: Callable[[], None], second
     while True:
         check()
         try:
-            make_bucket(BUCKET, address, (secrets.access_key, secrets.secret_key), REGION)
+            make_bucket(BUCKET, address, (credentials.access_key, credentials.secret_key), REGION)
             return
         except ExchangeError as error:
             if time.monotonic() > deadline:

@@ -16,7 +16,7 @@ def _made() -> str:
     return secrets.token_urlsafe(32)
 
 
-class Secrets(BaseModel):
+class Credentials(BaseModel):
     """All of them; a field that is missing in the file is made."""
 
     model_config = ConfigDict(frozen=True)
@@ -31,7 +31,7 @@ class Secrets(BaseModel):
     token: str = Field(default_factory=_made, description="by which the Connect server knows its clients")
 
 
-def secrets_file() -> Path:
+def credentials_file() -> Path:
     """Where they are kept."""
     return settings().cluster / "secrets.json"
 
@@ -69,9 +69,9 @@ def read_spark_secret(file: Path) -> str:
     )
 
 
-def load_secrets() -> Secrets:
+def load_credentials() -> Credentials:
     """Read them, making them at first use."""
-    file = secrets_file()
-    known = Secrets.model_validate_json(file.read_text(encoding="utf-8")) if file.exists() else Secrets()
+    file = credentials_file()
+    known = Credentials.model_validate_json(file.read_text(encoding="utf-8")) if file.exists() else Credentials()
     write_private(file, known.model_dump_json(indent=1) + "\n")
     return known

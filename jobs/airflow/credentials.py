@@ -1,4 +1,4 @@
-"""Airflow's secrets and its configuration: made once per EXCHANGE_HOME, readable by their owner only."""
+"""Airflow's keys and its password: made once per EXCHANGE_HOME, readable by their owner only."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ USER = "admin"
 
 
 @dataclass(frozen=True)
-class Secrets:
+class Credentials:
     """What Airflow encrypts and signs with, and the password of its one user."""
 
     fernet_key: str
@@ -23,13 +23,13 @@ class Secrets:
     password: str
 
 
-def load_secrets(folder: Path) -> Secrets:
-    """Read the secrets in a folder, making them at first use; also writes the password file that Airflow reads."""
+def load_credentials(folder: Path) -> Credentials:
+    """Read the credentials in a folder, making them at first use; also writes the password file that Airflow reads."""
     file = folder / "secrets.json"
     if file.exists():
-        known = Secrets(**json.loads(file.read_text(encoding="utf-8")))
+        known = Credentials(**json.loads(file.read_text(encoding="utf-8")))
     else:
-        known = Secrets(
+        known = Credentials(
             fernet_key=base64.urlsafe_b64encode(secrets.token_bytes(32)).decode(),
             jwt_secret=secrets.token_urlsafe(48),
             session_key=secrets.token_urlsafe(48),
