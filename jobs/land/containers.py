@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import tarfile
 import zipfile
 import zlib
@@ -19,6 +20,9 @@ CHUNK = 1 << 18
 MEMBER_LIMIT = 20 << 30
 RATIO_LIMIT = 1000
 RATIO_FREE = 100 << 20
+
+# What the standard library raises at damaged or cut bytes; a disk that fails to read is none of it.
+_DAMAGE = (zlib.error, gzip.BadGzipFile, zipfile.BadZipFile, tarfile.TarError, EOFError, NotImplementedError)
 
 _GZIP, _ZIP = b"\x1f\x8b", (b"PK\x03\x04", b"PK\x05\x06", b"PK\x07\x08")
 _FOREIGN = {
@@ -79,7 +83,7 @@ def members(path: Path, file_name: str, globs: Sequence[str] = ()) -> Iterator[M
 
 
 def _gz_members(raw: Readable, file_name: str, globs: Sequence[str], budget: Budget) -> Iterator[Member]:
-    stream = Guarded(_Gunzip(raw), file_name, budget)
+    stream = Guarded(_unpacked(raw), file_name, budget)
     head = _read_fully(stream, HEAD)
     whole = _Rest(head, stream)
     if _is_tar(head, file_name):
@@ -88,6 +92,10 @@ def _gz_members(raw: Readable, file_name: str, globs: Sequence[str], budget: Bud
         raise _nested(file_name)
     else:
         yield Member(file_name, _plain(file_name, whole, head))
+
+
+def _unpacked(raw: Readable) -> Readable:
+    return gzip.GzipFile(fileobj=raw, mode="rb")  # type: ignore[call-overload, no-any-return]  # only read() is used
 
 
 def _zip_members(raw: IO[bytes], file_name: str, globs: Sequence[str], budget: Budget) -> Iterator[Member]:
@@ -149,7 +157,7 @@ def _inner(stream: Readable, name: str, budget: Budget) -> Member:
         raise _nested(name)
     if not head.startswith(_GZIP):
         return Member(name, _plain(name, whole, head))
-    unpacked = Guarded(_Gunzip(whole), name, budget)
+    unpacked = Guarded(_unpacked(whole), name, budget)
     head = _read_fully(unpacked, HEAD)
     if head.startswith((*_ZIP, _GZIP)) or _is_tar(head, ""):
         raise _nested(name)
@@ -274,7 +282,7 @@ class Guarded:
         """Return up to ``size`` bytes; raise RefusedFile when they are damaged or too many."""
         try:
             data = self._stream.read(size)
-        except (zlib.error, EOFError, zipfile.BadZipFile, tarfile.TarError, NotImplementedError) as error:
+        except _DAMAGE as error:
             raise _truncated(self._name, "packed data", error) from error
         self._size += len(data)
         if self._size > MEMBER_LIMIT:
@@ -285,39 +293,6 @@ class Guarded:
             )
         self._budget.spend(len(data))
         return data
-
-
-class _Gunzip:
-    """gzip, with larger steps than the standard library takes and an error at a missing end."""
-
-    def __init__(self, raw: Readable) -> None:
-        self._raw = raw
-        self._packed = b""
-        self._decoder = zlib.decompressobj(wbits=31)
-
-    def read(self, size: int, /) -> bytes:
-        while True:
-            if self._decoder.eof and not self._next_part():
-                return b""
-            if not self._packed:
-                self._packed = self._raw.read(CHUNK)
-            ended = not self._packed
-            data = self._decoder.decompress(self._packed, size)
-            self._packed = self._decoder.unconsumed_tail
-            if data:
-                return data
-            if ended and not self._decoder.eof:
-                raise EOFError("it ends before its end mark")
-
-    def _next_part(self) -> bool:
-        rest = self._decoder.unused_data
-        while not (packed := rest.lstrip(b"\0")):
-            rest = self._raw.read(CHUNK)
-            if not rest:
-                return False
-        self._packed = packed
-        self._decoder = zlib.decompressobj(wbits=31)
-        return True
 
 
 class _Rest:
