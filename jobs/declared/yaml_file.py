@@ -61,7 +61,11 @@ def read_model(file: Path, model: type[Model]) -> Model:
 
 
 def line_of(file: Path, location: tuple[str | int, ...]) -> int | None:
-    """Line (1-based) of the value at a path of keys and indexes, or of its nearest existing parent."""
+    """Line (1-based) of the value at a path of keys and indexes, or of its nearest existing parent.
+
+    The file is parsed again, but only where there is a mistake to place. ruamel.yaml keeps the line of every value, and
+    takes 6 s for 600 declarations (1.2 MB) where PyYAML's C loader takes 0.4 s: every start would pay for it.
+    """
     node = yaml.compose(file.read_text(encoding="utf-8"), Loader=_Loader)
     line = None
     for step in location:

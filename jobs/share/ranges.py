@@ -1,4 +1,8 @@
-"""Which bytes of a file a ``Range`` header asks for (RFC 9110, section 14)."""
+"""Which bytes of a file a ``Range`` header asks for (RFC 9110, section 14).
+
+Starlette's FileResponse answers ranges too, but sends the file by itself: what was sent could not be metered as it
+goes, nor stopped when the grant is revoked on the way.
+"""
 
 from __future__ import annotations
 

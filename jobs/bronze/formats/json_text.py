@@ -1,4 +1,10 @@
-"""What both JSON formats share: every value as text exactly as the publisher wrote it, gathered record by record."""
+"""What both JSON formats share: every value as text exactly as the publisher wrote it, gathered record by record.
+
+No library keeps a number's own digits and goes on after damage. pyarrow.json and DuckDB 2.0 read 1.10 as 1.1 and
+twenty digits as 1.2345678901234567e+19, Arrow even refuses a number in a column declared as text; Arrow and Polars 2.1
+stop at the first damaged line. Python's json keeps digits by `parse_float=str`, but then 1.10 and "1.10" are the same,
+of a key written twice only the last stays, and no value has a line.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""A bounded stretch of a stream of text that always begins at a record, and knows its line number."""
+"""A bounded stretch of a stream of text that always begins at a record, and knows its line number.
+
+The libraries' readers (see `careful`) own the stream and cut it by bytes or rows; none can begin again at a known
+line.
+"""
 
 from __future__ import annotations
 
