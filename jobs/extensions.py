@@ -17,6 +17,9 @@ What the module must define:
   `jobs.land.connectors`.
 - ``exchange.formats``: ``MODEL``, a subclass of `jobs.declared.format.Format`, and ``read`` as in
   `jobs.bronze.formats`.
+- ``exchange.rules``: ``compile(entry)``, which turns a quality entry (`jobs.declared.quality.Entry`) into a rule whose
+  `jobs.declared.rules.Kind` has the entry point's name, and ``expectation(rule)``, which gives the Great Expectations
+  type that decides it, or its name, and its arguments.
 
 Modules are imported when a declaration first needs them, also at DAG parse, so they should import engines and clients
 inside their functions.

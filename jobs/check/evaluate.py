@@ -26,11 +26,11 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Literal
 
 from jobs.check import evidence
+from jobs.check.examples import MASK, personal_columns
 from jobs.check.grade import WEIGHTS, Finding, Grade, grade
 from jobs.declared.compile import compile_rules
 from jobs.declared.contract import Contract
 from jobs.declared.rules import Rule
-from jobs.declared.sql import quote
 from jobs.lake.engine import see_alive
 
 if TYPE_CHECKING:
@@ -40,15 +40,9 @@ if TYPE_CHECKING:
     from great_expectations.expectations.expectation import Expectation
     from pyspark.sql import DataFrame, SparkSession
 
-MASK = "***"
-_PERSONAL = ("personal", "sensitive_personal")
 # What GX found that is a count and names nobody; everything else in the result of a personal column is masked.
 _COUNTS = frozenset({"element_count", "missing_count", "missing_percent", "unexpected_count", "unexpected_percent",
                      "unexpected_percent_total", "unexpected_percent_nonmissing"})  # fmt: skip
-_AGGREGATES = frozenset({"row_count", "share", "unique", "freshness"})
-_BY_ROW = frozenset({"not_null", "in_set", "range", "pattern", "length", "row_sql"})
-# Where a row came from, as far as the table says; the file's name may itself be personal.
-_ORIGIN = ("_landing_sha256", "_row")
 
 
 @dataclass(frozen=True)
@@ -98,7 +92,7 @@ class _Found:
 
     @property
     def unexpected(self) -> int | None:
-        if self.rule.kind in ("great_expectations", "scalar_sql", "row_count", "freshness") or self.error:
+        if self.rule.kind.breaks == "value" or self.error:
             return None
         return 0 if self.passed else int((self.result.result or {}).get("unexpected_count") or 0)
 
@@ -137,7 +131,7 @@ def evaluate(
     started = time.perf_counter()
     instant = logical_date if logical_date.tzinfo else logical_date.replace(tzinfo=UTC)
     with quiet():
-        from jobs.check.expectations import suite_of
+        from jobs.check.kinds import suite_of
 
         suite = suite_of(contract, rules)
         found = _decide(frame, rules, suite, contract, {"logical_date": instant.isoformat()})
@@ -180,7 +174,7 @@ def _decide(
 ) -> list[_Found]:
     """What GX finds, in the suite's order."""
     expectations = {str((e.meta or {})["rule"]): e for e in suite.expectations}
-    personal = bool(_personal_columns(contract))
+    personal = bool(personal_columns(contract))
     batch = _batch_definition(frame.sparkSession).get_batch(batch_parameters={"dataframe": frame})
     results = _results(batch, suite.name, {r.id: expectations[r.id] for r in rules}, parameters)
     found = {r.id: _Found(r, results[r.id], _shown_error(results[r.id], personal)) for r in rules}
@@ -245,80 +239,40 @@ def _rule_document(found: _Found, contract: Contract) -> dict[str, Any]:
     if _touches_personal(rule, contract):
         result["result"] = _masked(result.get("result") or {}, rule)
     return {
-        "id": rule.id, "kind": rule.kind, "dimension": rule.dimension, "severity": rule.severity,
+        "id": rule.id, "kind": rule.kind.name, "dimension": rule.dimension, "severity": rule.severity,
         "description": rule.description, "success": found.passed, "error": found.error,
-        "by_row": rule.kind in _BY_ROW, "unexpected": found.unexpected,
+        "by_row": rule.kind.breaks == "each_row", "unexpected": found.unexpected,
         "observed": (result.get("result") or {}).get("observed_value"), "result": result,
     }  # fmt: skip
 
 
 def _for_score(found: _Found) -> int | None:
-    return found.unexpected if found.rule.kind in _BY_ROW else None
+    return found.unexpected if found.rule.kind.breaks == "each_row" else None
 
 
 def _failed_rule(found: _Found, frame: DataFrame, contract: Contract) -> FailedRule:
     rule = found.rule
-    hidden = _touches_personal(rule, contract) and rule.kind not in _AGGREGATES
+    hidden = _touches_personal(rule, contract) and rule.kind.shows_values
     example: dict[str, str | None] | str | None = f"could not be evaluated: {found.error}" if found.error else None
     if not found.error:
-        example = _example(rule, frame, contract)
+        from jobs.check.kinds import example_of
+
+        example = example_of(rule, frame, contract)
     return FailedRule(
         rule.id, rule.severity, rule.dimension, rule.description, found.unexpected,
         MASK if hidden and found.observed is not None else found.observed, example,
     )  # fmt: skip
 
 
-def _example(rule: Rule, frame: DataFrame, contract: Contract) -> dict[str, str | None] | None:
-    from pyspark.sql import functions as F
-
-    if rule.predicate or rule.kind == "share":
-        broken = frame.where(f"not ({rule.parameters['good'] if rule.kind == 'share' else rule.predicate})")
-        origin = [n for n in _ORIGIN if n in frame.columns]
-        names = list(dict.fromkeys((*contract.key, *rule.columns, *origin)))
-    elif rule.kind == "unique":
-        names = list(rule.columns)
-        keys = [F.col(quote(n)) for n in names]
-        broken = frame.dropna(subset=names).groupBy(*keys).agg(F.count(F.lit(1)).alias("_n")).where("_n > 1")
-    elif rule.kind == "scalar_sql":
-        return _counted_example(rule, frame, contract)
-    else:
-        return None
-    row = broken.select(*[F.col(quote(n)).cast("string").alias(n) for n in names]).limit(1).collect()
-    personal = _personal_columns(contract)
-    return {n: MASK if n in personal and row[0][n] is not None else row[0][n] for n in names} if row else None
-
-
-def _counted_example(rule: Rule, frame: DataFrame, contract: Contract) -> dict[str, str | None] | None:
-    """One of the rows that a rule's query counts; nothing where it does not count, or may show personal values."""
-    counted = re.match(r"select\s+count\(\*\)\s+from\s", rule.parameters["query"], re.I)
-    if not counted or _personal_columns(contract):
-        return None
-    from pyspark.errors import PySparkException
-
-    frame.createOrReplaceTempView("example_of")
-    query = "SELECT * FROM " + rule.parameters["query"][counted.end() :].replace("${table}", "example_of")
-    try:
-        row = frame.sparkSession.sql(query).limit(1).collect()
-    except PySparkException:
-        # Not every query that counts rows also shows them, for example one that groups; the count stands without.
-        return None
-    return {name: None if value is None else str(value) for name, value in row[0].asDict().items()} if row else None
-
-
-def _personal_columns(contract: Contract) -> frozenset[str]:
-    return frozenset(c.name for c in contract.columns if c.classification in _PERSONAL)
-
-
 def _touches_personal(rule: Rule, contract: Contract) -> bool:
-    personal = _personal_columns(contract)
-    if rule.kind in ("great_expectations", "scalar_sql"):
-        # What their queries and arguments return cannot be told from their text.
+    personal = personal_columns(contract)
+    if rule.kind.hides_columns:
         return bool(personal)
     return bool(personal & set(rule.columns))
 
 
 def _masked(result: Mapping[str, Any], rule: Rule) -> dict[str, Any]:
-    shown = _COUNTS | {"observed_value"} if rule.kind in _AGGREGATES else _COUNTS
+    shown = _COUNTS if rule.kind.shows_values else _COUNTS | {"observed_value"}
     return {k: v if k in shown or v in (None, [], {}) else _hidden(v) for k, v in result.items()}
 
 
@@ -330,7 +284,7 @@ def _hidden(value: Any) -> Any:
 
 
 def _masked_scope(scope: str | None, contract: Contract) -> str | None:
-    if scope is None or not any(name in scope for name in _personal_columns(contract)):
+    if scope is None or not any(name in scope for name in personal_columns(contract)):
         return scope
     return re.sub(r"'[^']*'|\b\d+(\.\d+)?\b", f"'{MASK}'", scope)
 
@@ -352,7 +306,7 @@ def _grade_document(graded: Grade) -> dict[str, Any]:
 
 def _import_once() -> None:
     with quiet():
-        import jobs.check.expectations  # noqa: F401 - the import is what costs
+        import jobs.check.kinds  # noqa: F401 - the import is what costs
 
 
 @lru_cache(maxsize=1)

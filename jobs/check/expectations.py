@@ -1,4 +1,4 @@
-"""The exchange's vocabulary for Great Expectations: each rule of a contract as an expectation that GX itself decides.
+"""The exchange's own expectations, which Great Expectations decides as it does those that it brings along.
 
 Importing this module imports Great Expectations (seconds), so it is imported inside functions, once per process.
 
@@ -11,40 +11,26 @@ are compared in the column's type, as the split into good and quarantined rows c
 
 from __future__ import annotations
 
-import os
 import uuid
 from datetime import UTC, date, datetime, timedelta
 from typing import TYPE_CHECKING, Any, ClassVar
 
-# GX reports its usage by default, and without internet the process would then hang at exit.
-os.environ["GX_ANALYTICS_ENABLED"] = "false"
-
-from great_expectations import ExpectationSuite
 from great_expectations.core.metric_domain_types import MetricDomainTypes
 from great_expectations.core.metric_function_types import MetricPartialFunctionTypes
-from great_expectations.exceptions.exceptions import ExpectationNotFoundError
 from great_expectations.execution_engine.sparkdf_execution_engine import SparkDFExecutionEngine
-from great_expectations.expectations.expectation import BatchExpectation, Expectation
-from great_expectations.expectations.metadata_types import FailureSeverity
+from great_expectations.expectations.expectation import BatchExpectation
 from great_expectations.expectations.metrics.metric_provider import metric_partial, metric_value
 from great_expectations.expectations.metrics.table_metric_provider import TableMetricProvider
-from great_expectations.expectations.registry import get_expectation_impl
 from pyspark.sql import functions as F
 from typing_extensions import override
 
-from jobs.declared.contract import Contract
-from jobs.declared.rules import Rule, satisfied
+from jobs.declared.rules import satisfied
 from jobs.declared.sql import quote
 
 if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame
 
 AS_OF = "logical_date"
-_SEVERITIES = {
-    "error": FailureSeverity.CRITICAL,
-    "warning": FailureSeverity.WARNING,
-    "info": FailureSeverity.INFO,
-}
 _DATE_LENGTH = len("2026-01-31")
 
 Kwargs = dict[str, Any]
@@ -89,8 +75,8 @@ class RepeatedKeys(TableMetricProvider):
         if largest is None or largest == 1:
             return {"keys": 0, "rows": 0}
         groups = frame.groupBy(*keys).agg(F.count(F.lit(1)).alias("n")).where("n > 1")
-        found = groups.agg(F.count(F.lit(1)), F.sum(F.col("n") - 1)).collect()[0]
-        return {"keys": int(found[0]), "rows": int(found[1] or 0)}
+        totals = groups.agg(F.count(F.lit(1)), F.sum(F.col("n") - 1)).collect()[0]
+        return {"keys": int(totals[0]), "rows": int(totals[1] or 0)}
 
 
 class Scalar(TableMetricProvider):
@@ -212,88 +198,6 @@ class ExpectColumnToBeFresh(_Rule):
         return {"success": passed, "result": {"observed_value": str(newest)}}
 
 
-def suite_of(contract: Contract, rules: tuple[Rule, ...]) -> ExpectationSuite:
-    """The suite of a table: one expectation per rule, in order, each naming its rule in ``meta``.
-
-    Raises:
-        DeclarationError: a rule names an expectation type that GX does not have, or arguments it does not take.
-    """
-    expectations = [_expectation(contract, rule) for rule in rules]
-    return ExpectationSuite(name=contract.table, expectations=expectations)
-
-
-def _expectation(contract: Contract, rule: Rule) -> Expectation:
-    kind, kwargs = _own(rule) or _published(contract, rule)
-    try:
-        return kind(
-            **kwargs,
-            severity=_SEVERITIES[rule.severity],
-            meta={"rule": rule.id, "dimension": rule.dimension},
-            description=rule.description,
-        )
-    except (ValueError, TypeError) as error:
-        detail = "; ".join(line.strip() for line in str(error).splitlines()[1:5]) or str(error)
-        raise contract.mistake(
-            f"{rule.id}: {kind.expectation_type} does not take these arguments: {detail}"[:300],
-            rule.location,
-            expected=f"the arguments of {kind.__name__}",
-        ) from None
-
-
-def _published(contract: Contract, rule: Rule) -> tuple[type[Expectation], Kwargs]:
-    """GX's own expectation for a rule, by its type's name."""
-    name, kwargs = _named(rule)
-    try:
-        return get_expectation_impl(name), kwargs
-    except ExpectationNotFoundError:
-        raise contract.mistake(
-            f"{rule.id}: Great Expectations has no expectation '{name}'",
-            rule.location,
-            expected="a type such as expect_column_mean_to_be_between",
-        ) from None
-
-
-def _named(rule: Rule) -> tuple[str, Kwargs]:
-    given = rule.parameters
-    if rule.kind == "great_expectations":
-        return given["type"], given["kwargs"]
-    column: Kwargs = {"column": rule.columns[0]}
-    if rule.kind == "not_null":
-        return "expect_column_values_to_not_be_null", column
-    if rule.kind == "in_set":
-        return "expect_column_values_to_be_in_set", column | {"value_set": list(given["values"])}
-    if rule.kind == "pattern":
-        return "expect_column_values_to_match_regex", column | {"regex": given["pattern"]}
-    bounds = column | {"min_value": given["minimum"], "max_value": given["maximum"]}
-    if rule.kind == "length":
-        return "expect_column_value_lengths_to_be_between", bounds
-    strict = {"strict_min": given["strict_minimum"], "strict_max": given["strict_maximum"]}
-    return "expect_column_values_to_be_between", bounds | strict
-
-
-def _own(rule: Rule) -> tuple[type[Expectation], Kwargs] | None:
-    """One of our expectations for a rule, or None where GX's own serve."""
-    given = rule.parameters
-    if rule.kind == "row_sql" or (rule.kind == "range" and not given["plain"]):
-        return ExpectRowsToSatisfy, {"predicate": rule.predicate}
-    if rule.kind == "unique":
-        return ExpectKeyToBeUnique, {"columns": list(rule.columns)}
-    if rule.kind == "freshness":
-        return ExpectColumnToBeFresh, {
-            "column": rule.columns[0],
-            "days": given["days"],
-            "as_of": {"$PARAMETER": AS_OF},
-        }
-    if rule.kind not in ("share", "scalar_sql", "row_count"):
-        return None
-    sign, limit = given["limit"]
-    bound = {"sign": sign, "limit": list(limit) if isinstance(limit, tuple) else limit}
-    if rule.kind == "share":
-        return ExpectShareOfRowsToBe, {"predicate": given["good"], "unit": given["unit"], **bound}
-    query = given["query"] if rule.kind == "scalar_sql" else "SELECT COUNT(*) FROM ${table}"
-    return ExpectQueryResultToBe, {"query": query, **bound}
-
-
 def _frame(execution_engine: Any, domain: Kwargs) -> DataFrame:
     frame: DataFrame = execution_engine.get_compute_domain(domain, MetricDomainTypes.TABLE)[0]
     return frame
@@ -305,7 +209,7 @@ def _counted(rows: int, broken: int) -> dict[str, Any]:
 
 
 def _instant(value: Any) -> datetime:
-    """The last instant that a value, or its ISO text, stands for, in UTC: a date counts as young as its last moment."""
+    """The last instant (UTC) that a value or its ISO text can mean; a date is as young as its last moment."""
     if isinstance(value, str):
         value = date.fromisoformat(value) if len(value) == _DATE_LENGTH else datetime.fromisoformat(value)
     if isinstance(value, datetime):

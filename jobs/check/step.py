@@ -63,7 +63,7 @@ def check(table: str, logical_date: datetime, run_id: str) -> StepOutcome:
     changed = _changed(table, contract, rules, stands, head)
     with explained(contract.file):
         outcome = _evaluated(table, contract, head, changed, logical_date, run_id)
-        if changed is not None and {f.rule_id for f in outcome.failed} & {r.id for r in rules if _needs_more(r)}:
+        if changed is not None and {f.rule_id for f in outcome.failed} & _decided_by_all(rules, contract):
             changed = None
             outcome = _evaluated(table, contract, head, changed, logical_date, run_id)
     scope = lake.predicate(changed) if changed is not None else None
@@ -155,15 +155,14 @@ def _changed(
     """The partitions that changed, if what holds of them and held before holds of all; None for all rows."""
     if stands is None or not contract.partitions or stands.contract_digest != contract.digest:
         return None
-    local = all(r.predicate or _needs_more(r) or (r.kind == "unique" and r.columns == contract.key) for r in rules)
-    if not local or not follow_key(contract):
+    if any(r.kind.partial(r, contract.key) == "says_nothing" for r in rules) or not follow_key(contract):
         return None
     return lake.touched(table, stands.delta_version, head)
 
 
-def _needs_more(rule: Rule) -> bool:
-    """Whether a rule that holds of some of the rows holds of all, and only its failure must be seen on all."""
-    return rule.kind == "freshness" or (rule.kind == "row_count" and rule.parameters["limit"][0] in (">", ">="))
+def _decided_by_all(rules: Sequence[Rule], contract: Contract) -> set[str]:
+    """Rules that hold of all rows if they hold of some, and whose failure only all rows can tell."""
+    return {r.id for r in rules if r.kind.partial(r, contract.key) == "may_pass"}
 
 
 def _decide(row: Check, outcome: Outcome, built: Run, stands: Pointer | None) -> None:

@@ -9,10 +9,11 @@ from typing import Any
 
 from jobs.declared.contract import Column, Contract
 from jobs.declared.quality import quality_rule
-from jobs.declared.rules import Location, Rule, compare, in_set, pattern
+from jobs.declared.rules import FRESHNESS, LENGTH, NOT_NULL, RANGE, UNIQUE, Location, Rule, compare, in_set, pattern
 from jobs.declared.sql import literal, quote
 
 _TEMPORAL = ("DATE", "TIMESTAMP")
+
 
 def compile_rules(contract: Contract) -> tuple[Rule, ...]:
     """All rules of a contract, in its order.
@@ -36,25 +37,25 @@ def compile_rules(contract: Contract) -> tuple[Rule, ...]:
 
 def row_rules(contract: Contract) -> tuple[Rule, ...]:
     """The rules that decide, row by row, between the table and quarantine: severity error, one row each."""
-    return tuple(r for r in compile_rules(contract) if r.predicate and r.severity == "error")
+    return tuple(r for r in compile_rules(contract) if r.sends_to_quarantine)
 
 
 def rows_digest(contract: Contract) -> str:
-    """sha256 of all in a contract that decides which rows a table holds; words, units and other rules do not count."""
+    """sha256 of what decides which rows a table holds; texts, units and rules about the whole table are left out."""
     columns = [(c.name, c.type, c.transform, c.key_position, c.partition_position) for c in contract.columns]
     rules = [(r.id, r.columns, r.predicate) for r in row_rules(contract)]
     return hashlib.sha256(json.dumps([columns, rules], ensure_ascii=False).encode()).hexdigest()
 
 
 def _unique(key: tuple[str, ...]) -> Rule:
-    return Rule("key.unique", "unique", key, "uniqueness", "error", f"({', '.join(key)}) names one row")
+    return Rule("key.unique", UNIQUE, key, "uniqueness", "error", f"({', '.join(key)}) names one row")
 
 
 def _freshness(contract: Contract) -> Rule:
     promise = contract.freshness
-    assert promise is not None  # noqa: S101 - narrows the type; the caller has just looked
+    assert promise is not None  # noqa: S101 - narrows the type; the caller has just checked
     return Rule(
-        f"{promise.column}.freshness", "freshness", (promise.column,), "timeliness", "warning",
+        f"{promise.column}.freshness", FRESHNESS, (promise.column,), "timeliness", "warning",
         f"the newest {promise.column} is at most {promise.days:g} days old", parameters={"days": promise.days},
         location=("slaProperties",),
     )  # fmt: skip
@@ -67,7 +68,7 @@ def _column_rules(contract: Contract, column: Column, location: Location) -> lis
         rules.append(
             Rule(
                 f"{shown}.required",
-                "not_null",
+                NOT_NULL,
                 (shown,),
                 "completeness",
                 "error",
@@ -90,16 +91,16 @@ def _column_rules(contract: Contract, column: Column, location: Location) -> lis
 
 
 def _check_options(contract: Contract, column: Column, options: dict[str, Any], location: Location) -> None:
-    """Refuse an option that the column's type cannot have, which the engine would meet only at the check."""
+    """Refuse an option that the column's type cannot have; the engine would fail on it only during the check."""
     bounds = {"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"}
-    known = bounds if column.type not in ("STRING", "BOOLEAN") else {"pattern", "minLength", "maxLength"}
+    allowed = bounds if column.type not in ("STRING", "BOOLEAN") else {"pattern", "minLength", "maxLength"}
     for name in sorted(bounds | {"pattern", "minLength", "maxLength"}):
         if options.get(name) is None:
             continue
-        if name not in known or column.type == "BOOLEAN":
+        if name not in allowed or column.type == "BOOLEAN":
             raise contract.mistake(
-                f"{name} stands at the {column.type} column '{column.name}'", (*location, name),
-                expected="bounds at numbers, dates and instants; pattern and length at strings",
+                f"{name} does not apply to the {column.type} column '{column.name}'", (*location, name),
+                expected="bounds for numbers, dates and instants; pattern and length for strings",
             )  # fmt: skip
     for low, high in (("minimum", "maximum"), ("minLength", "maxLength")):
         least, most = options.get(low), options.get(high)
@@ -121,10 +122,10 @@ def _range(column: Column, options: dict[str, Any], location: Location) -> Rule:
     pairs = ((">=", low), ("<=", high), (">", over), ("<", under))
     terms = [f"{name} {sign} {bound(value)}" for sign, value in pairs if value is not None]
     shown = " and ".join(f"{sign} {value}" for sign, value in pairs if value is not None)
-    # Both an inclusive and an exclusive bound on one side say more than one expectation of a range can.
+    # One expectation of a range cannot hold both an inclusive and an exclusive bound on one side.
     single = (low is None or over is None) and (high is None or under is None)
     return Rule(
-        f"{column.name}.range", "range", (column.name,), "validity", "error", f"{column.name} {shown}",
+        f"{column.name}.range", RANGE, (column.name,), "validity", "error", f"{column.name} {shown}",
         " and ".join(terms),
         {
             "minimum": low if low is not None else over, "maximum": high if high is not None else under,
@@ -140,7 +141,7 @@ def _length(column: Column, shortest: int | None, longest: int | None, location:
     terms = [f"length({name}) >= {shortest}"] if shortest is not None else []
     terms += [f"length({name}) <= {longest}"] if longest is not None else []
     return Rule(
-        f"{column.name}.length", "length", (column.name,), "validity", "error",
+        f"{column.name}.length", LENGTH, (column.name,), "validity", "error",
         f"{column.name} has {shortest or 0} to {'any number of' if longest is None else longest} characters",
         " and ".join(terms), {"minimum": shortest, "maximum": longest}, location,
     )  # fmt: skip
@@ -153,5 +154,3 @@ def _numbered(rules: list[Rule]) -> tuple[Rule, ...]:
         count = seen[rule.id] = seen.get(rule.id, 0) + 1
         out.append(rule if count == 1 else replace(rule, id=f"{rule.id}_{count}"))
     return tuple(out)
-
-

@@ -1,20 +1,45 @@
-"""Reads the quality entries of a contract (library, sql, custom) as rules, refusing what nothing could check."""
+"""Compiles the quality entries of a contract (library, sql, custom) to rules, refusing what nothing could check.
+
+A kind of rule that a package adds is stated as
+
+    - {type: custom, engine: exchange, name: …, implementation: {type: <kind>, …}}
+"""
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any
 
 import sqlglot
 from sqlglot import exp
 from sqlglot.errors import SqlglotError
 
+from jobs import extensions
 from jobs.declared.contract import Column, Contract
-from jobs.declared.rules import DIMENSIONS, Dimension, Limit, Location, Rule, Severity, in_set, pattern
+from jobs.declared.rules import (
+    DIMENSIONS,
+    GREAT_EXPECTATIONS,
+    NOT_NULL,
+    ROW_COUNT,
+    ROW_SQL,
+    SCALAR_SQL,
+    SHARE,
+    UNIQUE,
+    Dimension,
+    Kind,
+    Limit,
+    Location,
+    Rule,
+    Severity,
+    in_set,
+    pattern,
+)
 from jobs.declared.sql import literal, quote
-from jobs.errors import DeclarationError
+from jobs.errors import DeclarationError, ExchangeError
 
+GROUP = "exchange.rules"
 _ODCS_DIMENSION: dict[str, Dimension] = {"conformity": "validity", "coverage": "completeness"}
 _SEVERITIES: tuple[Severity, ...] = ("error", "warning", "info")
 _OPERATORS = {
@@ -29,8 +54,13 @@ _NAMED_COLUMNS = ("column", "column_A", "column_B", "column_list", "column_set")
 
 
 @dataclass(frozen=True)
-class _Entry:
-    """One quality entry: what it says, and where."""
+class Entry:
+    """One quality entry: what it says, and where.
+
+    Attributes:
+        says: its keys and values.
+        column: the column it belongs to; None for the table.
+    """
 
     contract: Contract
     says: dict[str, Any]
@@ -42,10 +72,21 @@ class _Entry:
 
     @property
     def columns(self) -> tuple[str, ...]:
+        """The column it belongs to, if any."""
         return (self.column.name,) if self.column else ()
 
     def mistake(self, what: str, *within: str, **more: str) -> DeclarationError:
+        """A mistake in it, at its line; ``within`` are the keys that lead to the field."""
         return self.contract.mistake(what, (*self.location, *within), **more)
+
+    def rule(
+        self, kind: Kind, columns: tuple[str, ...], description: str, predicate: str | None = None, **parameters: Any
+    ) -> Rule:
+        """The rule that it states, under its own name, dimension and severity."""
+        return Rule(
+            self.rule_id, kind, columns, self.dimension, self.severity, description, predicate, parameters,
+            self.location,
+        )  # fmt: skip
 
 
 def quality_rule(contract: Contract, says: dict[str, Any], column: Column | None, location: Location) -> Rule:
@@ -54,7 +95,7 @@ def quality_rule(contract: Contract, says: dict[str, Any], column: Column | None
     Raises:
         DeclarationError: it cannot be checked as it stands; file, line and field are named.
     """
-    entry = _Entry(
+    entry = Entry(
         contract, says, column, location, _rule_id(says, column),
         _dimension(contract, says, location), _severity(contract, says, location),
     )  # fmt: skip
@@ -81,8 +122,8 @@ def _dimension(contract: Contract, says: dict[str, Any], location: Location) -> 
     for name in DIMENSIONS:
         if name == _ODCS_DIMENSION.get(given, given):
             return name
-    known = ", ".join((*DIMENSIONS, *_ODCS_DIMENSION))
-    raise contract.mistake(f"the dimension '{given}'", (*location, "dimension"), expected=f"one of: {known}")
+    names = ", ".join((*DIMENSIONS, *_ODCS_DIMENSION))
+    raise contract.mistake(f"the dimension '{given}'", (*location, "dimension"), expected=f"one of: {names}")
 
 
 def _severity(contract: Contract, says: dict[str, Any], location: Location) -> Severity:
@@ -93,68 +134,80 @@ def _severity(contract: Contract, says: dict[str, Any], location: Location) -> S
     raise contract.mistake(f"the severity '{given}'", (*location, "severity"), expected="error, warning or info")
 
 
-def _library(entry: _Entry) -> Rule:
-    metric, arguments = entry.says.get("metric"), entry.says.get("arguments") or {}
-    limit = _limit(entry)
-    if metric == "rowCount":
-        return Rule(
-            entry.rule_id, "row_count", (), entry.dimension, entry.severity, f"the number of rows {_shown(limit)}",
-            parameters={"limit": limit}, location=entry.location,
-        )  # fmt: skip
-    if metric == "duplicateValues":
-        return _no_duplicates(entry, tuple(arguments.get("properties") or entry.columns), limit)
-    if entry.column is None:
-        raise entry.mistake(f"the metric {metric} stands at the table", expected="it under a column's quality")
-    rule = _bad_value(entry, entry.column, str(metric), arguments)
+def _library(entry: Entry) -> Rule:
+    metric, limit = str(entry.says.get("metric")), _limit(entry)
+    if metric in _OF_TABLE:
+        return _OF_TABLE[metric](entry, limit)
+    if entry.column is None and metric in _OF_VALUES:
+        raise entry.mistake(
+            f"the metric {metric} applies to a column, not to the table", expected="it under a column's quality"
+        )
+    if entry.column is None or metric not in _OF_VALUES:
+        expected = ", ".join((*_OF_VALUES, *_OF_TABLE))
+        raise entry.mistake(f"the metric '{metric}'", "metric", expected=f"one of: {expected}")
+    every = _OF_VALUES[metric](entry, entry.column)
     if limit == ("=", 0):
-        return rule
+        return every
     unit = entry.says.get("unit") or "rows"
     if unit not in ("rows", "percent"):
         raise entry.mistake(f"the unit '{unit}'", "unit", expected="rows or percent")
-    return Rule(
-        entry.rule_id, "share", entry.columns, entry.dimension, entry.severity,
-        f"{metric} of {entry.column.name} ({unit}) {_shown(limit)}",
-        parameters={"good": rule.predicate, "limit": limit, "unit": unit}, location=entry.location,
+    return entry.rule(
+        SHARE, entry.columns, f"{metric} of {entry.column.name} ({unit}) {_shown(limit)}",
+        good=every.predicate, limit=limit, unit=unit,
     )  # fmt: skip
 
 
-def _no_duplicates(entry: _Entry, columns: tuple[str, ...], limit: Limit) -> Rule:
-    _check_known(entry, columns, "arguments")
+def _row_count(entry: Entry, limit: Limit) -> Rule:
+    return entry.rule(ROW_COUNT, (), f"the number of rows {_shown(limit)}", limit=limit)
+
+
+def _no_duplicates(entry: Entry, limit: Limit) -> Rule:
+    columns = tuple(_arguments(entry).get("properties") or entry.columns)
+    _require_columns(entry, columns, "arguments")
     if limit != ("=", 0):
         raise entry.mistake(f"duplicateValues {_shown(limit)}", expected="mustBe: 0")
-    return Rule(
-        entry.rule_id, "unique", columns, "uniqueness", entry.severity, f"({', '.join(columns)}) is unique",
-        location=entry.location,
-    )  # fmt: skip
+    unique = entry.rule(UNIQUE, columns, f"({', '.join(columns)}) is unique")
+    return replace(unique, dimension="uniqueness")
 
 
-def _bad_value(entry: _Entry, column: Column, metric: str, arguments: dict[str, Any]) -> Rule:
-    """The rule that no value is bad in the metric's sense."""
-    name, how = quote(column.name), (entry.dimension, entry.severity)
-    if metric == "nullValues":
-        return Rule(
-            entry.rule_id, "not_null", entry.columns, *how, f"{column.name} is present", f"{name} is not null",
-            location=entry.location,
-        )  # fmt: skip
-    if metric == "missingValues":
-        missing = ", ".join(literal(v) for v in arguments.get("missingValues") or [] if v is not None)
-        good = f"{name} is not null" + (f" and {name} not in ({missing})" if missing else "")
-        return Rule(
-            entry.rule_id, "row_sql", entry.columns, *how, f"{column.name} is present", good, location=entry.location
-        )
-    if metric != "invalidValues":
-        known = "nullValues, missingValues, invalidValues, duplicateValues or rowCount"
-        raise entry.mistake(f"the metric '{metric}'", "metric", expected=known)
+def _present(entry: Entry, column: Column) -> Rule:
+    return entry.rule(NOT_NULL, entry.columns, f"{column.name} is present", f"{quote(column.name)} is not null")
+
+
+def _not_missing(entry: Entry, column: Column) -> Rule:
+    name = quote(column.name)
+    missing = ", ".join(literal(v) for v in _arguments(entry).get("missingValues") or [] if v is not None)
+    good = f"{name} is not null" + (f" and {name} not in ({missing})" if missing else "")
+    return entry.rule(ROW_SQL, entry.columns, f"{column.name} is present", good)
+
+
+def _valid(entry: Entry, column: Column) -> Rule:
+    arguments = _arguments(entry)
     if arguments.get("validValues"):
         values = tuple(arguments["validValues"])
-        return in_set(entry.rule_id, column, values, entry.location, severity=how[1], dimension=how[0])
+        return in_set(
+            entry.rule_id, column, values, entry.location, severity=entry.severity, dimension=entry.dimension
+        )
     if arguments.get("pattern"):
         expression = str(arguments["pattern"])
-        return pattern(entry.rule_id, column, expression, entry.location, severity=how[1], dimension=how[0])
+        return pattern(
+            entry.rule_id, column, expression, entry.location, severity=entry.severity, dimension=entry.dimension
+        )
     raise entry.mistake("invalidValues without arguments", expected="arguments: validValues or pattern")
 
 
-def _sql(entry: _Entry) -> Rule:
+# Metrics of the standard: of values, each a rule that no value is bad; and of the whole table.
+_OF_VALUES: dict[str, Callable[[Entry, Column], Rule]] = {
+    "nullValues": _present, "missingValues": _not_missing, "invalidValues": _valid,
+}  # fmt: skip
+_OF_TABLE: dict[str, Callable[[Entry, Limit], Rule]] = {"duplicateValues": _no_duplicates, "rowCount": _row_count}
+
+
+def _arguments(entry: Entry) -> dict[str, Any]:
+    return entry.says.get("arguments") or {}
+
+
+def _sql(entry: Entry) -> Rule:
     query = str(entry.says.get("query") or "").strip().rstrip(";")
     if entry.column:
         query = query.replace("${column}", quote(entry.column.name)).replace("${property}", quote(entry.column.name))
@@ -165,10 +218,7 @@ def _sql(entry: _Entry) -> Rule:
         predicate = " ".join(row.group(1).split())
         mentioned = _columns_of(entry, _parsed(entry, predicate))
         columns = tuple(dict.fromkeys((*entry.columns, *mentioned)))
-        return Rule(
-            entry.rule_id, "row_sql", columns, entry.dimension, entry.severity, description, predicate,
-            location=entry.location,
-        )  # fmt: skip
+        return entry.rule(ROW_SQL, columns, description, predicate)
     query = query.replace("${object}", "${table}")
     if "${table}" not in query:
         raise entry.mistake("the query does not read ${table}", "query", expected="SELECT … FROM ${table}")
@@ -176,15 +226,12 @@ def _sql(entry: _Entry) -> Rule:
     if not isinstance(parsed, exp.Query):
         raise entry.mistake("not a SELECT", "query", expected="SELECT one value FROM ${table}")
     if len(list(parsed.find_all(exp.Select))) == 1 and not parsed.find(exp.Alias, exp.Lateral, exp.Lambda):
-        # Of a query with names of its own only the engine can tell which of them are columns.
+        # In a query that defines names of its own, only the engine can tell which of them are columns.
         _columns_of(entry, parsed, within_select=True)
-    return Rule(
-        entry.rule_id, "scalar_sql", entry.columns, entry.dimension, entry.severity, description,
-        parameters={"query": query, "limit": limit}, location=entry.location,
-    )  # fmt: skip
+    return entry.rule(SCALAR_SQL, entry.columns, description, query=query, limit=limit)
 
 
-def _parsed(entry: _Entry, text: str) -> exp.Expression:
+def _parsed(entry: Entry, text: str) -> exp.Expression:
     try:
         parsed = sqlglot.parse_one(text, dialect="spark")
     except SqlglotError as error:
@@ -195,7 +242,7 @@ def _parsed(entry: _Entry, text: str) -> exp.Expression:
     return parsed
 
 
-def _columns_of(entry: _Entry, predicate: exp.Expression, *, within_select: bool = False) -> tuple[str, ...]:
+def _columns_of(entry: Entry, predicate: exp.Expression, *, within_select: bool = False) -> tuple[str, ...]:
     """The columns that a predicate over one row, or a plain SELECT, reads; any other name is a mistake."""
     if not within_select and predicate.find(exp.Subquery, exp.Select) is not None:
         return ()
@@ -209,30 +256,57 @@ def _columns_of(entry: _Entry, predicate: exp.Expression, *, within_select: bool
     return tuple(dict.fromkeys(own[c.lower()] for c in used if c.lower() in own))
 
 
-def _custom(entry: _Entry) -> Rule:
+def _custom(entry: Entry) -> Rule:
     implementation = entry.says.get("implementation")
     engine = str(entry.says.get("engine", "")).lower().replace("-", "").replace("_", "")
-    if engine != "greatexpectations" or not isinstance(implementation, dict) or "type" not in implementation:
+    if engine not in _ENGINES or not isinstance(implementation, dict) or "type" not in implementation:
         raise entry.mistake(
-            "a custom rule that Great Expectations cannot run",
-            expected="engine: greatExpectations, implementation: {type: expect_…, kwargs: {…}}",
+            "a custom rule that nothing here can run",
+            expected="engine: greatExpectations, implementation: {type: expect_…, kwargs: {…}}; or engine: exchange",
         )
+    return _ENGINES[engine](entry, implementation)
+
+
+def _great_expectations(entry: Entry, implementation: dict[str, Any]) -> Rule:
     kwargs = dict(implementation.get("kwargs") or {})
     if entry.column and not any(name in kwargs for name in _NAMED_COLUMNS):
         kwargs["column"] = entry.column.name
     named = [kwargs[n] for n in _NAMED_COLUMNS if n in kwargs]
     columns = tuple(str(c) for names in named for c in (names if isinstance(names, list) else [names]))
     if columns:
-        _check_known(entry, columns, "implementation", "kwargs")
-    return Rule(
-        entry.rule_id, "great_expectations", columns, entry.dimension, entry.severity,
-        str(entry.says.get("description") or implementation["type"]),
-        parameters={"type": str(implementation["type"]), "kwargs": kwargs},
-        location=(*entry.location, "implementation"),
-    )  # fmt: skip
+        _require_columns(entry, columns, "implementation", "kwargs")
+    description = str(entry.says.get("description") or implementation["type"])
+    rule = entry.rule(GREAT_EXPECTATIONS, columns, description, type=str(implementation["type"]), kwargs=kwargs)
+    return replace(rule, location=(*entry.location, "implementation"))
 
 
-def _limit(entry: _Entry) -> Limit:
+def _added(entry: Entry, implementation: dict[str, Any]) -> Rule:
+    """The rule of a kind that an installed package adds, compiled by that package."""
+    name = str(implementation["type"])
+    if name not in extensions.names(GROUP):
+        expected = ", ".join(extensions.names(GROUP)) or "none, as no installed package adds any"
+        raise entry.mistake(
+            f"unknown kind of rule '{name}'", "implementation", "type", expected=f"one of: {expected}"
+        )
+    try:
+        compiled: Rule = extensions.attribute(GROUP, name, "compile")(entry)
+    except DeclarationError:
+        raise
+    except ExchangeError as error:
+        raise entry.mistake(str(error), "implementation", "type") from error
+    if compiled.kind.name != name:
+        raise entry.mistake(
+            f"the package of '{name}' compiles it to a rule of kind '{compiled.kind.name}'", "implementation", "type"
+        )
+    return compiled
+
+
+_ENGINES: dict[str, Callable[[Entry, dict[str, Any]], Rule]] = {
+    "greatexpectations": _great_expectations, "exchange": _added,
+}  # fmt: skip
+
+
+def _limit(entry: Entry) -> Limit:
     for key, sign in _OPERATORS.items():
         if key in entry.says:
             return sign, entry.says[key]
@@ -251,8 +325,8 @@ def _shown(limit: Limit) -> str:
     return f"{sign} {' and '.join(map(str, value)) if isinstance(value, tuple) else value}"
 
 
-def _check_known(entry: _Entry, columns: tuple[str, ...], *within: str) -> None:
+def _require_columns(entry: Entry, columns: tuple[str, ...], *within: str) -> None:
     unknown = [c for c in columns if c not in entry.contract.names]
     if unknown or not columns:
-        known = ", ".join(entry.contract.names)
-        raise entry.mistake(f"no column {', '.join(unknown) or 'named'}", *within, expected=known)
+        names = ", ".join(entry.contract.names)
+        raise entry.mistake(f"no column {', '.join(unknown) or 'named'}", *within, expected=names)

@@ -1,8 +1,13 @@
-"""What a rule is: one thing that must hold of every row, or of the whole table."""
+"""What a rule is: one thing that must hold of every row, or of the whole table.
+
+To add a kind of rule, write its `Kind` and what compiles it (`compile` or `quality` in this room), and one line in
+`jobs.check.kinds` that says how it is checked. A package outside the exchange adds one as `jobs.extensions` describes.
+"""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any, Literal
@@ -12,12 +17,11 @@ from jobs.declared.sql import literal, quote
 
 Dimension = Literal["completeness", "uniqueness", "validity", "consistency", "timeliness", "accuracy"]
 Severity = Literal["error", "warning", "info"]
-Kind = Literal[
-    "not_null", "in_set", "range", "pattern", "length", "row_sql",
-    "unique", "row_count", "share", "scalar_sql", "great_expectations", "freshness",
-]  # fmt: skip
 Location = tuple[str | int, ...]
 Limit = tuple[str, Any]
+# What a check of the changed partitions says of a table whose other partitions passed the same rule before: it decides;
+# it decides if it passes; nothing.
+Partial = Literal["decides", "may_pass", "says_nothing"]
 
 DIMENSIONS: tuple[Dimension, ...] = ("completeness", "uniqueness", "validity", "consistency", "timeliness", "accuracy")
 
@@ -28,11 +32,11 @@ class Rule:
 
     Attributes:
         id: stable name, such as ``rate.range``; unique within the table.
-        kind: what sort of rule, which decides the expectation that checks it.
-        columns: the columns it speaks of; empty for the whole table.
+        kind: which kind of rule.
+        columns: the columns it reads; empty for the whole table.
         predicate: SQL that is false exactly for a row that breaks the rule; None for rules about the whole table.
         parameters: bounds, sets and queries, by kind.
-        location: where in the contract it is written, as keys and indexes.
+        location: where the contract states it, as keys and indexes.
     """
 
     id: str
@@ -44,6 +48,66 @@ class Rule:
     predicate: str | None = None
     parameters: dict[str, Any] = field(default_factory=dict)
     location: Location = ()
+
+    @property
+    def good(self) -> str | None:
+        """SQL that is false exactly for the rows that count as bad, also where some are allowed."""
+        return self.predicate or self.parameters.get("good")
+
+    @property
+    def sends_to_quarantine(self) -> bool:
+        """Whether it decides, row by row, between the table and quarantine."""
+        return self.predicate is not None and self.severity == "error"
+
+
+def _of_rows(rule: Rule, _key: tuple[str, ...]) -> Partial:
+    return "decides" if rule.predicate else "says_nothing"
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of rule, and what follows from it wherever rules are checked, scored and shown.
+
+    Attributes:
+        name: as the evidence has it.
+        breaks: what a failure consists of: each bad row by itself, which lowers the score by its share; rows, counted
+            but judged together; or one value of the table.
+        shows_values: the value observed may be somebody's, and is masked if a column of the rule is personal.
+        hides_columns: its text does not tell what it reads, so it counts as reading every personal column.
+        partial: what a check of changed partitions says, given the rule and the table's key.
+    """
+
+    name: str
+    breaks: Literal["each_row", "rows", "value"]
+    shows_values: bool = False
+    hides_columns: bool = False
+    partial: Callable[[Rule, tuple[str, ...]], Partial] = _of_rows
+
+
+def _of_key(rule: Rule, key: tuple[str, ...]) -> Partial:
+    return "decides" if rule.columns == key else "says_nothing"
+
+
+def _of_minimum(rule: Rule, _key: tuple[str, ...]) -> Partial:
+    return "may_pass" if rule.parameters["limit"][0] in (">", ">=") else "says_nothing"
+
+
+def _of_newest(_rule: Rule, _key: tuple[str, ...]) -> Partial:
+    return "may_pass"
+
+
+NOT_NULL = Kind("not_null", "each_row", shows_values=True)
+IN_SET = Kind("in_set", "each_row", shows_values=True)
+RANGE = Kind("range", "each_row", shows_values=True)
+PATTERN = Kind("pattern", "each_row", shows_values=True)
+LENGTH = Kind("length", "each_row", shows_values=True)
+ROW_SQL = Kind("row_sql", "each_row", shows_values=True)
+UNIQUE = Kind("unique", "rows", partial=_of_key)
+SHARE = Kind("share", "rows")
+ROW_COUNT = Kind("row_count", "value", partial=_of_minimum)
+SCALAR_SQL = Kind("scalar_sql", "value", shows_values=True, hides_columns=True)
+GREAT_EXPECTATIONS = Kind("great_expectations", "value", shows_values=True, hides_columns=True)
+FRESHNESS = Kind("freshness", "value", partial=_of_newest)
 
 
 def satisfied(value: Any, sign: str, limit: Any) -> bool:
@@ -64,7 +128,7 @@ def in_set(
     """The rule that a column's values are among these."""
     members = ", ".join(literal(v) for v in values)
     return Rule(
-        rule_id, "in_set", (column.name,), dimension, severity,
+        rule_id, IN_SET, (column.name,), dimension, severity,
         f"{column.name} is one of {', '.join(map(str, values))}"[:200],
         f"{quote(column.name)} in ({members})", {"values": values}, location,
     )  # fmt: skip
@@ -76,7 +140,7 @@ def pattern(
 ) -> Rule:  # fmt: skip
     """The rule that a regular expression is found in a column's values."""
     return Rule(
-        rule_id, "pattern", (column.name,), dimension, severity, f"{column.name} matches {expression}",
+        rule_id, PATTERN, (column.name,), dimension, severity, f"{column.name} matches {expression}",
         f"{quote(column.name)} rlike {literal(expression)}", {"pattern": expression}, location,
     )  # fmt: skip
 
@@ -89,5 +153,3 @@ def compare(left: Any, right: Any) -> int:
         return (a > b) - (a < b)
     c, d = str(left), str(right)
     return (c > d) - (c < d)
-
-

@@ -74,6 +74,29 @@ FORMAT = '''
             yield batches.refused(refused)
 '''
 
+RULE = '''
+    """No value of a column may be an outlier."""
+
+    from jobs.declared.rules import Kind
+
+    KIND = Kind("at_most_times_median", "value", shows_values=True)
+
+
+    def compile(entry):
+        times = entry.says["implementation"].get("times")
+        if not isinstance(times, (int, float)):
+            raise entry.mistake(f"times {times}", "implementation", "times", expected="a number")
+        return entry.rule(KIND, entry.columns, f"no {entry.column.name} above {times} times the median", times=times)
+
+
+    def expectation(rule):
+        from jobs.check.expectations import ExpectQueryResultToBe
+
+        name = rule.columns[0]
+        query = f"SELECT max({name}) / percentile({name}, 0.5) FROM ${{table}}"
+        return ExpectQueryResultToBe, {"query": query, "sign": "<=", "limit": rule.parameters["times"]}
+'''
+
 
 @dataclass(frozen=True)
 class Site:

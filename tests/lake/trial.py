@@ -216,7 +216,8 @@ class Exchange:
             "title": "A source", "publisher": {"name": "Somebody", "url": "https://example.org"}, "owner": "data",
             "licence": {"id": "CC-BY-4.0", "url": "https://creativecommons.org/licenses/by/4.0/"},
             "rights": {"redistribution": "yes", "basis": "open_licence", "evidence": "its terms"},
-            "cadence": "0 0 29 2 *", "connector": {"type": "drop", "files": told.get("files", ["*"])},
+            "cadence": "0 0 29 2 *",
+            "connector": told.get("connector") or {"type": "drop", "files": told.get("files", ["*"])},
             "format": {"type": "delimited", "columns": list(source.published)} | told.get("format", {}),
             "silver": {"mode": source.mode},
         }  # fmt: skip

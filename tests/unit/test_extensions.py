@@ -6,13 +6,16 @@ import io
 from pathlib import Path
 
 import pytest
-from extending import CONNECTOR, FORMAT, Site, site_in
+from contracts import readings, write
+from extending import CONNECTOR, FORMAT, RULE, Site, site_in
 from pydantic import TypeAdapter, ValidationError
 
 from jobs.bronze.formats import read
+from jobs.declared.compile import compile_rules
 from jobs.declared.connector import AnyConnector, Connector
+from jobs.declared.contract import load_contract
 from jobs.declared.format import AnyFormat, Format
-from jobs.errors import ExchangeError
+from jobs.errors import DeclarationError, ExchangeError
 from jobs.land.connectors import fetch
 
 connectors: TypeAdapter[Connector] = TypeAdapter(AnyConnector)
@@ -102,3 +105,41 @@ def test_a_package_without_the_function_is_named(site: Site, tmp_path: Path) -> 
     block = connectors.validate_python({"type": "spelled", "lines": []})
     with pytest.raises(ExchangeError, match="'spelled' does not define `fetch`"):
         list(fetch(block, "readings", tmp_path))
+
+
+def outliers(kind: str = "at_most_times_median", **told: object) -> dict[str, object]:
+    """A contract whose energy must keep a rule of an added kind."""
+    entry = {"type": "custom", "engine": "exchange", "name": "outliers", "implementation": {"type": kind, **told}}
+    return readings(energy_kwh={"quality": [entry]})
+
+
+def test_a_package_adds_a_kind_of_rule_with_two_files(
+    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EXCHANGE_CATALOGUE", str(tmp_path))
+    assert len(site.install("exchange.rules", "at_most_times_median", RULE)) <= 2
+    write(tmp_path, outliers(times=3))
+    rule = {rule.id: rule for rule in compile_rules(load_contract("silver.readings"))}["energy_kwh.outliers"]
+    assert (rule.kind.name, rule.columns, rule.severity) == ("at_most_times_median", ("energy_kwh",), "error")
+    assert not rule.sends_to_quarantine
+
+
+@pytest.mark.parametrize(
+    ("entry", "says"),
+    [
+        (outliers(times="many"), "times many"),
+        (outliers("at_most_mean", times=3), "unknown kind of rule 'at_most_mean'.*one of: at_most_times_median"),
+        (outliers("os"), "unknown kind of rule 'os'"),
+    ],
+)
+def test_a_mistake_in_a_rule_of_an_added_kind_is_named_at_its_line(
+    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, entry: dict[str, object], says: str
+) -> None:
+    monkeypatch.setenv("EXCHANGE_CATALOGUE", str(tmp_path))
+    site.install("exchange.rules", "at_most_times_median", RULE)
+    file = write(tmp_path, entry)
+    with pytest.raises(DeclarationError, match=says) as raised:
+        compile_rules(load_contract("silver.readings"))
+    line = raised.value.line
+    assert line
+    assert str(file.read_text("utf-8").splitlines()[line - 1]).strip().startswith(("times:", "type:"))

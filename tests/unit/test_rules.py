@@ -52,8 +52,8 @@ def test_a_rule_about_all_rows_is_a_row_rule_and_a_share_is_not(rules: Any) -> N
     share = rules(note={"quality": [{"metric": "nullValues", "mustBeLessThan": 5, "unit": "percent"}]})[
         "note.nullValues"
     ]
-    assert (every.kind, every.predicate) == ("not_null", "`note` is not null")
-    assert (share.kind, share.predicate) == ("share", None)
+    assert (every.kind.name, every.predicate) == ("not_null", "`note` is not null")
+    assert (share.kind.name, share.predicate) == ("share", None)
     assert share.parameters == {"good": "`note` is not null", "limit": ("<", 5), "unit": "percent"}
 
 
@@ -61,11 +61,11 @@ def test_a_count_of_bad_rows_that_must_be_zero_is_a_row_rule(rules: Any) -> None
     query = "select count(*) from ${table} where not (energy_kwh < 10 or note is not null)"
     entry: dict[str, Any] = {"type": "sql", "name": "explained", "query": query, "mustBe": 0}
     rule = rules(quality=[entry])["table.explained"]
-    assert (rule.kind, rule.predicate) == ("row_sql", "energy_kwh < 10 or note is not null")
+    assert (rule.kind.name, rule.predicate) == ("row_sql", "energy_kwh < 10 or note is not null")
     assert rule.columns == ("energy_kwh", "note")
     del entry["mustBe"]
     some = rules(quality=[entry | {"mustBeLessThan": 3}])["table.explained"]
-    assert (some.kind, some.predicate, some.parameters["limit"]) == ("scalar_sql", None, ("<", 3))
+    assert (some.kind.name, some.predicate, some.parameters["limit"]) == ("scalar_sql", None, ("<", 3))
 
 
 def test_warnings_send_no_row_to_quarantine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
