@@ -7,11 +7,8 @@ import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from functools import reduce
 from typing import TYPE_CHECKING, Any
-
-from sqlalchemy import select, update
 
 from jobs import lake
 from jobs.bronze.stripes import Shares, shares_of
@@ -21,7 +18,7 @@ from jobs.errors import DeclarationError, RefusedFile, Tampered
 from jobs.lake.engine import connect
 from jobs.lake.engine_errors import explained
 from jobs.lake.objects import on_disk
-from jobs.registry import reading, transaction
+from jobs.registry.landings import Loaded, forget_loaded, note_loaded, waiting_landings
 from jobs.registry.models import Landing
 from jobs.registry.runs import Counts, StepOutcome
 from jobs.settings import settings
@@ -64,7 +61,7 @@ def bronze(source: Source) -> StepOutcome:
     _refuse_twins(source)
     with explained(source.file):
         _create(source)
-        landings = waiting(source.name)
+        landings = waiting_landings(source.name)
         if not landings:
             return StepOutcome(status="unchanged")
         _see_bytes(landings)
@@ -91,16 +88,6 @@ def _see_bytes(landings: list[Landing]) -> None:
                 where=landing.path,
                 next_step="restore the file from a backup, or run `exchange land` while the publisher still offers it",
             )
-
-
-def waiting(source: str) -> list[Landing]:
-    """Landed files that bronze does not hold yet, in the order of their arrival."""
-    with reading() as db:
-        return list(
-            db.scalars(
-                select(Landing).where(Landing.source == source, Landing.loaded_at.is_(None)).order_by(Landing.id)
-            )
-        )
 
 
 def table_of(source: Source) -> str:
@@ -153,9 +140,9 @@ def _create(source: Source) -> None:
     digest = format_digest(source.declared.format)
     if not lake.exists(table):
         # One that is gone can be made again from landing.
-        forget(source)
+        forget_loaded(source.name)
     elif lake.made_by(table) != digest:
-        forget(source)
+        forget_loaded(source.name)
         lake.replace(table, fields, (_SLICE,), title, digest)
         return
     lake.create(table, fields, (_SLICE,), title, digest)
@@ -166,14 +153,6 @@ def format_digest(form: Format) -> str:
     told, escaped = form.model_dump(mode="json"), _escaped(form)
     told |= {"stored": escaped} if escaped else {}
     return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
-
-
-def forget(source: Source) -> None:
-    """Let every landed file be loaded again, because what bronze holds of it was read by other declarations."""
-    with transaction() as db:
-        db.execute(
-            update(Landing).where(Landing.source == source.name).values(loaded_at=None, rows=None, rows_refused=None)
-        )
 
 
 def _load(source: Source, landings: list[Landing]) -> dict[str, Any]:
@@ -306,16 +285,9 @@ def _refusal(file: _Arrival, form: Format, reason: str) -> pa.RecordBatch:
 
 
 def _note(source: Source, landings: list[Landing], loaded: dict[str, Any]) -> StepOutcome:
-    """Write down what was loaded of each file."""
-    now = datetime.now(UTC)
-    with transaction() as db:
-        for landing in landings:
-            row = loaded.get(landing.sha256)
-            found = db.get_one(Landing, landing.id)
-            found.loaded_at = now
-            found.rows = row["rows"] if row else 0
-            found.rows_refused = row["refused"] if row else 0
-            found.fault = row["fault"] if row else None
+    """Record what was loaded of each file."""
+    counted = {sha256: Loaded(row["rows"], row["refused"], row["fault"]) for sha256, row in loaded.items()}
+    note_loaded({x.id: counted.get(x.sha256, Loaded(0, 0, None)) for x in landings})
     rows = sum(row["rows"] for row in loaded.values())
     return StepOutcome(
         counts=Counts(rows_in=rows, rows_out=rows, bytes_in=sum(x.size for x in landings)),

@@ -6,8 +6,6 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import select
-
 from jobs import lake
 from jobs.declared.compile import compile_rules
 from jobs.declared.contract import Contract, load_contract
@@ -17,9 +15,9 @@ from jobs.lake.engine_errors import explained
 from jobs.lake.partitions import follow_key
 from jobs.lake.pointers import confirm, move, pointer, take_back
 from jobs.lake.views import current_rows, keeps_revisions
-from jobs.registry import reading, transaction
+from jobs.registry.checks import add_check, latest_checks
 from jobs.registry.models import Check, Pointer, Run
-from jobs.registry.runs import Counts, Status, StepOutcome, last_build, leaving
+from jobs.registry.runs import Counts, Status, StepOutcome, check_before, last_build, leaving, was_built_since
 
 if TYPE_CHECKING:
     from jobs.check.evaluate import Outcome
@@ -75,20 +73,13 @@ def check(table: str, logical_date: datetime, run_id: str) -> StepOutcome:
 
 
 def _refuse_failed(table: str, stands: Pointer | None) -> None:
-    with reading() as db:
-        last = db.scalars(select(Check).where(Check.table_name == table).order_by(Check.id.desc()).limit(1)).first()
-        if last is None or last.passed:
-            return
-        if stands and last.delta_version == stands.delta_version:
-            # It failed by other terms than those of now, by which it stands.
-            return
-        built_since = db.scalars(
-            select(Run.id)
-            .where(Run.table_name == table, Run.step.in_(("silver", "gold")), Run.started_at > last.checked_at)
-            .where(Run.status.in_(("succeeded", "unchanged")))
-            .limit(1)
-        ).first()
-    if built_since is None:
+    last = next(iter(latest_checks(table, limit=1)), None)
+    if last is None or last.passed:
+        return
+    if stands and last.delta_version == stands.delta_version:
+        # It failed an earlier contract; by the one of now it passed.
+        return
+    if not was_built_since(table, last.checked_at):
         errors = [told for told in (last.scope or {}).get("failed") or [] if " (error: " in told]
         raise _failure(table, errors, stands, f"nothing was built since version {last.delta_version} failed")
 
@@ -112,8 +103,7 @@ def _check_again(table: str, stands: Pointer, logical_date: datetime, run_id: st
     )
     with leaving(checked):
         if not outcome.passed:
-            with transaction() as db:
-                db.add(row)
+            add_check(row)
             raise _failure(table, _errors(outcome), stands)
         confirm(table, row)
     return checked
@@ -121,12 +111,8 @@ def _check_again(table: str, stands: Pointer, logical_date: datetime, run_id: st
 
 def _was_cut_off(table: str, stands: Pointer) -> bool:
     """Whether the check before this one moved the pointer and was killed before it could tell anyone."""
-    with reading() as db:
-        found = db.scalars(
-            select(Run).where(Run.step == "check", Run.table_name == table).order_by(Run.id.desc()).limit(2)
-        )
-        before = list(found)[1:]
-    return bool(before) and before[0].status == "running" and before[0].started_at <= stands.moved_at
+    before = check_before(table)
+    return before is not None and before.status == "running" and before.started_at <= stands.moved_at
 
 
 def _evaluated(
@@ -174,8 +160,7 @@ def _decide(row: Check, outcome: Outcome, built: Run, stands: Pointer | None) ->
             inputs=inputs if "tables" in inputs else None, run_id=row.run_id,
         )  # fmt: skip
         return
-    with transaction() as db:
-        db.add(row)
+    add_check(row)
     take_back(table, stands)
     raise _failure(table, _errors(outcome), stands)
 

@@ -5,13 +5,12 @@ from __future__ import annotations
 import shutil
 from datetime import datetime
 
-from sqlalchemy import select
-
 from jobs.declared.catalog import Source
 from jobs.lake.objects import sha256_of
 from jobs.land.fetched import Fetched
 from jobs.land.landed import store
-from jobs.registry import locks, reading, transaction
+from jobs.registry import locks
+from jobs.registry.landings import add_landing, landing_of, paths_by_mark
 from jobs.registry.models import Landing
 from jobs.registry.runs import Counts, StepOutcome
 from jobs.settings import settings
@@ -30,7 +29,7 @@ def land(source: Source, logical_date: datetime, run_id: str) -> StepOutcome:
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir(parents=True)
     new = seen = size = 0
-    marks = _marks(source)
+    marks = paths_by_mark(source.name)
     try:
         for fetched in fetch(source.declared.connector, source=source.name, scratch=scratch):
             seen += 1
@@ -48,50 +47,31 @@ def land(source: Source, logical_date: datetime, run_id: str) -> StepOutcome:
     )
 
 
-def _marks(source: Source) -> dict[tuple[str | None, str | None], str]:
-    """Where the bytes are kept that were landed from an address under the publisher's own version mark."""
-    with reading() as db:
-        marked = select(Landing.url, Landing.etag, Landing.path).where(
-            Landing.source == source.name, Landing.etag.is_not(None)
-        )
-        return {(url, etag): path for url, etag, path in db.execute(marked)}
-
-
 def _is_kept(path: str | None) -> bool:
     return path is not None and (settings().store / path).exists()
 
 
 def _keep(source: Source, fetched: Fetched, logical_date: datetime, run_id: str) -> int | None:
-    """Land one file unless its bytes are known; returns its size if they were new."""
-    sha256 = sha256_of(fetched.path)
-    with reading() as db:
-        known = db.scalars(select(Landing).where(Landing.source == source.name, Landing.sha256 == sha256)).first()
-    if known and _is_kept(known.path):
+    """Land one file unless its bytes landed before; returns its size if they are new."""
+    before = landing_of(source.name, sha256_of(fetched.path))
+    if before and _is_kept(before.path):
         return None
     landed = store(fetched, source.name, logical_date)
     # What lands is numbered, and builds go by these numbers: two at once could get theirs out of order.
     locks.see_held()
-    with transaction() as db:
-        found = db.scalars(
-            select(Landing).where(Landing.source == source.name, Landing.sha256 == landed.sha256)
-        ).first()
-        if found:
-            # The bytes were known, but gone from where they were kept.
-            found.path = str(landed.path)
-            return None
-        db.add(
-            Landing(
-                source=source.name,
-                sha256=landed.sha256,
-                path=str(landed.path),
-                file_name=landed.file_name,
-                url=landed.url,
-                size=landed.size,
-                etag=landed.etag,
-                published_at=landed.published_at,
-                fetched_at=landed.fetched_at,
-                logical_date=landed.logical_date,
-                run_id=run_id,
-            )
+    is_new = add_landing(
+        Landing(
+            source=source.name,
+            sha256=landed.sha256,
+            path=str(landed.path),
+            file_name=landed.file_name,
+            url=landed.url,
+            size=landed.size,
+            etag=landed.etag,
+            published_at=landed.published_at,
+            fetched_at=landed.fetched_at,
+            logical_date=landed.logical_date,
+            run_id=run_id,
         )
-    return landed.size
+    )
+    return landed.size if is_new else None

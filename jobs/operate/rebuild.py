@@ -15,7 +15,7 @@ from jobs.lake.lease import writing
 from jobs.lake.pointers import forget, pointer
 from jobs.land.landed import manifests, verify
 from jobs.registry import transaction
-from jobs.registry.landings import digests_in
+from jobs.registry.landings import digests_in, forget_loaded
 from jobs.registry.locks import hold
 from jobs.registry.models import Landing
 from jobs.registry.releases import recall_published, release_of_version
@@ -98,7 +98,6 @@ def rebuild(table: str, run_id: str) -> tuple[Rebuilt, ...]:
 
 def _source(source: Source, run_id: str, *, only_bronze: bool) -> tuple[Rebuilt, ...]:
     from jobs.bronze.step import bronze, table_of
-    from jobs.bronze.step import forget as forget_rows
 
     _register_landed(source, run_id)
     loose = table_of(source)
@@ -107,7 +106,7 @@ def _source(source: Source, run_id: str, *, only_bronze: bool) -> tuple[Rebuilt,
     before = {t: _content(t, lake.version(t)) for t in (loose, quarantine) if _is_there(t)}
     _clear_the_way(loose)
     started = time.monotonic()
-    forget_rows(source)
+    forget_loaded(source.name)
     _record("bronze", "source", source.name, loose, run_id, lambda _date: bronze(source))
     made = [_rebuilt(loose, before.get(loose), lake.version(loose) or 0, started)]
     if only_bronze:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sqlalchemy import select
 
-from jobs.registry.database import reading
+from jobs.registry.database import reading, transaction
 from jobs.registry.models import Check, Pointer
 
 
@@ -20,3 +20,9 @@ def grades() -> dict[str, str]:
     checked = select(Pointer.table_name, Check.grade).join(Check, Pointer.check_id == Check.id)
     with reading() as session:
         return dict(session.execute(checked).tuples().all())
+
+
+def add_check(check: Check) -> None:
+    """Record a check that moves no pointer."""
+    with transaction() as session:
+        session.add(check)

@@ -1,15 +1,16 @@
-"""The registry's `landings`: which files of each source landed, in the order of their arrival."""
+"""The registry's `landings`: which files of each source landed, in order of arrival, and what bronze holds of them."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
+from typing import Literal
 
-from sqlalchemy import func, select
+from sqlalchemy import Select, func, select, update
 from sqlalchemy.orm import Session
 
-from jobs.registry.database import reading
+from jobs.registry.database import reading, transaction
 from jobs.registry.models import Landing
 
 
@@ -56,3 +57,96 @@ def paths_by_digest() -> dict[str, dict[str, str]]:
         for source, sha256, path in session.execute(select(Landing.source, Landing.sha256, Landing.path)):
             paths.setdefault(source, {})[sha256] = path
     return paths
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """What bronze holds of a landing: records, those of them refused, and why the file broke off, if it did."""
+
+    rows: int
+    rows_refused: int
+    fault: str | None
+
+
+def paths_by_mark(source: str) -> dict[tuple[str | None, str | None], str]:
+    """Where the bytes are kept that were landed from an address under the publisher's own version mark (ETag)."""
+    marked = select(Landing.url, Landing.etag, Landing.path).where(Landing.source == source, Landing.etag.is_not(None))
+    with reading() as session:
+        return {(url, etag): path for url, etag, path in session.execute(marked)}
+
+
+def landing_of(source: str, sha256: str) -> Landing | None:
+    """The landing of a source's file by the digest of its bytes; None if they never landed."""
+    with reading() as session:
+        return session.scalars(_of_bytes(source, sha256)).first()
+
+
+def add_landing(landing: Landing) -> bool:
+    """Record a file that landed; of bytes that landed before, only where they are kept now.
+
+    Returns:
+        Whether the bytes are new.
+    """
+    with transaction() as session:
+        before = session.scalars(_of_bytes(landing.source, landing.sha256)).first()
+        if before is None:
+            session.add(landing)
+            return True
+        before.path = landing.path
+        return False
+
+
+def newest_landing(source: str) -> int | None:
+    """Number of the last file that landed of a source; None if nothing did."""
+    with reading() as session:
+        return session.scalars(select(func.max(Landing.id)).where(Landing.source == source)).one()
+
+
+def waiting_landings(source: str) -> list[Landing]:
+    """Files of a source that bronze does not hold yet, in the order of their arrival."""
+    waiting = select(Landing).where(Landing.source == source, Landing.loaded_at.is_(None)).order_by(Landing.id)
+    with reading() as session:
+        return list(session.scalars(waiting))
+
+
+def loaded_landings(source: str, after: int, again: Literal["later", "same or later"] | None) -> tuple[Landing, ...]:
+    """Files of a source that bronze holds and that arrived after one, by logical date and then by arrival.
+
+    Args:
+        source: the source's name.
+        after: number of the last landing to leave out.
+        again: which earlier arrivals to include: those with a later logical date than the earliest of the new ones, or
+            also those with the same. A new landing without one good row has no say in that.
+    """
+    loaded = select(Landing).where(Landing.source == source, Landing.loaded_at.is_not(None))
+    new = Landing.id > after
+    with reading() as session:
+        good = loaded.where(new, Landing.rows != Landing.rows_refused)
+        first = session.scalars(good.with_only_columns(func.min(Landing.logical_date))).one()
+        chosen = new
+        if first is not None and again == "later":
+            chosen = new | (Landing.logical_date > first)
+        elif first is not None and again == "same or later":
+            chosen = new | (Landing.logical_date >= first)
+        return tuple(session.scalars(loaded.where(chosen).order_by(Landing.logical_date, Landing.id)))
+
+
+def note_loaded(loaded: Mapping[int, Loaded]) -> None:
+    """Record what bronze holds of landings, by their numbers."""
+    now = datetime.now(UTC)
+    with transaction() as session:
+        for number, content in loaded.items():
+            landing = session.get_one(Landing, number)
+            landing.loaded_at = now
+            landing.rows, landing.rows_refused, landing.fault = content.rows, content.rows_refused, content.fault
+
+
+def forget_loaded(source: str) -> None:
+    """Have bronze load every file of a source again."""
+    unloaded = update(Landing).where(Landing.source == source).values(loaded_at=None, rows=None, rows_refused=None)
+    with transaction() as session:
+        session.execute(unloaded)
+
+
+def _of_bytes(source: str, sha256: str) -> Select[Landing]:
+    return select(Landing).where(Landing.source == source, Landing.sha256 == sha256)

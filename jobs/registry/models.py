@@ -149,6 +149,17 @@ class Run(Base):
     message: Mapped[str | None] = mapped_column(Text)
 
 
+class RefusedBatch(Base):
+    """The newest batch of a source's landings none of whose rows went into its table; see `refusals.Refusal`."""
+
+    __tablename__ = "refused_batches"
+
+    source: Mapped[str] = mapped_column(String(255), primary_key=True)
+    landing_id: Mapped[int] = mapped_column(BigInteger)
+    base_version: Mapped[int | None] = mapped_column(BigInteger)
+    made_by: Mapped[str] = mapped_column(String(64))
+
+
 class Check(Base):
     """What the expectations said about one Delta version of one table."""
 

@@ -13,6 +13,7 @@ from sqlalchemy import ColumnElement, CursorResult, delete, func, select
 from jobs.errors import ExchangeError
 from jobs.registry import reading, transaction
 from jobs.registry.models import Run
+from jobs.registry.refusals import Refusal, note_refusal
 
 Kind = Literal["source", "product"]
 Status = Literal["succeeded", "unchanged"]
@@ -72,6 +73,7 @@ class StepOutcome:
         status: `unchanged` if there was nothing to do.
         input: what the step worked from, such as the versions of the tables that it read.
         output_version: the Delta version that it made or checked.
+        refused: the batch that it worked on, if none of its rows went into the table.
         release: number of the release that it made or found; the record has it in the message only.
     """
 
@@ -80,6 +82,7 @@ class StepOutcome:
     input: dict[str, Any] | None = None
     output_version: int | None = None
     message: str | None = None
+    refused: Refusal | None = None
     release: str | None = None
 
 
@@ -144,6 +147,8 @@ def _end(key: int, outcome: StepOutcome, status: str, message: str | None) -> No
         row.input, row.output_version = outcome.input, outcome.output_version
         for name, value in vars(outcome.counts).items():
             setattr(row, name, value)
+        if outcome.refused:
+            note_refusal(db, row.name, outcome.refused)
 
 
 def last_build(table: str, version: int) -> Run | None:
@@ -235,6 +240,20 @@ def _old(before: datetime) -> tuple[ColumnElement[bool], ...]:
 def _sql_type(column: ColumnElement[Any]) -> str:
     kind = str(column.type).split("(")[0].upper()
     return {"BIGINT": "bigint", "DATETIME": "timestamp", "INTEGER": "bigint"}.get(kind, "string")
+
+
+def was_built_since(table: str, since: datetime) -> bool:
+    """Whether a build of a silver or gold table began after an instant and came to an end without an error."""
+    built = select(Run.id).where(Run.table_name == table, Run.step.in_(("silver", "gold")), Run.started_at > since)
+    with reading() as db:
+        return db.scalars(built.where(Run.status.in_(("succeeded", "unchanged"))).limit(1)).first() is not None
+
+
+def check_before(table: str) -> Run | None:
+    """The record of the check of a table that came before its newest one, which is the one that asks."""
+    checks = select(Run).where(Run.step == "check", Run.table_name == table)
+    with reading() as db:
+        return db.scalars(checks.order_by(Run.id.desc()).offset(1).limit(1)).first()
 
 
 def _one_line(error: BaseException) -> str:

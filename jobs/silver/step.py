@@ -5,13 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
-
-from sqlalchemy import func, select
+from typing import TYPE_CHECKING, Literal
 
 from jobs import lake
 from jobs.bronze.step import origin_of, published_rows, slice_of
-from jobs.declared.catalog import Source
+from jobs.declared.catalog import SilverMode, Source
 from jobs.declared.compile import rows_digest
 from jobs.declared.contract import Contract, load_contract
 from jobs.declared.sql import read_select
@@ -22,8 +20,9 @@ from jobs.lake.partitions import check_partitions
 from jobs.lake.pointers import advance, begin
 from jobs.lake.pointers import pointer as pointer_of
 from jobs.lake.tables import REVISION_FIELDS
-from jobs.registry import reading
-from jobs.registry.models import Landing, Pointer, Run
+from jobs.registry.landings import loaded_landings, newest_landing
+from jobs.registry.models import Landing, Pointer
+from jobs.registry.refusals import Refusal, refused_until
 from jobs.registry.runs import Counts, StepOutcome, leaving
 from jobs.silver.change import Incoming
 from jobs.silver.deduplicate import deduplicate
@@ -40,6 +39,13 @@ QUARANTINE_FIELDS = (
     lake.Field("record", "STRING", "the row's cells as JSON, or the record as received"),
     *lake.bookkeeping_fields(),
 )
+
+
+# Which earlier landings a late one may change the meaning of: revisions that became known at one instant are decided
+# together, and of two landings with one date the later to arrive is merged last.
+_AGAIN: dict[SilverMode, Literal["later", "same or later"] | None] = {
+    "append": None, "merge": "later", "revisions": "same or later",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -99,12 +105,12 @@ def silver(source: Source, *, anew: bool = False) -> StepOutcome:
         return StepOutcome("succeeded" if is_to_be_checked_again(source, contract, pointer) else "unchanged")
     _lay(source, contract, rebuild)
     connect_views(source, batch)
+    refusal = Refusal(
+        batch.watermark, pointer.delta_version if pointer else None, declarations_digest(source, contract)
+    )
     begun = StepOutcome(
-        input={
-            "landing_id": batch.watermark, "base": pointer.delta_version if pointer else None,
-            "made_by": declarations_digest(source, contract),
-        }
-    )  # fmt: skip
+        input={"landing_id": refusal.landing_id, "base": refusal.base_version, "made_by": refusal.made_by}
+    )
     try:
         with leaving(begun), explained(contract.file):
             counts, made = _build(source, split, batch)
@@ -114,16 +120,15 @@ def silver(source: Source, *, anew: bool = False) -> StepOutcome:
         made = lake.version(source.table)
     done = replace(begun, counts=counts, output_version=made, message=_told(batch))
     if counts.rows_quarantined == counts.rows_in and counts.rows_in:
-        _refuse_all(source, batch, done)
-    return _nothing_changed(source, pointer, batch, done) if made is None else done
+        _refuse_all(source, batch, done, refusal)
+    return _nothing_changed(source, pointer, done, refusal) if made is None else done
 
 
 def held_back(source: Source) -> bool:
     """Whether anything landed, or was declared otherwise, that the checked version was not built from."""
     contract = load_contract(source.table)
     stands = pointer_of(source.table)
-    with reading() as db:
-        newest = db.scalars(select(func.max(Landing.id)).where(Landing.source == source.name)).one()
+    newest = newest_landing(source.name)
     if newest is None:
         return False
     if newest > _taken_in(source, contract, stands):
@@ -178,37 +183,14 @@ def _lay(source: Source, contract: Contract, rebuild: bool) -> None:
 
 
 def _taken_in(source: Source, contract: Contract, pointer: Pointer | None) -> int:
-    """Number of the newest landing that the checked version knows of, or that was refused as a whole since."""
-    with reading() as db:
-        refused = db.scalars(
-            select(Run)
-            .where(Run.name == source.name, Run.step == "silver", Run.status.in_(("failed", "unchanged")))
-            .where(Run.input["refused"].as_boolean())
-            .order_by(Run.id.desc())
-            .limit(1)
-        ).first()
-    told = (refused.input or {}) if refused else {}
-    known = (pointer.landing_id or 0) if pointer else 0
+    """Number of the newest landing that the checked version was built from, or that was refused as a whole since."""
     base = pointer.delta_version if pointer else None
-    since = told.get("made_by") == declarations_digest(source, contract) and told.get("base") == base
-    return max(known, told["landing_id"]) if since else known
+    refused = refused_until(source.name, base, declarations_digest(source, contract))
+    return max(refused, (pointer.landing_id or 0) if pointer else 0)
 
 
 def _pending(source: Source, since: int) -> _Batch:
-    mode = source.declared.silver.mode
-    loaded = select(Landing).where(Landing.source == source.name, Landing.loaded_at.is_not(None))
-    # A landing without one good row changes the meaning of no other.
-    meaningful = (Landing.id > since, Landing.rows != Landing.rows_refused)
-    with reading() as db:
-        first = db.scalars(loaded.with_only_columns(func.min(Landing.logical_date)).where(*meaningful)).one()
-        wanted = Landing.id > since
-        if first is not None and mode == "revisions":
-            # Revisions known at one instant are decided together.
-            wanted |= Landing.logical_date >= first
-        elif first is not None and mode == "merge":
-            # Of two landings of one date the later one is merged last.
-            wanted |= Landing.logical_date > first
-        landings = tuple(db.scalars(loaded.where(wanted).order_by(Landing.logical_date, Landing.id)))
+    landings = loaded_landings(source.name, since, _AGAIN[source.declared.silver.mode])
     return _Batch(landings, sum(x.id <= since for x in landings))
 
 
@@ -292,13 +274,13 @@ def _told(batch: _Batch) -> str | None:
     return "; ".join(parts) or None
 
 
-def _refuse_all(source: Source, batch: _Batch, done: StepOutcome) -> None:
+def _refuse_all(source: Source, batch: _Batch, done: StepOutcome, refusal: Refusal) -> None:
     """Tell the user that no row of a batch can be used; all of it is in quarantine by now.
 
     Raises:
         RefusedFile: always.
     """
-    with leaving(replace(done, input={**(done.input or {}), "refused": True})):
+    with leaving(replace(done, refused=refusal)):
         raise _all_refused(source, batch, done.counts.rows_in or 0)
 
 
@@ -319,10 +301,10 @@ def _all_refused(source: Source, batch: _Batch, rows: int) -> RefusedFile:
     )
 
 
-def _nothing_changed(source: Source, pointer: Pointer | None, batch: _Batch, done: StepOutcome) -> StepOutcome:
+def _nothing_changed(source: Source, pointer: Pointer | None, done: StepOutcome, refusal: Refusal) -> StepOutcome:
     """Everything that landed was already there: the pointer takes note, and no version is made."""
     if pointer:
-        advance(source.table, landing_id=batch.watermark)
+        advance(source.table, landing_id=refusal.landing_id)
         return replace(done, status="unchanged")
     # A first file without rows: no version can tell that it was taken in, and no run needs to look at it again.
-    return replace(done, status="unchanged", input={**(done.input or {}), "refused": True})
+    return replace(done, status="unchanged", refused=refusal)

@@ -22,6 +22,7 @@ import jobs.registry.database as database
 from jobs.errors import Busy, ExchangeError, Tampered
 from jobs.registry import engine, reading, transaction
 from jobs.registry.models import Base, Landing, Participant, Release, Run
+from jobs.registry.refusals import refused_until
 
 pytestmark = pytest.mark.usefixtures("home")
 
@@ -60,6 +61,30 @@ def test_downgrading_leaves_nothing_and_upgrading_again_works() -> None:
     database.migrate(bind)
     assert database.revision(bind) == database.HEAD
     assert set(Base.metadata.tables) <= set(inspect(bind).get_table_names())
+
+
+def test_refused_batches_are_carried_over_from_the_record_of_runs() -> None:
+    bind = engine()
+    database.migrate(bind, "0002")
+    told = {"landing_id": 7, "base": 3, "made_by": "d" * 64}
+    with transaction() as session:
+        for name, step, status, given in (
+            ("gone_by", "silver", "failed", {**told, "landing_id": 5, "refused": True}),
+            ("gone_by", "silver", "failed", {**told, "refused": True}),
+            ("gone_by", "silver", "failed", {**told, "landing_id": 9}),
+            ("empty", "silver", "unchanged", {**told, "base": None, "refused": True}),
+            ("fine", "silver", "succeeded", told),
+            ("never_began", "silver", "failed", None),
+        ):
+            run = Run(run_id="r", step=step, kind="source", name=name, status=status, input=given)
+            run.logical_date = run.started_at = AN_INSTANT
+            session.add(run)
+    database.migrate(bind)
+    assert refused_until("gone_by", 3, "d" * 64) == 7
+    assert refused_until("gone_by", 4, "d" * 64) == 0, "another checked version may have use for those rows"
+    assert refused_until("gone_by", 3, "e" * 64) == 0, "and so may other declarations"
+    assert refused_until("empty", None, "d" * 64) == 7
+    assert refused_until("fine", 3, "d" * 64) == refused_until("never_began", 3, "d" * 64) == 0
 
 
 def test_the_head_in_the_code_is_the_newest_revision() -> None:
