@@ -4,7 +4,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 UV_VERSION := 0.13.9
 UV ?= $(or $(shell command -v uv),.exchange/tools/bin/uv)
 ROWS ?= 2000000
-SPARK ?= some
+SPARK ?= marked
 
 # Bytecode is compiled once at installation: the first start would pay for it otherwise, in every process.
 # The interpreter itself is named, not what stands for it on the path: given a pyenv shim, uv finds that the environment
@@ -40,8 +40,8 @@ check: .venv/.installed-test ## before each commit: ruff, mypy, the layers of jo
 	.venv/bin/lint-imports
 	.venv/bin/pytest -n 2 tests/unit
 
-# Files in their order: those that wait much, of Airflow and of the cluster, come first and are not what all wait for.
-test: .venv/.installed-test ## ruff, mypy, the layers of jobs/ and all tests; SPARK=each: every test of the lake on both engines, SPARK=all: every case
+# Spark's cases come first, in one process; the other one meanwhile begins with what waits much: Airflow and the cluster.
+test: .venv/.installed-test ## ruff, mypy, the layers of jobs/ and all tests; SPARK=all: all of them on both engines, and the long ones
 	.venv/bin/ruff check .
 	.venv/bin/mypy
 	.venv/bin/lint-imports

@@ -7,10 +7,6 @@ from hypothesis import HealthCheck, settings
 from xdist.remote import Producer
 from xdist.scheduler import LoadScopeScheduling
 
-# Of the tests of the lake, those of these files run on Spark each time: there a step takes a second or two of processor
-# time, most of it whatever the number of rows. `--spark each` runs the others, too, and `--spark all` all their cases.
-_ALSO_ON_SPARK = ("gold", "landing_to_silver", "spark")
-
 # No example fails for want of time: that would be a test of the machine.
 settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("any machine")
@@ -22,7 +18,8 @@ class _Together(LoadScopeScheduling):
     def _split_scope(self, nodeid: str) -> str:
         file = nodeid.split("::")[0]
         if file.startswith("tests/lake/") and "[spark" in nodeid:
-            return f"{file} on Spark"
+            # One JVM for all of them: a second one would take both memory and the other processor.
+            return "tests/lake on Spark"
         # One cluster for all but the tests that break it, which take as long as all the others.
         is_sharing = file.startswith("tests/cluster/") and file != "tests/cluster/test_faults.py"
         return "tests/cluster" if is_sharing else file
@@ -34,35 +31,39 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadSco
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Let more tests of the lake be run on Spark."""
-    told = (
-        "which tests of the lake run on Spark, too: the main ones or each, with the first of its cases for each mode of"
-        " a table; or all with all cases, and those that wait for minutes as well"
+    """Let every test of the lake run on Spark, too."""
+    text = (
+        "which tests of the lake run on Spark, too: those `marked` both_engines, or `all` with every case, and what is"
+        " marked `long` as well"
     )
-    parser.addoption("--spark", choices=("some", "each", "all"), default="some", help=told)
+    parser.addoption("--spark", choices=("marked", "all"), default="marked", help=text)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out what `--spark` does not ask for; of what is left, Spark's come last."""
-    items.sort(key=_is_on_spark)
-    level = config.getoption("--spark")
-    if level == "all":
+    """Leave out what `--spark` does not ask for; Spark's cases come first, as they keep one process busy longest."""
+    items.sort(key=lambda item: not _is_on_spark(item))
+    if config.getoption("--spark") == "all":
         return
     seen: set[tuple[str, object]] = set()
-    left = [
+    left_out = [
         item for item in items
-        if item.get_closest_marker("long") or (_is_on_spark(item) and not _is_in_short_form(item, level, seen))
+        if item.get_closest_marker("long") or (_is_on_spark(item) and not _is_chosen(item, seen))
     ]  # fmt: skip
-    config.hook.pytest_deselected(items=left)
-    items[:] = [item for item in items if item not in left]
+    config.hook.pytest_deselected(items=left_out)
+    items[:] = [item for item in items if item not in left_out]
 
 
-def _is_in_short_form(item: pytest.Item, level: str, seen: set[tuple[str, object]]) -> bool:
-    function = f"{item.path}::{getattr(item, 'originalname', item.name)}"
-    case = (function, _parameters(item).get("mode"))
+def _is_chosen(item: pytest.Item, seen: set[tuple[str, object]]) -> bool:
+    """Whether a case runs on Spark each time: of a marked test those it names, or the first of each table mode."""
+    mark = item.get_closest_marker("both_engines")
+    if mark is None:
+        return False
+    if cases := mark.kwargs.get("cases"):
+        return any(case in item.name for case in cases)
+    case = (f"{item.path}::{getattr(item, 'originalname', item.name)}", _parameters(item).get("mode"))
     is_first = case not in seen
     seen.add(case)
-    return is_first and (level == "each" or item.path.stem.removeprefix("test_") in _ALSO_ON_SPARK)
+    return is_first
 
 
 def _parameters(item: pytest.Item) -> dict[str, object]:

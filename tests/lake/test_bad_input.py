@@ -64,6 +64,7 @@ WHOLE = {
 }
 
 
+@pytest.mark.both_engines("a file refused in a Python worker")
 @pytest.mark.parametrize("case", WHOLE)
 def test_a_file_that_cannot_be_read_is_recorded_then_told_and_not_taken_in_again(source: Source, case: str) -> None:
     file, content, message = WHOLE[case]

@@ -34,6 +34,7 @@ def numbers_of(seed: int) -> list[str]:
     ]  # fmt: skip
 
 
+@pytest.mark.both_engines("decimals of each scale")
 @pytest.mark.parametrize(
     "logic",
     [
@@ -77,6 +78,7 @@ def test_who_wants_fewer_decimals_says_so(exchange: Exchange) -> None:
     assert source.quarantine() == [("x.type", "x", "abc")]
 
 
+@pytest.mark.both_engines("REPLACE TABLE with other columns")
 def test_declared_columns_changed_everything_is_read_again(exchange: Exchange) -> None:
     source = exchange.source({"meter": "STRING", "kwh": "INT"}, ["meter"], published=["meter", "kwh"])
     source.take("meter,kwh,site\nm1,1,a\n", 0)
@@ -129,6 +131,7 @@ def test_a_corrected_format_mends_what_could_not_be_read(exchange: Exchange) -> 
     assert source.quarantine() == []
 
 
+@pytest.mark.both_engines("REPLACE TABLE with other types and partitions")
 @pytest.mark.parametrize("partition", [(), ("site",)], ids=["whole", "parted"])
 def test_a_changed_contract_makes_the_table_anew_with_its_types(exchange: Exchange, partition: tuple[str, ...]) -> None:
     source = exchange.source(
@@ -203,6 +206,7 @@ def test_an_author_may_say_what_becomes_of_a_value_that_cannot_be_converted(exch
     assert source.quarantine() == [("on.type", "on", "31/12/2025"), ("x.type", "x", "number, much")]
 
 
+@pytest.mark.both_engines("an engine's words for a value that stops a function")
 def test_a_function_that_stops_at_a_value_is_explained(exchange: Exchange) -> None:
     columns = READINGS | {"kwh": {"physicalType": "DECIMAL(8,2)", "transformLogic": "1 / try_cast(kwh as int)"}}
     source = exchange.source(columns, KEY)

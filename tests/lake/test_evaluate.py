@@ -113,6 +113,9 @@ def only(outcome: Outcome) -> FailedRule:
     return outcome.failed[0]
 
 
+@pytest.mark.both_engines(
+    "expectations over Spark Connect", "check.evaluate", "check.expectations", "check.grade", "check.evidence",
+)
 def test_a_table_that_keeps_its_contract_passes_with_the_best_grade(table: Table) -> None:
     outcome = table.check(*good(20))
     assert outcome.failed == ()
@@ -123,6 +126,7 @@ def test_a_table_that_keeps_its_contract_passes_with_the_best_grade(table: Table
     assert len(kept["rules"]) == outcome.rules == len(kept["suite"]["expectations"])
 
 
+@pytest.mark.both_engines("a rule of each kind for rows")
 @pytest.mark.parametrize(
     ("rule_id", "change", "shown"),
     [
@@ -151,6 +155,7 @@ def test_a_row_that_breaks_a_rule_is_counted_and_shown(
     assert shown in failed.example.values()
 
 
+@pytest.mark.both_engines("uniqueness by grouping")
 def test_a_repeated_key_is_found_exactly(table: Table) -> None:
     failed = only(table.check(*good(5), {"meter_code": "m1"}, {"meter_code": "m1"}, {"meter_code": "m2"}))
     assert (failed.rule_id, failed.unexpected, failed.observed) == ("key.unique", 3, 2)
@@ -163,6 +168,7 @@ def test_rows_with_nulls_in_the_key_are_no_duplicates_of_each_other(table: Table
     assert "key.unique" not in {f.rule_id for f in found.failed}
 
 
+@pytest.mark.both_engines("a value of the whole table")
 def test_a_value_of_the_whole_table_is_compared_with_its_limit(table: Table) -> None:
     table.document["schema"][0]["quality"][2]["mustBeLessThan"] = 100
     failed = only(table.check(*good(20)))
@@ -178,11 +184,13 @@ def test_too_few_rows_fail(table: Table) -> None:
     assert not outcome.passed
 
 
+@pytest.mark.both_engines("an expectation of Great Expectations")
 def test_an_expectation_of_gx_itself_decides(table: Table) -> None:
     outcome = table.check(*[row | {"energy_kwh": 95.0, "cost": "3.00"} for row in good(4)])
     assert only(outcome).rule_id == "table.mean"
 
 
+@pytest.mark.both_engines("a query of Great Expectations")
 def test_a_query_of_gx_itself_reads_the_batch(table: Table) -> None:
     table.document["schema"][0]["quality"][3]["implementation"] = {
         "type": "unexpected_rows_expectation",

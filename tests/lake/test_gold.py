@@ -27,6 +27,7 @@ def totals(name: str) -> list[tuple[object, ...]]:
     return table_rows(f"gold.{name}", *DAILY)
 
 
+@pytest.mark.both_engines("a product's query and its write")
 def test_built_whole_then_unchanged(exchange: Exchange) -> None:
     source = parted(exchange)
     name = exchange.product(DAILY, ["read_on"], QUERY.format(source.name))
@@ -39,6 +40,7 @@ def test_built_whole_then_unchanged(exchange: Exchange) -> None:
     assert stands.inputs and stands.inputs["tables"] == {source.table: checked(source.table).delta_version}
 
 
+@pytest.mark.both_engines("replaceWhere over partitions")
 @pytest.mark.parametrize("mode", ["merge", "revisions", "append"])
 def test_only_moved_partitions_are_rebuilt(exchange: Exchange, mode: str) -> None:
     source = parted(exchange, mode)
@@ -56,6 +58,7 @@ def test_only_moved_partitions_are_rebuilt(exchange: Exchange, mode: str) -> Non
     ]
 
 
+@pytest.mark.both_engines("files of two versions compared")
 def test_a_new_version_of_an_input_without_other_rows_makes_no_version(exchange: Exchange) -> None:
     source = parted(exchange)
     name = exchange.product(DAILY, ["read_on"], QUERY.format(source.name), partition="read_on")
@@ -75,6 +78,7 @@ def test_a_new_version_of_an_input_without_other_rows_makes_no_version(exchange:
     assert not [n for n in stale_products() if n == name and pointer(f"gold.{name}") is None]
 
 
+@pytest.mark.both_engines("replaceWhere without rows")
 def test_a_partition_that_is_gone_from_the_inputs_is_gone_from_the_product(exchange: Exchange) -> None:
     moving = exchange.source({"id": "STRING", "place": "STRING"}, ["id"], partition=["place"])
     moving.take([("a", "x"), ("b", "y"), ("c", None)], 0)
@@ -89,6 +93,7 @@ def test_a_partition_that_is_gone_from_the_inputs_is_gone_from_the_product(excha
     assert table_rows(f"gold.{name}", *columns) == [("x", 1), ("y", 2)]
 
 
+@pytest.mark.both_engines("REPLACE TABLE")
 def test_a_changed_query_or_contract_rebuilds_all_of_it(exchange: Exchange) -> None:
     source = parted(exchange)
     name = exchange.product(DAILY, ["read_on"], QUERY.format(source.name), partition="read_on")
@@ -126,6 +131,7 @@ def test_a_changed_query_or_contract_rebuilds_all_of_it(exchange: Exchange) -> N
     assert len(table_rows(f"gold.{name}", *DAILY, at=first)) == 5
 
 
+@pytest.mark.both_engines("RESTORE to an empty table")
 def test_a_first_version_that_never_passed_leaves_no_trace_in_the_next_contract(exchange: Exchange) -> None:
     source = parted(exchange)
     name = exchange.product(DAILY, ["read_on"], QUERY.format(source.name))
@@ -136,6 +142,7 @@ def test_a_first_version_that_never_passed_leaves_no_trace_in_the_next_contract(
     assert len(totals(name)) == 5
 
 
+@pytest.mark.both_engines("views of revisions", "lake.views", "silver.revisions")
 def test_a_product_reads_revisions_as_they_stand_and_other_products(exchange: Exchange) -> None:
     source = parted(exchange, "revisions")
     source.take([("m1", "2026-01-01", "100")], 1)
@@ -151,6 +158,7 @@ def test_a_product_reads_revisions_as_they_stand_and_other_products(exchange: Ex
     assert table_rows(f"gold.{top}", "most", "last") == [(102, date(2026, 1, 5))]
 
 
+@pytest.mark.both_engines("an engine's words for a query that cannot run", "lake.engine_errors")
 def test_what_does_not_fit_is_told_with_file_and_expectation(exchange: Exchange) -> None:
     source = parted(exchange)
 
@@ -173,6 +181,7 @@ def test_what_does_not_fit_is_told_with_file_and_expectation(exchange: Exchange)
     assert "try_" in stopped and "query.sql" in stopped
 
 
+@pytest.mark.both_engines("names of inputs")
 def test_an_input_without_a_checked_version_is_named(exchange: Exchange) -> None:
     source = exchange.source(READINGS, ["meter", "read_on"])
     name = exchange.product(DAILY, ["read_on"], QUERY.format(source.name))
@@ -186,6 +195,7 @@ def test_an_input_without_a_checked_version_is_named(exchange: Exchange) -> None
     assert stale_products() == []
 
 
+@pytest.mark.both_engines("partition columns of each type", "lake.partitions")
 def test_a_partition_must_have_one_way_to_be_written(exchange: Exchange) -> None:
     source = parted(exchange)
     query = f"SELECT CAST(read_on AS TIMESTAMP) AS at, count(*) AS n FROM silver.{source.name} GROUP BY 1"

@@ -156,6 +156,10 @@ CASES = [("merge", p) for p in POINTS] + [("revisions", p) for p in POINTS if p[
 NAMES = [f"{mode}-{p[0]}-{p[1].split(':')[1]}-{'after' if p[3] else 'before'}" for mode, p in CASES]
 
 
+@pytest.mark.both_engines(
+    "a server that goes on after its client died",
+    cases=("merge-bronze-overwrite-after", "merge-silver-write-after", "merge-gold-overwrite-after"),
+)
 @pytest.mark.parametrize(("scene", "point"), CASES, ids=NAMES, indirect=["scene"])
 def test_killed_at_a_point(
     scene: Scene, expected: dict[str, Any], undertaker: Undertaker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,

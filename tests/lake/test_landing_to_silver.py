@@ -20,6 +20,7 @@ READINGS = {"meter": "STRING", "read_on": "DATE", "kwh": "DECIMAL(8,2)"}
 KEY = ("meter", "read_on")
 
 
+@pytest.mark.both_engines("a parser in the engine's Python workers", "lake.objects")
 def test_rows_say_where_they_came_from(exchange: Exchange) -> None:
     source = exchange.source(READINGS, KEY)
     landed = source.land([("m1", "2026-01-01", "1.5"), ("m2", "2026-01-01", "2")], at=3, file="a.csv")
@@ -70,6 +71,7 @@ def test_a_run_again_changes_nothing(exchange: Exchange) -> None:
     assert [lake.version(t) for t in tables] == before
 
 
+@pytest.mark.both_engines("RESTORE")
 def test_built_again_before_its_check_the_table_is_the_same(exchange: Exchange) -> None:
     source = exchange.source(READINGS, KEY)
     source.land([("m1", "2026-01-01", "1"), ("m1", "x", "1")])
@@ -80,6 +82,7 @@ def test_built_again_before_its_check_the_table_is_the_same(exchange: Exchange) 
     assert (source.rows("_row"), source.quarantine("rule", "_row")) == once
 
 
+@pytest.mark.both_engines("casts of text to each type")
 def test_text_that_is_not_of_its_type_is_refused_with_column_value_and_place(exchange: Exchange) -> None:
     columns = {
         "id": "INT",
@@ -121,6 +124,7 @@ def test_text_that_is_not_of_its_type_is_refused_with_column_value_and_place(exc
     assert balanced(source.last("silver"))
 
 
+@pytest.mark.both_engines("nulls in keys")
 def test_blank_is_no_value_and_a_key_needs_one(exchange: Exchange) -> None:
     source = exchange.source(READINGS, KEY, format={"null_values": ["", "N/A"]})
     source.take(
@@ -130,6 +134,7 @@ def test_blank_is_no_value_and_a_key_needs_one(exchange: Exchange) -> None:
     assert source.quarantine("rule", "_row") == [("meter.required", 4), ("read_on.required", 5)]
 
 
+@pytest.mark.both_engines("predicates over nulls and text")
 def test_row_rules_split_rows_and_the_first_reason_counts(exchange: Exchange) -> None:
     columns = {
         "meter": {"physicalType": "STRING", "logicalTypeOptions": {"pattern": "^m[0-9]+$"}},
@@ -162,6 +167,7 @@ def test_row_rules_split_rows_and_the_first_reason_counts(exchange: Exchange) ->
     ]
 
 
+@pytest.mark.both_engines("windows over copies")
 def test_copies_are_counted_and_contradictions_refused(exchange: Exchange) -> None:
     source = exchange.source(READINGS, KEY)
     source.take(
@@ -180,6 +186,7 @@ def test_copies_are_counted_and_contradictions_refused(exchange: Exchange) -> No
     assert (run.rows_in, run.rows_out, run.rows_duplicate, run.rows_quarantined) == (5, 2, 1, 2)
 
 
+@pytest.mark.both_engines("xxhash64")
 def test_keys_that_share_a_hash_are_told_apart(exchange: Exchange, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(deduplicate, "_HASH", "0 * length")
     source = exchange.source({"meter": "STRING", "kwh": "INT"}, ("meter",))
@@ -189,6 +196,7 @@ def test_keys_that_share_a_hash_are_told_apart(exchange: Exchange, monkeypatch: 
     assert (run.rows_out, run.rows_duplicate, run.rows_quarantined) == (2, 1, 2)
 
 
+@pytest.mark.both_engines("stack")
 def test_wide_becomes_long_and_what_means_nothing_is_dropped_and_counted(exchange: Exchange) -> None:
     columns = {"on": "DATE", "code": "STRING", "rate": "DECIMAL(10,4)"}
     source = exchange.source(
@@ -237,6 +245,7 @@ def test_two_reshaped_columns_of_one_name_are_refused(exchange: Exchange) -> Non
         source.step("silver")
 
 
+@pytest.mark.both_engines("refused records from Python workers")
 def test_records_that_no_parser_can_read_reach_quarantine_beside_their_good_neighbours(exchange: Exchange) -> None:
     source = exchange.source(READINGS, KEY)
     text = (
@@ -264,6 +273,7 @@ def test_undeclared_columns_are_kept_and_told(exchange: Exchange) -> None:
     assert source.bronze("_extra") == [('{"unit":"kWh"}',)]
 
 
+@pytest.mark.both_engines("quoted names in tables and SQL")
 def test_columns_may_have_any_name(exchange: Exchange) -> None:
     published = ["meter id", "a.b", "c`d", "电量 (千瓦时)", "it's", 'x"y', "_"[:0] + "e,f", "select", "100%"]
     columns = {
@@ -290,12 +300,14 @@ def test_case_of_a_column_does_not_matter_between_contract_and_publisher(exchang
     assert source.rows() == [("m1", 5)]
 
 
+@pytest.mark.both_engines("instants in other zones")
 def test_the_zone_of_instants(exchange: Exchange) -> None:
     source = exchange.source({"id": "INT", "at": "TIMESTAMP"}, ["id"])
     source.take([("1", "2026-01-01T08:00:00+08:00"), ("2", "2026-01-01 00:00:00"), ("3", "2025-12-31T19:00:00-05:00")])
     assert {at for _, at in source.rows()} == {datetime(2026, 1, 1, tzinfo=UTC)}
 
 
+@pytest.mark.both_engines("folders of partitions, escaped", "lake.place")
 def test_partitions_with_any_value(exchange: Exchange) -> None:
     places = ["a/b", "x y", "50%", "a=b", "沙田", "it's", None, "."]
     source = exchange.source({"id": "STRING", "place": "STRING", "n": "INT"}, ["id"], partition=["place"])
@@ -365,6 +377,7 @@ def test_json_lines_and_archives(exchange: Exchange) -> None:
     assert source.rows() == [("m1", date(2026, 1, 1), Decimal("1.00")), ("m2", date(2026, 1, 1), None)]
 
 
+@pytest.mark.both_engines("stripes of one file on several workers")
 def test_a_large_file_is_read_by_several_workers_each_row_once(
     exchange: Exchange, engine: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -384,6 +397,7 @@ def test_a_large_file_is_read_by_several_workers_each_row_once(
     assert [row for row in source.bronze("_row", "_file") if row[1] == "cut.csv.gz"] == [(0, "cut.csv.gz")]
 
 
+@pytest.mark.both_engines("writes partition by partition")
 @pytest.mark.parametrize("together", [True, False])
 def test_many_rows_are_written_whole_however_their_partitions_lie(
     exchange: Exchange, monkeypatch: pytest.MonkeyPatch, together: bool

@@ -39,6 +39,7 @@ def grow_old(table: str, days: float = 30) -> None:
             os.utime(path, (then, then))
 
 
+@pytest.mark.both_engines("checkpoints, and what each engine keeps of a log", "lake.vacuum")
 def test_old_commits_go_and_everything_in_use_stays_readable(
     exchange: Exchange, source: Source, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -166,6 +166,16 @@ def compare(source: Source, given: Sequence[File]) -> None:
     assert sorted(held) == refused(given, source.mode)
 
 
+@pytest.mark.both_engines(
+    "MERGE, windows and hashes of keys",
+    "silver.step",
+    "silver.split",
+    "silver.deduplicate",
+    "silver.join",
+    "silver.change",
+    "lake.stages",
+    "lake.tables",
+)
 @pytest.mark.parametrize(
     ("seed", "partition", "groupings"),
     [(1, (), ([1] * 5, [5])), (2, (), ([2, 1, 2],)), (3, ("month",), ([1, 2, 2],)), (4, ("month",), ([3, 1, 1],))],

@@ -46,6 +46,7 @@ def seen(source: Source) -> list[tuple[object, ...]]:
     return sorted(tuple(row) for row in session().sql(f"SELECT meter, kwh FROM {source.table}").collect())
 
 
+@pytest.mark.both_engines("RESTORE of a version that failed", "check.step", "lake.pointers", "lake.lease")
 def test_a_version_that_fails_is_taken_back_and_its_rows_come_with_the_next_good_one(exchange: Exchange) -> None:
     source = exchange.source(COLUMNS, ["meter", "read_on"], quality=[FEW])
     source.drop([("m1", "2026-01-01", "10")])
@@ -108,6 +109,7 @@ def test_a_product_that_fails_keeps_its_last_good_version(exchange: Exchange) ->
     assert table_rows(f"gold.{name}") == [(date(2026, 1, 1), 30)]
 
 
+@pytest.mark.both_engines("files of two versions by partition")
 def test_only_changed_partitions_are_checked_where_that_is_enough(exchange: Exchange) -> None:
     rule = {"name": "rows", "type": "library", "metric": "rowCount", "mustBeGreaterThan": 2}
     source = exchange.source(COLUMNS, ["meter", "read_on"], partition=["read_on"], quality=[rule])
@@ -184,6 +186,7 @@ def test_two_runs_of_one_source_the_second_is_told_and_nothing_is_lost(
     assert source.step("silver").status == "unchanged"
 
 
+@pytest.mark.both_engines("the session's zone")
 @pytest.mark.parametrize("mode", ["merge", "revisions"])
 def test_the_zone_of_the_process_does_not_matter(exchange: Exchange, undertaker: Undertaker, mode: str) -> None:
     day_in_utc = "try_cast(try_cast(at as timestamp) as date)"

@@ -71,6 +71,7 @@ def by_table(made: Sequence[Rebuilt]) -> dict[str, Rebuilt]:
     return {m.table: m for m in made}
 
 
+@pytest.mark.both_engines("REPLACE TABLE, then every landing at once", cases=("merge",))
 @pytest.mark.parametrize("mode", ["append", "merge", "revisions"])
 def test_a_rebuilt_table_is_equal_in_every_mode(exchange: Exchange, mode: str) -> None:
     source = checked_source(exchange, mode)
@@ -118,6 +119,7 @@ def test_it_says_when_the_result_differs(exchange: Exchange) -> None:
     assert "DIFFERENT" in str(found)
 
 
+@pytest.mark.both_engines("tables made where there were others")
 def test_a_lake_that_is_gone_is_made_again(exchange: Exchange) -> None:
     source = checked_source(exchange, "revisions")
     product = released_product(exchange, source)

@@ -26,6 +26,7 @@ from jobs.registry import reading
 from jobs.registry.models import Check
 
 
+@pytest.mark.both_engines("the active session", "lake.engine")
 @pytest.mark.usefixtures("exchange")
 def test_the_session_is_active_even_after_another_broke_off() -> None:
     first = connect()
@@ -42,6 +43,7 @@ def test_the_session_is_active_even_after_another_broke_off() -> None:
     assert second.sql("SELECT 1 AS one").collect()[0]["one"] == 1
 
 
+@pytest.mark.both_engines("one catalogue for all clients of a server")
 @pytest.mark.parametrize("engine", ["spark"], indirect=True)  # Of the embedded engine each process has its own.
 def test_lakes_on_one_server_may_have_tables_of_one_name(
     exchange: Exchange, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -53,6 +55,7 @@ def test_lakes_on_one_server_may_have_tables_of_one_name(
         assert [row[0] for row in session().sql(f"SELECT id FROM {source.table}").collect()] == [value]
 
 
+@pytest.mark.both_engines("a server that is killed")
 @pytest.mark.parametrize("engine", ["spark"], indirect=True)
 def test_a_check_whose_engine_goes_away_says_so_at_once_and_nothing_of_the_rows(
     exchange: Exchange, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -82,6 +85,7 @@ def test_a_check_whose_engine_goes_away_says_so_at_once_and_nothing_of_the_rows(
         close()
 
 
+@pytest.mark.both_engines("the memory of a server")
 @pytest.mark.parametrize("engine", ["spark"], indirect=True)
 @pytest.mark.usefixtures("exchange")
 def test_a_server_keeps_in_mind_no_more_tables_than_have_room(spark_server: str, tmp_path: Path) -> None:

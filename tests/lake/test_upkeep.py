@@ -66,6 +66,7 @@ def files_on_disk(table: str) -> set[Path]:
     return set(lake.location(table).rglob("*.parquet")) - set((lake.location(table) / "_delta_log").rglob("*.parquet"))
 
 
+@pytest.mark.both_engines("OPTIMIZE")
 def test_many_small_files_become_one_and_nobody_notices(exchange: Exchange, source: Source) -> None:
     product = product_of(exchange, source)
     assert publish(product, 0) == ["succeeded"] * 3
@@ -81,9 +82,9 @@ def test_many_small_files_become_one_and_nobody_notices(exchange: Exchange, sour
     assert len(source.rows()) == len(before) + 1
 
 
-# On Spark two hundred are a matter of `--spark all`.
+@pytest.mark.both_engines("OPTIMIZE beside a reader", cases=("20",))
 @pytest.mark.timeout(1200)
-@pytest.mark.parametrize("days", [75, 200])
+@pytest.mark.parametrize("days", [20, 75, pytest.param(200, marks=pytest.mark.long)])
 def test_many_daily_runs_become_few_files_while_somebody_reads(exchange: Exchange, days: int) -> None:
     source = exchange.source(READINGS, ("meter", "read_on"), "append")
     product = product_of(exchange, source)
@@ -135,6 +136,7 @@ def test_only_partitions_with_many_small_files_are_written_again(exchange: Excha
     assert len(source.rows()) == 19
 
 
+@pytest.mark.both_engines("which files each engine compacts together")
 def test_a_dry_run_foretells_what_is_written_again_and_large_files_stay(
     exchange: Exchange, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -152,6 +154,7 @@ def test_a_dry_run_foretells_what_is_written_again_and_large_files_stay(
     assert large in {f.size for f in lake.files(source.table)}
 
 
+@pytest.mark.both_engines("VACUUM")
 def test_what_no_version_in_use_needs_is_taken_away_and_releases_stay_whole(exchange: Exchange, source: Source) -> None:
     product = product_of(exchange, source)
     assert publish(product, 0) == ["succeeded"] * 3

@@ -10,6 +10,8 @@ from jobs.lake.engine import connect
 TABLE = "gold.counted"
 COMMITS = 25
 
+pytestmark = pytest.mark.both_engines("time travel and statistics of the log", "lake.log")
+
 
 @pytest.mark.usefixtures("exchange")
 def test_versions_before_a_checkpoint_stay_readable() -> None:
