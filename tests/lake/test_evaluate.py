@@ -126,7 +126,7 @@ def test_a_table_that_keeps_its_contract_passes_with_the_best_grade(table: Table
     assert len(kept["rules"]) == outcome.rules == len(kept["suite"]["expectations"])
 
 
-@pytest.mark.both_engines("a rule of each kind for rows")
+@pytest.mark.both_engines("a rule of each kind for rows", "check.kinds", "check.examples")
 @pytest.mark.parametrize(
     ("rule_id", "change", "shown"),
     [
