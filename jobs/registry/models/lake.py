@@ -1,21 +1,16 @@
-"""The registry's tables: what landed, ran, was checked, was released, to whom it was granted and what they read."""
+"""Tables of the lake's records: leases, landings, runs, refused batches, checks, pointers and releases."""
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy import (
-    JSON,
     BigInteger,
     CheckConstraint,
-    DateTime,
-    Dialect,
     Float,
     ForeignKey,
     Index,
-    Integer,
-    MetaData,
     String,
     Text,
     UniqueConstraint,
@@ -23,53 +18,10 @@ from sqlalchemy import (
     inspect,
 )
 from sqlalchemy.engine import Connection
-from sqlalchemy.orm import DeclarativeBase, Mapped, Mapper, defer, mapped_column, relationship
-from sqlalchemy.types import TypeDecorator
+from sqlalchemy.orm import Mapped, Mapper, defer, mapped_column, relationship
 
 from jobs.errors import Tampered
-
-
-class UtcDateTime(TypeDecorator[datetime]):
-    """An instant: only aware datetimes go in, they are kept in UTC, and aware UTC datetimes come out."""
-
-    impl = DateTime(timezone=True)
-    cache_ok = True
-
-    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002 - inherited
-        """Refuse a naive datetime, whose instant nobody knows."""
-        if value is None:
-            return None
-        if value.tzinfo is None:
-            raise ValueError(f"a datetime without a time zone cannot be stored: {value.isoformat()}")
-        return value.astimezone(UTC)
-
-    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002 - inherited
-        """SQLite hands back what was stored without its zone; PostgreSQL in the session's zone."""
-        if value is None:
-            return None
-        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
-
-
-# SQLite only numbers rows by itself when the key is declared INTEGER, which is 64 bits there anyway.
-Sequence64 = BigInteger().with_variant(Integer, "sqlite")
-
-
-class Base(DeclarativeBase):
-    """Common ground of all tables; constraints are named so that later migrations can find them."""
-
-    metadata = MetaData(
-        naming_convention={
-            "ix": "ix_%(table_name)s_%(column_0_N_name)s",
-            "uq": "uq_%(table_name)s_%(column_0_N_name)s",
-            "ck": "ck_%(table_name)s_%(constraint_name)s",
-            "fk": "fk_%(table_name)s_%(column_0_N_name)s",
-            "pk": "pk_%(table_name)s",
-        }
-    )
-    type_annotation_map = {  # noqa: RUF012 - SQLAlchemy reads this name from the class
-        datetime: UtcDateTime(),
-        dict[str, Any]: JSON(none_as_null=True),
-    }
+from jobs.registry.models.schema import Base, Sequence64
 
 
 class Lease(Base):
@@ -235,71 +187,6 @@ class Release(Base):
 
 # Manifests list every file of a release, and whoever lists releases needs none of that.
 RELEASES_LISTED = (defer(Release.manifest, raiseload=True), defer(Release.credential, raiseload=True))
-
-
-class Participant(Base):
-    """Somebody who takes part in the exchange: a name and a role."""
-
-    __tablename__ = "participants"
-    __table_args__ = (
-        UniqueConstraint("name"),
-        CheckConstraint("role in ('provider', 'broker', 'buyer', 'assessor', 'staff')", name="role"),
-    )
-
-    id: Mapped[int] = mapped_column(Sequence64, primary_key=True)
-    name: Mapped[str] = mapped_column(String(255))
-    role: Mapped[str] = mapped_column(String(16))
-    created_at: Mapped[datetime]
-
-
-class Grant(Base):
-    """A buyer's right to read one product for some time, and the hash of the token that proves it."""
-
-    __tablename__ = "grants"
-    __table_args__ = (
-        UniqueConstraint("token_sha256"),
-        CheckConstraint("not_before < expires_at", name="period"),
-        Index(None, "buyer_id", "product"),
-    )
-
-    id: Mapped[int] = mapped_column(Sequence64, primary_key=True)
-    product: Mapped[str] = mapped_column(String(255))
-    buyer_id: Mapped[int] = mapped_column(ForeignKey("participants.id"))
-    token_sha256: Mapped[str] = mapped_column(String(64))
-    not_before: Mapped[datetime]
-    expires_at: Mapped[datetime]
-    revoked_at: Mapped[datetime | None]
-    revoked_reason: Mapped[str | None] = mapped_column(String(512))
-    created_at: Mapped[datetime]
-
-    buyer: Mapped[Participant] = relationship(lazy="joined", innerjoin=True)
-
-
-class Usage(Base):
-    """One request at the buyer's door, allowed or not."""
-
-    __tablename__ = "usage"
-    __table_args__ = (
-        UniqueConstraint("request_id"),
-        CheckConstraint("operation in ('list', 'version', 'metadata', 'query', 'changes', 'file')", name="operation"),
-        Index(None, "at"),
-        Index(None, "buyer", "product"),
-    )
-
-    id: Mapped[int] = mapped_column(Sequence64, primary_key=True)
-    request_id: Mapped[str] = mapped_column(String(64))
-    at: Mapped[datetime]
-    grant_id: Mapped[int | None] = mapped_column(ForeignKey("grants.id"))
-    buyer: Mapped[str | None] = mapped_column(String(255))
-    operation: Mapped[str] = mapped_column(String(16))
-    product: Mapped[str | None] = mapped_column(String(255))
-    version: Mapped[int | None] = mapped_column(BigInteger)
-    files: Mapped[int] = mapped_column(default=0)
-    bytes: Mapped[int] = mapped_column(BigInteger, default=0)
-    status: Mapped[int]
-    allowed: Mapped[bool]
-    reason: Mapped[str | None] = mapped_column(Text)
-    client: Mapped[str | None] = mapped_column(Text)
 
 
 @event.listens_for(Release, "before_update")

@@ -1,0 +1,10 @@
+"""The registry's tables: what landed, ran, was checked and released, to whom it was granted, and what they read."""
+
+from jobs.registry.models.exchange import Grant, Participant, Usage
+from jobs.registry.models.lake import RELEASES_LISTED, Check, Landing, Lease, Pointer, RefusedBatch, Release, Run
+from jobs.registry.models.schema import Base
+
+__all__ = [
+    "RELEASES_LISTED", "Base", "Check", "Grant", "Landing", "Lease", "Participant", "Pointer", "RefusedBatch",
+    "Release", "Run", "Usage",
+]  # fmt: skip
