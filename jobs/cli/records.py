@@ -28,15 +28,15 @@ def sources(as_json: AsJson = False) -> None:
     from jobs.registry.landings import landed_by_source
 
     catalog = load_sources()
-    stands = {p.table_name: p for p in pointers()}
+    checked = {p.table_name: p for p in pointers()}
     landed, graded = landed_by_source(), grades()
-    found = [
-        _source(s, stands.get(s.table), landed.get(s.name), graded.get(s.table))
+    rows = [
+        _source(s, checked.get(s.table), landed.get(s.name), graded.get(s.table))
         for s in catalog.sources.values()
     ]
-    found += [_broken(m, found[0] if found else None, "source") for m in catalog.mistakes] if as_json else []
+    rows += [_broken(m, rows[0] if rows else None, "source") for m in catalog.mistakes] if as_json else []
     listing(
-        found,
+        rows,
         (
             "sector",
             "source",
@@ -62,10 +62,10 @@ def products(as_json: AsJson = False) -> None:
 
     catalog = load_products()
     released = newest_published()
-    found = [_product(p, released.get(p.name)) for p in catalog.products.values()]
-    found += [_broken(m, found[0] if found else None, "product") for m in catalog.mistakes] if as_json else []
+    rows = [_product(p, released.get(p.name)) for p in catalog.products.values()]
+    rows += [_broken(m, rows[0] if rows else None, "product") for m in catalog.mistakes] if as_json else []
     listing(
-        found,
+        rows,
         ("product", "release", "rows", "grade", "licence", "released_at", "question"),
         as_json=as_json,
         empty=_none_declared("product", "exchange product new <name> --query <file.sql>", catalog.mistakes),
@@ -105,7 +105,7 @@ def runs(
     )
 
 
-def _source(source: Source, stands: Pointer | None, landed: Landed | None, grade: str | None) -> dict[str, Any]:
+def _source(source: Source, checked: Pointer | None, landed: Landed | None, grade: str | None) -> dict[str, Any]:
     declared = source.declared
     return {
         "source": source.name,
@@ -120,8 +120,8 @@ def _source(source: Source, stands: Pointer | None, landed: Landed | None, grade
         "table": source.table,
         "files_landed": landed.files if landed else 0,
         "last_landed_at": landed.last_at if landed else None,
-        "checked_version": stands.delta_version if stands else None,
-        "rows": _rows(source.table, stands),
+        "checked_version": checked.delta_version if checked else None,
+        "rows": _rows(source.table, checked),
         "grade": grade,
         "declared_in": str(source.file),
         "mistake": None,
@@ -167,14 +167,14 @@ def _none_declared(kind: str, next_step: str, mistakes: tuple[DeclarationError, 
     return f"no {kind} is declared under {settings().catalogue / 'dags'} yet. Next: {next_step}"
 
 
-def _rows(table: str, stands: Pointer | None) -> int | None:
+def _rows(table: str, checked: Pointer | None) -> int | None:
     from jobs import lake
     from jobs.errors import ExchangeError
 
-    if stands is None:
+    if checked is None:
         return None
     try:
-        return lake.rows(table, stands.delta_version)
+        return lake.rows(table, checked.delta_version)
     except ExchangeError:
         # The table's folder is gone; that is for `rebuild` to say, not for a list to fail on.
         return None

@@ -66,22 +66,23 @@ def diff(
 
     name = _own(product)
     before, after = _pair(name, before, after)
-    found = compare(name, before, after)
-    counts = {"added": found.added, "removed": found.removed, "changed": found.changed}
-    keys_differ = any(c.kind == "key_changed" for c in found.schema)
+    difference = compare(name, before, after)
+    counts = {"added": difference.added, "removed": difference.removed, "changed": difference.changed}
+    keys_differ = any(c.kind == "key_changed" for c in difference.schema)
     rows = [
         row
         for kind in ROW_KINDS
         if counts[kind] and limit and not keys_differ
         for row in rows_of_difference(name, before, after, kind, limit)
     ]
-    shape = [c.model_dump() for c in found.schema]
+    shape = [c.model_dump() for c in difference.schema]
     if as_json:
-        told = {"product": name, "from": before, "to": after, **counts, "schema": shape}
-        document(told | {"rows": [asdict(r) for r in rows]})
+        summary = {"product": name, "from": before, "to": after, **counts, "schema": shape}
+        document(summary | {"rows": [asdict(r) for r in rows]})
         return
-    line(f"{name} {before} → {after}: {found.added:,} added, {found.removed:,} removed, {found.changed:,} changed")
-    for change in found.schema:
+    counted = ", ".join(f"{count:,} {kind}" for kind, count in counts.items())
+    line(f"{name} {before} → {after}: {counted}")
+    for change in difference.schema:
         moved = f": {change.before} → {change.after}" if change.before and change.after else ""
         line(f"  {change.kind.replace('_', ' ')} {change.column or ''}{moved}")
     if rows:
@@ -96,19 +97,19 @@ def verify(
     from jobs.release.verify import verify as verify_release
 
     name, _, number = product.partition("@")
-    found = verify_release(_own(name), number or None)
+    result = verify_release(_own(name), number or None)
     if as_json:
-        document({**asdict(found), "ok": found.ok})
+        document({**asdict(result), "ok": result.ok})
     else:
-        for finding in found.findings:
+        for finding in result.findings:
             line(f"touched: {finding}")
-        for skipped in found.skipped:
+        for skipped in result.skipped:
             note(f"not looked at: {skipped}")
-        count = len(found.findings)
-        verdict = "is exactly as it was released" if found.ok else f"is NOT as it was released: {count} findings"
-        looked = f"{found.files} files, {found.bytes:,} bytes, {found.rows:,} rows, {found.landed} landed files"
-        line(f"{found.product}@{found.number} {verdict} ({looked}, certificate and manifest looked at)")
-    if not found.ok:
+        count = len(result.findings)
+        verdict = "is exactly as it was released" if result.ok else f"is NOT as it was released: {count} findings"
+        looked = f"{result.files} files, {result.bytes:,} bytes, {result.rows:,} rows, {result.landed} landed files"
+        line(f"{result.product}@{result.number} {verdict} ({looked}, certificate and manifest looked at)")
+    if not result.ok:
         raise typer.Exit(TOUCHED)
 
 

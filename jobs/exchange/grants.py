@@ -18,7 +18,7 @@ from jobs.registry.database import reading, transaction
 from jobs.registry.models import Grant, Release
 from jobs.settings import settings
 
-# Under which path the sharing server answers, and with which every profile's endpoint ends.
+# The path under which the sharing server answers; every profile's endpoint ends with it.
 PREFIX = "/delta-sharing"
 MAX_DAYS = 3650
 MAX_REASON = 512
@@ -48,7 +48,7 @@ def token_digest(token: str) -> str:
     """Return what is stored of a token: its sha256 as 64 hexadecimal characters.
 
     A slow, salted hash protects what people choose and reuse. A token is 256 random bits: nobody finds it by
-    guessing, however fast the hash, and a plain one lets the database find the grant by an index.
+    guessing, however fast the hash, and with a plain one the database can look the grant up in an index.
     """
     return hashlib.sha256(token.encode("utf-8", "surrogateescape")).hexdigest()
 
@@ -58,7 +58,7 @@ def create_grant(product: str, buyer: str, days: int, endpoint: str | None = Non
 
     Args:
         product: the product's name; it needs a published release.
-        buyer: the buyer's name; enrolled with the role buyer if nobody has this name.
+        buyer: the buyer's name; enrolled with the role buyer if the name is new.
         days: how long, 1 to 3650 days.
         endpoint: address of the sharing server as the buyer reaches it; by default where this machine serves.
 
@@ -68,7 +68,7 @@ def create_grant(product: str, buyer: str, days: int, endpoint: str | None = Non
 
     Raises:
         NotFound: the product has no published release.
-        ExchangeError: the days are out of range, or the participant is no buyer.
+        ExchangeError: the days are out of range, or the participant is not a buyer.
     """
     if not 1 <= days <= MAX_DAYS:
         raise ExchangeError(f"a grant cannot last {days} days", expected=f"1 to {MAX_DAYS} days")
@@ -106,10 +106,10 @@ def revoke(
     """Take back one grant by its number, or all that a buyer holds on a product; the next request is refused.
 
     Returns:
-        The grants that are revoked now and were not before.
+        The grants that this call revoked.
 
     Raises:
-        NotFound: there is no such grant, or none that is not revoked or expired yet.
+        NotFound: there is no such grant, or all of them are revoked or expired already.
         ExchangeError: no reason is given, or neither a number nor product and buyer.
     """
     if not reason.strip() or len(reason) > MAX_REASON:
@@ -117,18 +117,18 @@ def revoke(
     if grant_id is None and (product is None or buyer is None):
         raise ExchangeError("which grant is meant is not clear", expected="its number, or a product and a buyer")
     now = datetime.now(UTC)
-    wanted = select(Grant).order_by(Grant.id)
+    selected = select(Grant).order_by(Grant.id)
     if grant_id is not None:
-        wanted = wanted.where(Grant.id == grant_id)
+        selected = selected.where(Grant.id == grant_id)
     if product is not None:
-        wanted = wanted.where(Grant.product == product)
+        selected = selected.where(Grant.product == product)
     if buyer is not None:
-        wanted = wanted.where(Grant.buyer.has(name=buyer))
+        selected = selected.where(Grant.buyer.has(name=buyer))
     with transaction() as session:
-        found = list(session.scalars(wanted))
-        revocable = [grant for grant in found if standing(grant, now) in (Standing.LIVE, Standing.EARLY)]
+        matching = list(session.scalars(selected))
+        revocable = [grant for grant in matching if standing(grant, now) in (Standing.LIVE, Standing.EARLY)]
         if not revocable:
-            raise _nothing_to_revoke(found, now)
+            raise _nothing_to_revoke(matching, now)
         for grant in revocable:
             grant.revoked_at = now
             grant.revoked_reason = reason.strip()
@@ -137,13 +137,13 @@ def revoke(
 
 def grants(*, product: str | None = None, buyer: str | None = None) -> list[Grant]:
     """List the grants, oldest first, whatever their standing."""
-    wanted = select(Grant).order_by(Grant.id)
+    matching = select(Grant).order_by(Grant.id)
     if product is not None:
-        wanted = wanted.where(Grant.product == product)
+        matching = matching.where(Grant.product == product)
     if buyer is not None:
-        wanted = wanted.where(Grant.buyer.has(name=buyer))
+        matching = matching.where(Grant.buyer.has(name=buyer))
     with reading() as session:
-        return list(session.scalars(wanted))
+        return list(session.scalars(matching))
 
 
 def grant_of(session: Session, token: str) -> Grant | None:
@@ -158,8 +158,8 @@ def grants_numbered(session: Session, ids: Collection[int]) -> dict[int, Grant]:
 
 def grants_of_buyer(session: Session, buyer_id: int) -> list[Grant]:
     """List a buyer's grants whatever their standing; the one that lasts longest comes first."""
-    wanted = select(Grant).where(Grant.buyer_id == buyer_id)
-    return list(session.scalars(wanted.order_by(Grant.expires_at.desc(), Grant.id.desc())))
+    held = select(Grant).where(Grant.buyer_id == buyer_id)
+    return list(session.scalars(held.order_by(Grant.expires_at.desc(), Grant.id.desc())))
 
 
 def _require_release(session: Session, product: str) -> None:
@@ -175,10 +175,10 @@ def _require_release(session: Session, product: str) -> None:
     )
 
 
-def _nothing_to_revoke(found: list[Grant], now: datetime) -> NotFound:
-    if not found:
+def _nothing_to_revoke(matching: list[Grant], now: datetime) -> NotFound:
+    if not matching:
         return NotFound("there is no such grant", next_step="see `exchange grants` for those there are")
-    last = found[-1]
+    last = matching[-1]
     since = last.revoked_at or last.expires_at
     return NotFound(
         f"grant {last.id} of {last.product} to {last.buyer.name} is {standing(last, now).value} already, "

@@ -29,18 +29,18 @@ def enrol_in(session: Session, name: str, role: str) -> Participant:
     if role not in ROLES:
         raise ExchangeError(f"there is no role {role!r}", expected=f"one of {', '.join(ROLES)}")
     _require_name(name)
-    found = session.scalar(select(Participant).where(Participant.name == name))
-    if found is None:
-        found = Participant(name=name, role=role, created_at=datetime.now(UTC))
-        session.add(found)
+    participant = session.scalar(select(Participant).where(Participant.name == name))
+    if participant is None:
+        participant = Participant(name=name, role=role, created_at=datetime.now(UTC))
+        session.add(participant)
         session.flush()
-    if found.role != role:
+    if participant.role != role:
         raise ExchangeError(
-            f"{name} takes part as {found.role}, which is not {role}",
+            f"{name} takes part as {participant.role}, which is not {role}",
             expected=f"a participant with the role {role}, or a new name",
             next_step=f"use another name for the same organisation's part as {role}",
         )
-    return found
+    return participant
 
 
 def participants() -> list[Participant]:

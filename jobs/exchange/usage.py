@@ -14,7 +14,7 @@ from jobs.registry.models import Usage
 
 @dataclass
 class Request:
-    """What is known of one request so far. It never holds the token or a ticket."""
+    """One request so far. It never holds the token or a ticket."""
 
     operation: str
     client: str | None = None
@@ -79,15 +79,15 @@ def progress(request: Request) -> None:
 
 def usage(*, product: str | None = None, buyer: str | None = None, limit: int = 1000) -> list[Usage]:
     """List requests, newest first, at most ``limit``."""
-    wanted = select(Usage).where(*_conditions(product, buyer)).order_by(Usage.id.desc()).limit(limit)
+    newest = select(Usage).where(*_conditions(product, buyer)).order_by(Usage.id.desc()).limit(limit)
     with reading() as session:
-        return list(session.scalars(wanted))
+        return list(session.scalars(newest))
 
 
 def summary(*, product: str | None = None, buyer: str | None = None) -> list[Total]:
     """Sum the meter per buyer and product, largest traffic first."""
     sent = func.coalesce(func.sum(Usage.bytes), 0)
-    wanted = (
+    totals = (
         select(
             Usage.buyer,
             Usage.product,
@@ -103,7 +103,7 @@ def summary(*, product: str | None = None, buyer: str | None = None) -> list[Tot
         .order_by(sent.desc(), Usage.buyer)
     )
     with reading() as session:
-        return [Total(*row) for row in session.execute(wanted)]
+        return [Total(*row) for row in session.execute(totals)]
 
 
 def _conditions(product: str | None, buyer: str | None) -> list[ColumnElement[bool]]:
@@ -116,7 +116,7 @@ def _conditions(product: str | None, buyer: str | None) -> list[ColumnElement[bo
 
 
 def _plain(text: str | None, longest: int) -> str | None:
-    # Product and client come from whoever knocks: kept short, and without what could forge a line of a report.
+    # Product and client come from the caller: kept short, and without characters that could forge a line of a report.
     if text is None:
         return None
     return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text)[

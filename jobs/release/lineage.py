@@ -28,10 +28,10 @@ def lineage(inputs: dict[str, Any]) -> Lineage:
     """Follow a table's inputs back to landing, through other products.
 
     Args:
-        inputs: what its pointer says that it was built from: ``{"tables": {table: version}, ...}``.
+        inputs: what the table was built from, as its pointer has it: ``{"tables": {table: version}, ...}``.
 
     Raises:
-        NotFound: nothing recorded what a version upstream was built from.
+        NotFound: nothing recorded what an upstream version was built from.
     """
     tables: set[tuple[str, int]] = set()
     watermarks: dict[str, int] = {}
@@ -50,9 +50,9 @@ def lineage(inputs: dict[str, Any]) -> Lineage:
 
 
 def _landing_id(table: str, version: int) -> int:
-    found = pointer(table)
-    if found is not None and found.delta_version == version and found.landing_id is not None:
-        return found.landing_id
+    current = pointer(table)
+    if current is not None and current.delta_version == version and current.landing_id is not None:
+        return current.landing_id
     built = last_build(table, version)
     if built is None or not isinstance((built.input or {}).get("landing_id"), int):
         raise _unknown(table, version)
@@ -60,9 +60,9 @@ def _landing_id(table: str, version: int) -> int:
 
 
 def _inputs(table: str, version: int) -> dict[str, int]:
-    found = pointer(table)
-    if found is not None and found.delta_version == version and found.inputs:
-        return _tables(found.inputs)
+    current = pointer(table)
+    if current is not None and current.delta_version == version and current.inputs:
+        return _tables(current.inputs)
     built = last_build(table, version)
     if built is None or not _tables(built.input or {}):
         raise _unknown(table, version)

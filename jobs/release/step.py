@@ -41,7 +41,7 @@ CREDENTIAL_KIND = "DataReleaseCredential"
 
 @dataclass(frozen=True)
 class Release:
-    """One release as it stands in the registry; `is_new` tells whether this call made it."""
+    """One release as the registry has it; `is_new` says whether this call made it."""
 
     product: str
     number: str
@@ -63,7 +63,7 @@ def release(product: Product, *, run_id: str, now: datetime) -> Release:
         now: the instant of release, kept in the manifest and the certificate.
 
     Raises:
-        NotFound: the product has no checked version, or where it came from is not known.
+        NotFound: the product has no checked version, or nothing recorded what it was built from.
         ExpectationsFailed: the check of that version did not pass, or was of other terms than today's contract.
         ExchangeError: the licence or the rights of a source do not allow it.
         Busy: another process is releasing this product.
@@ -74,17 +74,17 @@ def release(product: Product, *, run_id: str, now: datetime) -> Release:
         side = _side(snapshot(product.table, pointer.delta_version), contract)
         if newest and newest.delta_version == pointer.delta_version and not _is_lost(newest):
             return _as_released(newest, is_new=False)
-        found = _compare(newest, side)
-        if newest and found.is_empty:
+        changes = _compare(newest, side)
+        if newest and changes.is_empty:
             return _as_released(newest, is_new=False)
         candidate = Candidate(product, pointer, check, contract, contract.file.read_bytes(), side)
         previous = _manifest_of(newest) if newest else None
-        number = next_number((newest.major, newest.minor, newest.patch) if newest else None, found)
-        manifest = describe(candidate, found, number, previous, run_id, now)
+        number = next_number((newest.major, newest.minor, newest.patch) if newest else None, changes)
+        manifest = describe(candidate, changes, number, previous, run_id, now)
         return _publish(candidate, manifest)
 
 
-def next_number(before: tuple[int, int, int] | None, found: Difference) -> tuple[int, int, int]:
+def next_number(before: tuple[int, int, int] | None, changes: Difference) -> tuple[int, int, int]:
     """The number that a difference deserves.
 
     A break of schema (column removed or retyped, key changed, a column that may now be absent) is major, new rows or
@@ -93,9 +93,9 @@ def next_number(before: tuple[int, int, int] | None, found: Difference) -> tuple
     if before is None:
         return 1, 0, 0
     major, minor, patch = before
-    if any(change.breaks for change in found.schema):
+    if any(change.breaks for change in changes.schema):
         return major + 1, 0, 0
-    if found.added or any(change.kind == "column_added" for change in found.schema):
+    if changes.added or any(change.kind == "column_added" for change in changes.schema):
         return major, minor + 1, 0
     return major, minor, patch + 1
 
@@ -129,8 +129,8 @@ def compare(product: str, before: str, after: str) -> Difference:
         NotFound: there is no such release.
     """
     old, new = find(product, before), find(product, after)
-    known = Fingerprint.parse(_manifest_of(old).content.fingerprint)
-    return difference(_released_side(old), _released_side(new), known)
+    recorded = Fingerprint.parse(_manifest_of(old).content.fingerprint)
+    return difference(_released_side(old), _released_side(new), recorded)
 
 
 def rows_of_difference(product: str, before: str, after: str, kind: RowKind, limit: int = 20) -> list[RowDifference]:
@@ -176,7 +176,7 @@ def _released_side(row: ReleaseRow) -> Side:
     version = snapshot(table.name, table.delta_version)
     if version.id != table.id:
         raise Tampered(
-            "the table was made anew since this release, so its rows are not there any more",
+            "the table was rebuilt since this release, so the release's rows are gone",
             where=f"{row.product}@{row.number}",
             expected=f"the Delta table {table.id}, found {version.id}",
             next_step="restore the table's folder from its backup",
@@ -185,7 +185,7 @@ def _released_side(row: ReleaseRow) -> Side:
 
 
 def _is_lost(row: ReleaseRow) -> bool:
-    """Whether a release was recalled because its table was made anew: nothing is left to compare with."""
+    """Whether a release was recalled because its table was rebuilt: nothing is left to compare with."""
     if row.status != "recalled":
         return False
     try:
@@ -199,21 +199,21 @@ def _compare(newest: ReleaseRow | None, side: Side) -> Difference:
     if newest is None or _is_lost(newest):
         return Difference(side.version.rows, 0, 0, (), fingerprint(side.version))
     before = _released_side(newest)
-    known = Fingerprint.parse(_manifest_of(newest).content.fingerprint)
-    found = difference(before, side, known)
-    if before.version.rows + found.added - found.removed != side.version.rows:
+    recorded = Fingerprint.parse(_manifest_of(newest).content.fingerprint)
+    changes = difference(before, side, recorded)
+    if before.version.rows + changes.added - changes.removed != side.version.rows:
         raise ExchangeError(
-            f"{before.version.rows} rows, {found.added} added and {found.removed} removed do not make the "
+            f"{before.version.rows} rows, {changes.added} added and {changes.removed} removed do not make the "
             f"{side.version.rows} that are there",
             where=side.version.table,
             expected=f"each ({', '.join(side.key)}) once",
             next_step="check the key in the contract",
         )
-    return found
+    return changes
 
 
 def _publish(candidate: Candidate, manifest: Manifest) -> Release:
-    """Put the folder in place, which decides the release, then the row, which makes it known."""
+    """Put the folder in place, which decides the release, then the row, which publishes it."""
     manifest, token = archive.keep(
         manifest,
         contract=candidate.contract_copy,

@@ -1,4 +1,4 @@
-"""Who is knocking, and what the exchange lets them see at this very moment."""
+"""Who makes a request, and what the exchange lets them see at that moment."""
 
 from __future__ import annotations
 
@@ -59,9 +59,9 @@ class SharedTable:
         Raises:
             Refusal: no published release is at this version.
         """
-        for known in self.versions:
-            if known.delta_version == version:
-                return known
+        for release in self.versions:
+            if release.delta_version == version:
+                return release
         raise invalid(f"version {version} of {self.name} is not shared; {self.choice}")
 
     def as_of(self, instant: datetime) -> Version:
@@ -70,10 +70,10 @@ class SharedTable:
         Raises:
             Refusal: nothing had been released by then.
         """
-        known = [version for version in self.versions if version.released_at <= instant]
-        if not known:
+        earlier = [version for version in self.versions if version.released_at <= instant]
+        if not earlier:
             raise invalid(f"nothing of {self.name} had been released by {instant.isoformat()}; {self.choice}")
-        return known[-1]
+        return earlier[-1]
 
     def since(self, instant: datetime) -> Version:
         """Return the first release at or after an instant.
@@ -89,15 +89,15 @@ class SharedTable:
     @property
     def choice(self) -> str:
         """Which versions there are, for messages."""
-        known = ", ".join(
+        versions = ", ".join(
             f"{v.delta_version} (release {v.number} of {v.released_at:%Y-%m-%d %H:%M:%S} UTC)" for v in self.versions
         )
-        return f"the shared versions are {known}"
+        return f"the shared versions are {versions}"
 
 
 @dataclass(frozen=True)
 class Visitor:
-    """A buyer with a token that is worth something now."""
+    """A buyer whose token is valid now."""
 
     buyer: str
     token_grant: int
@@ -111,33 +111,32 @@ class Visitor:
             Refusal: there is none that this buyer may know of, or its right to it has ended.
         """
         require_schema(share, schema)
-        wanted = name.casefold()
-        found = self.tables.get(wanted)
-        if found is not None:
-            return found
-        if wanted in self.lapsed:
-            raise forbidden(self.lapsed[wanted])
+        key = name.casefold()
+        if key in self.tables:
+            return self.tables[key]
+        if key in self.lapsed:
+            raise forbidden(self.lapsed[key])
         raise missing(f"there is no table {share}.{schema}.{name[:255]} among what is shared with {self.buyer}")
 
 
 def require_share(share: str) -> None:
-    """Refuse every share but the one that there is."""
+    """Refuse every share but the only one."""
     if share.casefold() != SHARE:
-        raise missing(f"there is no share {share[:255]}; the one there is is called {SHARE}")
+        raise missing(f"there is no share {share[:255]}; the only one is {SHARE}")
 
 
 def require_schema(share: str, schema: str) -> None:
-    """Refuse every schema but the one that there is."""
+    """Refuse every schema but the only one."""
     require_share(share)
     if schema.casefold() != SCHEMA:
-        raise missing(f"there is no schema {share[:255]}.{schema[:255]}; the one there is is called {SCHEMA}")
+        raise missing(f"there is no schema {share[:255]}.{schema[:255]}; the only one is {SCHEMA}")
 
 
 def enter(authorization: str | None, entry: Request) -> Visitor:
-    """Let a request in by its ``Authorization`` header, and note on its meter entry who it is.
+    """Let a request in by its ``Authorization`` header, and note the buyer on its meter entry.
 
     Raises:
-        Refusal: no token, one that is unknown, expired or revoked.
+        Refusal: there is no token, or it is unknown, expired or revoked.
     """
     token = _bearer(authorization)
     now = datetime.now(UTC)
@@ -154,7 +153,7 @@ def enter(authorization: str | None, entry: Request) -> Visitor:
 
 
 def require_live(ticket: Ticket, entry: Request) -> None:
-    """Check, at this moment, everything that a ticket for a file rests on, and note on the meter entry whose it is.
+    """Check everything that a file's ticket rests on, as it is now, and note the buyer on the meter entry.
 
     Raises:
         Refusal: the token's grant or the product's is over, or the release is recalled.

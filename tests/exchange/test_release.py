@@ -244,7 +244,7 @@ def test_a_table_made_anew_is_noticed(desk: Desk) -> None:
     desk.table.rmdir()
     desk.build(FIRST)
     desk.passes(desk.build(meters(("z", 1, 1.0))))
-    with pytest.raises(Tampered, match="made anew"):
+    with pytest.raises(Tampered, match="was rebuilt since this release"):
         desk.release()
 
 
