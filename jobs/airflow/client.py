@@ -1,4 +1,4 @@
-"""Speaks to Airflow's public REST interface: what is parsed, what runs, and start this one now."""
+"""Talks to Airflow's REST API: which DAGs are parsed, what runs, and how to start a run."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class DagRunState:
 
     @property
     def is_active(self) -> bool:
-        """Whether it has still to end."""
+        """Whether it has not ended yet."""
         return self.state in ("queued", "running")
 
 
@@ -57,7 +57,7 @@ class Client:
         )
 
     def is_up(self) -> bool:
-        """Whether the server answers and lets the user in."""
+        """Whether the server answers and accepts the login."""
         try:
             token = self._send(self._http.build_request("POST", "/auth/token", json=self._login))["access_token"]
         except httpx.HTTPError:
@@ -72,20 +72,20 @@ class Client:
     def dags(self) -> dict[str, DagState]:
         """All DAGs that are in the DAG files now, by their ids."""
         return {
-            found["dag_id"]: DagState(found["dag_id"], _instant(found["last_parsed_time"]), found["is_paused"])
-            for found in self._all("/api/v2/dags", "dags")
+            dag["dag_id"]: DagState(dag["dag_id"], _instant(dag["last_parsed_time"]), dag["is_paused"])
+            for dag in self._all("/api/v2/dags", "dags")
         }
 
     def import_errors(self) -> list[str]:
         """The text of each import error of the DAG files."""
-        return [found["stack_trace"] for found in self._all("/api/v2/importErrors", "import_errors")]
+        return [error["stack_trace"] for error in self._all("/api/v2/importErrors", "import_errors")]
 
     def runs(self, updated_since: datetime) -> list[DagRunState]:
         """Runs of all DAGs that changed since an instant, oldest first."""
         return self._runs({"updated_at_gte": updated_since.isoformat()})
 
     def active_runs(self) -> list[DagRunState]:
-        """Runs of all DAGs that have still to end."""
+        """Runs of all DAGs that have not ended yet."""
         return self._runs({"state": ["queued", "running"]})
 
     def trigger(self, dag_id: str, run_id: str, logical_date: datetime, conf: dict[str, Any]) -> None:
@@ -101,12 +101,12 @@ class Client:
     def failed_tasks(self, run: DagRunState) -> list[str]:
         """Names of the tasks of a run that failed."""
         path = f"/api/v2/dags/{run.dag_id}/dagRuns/{quote(run.run_id, safe='')}/taskInstances"
-        return [found["task_id"] for found in self._all(path, "task_instances") if found["state"] == "failed"]
+        return [task["task_id"] for task in self._all(path, "task_instances") if task["state"] == "failed"]
 
     def _runs(self, query: dict[str, Any]) -> list[DagRunState]:
         return [
-            DagRunState(found["dag_id"], found["dag_run_id"], found["state"], _instant(found["queued_at"]))
-            for found in self._all("/api/v2/dags/~/dagRuns", "dag_runs", query)
+            DagRunState(run["dag_id"], run["dag_run_id"], run["state"], _instant(run["queued_at"]))
+            for run in self._all("/api/v2/dags/~/dagRuns", "dag_runs", query)
         ]
 
     def _all(self, path: str, key: str, query: dict[str, Any] | None = None) -> Iterator[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""Writes Airflow's configuration for one machine: loopback only, quick turns, nothing sent to anybody."""
+"""Writes Airflow's configuration for one machine: loopback only, short intervals, no telemetry."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from jobs.settings import CHECKOUT
 
 
 @dataclass(frozen=True)
-class Manner:
-    """How an Airflow is wanted to behave.
+class Pace:
+    """How quickly an Airflow reacts, and where it listens.
 
     Attributes:
-        port: of its API server and pages, if nobody else listens there; otherwise, and for 0, any free one.
-        idle_seconds: how long the scheduler rests when it finds nothing to do; the next task waits that long at most.
+        port: of its API server and pages if it is free; otherwise, and for 0, any free one.
+        idle_seconds: how long the scheduler sleeps when idle, which is the longest that the next task waits.
         reread_seconds: how often the declarations are read again.
     """
 
@@ -27,19 +27,19 @@ class Manner:
     reread_seconds: int
 
 
-def write_configuration(home: Path, address: str, manner: Manner) -> None:
-    """Write ``airflow.cfg`` in its home; secrets, and so the database, are passed in the environment."""
+def write_configuration(home: Path, address: str, pace: Pace) -> None:
+    """Write ``airflow.cfg`` in its home; secrets, among them the database's address, go into the environment."""
     # No interpolation: a percent sign in a path is a percent sign.
-    written = configparser.RawConfigParser()
-    written.read_dict(_sections(home, address, manner))
-    lines: list[str] = ["# Written by every start of the exchange; changes made here do not stay.\n"]
-    for section in written.sections():
+    config = configparser.RawConfigParser()
+    config.read_dict(_sections(home, address, pace))
+    lines: list[str] = ["# Written by every start of the exchange; changes made here are lost.\n"]
+    for section in config.sections():
         lines.append(f"\n[{section}]\n")
-        lines.extend(f"{key} = {value}\n" for key, value in written[section].items())
+        lines.extend(f"{key} = {value}\n" for key, value in config[section].items())
     write_private(home / "airflow.cfg", "".join(lines))
 
 
-def _sections(home: Path, address: str, manner: Manner) -> dict[str, dict[str, object]]:
+def _sections(home: Path, address: str, pace: Pace) -> dict[str, dict[str, object]]:
     tasks = max(3, os.cpu_count() or 1)
     return {
         "core": {
@@ -52,7 +52,7 @@ def _sections(home: Path, address: str, manner: Manner) -> dict[str, dict[str, o
             "parallelism": 2 * tasks + 2,
             "load_examples": False,
             "dags_are_paused_at_creation": False,
-            # The message is the whole story: file, line, field. The trace below it would be ours, not the reader's.
+            # The message has file, line and field; a traceback would only show our own code.
             "dagbag_import_error_tracebacks": False,
             "min_serialized_dag_update_interval": 5,
             "auth_manager": "airflow.api_fastapi.auth.managers.simple.simple_auth_manager.SimpleAuthManager",
@@ -67,15 +67,15 @@ def _sections(home: Path, address: str, manner: Manner) -> dict[str, dict[str, o
         },
         "api": {"host": "127.0.0.1", "port": address.rsplit(":", 1)[1], "base_url": address, "workers": 1},
         "scheduler": {
-            "scheduler_idle_sleep_time": manner.idle_seconds,
-            # A task that stopped telling it lives was killed with its service, and is tried again.
+            "scheduler_idle_sleep_time": pace.idle_seconds,
+            # A task without a heartbeat was killed with its service, and is retried.
             "task_instance_heartbeat_timeout": 60,
             "scheduler_health_check_threshold": 30,
         },
         "dag_processor": {
             "parsing_processes": 2,
-            "min_file_process_interval": manner.reread_seconds,
-            "refresh_interval": manner.reread_seconds,
+            "min_file_process_interval": pace.reread_seconds,
+            "refresh_interval": pace.reread_seconds,
         },
         "workers": {"min_heartbeat_interval": 1, "missing_dag_retry_delay": 5},
     }

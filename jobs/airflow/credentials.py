@@ -27,17 +27,17 @@ def load_credentials(folder: Path) -> Credentials:
     """Read the credentials in a folder, making them at first use; also writes the password file that Airflow reads."""
     file = folder / "secrets.json"
     if file.exists():
-        known = Credentials(**json.loads(file.read_text(encoding="utf-8")))
+        credentials = Credentials(**json.loads(file.read_text(encoding="utf-8")))
     else:
-        known = Credentials(
+        credentials = Credentials(
             fernet_key=base64.urlsafe_b64encode(secrets.token_bytes(32)).decode(),
             jwt_secret=secrets.token_urlsafe(48),
             session_key=secrets.token_urlsafe(48),
             password=secrets.token_urlsafe(12),
         )
-        write_private(file, json.dumps(asdict(known)))
-    write_private(password_file(folder), json.dumps({USER: known.password}) + "\n")
-    return known
+        write_private(file, json.dumps(asdict(credentials)))
+    write_private(password_file(folder), json.dumps({USER: credentials.password}) + "\n")
+    return credentials
 
 
 def password_file(folder: Path) -> Path:

@@ -32,11 +32,11 @@ def publish_dags() -> Iterator[DAG]:
 
 
 def upkeep_dag() -> DAG:
-    """Make the DAG that does the upkeep of all tables."""
+    """Make the DAG that maintains all tables."""
     dag = DAG(
         "upkeep",
         schedule="30 3 * * *",
-        description="Brings small files together, and takes away files that no version in use needs",
+        description="Compacts small files and vacuums those that no version in use references",
         doc_md=_UPKEEP,
         tags={"upkeep"},
         **_SHARED,
@@ -117,5 +117,5 @@ def _product_page(product: Product) -> str:
 
 
 def _terms(licence: Licence) -> str:
-    attribution = f"; to be named: {licence.attribution}" if licence.attribution else ""
+    attribution = f"; attribution: {licence.attribution}" if licence.attribution else ""
     return f"Licence: [{licence.id}]({licence.url}){attribution}"

@@ -1,4 +1,4 @@
-"""Shows a round through the catalogue while it runs, and what came of it: live on a terminal, else as lines."""
+"""Shows a round through the catalogue and its result: live on a terminal, line by line elsewhere."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _COLOURS = {
 
 @dataclass(frozen=True)
 class Outcome:
-    """One product as it stands at the end: its newest release, and whether this round made it."""
+    """One product at the end of a round: its newest release, and whether this round made it."""
 
     product: str
     release: str
@@ -35,7 +35,7 @@ class Outcome:
 
 @dataclass
 class Display:
-    """The runner's one way to the screen; use as a context manager around what is shown live."""
+    """All that the runner prints; a context manager around what is shown live."""
 
     console: Console
     _live: Live | None = None
@@ -58,7 +58,7 @@ class Display:
             self._live = None
 
     def phase(self, text: str) -> None:
-        """Say what is being waited for."""
+        """Show what the runner is waiting for."""
         self._phase = text
         if not self._live and text:
             self.console.print(f"{self._clock()} {escape(text)}", highlight=False)
@@ -68,14 +68,14 @@ class Display:
         self._subjects = list(subjects)
 
     def ended(self, records: Iterable[Run]) -> None:
-        """Tell of steps that have just ended; on a terminal the table says so already."""
+        """Print steps that have just ended; on a terminal the live table already shows them."""
         if self._live:
             return
         for run in records:
             seconds = (run.ended_at - run.started_at).total_seconds() if run.ended_at else 0.0
             rows = f"{_count(run.rows_out)} rows" if run.rows_out is not None else ""
-            words = f"{run.step:8} {run.name:28} {run.status:10} {rows:>16} {seconds:6.1f} s  {run.message or ''}"
-            self.console.print(f"{self._clock()} {escape(words.rstrip())}", highlight=False, soft_wrap=True)
+            line = f"{run.step:8} {run.name:28} {run.status:10} {rows:>16} {seconds:6.1f} s  {run.message or ''}"
+            self.console.print(f"{self._clock()} {escape(line.rstrip())}", highlight=False, soft_wrap=True)
 
     def _clock(self) -> str:
         return f"{time.monotonic() - self._began:6.1f} s "
@@ -91,11 +91,11 @@ class Display:
             )  # fmt: skip
         if not self._phase:
             return table
-        whole = Table.grid()
+        grid = Table.grid()
         if self._subjects:
-            whole.add_row(table)
-        whole.add_row(Spinner("dots", f"{escape(self._phase)} ({time.monotonic() - self._began:.0f} s)"))
-        return whole
+            grid.add_row(table)
+        grid.add_row(Spinner("dots", f"{escape(self._phase)} ({time.monotonic() - self._began:.0f} s)"))
+        return grid
 
 
 def print_outcome(console: Console, outcomes: Sequence[Outcome]) -> None:

@@ -1,4 +1,4 @@
-"""What a round left for readers: each product's newest release, and whether this round made it."""
+"""The result of a round: each product's newest release, and whether this round made it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from jobs.registry.releases import newest_published
 
 
 def outcomes_of(catalog: Catalog, before: dict[str, Release], subjects: dict[str, Subject]) -> list[Outcome]:
-    """One line for each declared product, compared with the releases there were before."""
+    """One line for each declared product, compared with the releases before the round."""
     now = newest_published()
     return [
         _outcome(product, now.get(product.name), before.get(product.name), subjects.get(product.dag_id))
@@ -20,11 +20,11 @@ def outcomes_of(catalog: Catalog, before: dict[str, Release], subjects: dict[str
 
 def _outcome(product: Product, now: Release | None, before: Release | None, subject: Subject | None) -> Outcome:
     if now is None:
-        waits = f"no release yet: waits for {', '.join(product.inputs)}"
-        news = "failed" if subject and subject.state == "failed" else waits
+        no_release = f"no release yet: waits for {', '.join(product.inputs)}"
+        news = "failed" if subject and subject.state == "failed" else no_release
         return Outcome(product.name, "", None, "", product.declared.licence.id, news)
     if before is None or before.id != now.id:
         news = "new"
     else:
-        news = "failed, the release before stays" if subject and subject.state == "failed" else "unchanged"
+        news = "failed, the previous release stays" if subject and subject.state == "failed" else "unchanged"
     return Outcome(product.name, now.number, now.rows, now.grade, now.licence, news)

@@ -14,7 +14,7 @@ State = Literal["waiting", "running", "done", "unchanged", "failed", "paused"]
 
 @dataclass
 class Subject:
-    """One source or product on its way."""
+    """One source or product in this round."""
 
     kind: Literal["source", "product"]
     name: str
@@ -26,18 +26,18 @@ class Subject:
 
     @property
     def steps(self) -> dict[str, Run]:
-        """The newest record of each step, in the order of those: a step tried again moves to the end of the line."""
+        """The newest record of each step, in the order of these records, so that a retried step comes last."""
         newest = {run.step: run for run in sorted(self.records.values(), key=_id)}
         return dict(sorted(newest.items(), key=lambda item: _id(item[1])))
 
     @property
     def step(self) -> str:
-        """The step it is at, or came to last."""
+        """The current step, or the last one."""
         return next(reversed(self.steps), "")
 
     @property
     def rows(self) -> int | None:
-        """Rows that the latest step that counts rows put out."""
+        """Rows written by the latest step that counts them."""
         counted = [run.rows_out for run in self.steps.values() if run.rows_out is not None]
         return counted[-1] if counted else None
 
@@ -48,13 +48,13 @@ class Subject:
 
     @property
     def has_moved(self) -> bool:
-        """Whether a step made something new."""
+        """Whether a step wrote something new."""
         return any(run.status == "succeeded" for run in self.records.values())
 
     def take(self, run: Run) -> bool:
-        """Note a step's record; tells whether it is one that has just ended.
+        """Keep a step's record; return whether the step has just ended.
 
-        Each record counts by itself: where the schedule starts a run beside the one asked for, a step has two.
+        Each record counts by itself: a step has two where the schedule starts a run beside the requested one.
         """
         before = self.records.get(run.id)
         self.records[run.id] = run
@@ -78,7 +78,7 @@ def subjects_of(catalog: Catalog) -> dict[str, Subject]:
 
 
 def take_records(subjects: dict[str, Subject], records: Iterable[Run]) -> list[Run]:
-    """Note the steps' records, oldest first; returns those of steps that have ended since the last time."""
+    """Keep the steps' records, oldest first; return those of steps that have ended since the last call."""
     by_name: dict[tuple[str, str], Subject] = {(subject.kind, subject.name): subject for subject in subjects.values()}
     return [
         record

@@ -17,13 +17,13 @@ from jobs.errors import ExchangeError
 from jobs.registry.releases import newest_published
 from jobs.registry.runs import last_run_id, runs_after
 
-# Of tries by a task whose publisher is at fault, when somebody waits for the end; a schedule is more patient.
+# How often a task tries a publisher that is at fault while somebody waits for the end; a schedule is more patient.
 TRIES = 2
 
-# The registry is asked for news this often, Airflow (whose answers cost it more) only so often.
+# Seconds between two polls of the registry, and of Airflow, whose answers cost it more.
 _PAUSE = 0.4
 _AIRFLOW_SECONDS = 1.0
-# One that ended is noticed at once: these are for a machine that is busy with all else.
+# Services that ended are noticed at once; these limits allow for a busy machine.
 _START_SECONDS = 300.0
 _PARSE_SECONDS = 300.0
 _STALL_SECONDS = 300.0
@@ -33,7 +33,7 @@ _ASSET_SECONDS = 3.0
 
 @dataclass
 class Round:
-    """What it needs, and what it has come to; `failures` is empty when all went well."""
+    """One round and its progress; `failures` is empty when all went well."""
 
     services: Services
     client: Client
@@ -44,7 +44,7 @@ class Round:
     _began: datetime = field(default_factory=lambda: datetime.now(UTC))
     _triggered: set[tuple[str, str]] = field(default_factory=set)
     _seen: dict[tuple[str, str], DagRunState] = field(default_factory=dict)
-    _asked: float = 0.0
+    _asked_at: float = 0.0
     _last_news: float = field(default_factory=time.monotonic)
     _quiet_since: float | None = None
     _after: int = 0
@@ -57,7 +57,7 @@ class Round:
         """Run it to its end.
 
         Raises:
-            ExchangeError: Airflow does not start, a service ended, or nothing has moved for five minutes.
+            ExchangeError: Airflow does not start, a service ended, or there was no progress for five minutes.
         """
         self._wait(self.client.is_up, _START_SECONDS, "Airflow's API server does not answer")
         self.client.prepare()
@@ -88,10 +88,10 @@ class Round:
     def _wait_for_dags(self) -> None:
         deadline = time.monotonic() + _PARSE_SECONDS
         while True:
-            known = self.client.dags()
+            dags = self.client.dags()
             missing = [
                 dag_id for dag_id in self.subjects
-                if dag_id not in known or (known[dag_id].parsed_at or self._began) <= self._began
+                if dag_id not in dags or (dags[dag_id].parsed_at or self._began) <= self._began
             ]  # fmt: skip
             if not missing:
                 break
@@ -100,16 +100,16 @@ class Round:
             if time.monotonic() > deadline:
                 reason = "; ".join(errors) or "no import error"
                 for dag_id in missing:
-                    lost = self.subjects.pop(dag_id)
-                    self.failures.append(f"{lost.label}: Airflow has no DAG {dag_id}: {reason}")
+                    subject = self.subjects.pop(dag_id)
+                    self.failures.append(f"{subject.label}: Airflow has no DAG {dag_id}: {reason}")
                 break
             time.sleep(_PAUSE / 2)
         for dag_id, subject in self.subjects.items():
-            if known[dag_id].is_paused:
+            if dags[dag_id].is_paused:
                 subject.state, subject.note = "paused", "paused in Airflow"
 
     def _give_up_leftovers(self) -> None:
-        """End what a killed runner left unfinished in Airflow's records; this round does that work again."""
+        """Fail the runs that a killed runner left active in Airflow; this round does their work again."""
         for run in self.client.active_runs():
             if run.queued_at is not None and run.queued_at < self._began:
                 self.client.give_up(run)
@@ -126,11 +126,11 @@ class Round:
             subject.state = "running"
 
     def _is_over(self) -> bool:
-        self._look()
+        self._poll()
         active = any(run.is_active for run in self._seen.values()) or not self._triggered <= self._seen.keys()
         if active:
             self._quiet_since = None
-            self._refuse_stall()
+            self._require_progress()
             return False
         self._quiet_since = self._quiet_since or time.monotonic()
         stale = self._stale()
@@ -142,7 +142,7 @@ class Round:
         return False
 
     def _stale(self) -> list[Subject]:
-        """Products whose inputs moved without an Asset event that this Airflow saw; those they read from come first."""
+        """Products whose inputs moved without an Asset event in this Airflow, upstream products first."""
         from jobs.flow import stale_products
 
         names = set(stale_products())
@@ -154,27 +154,27 @@ class Round:
             and not {f"gold.{name}" for name in names} & set(self.catalog.products[subject.name].inputs)
         ]  # fmt: skip
 
-    def _look(self) -> None:
+    def _poll(self) -> None:
         records = runs_after(self._after)
         news = take_records(self.subjects, records)
         self.display.ended(news)
         before = dict(self._seen)
-        if time.monotonic() - self._asked > _AIRFLOW_SECONDS:
+        if time.monotonic() - self._asked_at > _AIRFLOW_SECONDS:
             self._seen |= {(run.dag_id, run.run_id): run for run in self.client.runs(self._began)}
-            self._asked = time.monotonic()
+            self._asked_at = time.monotonic()
         for dag_id, subject in self.subjects.items():
             mine = [run for run in self._seen.values() if run.dag_id == dag_id]
             if mine:
-                _judge(subject, mine)
+                _set_state(subject, mine)
         if news or before != self._seen or any(run.status == "running" for run in records):
             self._last_news = time.monotonic()
 
-    def _refuse_stall(self) -> None:
+    def _require_progress(self) -> None:
         quiet = time.monotonic() - self._last_news
         if quiet > _STALL_SECONDS:
             waiting = ", ".join(sorted({run.dag_id for run in self._seen.values() if run.is_active}))
             raise ExchangeError(
-                f"nothing has moved for {quiet:.0f} seconds; still open: {waiting}",
+                f"no progress for {quiet:.0f} seconds; still running: {waiting}",
                 where=str(self.services.logs),
                 next_step="read the logs there, then start again",
             )
@@ -204,7 +204,7 @@ class Round:
         return f"{tasks} ended without a record; its log is in {self.services.home}/logs/dag_id={subject.dag_id}"
 
 
-def _judge(subject: Subject, runs: list[DagRunState]) -> None:
+def _set_state(subject: Subject, runs: list[DagRunState]) -> None:
     if any(run.is_active for run in runs):
         subject.state = "running"
     elif any(run.state == "failed" for run in runs[-1:]):

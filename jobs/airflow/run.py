@@ -1,4 +1,4 @@
-"""Runs the whole catalogue through a real Airflow, once (`run`) or for as long as somebody wants it (`up`)."""
+"""Runs the whole catalogue through a real Airflow, once (`run`) or until Ctrl-C (`up`)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from jobs.airflow.client import Client
-from jobs.airflow.configuration import Manner
+from jobs.airflow.configuration import Pace
 from jobs.airflow.credentials import USER, password_file
 from jobs.airflow.display import Display, print_failures, print_outcome, print_ways_to_read
 from jobs.airflow.mistakes import find_mistakes
@@ -32,17 +32,17 @@ from jobs.settings import settings
 FAILED = 1
 INTERRUPTED = 130
 
-# Somebody who waits for the end wants the next task at once, and nobody looks for the pages: any port will do, and no
-# two runs meet on it. Somebody who lets it run wants a quiet machine and an address that stays.
-_HURRIED = Manner(port=0, idle_seconds=0.2, reread_seconds=3600)
-_PATIENT = Manner(port=8080, idle_seconds=1.0, reread_seconds=30)
+# `run` is waited for: the next task starts at once, and on any port, so that two runs never collide. `up` stays: it
+# leaves the machine quiet and keeps its address.
+_HURRIED = Pace(port=0, idle_seconds=0.2, reread_seconds=3600)
+_PATIENT = Pace(port=8080, idle_seconds=1.0, reread_seconds=30)
 
 
 def run() -> int:
-    """Bring in every source, release every product that moved, show it, stop everything.
+    """Bring in every source, release every product that moved, print the result, stop everything.
 
     Returns:
-        0 if all went well; 1 if something failed, which is then named in one line each; 130 after Ctrl-C.
+        0 if all went well; 1 if something failed, with one line for each failure; 130 after Ctrl-C.
     """
     return _guarded(lambda console, services: _one_round(console, services, _HURRIED))
 
@@ -75,7 +75,7 @@ def _guarded(work: Callable[[Console, Services], int]) -> int:
         return INTERRUPTED
 
 
-def _one_round(console: Console, services: Services, manner: Manner) -> int:
+def _one_round(console: Console, services: Services, pace: Pace) -> int:
     catalog = load_catalog()
     if not catalog.sources and not catalog.mistakes:
         raise ExchangeError(
@@ -86,20 +86,20 @@ def _one_round(console: Console, services: Services, manner: Manner) -> int:
     before = newest_published()
     with Display(console) as display:
         display.phase("starting Airflow")
-        services.begin(manner)
+        services.begin(pace)
         client = Client(services.address, USER, services.credentials.password)
-        this = Round(services, client, catalog, display)
+        current = Round(services, client, catalog, display)
         try:
-            this.go()
+            current.go()
         except ExchangeError as error:
-            this.failures.append(str(error))
-    outcomes = outcomes_of(catalog, before, this.subjects)
+            current.failures.append(str(error))
+    outcomes = outcomes_of(catalog, before, current.subjects)
     print_outcome(console, outcomes)
     readable = next((outcome.product for outcome in outcomes if outcome.rows is not None), None)
     if readable:
         print_ways_to_read(console, readable, *_programs())
     failures = [str(mistake) for mistake in find_mistakes(catalog)]
-    failures += [line for line in this.collect_failures() if not any(known in line for known in failures)]
+    failures += [line for line in current.collect_failures() if not any(mistake in line for mistake in failures)]
     print_failures(console, failures)
     return FAILED if failures else 0
 
@@ -107,15 +107,15 @@ def _one_round(console: Console, services: Services, manner: Manner) -> int:
 def _stay(console: Console, services: Services) -> int:
     here = settings()
     if not is_free(here.share_port):
-        # Another port would do for the server, but not for the profiles that buyers already have.
+        # The server could take another port, but the profiles that buyers already have name this one.
         raise ExchangeError(
             f"port {here.share_port} of the sharing server is in use",
             where="EXCHANGE_SHARE_PORT",
-            next_step="stop what uses it, or name another port there",
+            next_step="stop what uses it, or set another port there",
         )
     _one_round(console, services, _PATIENT)
     services.start("sharing-server", [sys.executable, "-m", "jobs.cli", "serve"], {})
-    # On a terminal the password is seen by whoever started this; anywhere else it might be kept in a log.
+    # A terminal is seen only by whoever started this; any other output may be kept in a log.
     secret = services.credentials.password if console.is_terminal else f"the one in {password_file(services.home)}"
     for line in (
         f"Airflow         {services.address}  user {USER}, password {secret}",
@@ -134,13 +134,13 @@ def _stay(console: Console, services: Services) -> int:
 
 
 def _console() -> Console:
-    # Where no terminal says how wide it is, lines are left whole.
+    # Without a terminal's width, lines are not wrapped.
     console = Console()
     return console if console.is_terminal else Console(width=140)
 
 
 def _programs() -> tuple[str, str]:
-    """Python and the console script, as short as they can be typed from here."""
+    """Paths of Python and of the console script, relative to the working directory if they lie below it."""
     folder = Path(sys.executable).parent
     if folder.is_relative_to(Path.cwd()):
         folder = folder.relative_to(Path.cwd())
@@ -154,8 +154,8 @@ def _only_runner() -> Iterator[None]:
             stack.enter_context(locks.hold("runner", shared=False))
         except Busy as error:
             raise Busy(
-                f"another `exchange run` or `exchange up` is at work here: {error.what}",
+                f"another `exchange run` or `exchange up` is running here: {error.what}",
                 where=str(settings().home),
-                next_step="wait until it is done or end it; EXCHANGE_HOME names another place to work in",
+                next_step="wait for it or stop it, or set EXCHANGE_HOME to another folder",
             ) from None
         yield

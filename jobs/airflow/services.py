@@ -11,7 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from jobs.airflow.configuration import Manner, write_configuration
+from jobs.airflow.configuration import Pace, write_configuration
 from jobs.airflow.credentials import Credentials, load_credentials
 from jobs.errors import ExchangeError
 from jobs.operate.processes import Mark, free_port, last_words, launch, open_log
@@ -27,7 +27,7 @@ _COMMANDS = {
     "dag-processor": ("dag-processor",),
     "api-server": ("api-server",),
 }
-# The versions of now send nothing home by themselves; this also keeps those to come from beginning to.
+# Current versions send no telemetry by themselves; this keeps later ones from starting to.
 _SILENT = {
     "GX_ANALYTICS_ENABLED": "false", "SCARF_ANALYTICS": "false", "SCARF_NO_ANALYTICS": "true", "DO_NOT_TRACK": "1",
     "AIRFLOW__USAGE_DATA_COLLECTION__ENABLED": "false",
@@ -54,19 +54,19 @@ class Services:
         """Folder of the services' own logs."""
         return self.home / "logs" / "services"
 
-    def begin(self, manner: Manner) -> None:
-        """Clear away what a killed runner left, then start Airflow's services; from the main thread only.
+    def begin(self, pace: Pace) -> None:
+        """Clean up after a killed runner, then start Airflow's services; from the main thread only.
 
         Raises:
-            ExchangeError: Airflow's database cannot be made.
+            ExchangeError: Airflow's database cannot be migrated.
         """
         end_leftovers()
         self.home.mkdir(parents=True, exist_ok=True)
         self.home.chmod(0o700)
         self.logs.mkdir(parents=True, exist_ok=True)
         self.credentials = load_credentials(self.home)
-        self.address = f"http://127.0.0.1:{free_port(manner.port)}"
-        write_configuration(self.home, self.address, manner)
+        self.address = f"http://127.0.0.1:{free_port(pace.port)}"
+        write_configuration(self.home, self.address, pace)
         environment = self._environment()
         self._migrate(environment)
         for name, command in _COMMANDS.items():
@@ -100,7 +100,7 @@ class Services:
                 )
 
     def stop(self) -> None:
-        """End every service and every process that came from one, at once those that do not end by themselves."""
+        """End every service and every process it started; those that do not end in time are killed."""
         for process in self._running.values():
             with suppress(ProcessLookupError):
                 process.terminate()
@@ -139,12 +139,12 @@ class Services:
 
     def _migrate(self, environment: dict[str, str]) -> None:
         done = self.home / "migrated"
-        known = database.state()
-        if known and done.exists() and done.read_text(encoding="utf-8") == _migrated(known):
+        schema = database.state()
+        if schema and done.exists() and done.read_text(encoding="utf-8") == _migrated(schema):
             return
         with open_log(self.logs / "migrate.log") as log:
             command = [sys.executable, "-m", "airflow", "db", "migrate"]
-            ended = subprocess.run(  # noqa: S603 - our own interpreter and fixed words
+            ended = subprocess.run(  # noqa: S603 - our own interpreter and fixed arguments
                 command,
                 env=dict(os.environ) | environment | _SILENT,
                 stdout=log,
@@ -154,7 +154,7 @@ class Services:
             )
         if ended.returncode:
             raise ExchangeError(
-                f"Airflow's database could not be made: {last_words(self.logs / 'migrate.log')}",
+                f"Airflow's database could not be migrated: {last_words(self.logs / 'migrate.log')}",
                 where=str(self.home),
                 next_step=f"read {self.logs / 'migrate.log'}",
             )
@@ -162,7 +162,7 @@ class Services:
 
 
 def end_leftovers() -> None:
-    """End at once every process that services of this EXCHANGE_HOME started and that still runs."""
+    """Kill every process that services of this EXCHANGE_HOME started and that still runs."""
     _mark().end_all()
 
 
@@ -171,7 +171,7 @@ def _mark() -> Mark:
 
 
 def _migrated(state: str | None) -> str:
-    """What tells a database that this Airflow has made ready from any other."""
+    """Identifies a database that this Airflow has migrated."""
     from importlib.metadata import version
 
     return f"Airflow {version('apache-airflow-core')}, schema {state}"

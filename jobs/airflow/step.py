@@ -27,7 +27,7 @@ class StepOperator(BaseOperator):
         subject: the source, product or table they work on.
 
     The task is skipped, and with it everything downstream, when the last step had nothing to do. It is tried again
-    only when the publisher is at fault or somebody else is writing the same table; any other failure is final.
+    only when the publisher is at fault or another process is writing the same table; any other failure is final.
     """
 
     ui_color = "#e8f1ec"
@@ -75,12 +75,12 @@ class StepOperator(BaseOperator):
 
 
 class UpkeepOperator(BaseOperator):
-    """Does the upkeep of all tables; one that somebody works on is left for the next night."""
+    """Maintains all tables; a locked one is left for the next night."""
 
     ui_color = "#e8f1ec"
 
     def execute(self, context: Context) -> None:  # noqa: ARG002 - it does the same whatever the date
-        """Do it, and say of each table what was done."""
+        """Maintain them, and log what was done to each table."""
         from jobs.errors import ExchangeError
         from jobs.operate.upkeep import upkeep
 
@@ -90,7 +90,7 @@ class UpkeepOperator(BaseOperator):
             raise AirflowFailException(str(error)) from None
         for kept in report.tables:
             self.log.info(
-                "%s %s: %s to %s files, %s and %s of the log taken away (%s bytes) %s",
+                "%s %s: %s to %s files, %s and %s of the log removed (%s bytes) %s",
                 kept.table, kept.status, kept.files_before, kept.files_after, kept.removed_files,
                 kept.removed_log_files, kept.removed_bytes, kept.message,
             )  # fmt: skip
@@ -105,6 +105,6 @@ def logical_date(dag_run: Any) -> datetime:
 
 
 def _tries_are_spent(context: Context) -> bool:
-    # Somebody who started a run by hand and looks on has less patience than a schedule: the run says how many tries.
+    # Whoever waits for a run has less patience than a schedule: the run's conf says how many tries.
     tries = (context["dag_run"].conf or {}).get("tries")
     return tries is not None and context["ti"].try_number >= int(tries)

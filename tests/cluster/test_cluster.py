@@ -270,7 +270,7 @@ def test_a_part_that_dies_while_starting_is_told_and_nothing_is_left(other_clust
     code, said = other_cluster.run("up")
 
     assert code == 2
-    assert "database ended while it started" in said
+    assert "database ended while starting" in said
     assert "exchange cluster logs database" in said
     assert "Traceback" not in said
     assert other_cluster.left_running() == []

@@ -77,7 +77,7 @@ def test_the_lock_names_delta_for_this_spark_and_no_jar_that_spark_has() -> None
 
 
 @pytest.mark.parametrize(
-    ("version", "told"), [("11.0.2", "is Java 11"), ("1.8.0_402", "is Java 8"), ("", "of no known version")]
+    ("version", "told"), [("11.0.2", "is Java 11"), ("1.8.0_402", "is Java 8"), ("", "of unknown version")]
 )
 def test_a_java_that_is_too_old_is_told(
     version: str, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

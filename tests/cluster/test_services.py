@@ -148,7 +148,7 @@ def test_another_home_of_an_exchange_in_sqlite_is_not_taken(tmp_path: Path) -> N
         check=False,
     )  # fmt: skip
     assert done.returncode == 2
-    assert "an exchange is here already, with its records in SQLite" in done.stderr
+    assert "this home already holds an exchange, with its records in SQLite" in done.stderr
     assert "exchange lake copy" in done.stderr
 
 

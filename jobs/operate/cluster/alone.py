@@ -1,4 +1,4 @@
-"""Runs one part of Spark in the foreground, for a cluster of several machines: each becomes that part's process."""
+"""Runs one part of Spark in the foreground, for a cluster of several machines; the part replaces this process."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from jobs.operate.cluster.credentials import load_credentials, make_spark_secret
 from jobs.operate.cluster.state import make_folder
 from jobs.settings import s3_endpoint, settings
 
-# By this name Spark's own clients take it.
+# The variable that Spark's own clients read.
 _TOKEN = "SPARK_CONNECT_AUTHENTICATE_TOKEN"  # noqa: S105 - the name of a variable
 
 
@@ -22,7 +22,7 @@ def run_master(address: str, port: int, page_port: int, secret_file: Path | None
     """Become a master. Without a secret file it makes the secret of a new cluster, which its workers need a copy of.
 
     Raises:
-        ExchangeError: no Java, or no secret in the file.
+        ExchangeError: there is no Java, or no secret in the file.
     """
     make_folder()
     secret = read_spark_secret(secret_file) if secret_file else make_spark_secret()
@@ -35,10 +35,10 @@ def run_worker(
     """Become a worker.
 
     Raises:
-        ExchangeError: no Java, no secret, no address of a master, or one that could not reach this worker.
+        ExchangeError: there is no Java or no secret, `master` is not an address, or it could not reach this worker.
     """
     make_folder()
-    _refuse_unreachable(master, address)
+    _require_reachable(master, address)
     host = _host("worker", address, read_spark_secret(secret_file or spark_secret_file()))
     _become(engines.worker(host, port, cores or os.cpu_count() or 1, memory, master, store_of(os.environ)))
 
@@ -49,10 +49,10 @@ def run_connect(
     """Become the Connect server.
 
     Raises:
-        ExchangeError: as `run_worker`; or the jars cannot be had.
+        ExchangeError: as `run_worker`; or the jars cannot be fetched.
     """
     make_folder()
-    _refuse_unreachable(master, address)
+    _require_reachable(master, address)
     host = _host("connect", address, read_spark_secret(secret_file or spark_secret_file()))
     token = os.environ.get(_TOKEN) or load_credentials().token
     store = store_of(os.environ)
@@ -60,7 +60,7 @@ def run_connect(
 
 
 def store_of(variables: Mapping[str, str]) -> engines.Store:
-    """The object store that the usual AWS variables name; AWS itself, by the machine's own role, if there are none."""
+    """The object store that the usual AWS variables name; AWS itself, by the machine's own role, if none is set."""
     return engines.Store(
         endpoint=s3_endpoint(variables),
         region=variables.get("AWS_REGION") or variables.get("AWS_DEFAULT_REGION") or "us-east-1",
@@ -74,16 +74,16 @@ def _host(part: str, address: str, secret: str) -> engines.Host:
     return engines.Host(address, settings().cluster / "alone" / part, secret)
 
 
-def _refuse_unreachable(master: str, address: str) -> None:
-    named = re.fullmatch(r"spark://(\[[^\]]+\]|[^:/\s]+):\d+", master)
-    if named is None:
-        raise ExchangeError(f"'{master}' is no address of a master", where="--master", expected="spark://host:port")
-    if engines.is_loopback(address) and not engines.is_loopback(named[1].strip("[]")):
+def _require_reachable(master: str, address: str) -> None:
+    match = re.fullmatch(r"spark://(\[[^\]]+\]|[^:/\s]+):\d+", master)
+    if match is None:
+        raise ExchangeError(f"'{master}' is not a master's address", where="--master", expected="spark://host:port")
+    if engines.is_loopback(address) and not engines.is_loopback(match[1].strip("[]")):
         raise ExchangeError(
             f"the master at {master} could not reach this part at {address}",
             where="--host",
-            expected="an address of this machine that the other parts reach",
-            next_step="name it by --host",
+            expected="an address of this machine that the other parts can reach",
+            next_step="pass it as --host",
         )
 
 

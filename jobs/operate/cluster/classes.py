@@ -1,8 +1,8 @@
-"""Knows the file from which Spark's processes take the classes of their start (Java's class data sharing).
+"""Names the archive that Spark's JVMs map their classes from (Java's class data sharing).
 
 Loading some twenty thousand classes from jars, checking them and laying them out is most of what a start and the first
-queries cost. Java maps the file instead, where it fits: the same Java, the same jars in the same order, no folder among
-them. Where it does not, Java loads as ever and says nothing.
+queries cost. Java maps the archive instead if it fits: the same Java, the same jars in the same order, no folder
+among them. If it does not, Java loads as usual and says nothing.
 See https://docs.oracle.com/en/java/javase/17/vm/class-data-sharing.html
 """
 
@@ -22,18 +22,18 @@ def class_path() -> str:
 
 
 def classes_file() -> Path:
-    """Where the file of this Java and these jars is, or will be."""
-    java, theirs = find_java(), spark_home() / "jars"
-    # Both change when another version takes their place.
-    known = [class_path(), *(f"{path} {path.stat().st_mtime_ns}" for path in (java, theirs))]
-    digest = hashlib.sha256("\n".join(known).encode()).hexdigest()
+    """Where the archive of this Java and these jars is, or will be."""
+    java, spark_jars = find_java(), spark_home() / "jars"
+    # The times change when another version is installed.
+    parts = [class_path(), *(f"{path} {path.stat().st_mtime_ns}" for path in (java, spark_jars))]
+    digest = hashlib.sha256("\n".join(parts).encode()).hexdigest()
     return jars_folder() / f"classes-{digest[:16]}.jsa"
 
 
 def java_options() -> list[str]:
-    """What a part's Java is told so that it uses the file; nothing while there is none."""
-    kept = classes_file()
-    if not kept.exists() or not kept.stat().st_size:
+    """Options that make a part's Java use the archive; empty while there is none."""
+    archive = classes_file()
+    if not archive.exists() or not archive.stat().st_size:
         return []
-    # Spark's launcher is a Java too, whose class path is another, and whose output is a command.
-    return [f"-XX:SharedArchiveFile={kept}", "-Xlog:disable", "-Xlog:all=error:stderr"]
+    # Spark's launcher is a JVM too, with another class path; its output is read as a command, so nothing may be logged.
+    return [f"-XX:SharedArchiveFile={archive}", "-Xlog:disable", "-Xlog:all=error:stderr"]

@@ -35,7 +35,7 @@ class Place:
     Attributes:
         path: the folder, by a name that works for that user.
         user: that user; None for whoever runs this process.
-        descriptors: what it must inherit for the name to work.
+        descriptors: what a process must inherit for the name to work.
     """
 
     path: str
@@ -44,14 +44,14 @@ class Place:
 
 
 def find_postgres(packaged: Path = Path("/usr/lib/postgresql")) -> Path:
-    """The folder of PostgreSQL's programs: of PATH, or else the newest of those that Debian packages.
+    """The folder of PostgreSQL's programs: from PATH, else the newest version that Debian installed.
 
     Raises:
         ExchangeError: it is not installed.
     """
-    found = shutil.which("initdb")
-    if found and (Path(found).resolve().parent / "postgres").exists():
-        return Path(found).resolve().parent
+    initdb = shutil.which("initdb")
+    if initdb and (Path(initdb).resolve().parent / "postgres").exists():
+        return Path(initdb).resolve().parent
     versions = [file.parent for file in packaged.glob("*/bin/initdb")]
     if versions:
         return max(versions, key=lambda folder: float(folder.parent.name))
@@ -78,7 +78,7 @@ def passfile() -> Path:
 
 @contextmanager
 def place() -> Iterator[Place]:
-    """The folder of the database, made if need be."""
+    """The folder of the database, created if it is missing."""
     folder = settings().cluster / "database"
     folder.mkdir(parents=True, exist_ok=True)
     folder.chmod(0o700)
@@ -95,7 +95,7 @@ def place() -> Iterator[Place]:
 
 
 def make_database(at: Place, credentials: Credentials, log: Path) -> None:
-    """Make the folder's contents at first use: one superuser with a password, and no way in without one.
+    """Initialise the folder at first use: one superuser with a password, and no login without one.
 
     Raises:
         ExchangeError: PostgreSQL's `initdb` refused.
@@ -103,7 +103,7 @@ def make_database(at: Place, credentials: Credentials, log: Path) -> None:
     folder = settings().cluster / "database"
     if (folder / "data" / "PG_VERSION").exists() and not (folder / "password").exists():
         return
-    # Left by a start that was killed half-way.
+    # Left by a start that was killed.
     shutil.rmtree(folder / "data", ignore_errors=True)
     write_private(folder / "password", credentials.database["postgres"] + "\n")
     if at.user:
@@ -111,7 +111,7 @@ def make_database(at: Place, credentials: Credentials, log: Path) -> None:
     words = [str(find_postgres() / "initdb"), "-D", f"{at.path}/data", "-U", "postgres", "-A", "scram-sha-256"]
     words += [f"--pwfile={at.path}/password", "-E", "UTF8", "--locale=C", "--data-checksums", "--no-instructions"]
     with open_log(log) as output:
-        ended = subprocess.run(  # noqa: S603 - a program and words of our own
+        ended = subprocess.run(  # noqa: S603 - a program and arguments of our own
             words,
             stdout=output,
             stderr=subprocess.STDOUT,
@@ -124,7 +124,7 @@ def make_database(at: Place, credentials: Credentials, log: Path) -> None:
         )
     if ended.returncode:
         raise ExchangeError(
-            f"the database could not be made: {last_words(log)}",
+            f"the database could not be created: {last_words(log)}",
             where=str(log),
             next_step="read that log, then exchange cluster up again",
         )
@@ -162,14 +162,14 @@ def prepare_database(port: int, credentials: Credentials, check: Callable[[], No
         except psycopg.OperationalError as error:
             if time.monotonic() > deadline:
                 raise ExchangeError(
-                    f"the database accepts no connection after {seconds:.0f} seconds ({error})",
+                    f"the database does not accept connections after {seconds:.0f} seconds ({error})",
                     where=f"127.0.0.1:{port}",
                     next_step="exchange cluster logs database",
                 ) from None
         time.sleep(0.1)
     with opened as server:
         for name in DATABASES:
-            # What is sent is not the password, so that no log of the server can hold it.
+            # Only the hash is sent, so that no log of the server can hold the password.
             password = credentials.database[name].encode()
             hashed = server.pgconn.encrypt_password(password, name.encode(), b"scram-sha-256").decode()
             role = sql.Identifier(name)

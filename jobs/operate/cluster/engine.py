@@ -1,6 +1,6 @@
 """Says how Spark's master, workers and Connect server are started, and writes the settings they read.
 
-Keys and tokens are in files that only their owner reads, or in the environment, and never words of a command: any user
+Keys and tokens go into files that only their owner can read, or into the environment, never into arguments: any user
 of a machine can list those.
 """
 
@@ -34,17 +34,17 @@ logger.deploy.level = info
 
 
 _DRIVER_MEMORY = "1g"
-# With one compiler only, Java keeps a quarter of the room for its code, and looks for some to throw away all the time.
+# With one compiler only, Java shrinks its code cache to a quarter, and evicts code all the time.
 _LIGHT = "-XX:+UseSerialGC -XX:TieredStopAtLevel=1 -XX:ReservedCodeCacheSize=128m"
-# Java's thorough compiler takes up what was called forty times as often as it otherwise asks for. Spark writes code
-# anew for each query: at the usual counts an executor spent half of its time on compiling what was soon thrown away,
+# Java's optimising compiler starts at forty times the usual number of calls. Spark writes code
+# anew for each query: at the usual counts an executor spent half of its time compiling code that was soon thrown away,
 # while the loops over millions of rows reach these counts soon enough.
 _THOROUGHLY_LATE = (
     "-XX:Tier4InvocationThreshold=200000 -XX:Tier4MinInvocationThreshold=24000 "
     "-XX:Tier4CompileThreshold=600000 -XX:Tier4BackEdgeThreshold=1600000"
 )
-# What a server remembers beside its work. Delta keeps what it knows of ten thousand tables for an hour each, some three
-# megabytes a table: two hundred fill the driver. Of a thousand queries Spark keeps the plans for its page.
+# What a server caches. Delta keeps the state of ten thousand tables for an hour each, some three megabytes a table: two
+# hundred fill the driver. Spark keeps the plans of a thousand queries for its web page.
 _MEMORY = {
     "spark.databricks.delta.delta.log.cacheSize": "64",
     "spark.sql.ui.retainedExecutions": "50",
@@ -61,7 +61,7 @@ class Store:
     Attributes:
         endpoint: URL of the store; empty for AWS itself.
         access_key: empty where the machine has a role of its own (IAM).
-        session_token: of keys that are lent for a time.
+        session_token: of temporary keys.
     """
 
     endpoint: str = ""
@@ -72,27 +72,27 @@ class Store:
 
     @property
     def variables(self) -> dict[str, str]:
-        """The same for whoever reads the usual variables of AWS."""
-        told = {
+        """The same as the usual variables of AWS."""
+        variables = {
             "AWS_ENDPOINT_URL": self.endpoint,
             "AWS_REGION": self.region,
             "AWS_ACCESS_KEY_ID": self.access_key,
             "AWS_SECRET_ACCESS_KEY": self.secret_key,
             "AWS_SESSION_TOKEN": self.session_token,
         }
-        return {name: value for name, value in told.items() if value}
+        return {name: value for name, value in variables.items() if value}
 
 
 @dataclass(frozen=True)
 class Engine:
-    """What one Connect server gets.
+    """What one Connect server is started with.
 
     Attributes:
         master: ``spark://host:port``.
         listen: address that clients connect to.
         memory: of each executor, such as ``1g``.
         cores: of all workers together, for the number of shuffle partitions.
-        token: by which clients show that they may.
+        token: that clients authenticate with.
     """
 
     master: str
@@ -109,9 +109,9 @@ class Host:
     """Where one part of Spark runs.
 
     Attributes:
-        address: that it binds to, and by which the other parts reach it.
-        work: folder for what it needs only while it runs.
-        secret: by which the parts know each other.
+        address: that it binds to, and at which the other parts reach it.
+        work: folder for temporary files.
+        secret: that the parts authenticate each other with.
     """
 
     address: str
@@ -121,7 +121,7 @@ class Host:
 
 @dataclass(frozen=True)
 class Command:
-    """A program with its words, and the variables it gets beside those of this process."""
+    """A program with its arguments, and the variables it gets beside those of this process."""
 
     words: list[str]
     environment: dict[str, str]
@@ -134,7 +134,7 @@ def master(host: Host, port: int, page_port: int) -> Command:
 
 
 def worker(host: Host, port: int, cores: int, memory: str, master: str, store: Store) -> Command:
-    """A worker of a master (``spark://host:port``); what runs on it in Python reads landed bytes from the store."""
+    """A worker of a master (``spark://host:port``); its Python processes read landed bytes from the store."""
     words = ["--host", host.address, "--port", str(port), "--webui-port", "0", "--work-dir", str(host.work)]
     words += ["--cores", str(cores), "--memory", memory, master]
     daemon = _daemon("org.apache.spark.deploy.worker.Worker", words, host)
@@ -147,7 +147,7 @@ def connect(host: Host, engine: Engine) -> Command:
     write_private(file, properties(_connect_settings(host, engine)))
     words = [str(spark_home() / "bin" / "spark-submit"), "--properties-file", str(file), "--name", "exchange"]
     words += ["--class", "org.apache.spark.sql.connect.service.SparkConnectServer", "spark-internal"]
-    # It is started with the memory of a daemon, whatever is said of a driver's.
+    # It takes a daemon's memory, whatever the setting for drivers says.
     return Command(words, _environment(host) | {"SPARK_DAEMON_MEMORY": _DRIVER_MEMORY})
 
 
@@ -166,7 +166,7 @@ def properties(pairs: Mapping[str, str]) -> str:
 
 def _daemon(kind: str, words: list[str], host: Host) -> Command:
     file = _configuration() / f"{host.work.name}.conf"
-    # A page lets whoever sees it end a job, and the other door starts whatever program it is asked to: unless told so.
+    # By default anybody who sees the web page can end a job, and the REST port starts any program it is sent.
     closed = {"spark.ui.killEnabled": "false", "spark.master.rest.enabled": "false"}
     write_private(file, properties({**_authentication(host), **closed, "spark.worker.cleanup.enabled": "true"}))
     words = [str(spark_home() / "bin" / "spark-class"), kind, "--properties-file", str(file), *words]
@@ -195,15 +195,15 @@ def _environment(host: Host) -> dict[str, str]:
     return {
         "JAVA_HOME": str(find_java().parent.parent),
         "SPARK_HOME": str(spark_home()),
-        # A folder that Spark from pip does not have: with one that is there, Java would load each class from its jar.
+        # Spark from pip has no such folder; with an existing one, Java would load each class from its jar.
         "SPARK_CONF_DIR": str(spark_home() / "conf"),
         "JDK_JAVA_OPTIONS": _for_every_java(),
         "SPARK_DAEMON_CLASSPATH": class_path(),
         "SPARK_DAEMON_MEMORY": "512m",
-        # These work for moments only, and a thorough compiler costs them more than it gives.
+        # These work for moments only; an optimising compiler costs them more than it saves.
         "SPARK_DAEMON_JAVA_OPTS": _LIGHT,
         "SPARK_LAUNCHER_OPTS": _LIGHT,
-        # Bound to and told to others; no name of this machine is looked up.
+        # Bound to and announced to the others; this machine's name is not looked up.
         "SPARK_LOCAL_IP": host.address,
         "SPARK_LOCAL_HOSTNAME": host.address,
         "SPARK_LOCAL_DIRS": work,
@@ -215,7 +215,7 @@ def _environment(host: Host) -> dict[str, str]:
 
 
 def _for_every_java() -> str:
-    """What a worker hands on to its executors too, of which the driver cannot know where it lies on this host."""
+    """Options that a worker passes on to its executors, as the driver does not know the paths on this host."""
     logging = f"-Dlog4j2.configurationFile={(_configuration() / 'log4j2.properties').as_uri()}"
     words = (f'"{word}"' for word in [logging, *java_options()])
     return " ".join([os.environ.get("JDK_JAVA_OPTIONS", ""), *words]).strip()
@@ -230,7 +230,7 @@ def _connect_settings(host: Host, engine: Engine) -> dict[str, str]:
         "spark.driver.memory": _DRIVER_MEMORY,
         "spark.executor.memory": engine.memory,
         "spark.executor.extraJavaOptions": _THOROUGHLY_LATE,
-        # On the class path where they lie on this host, and sent to hosts on which they do not.
+        # On the class path where they are on this host, and sent to hosts that lack them.
         "spark.driver.extraClassPath": class_path(),
         "spark.executor.extraClassPath": class_path(),
         "spark.jars": ",".join(str(jar) for jar in fetch_jars()),
@@ -247,12 +247,12 @@ def _connect_settings(host: Host, engine: Engine) -> dict[str, str]:
         "spark.task.maxFailures": "3",
         "spark.sql.adaptive.enabled": "true",
         "spark.sql.shuffle.partitions": cores,
-        # A task otherwise sorts its rows by partition before it writes them, also where they are all of one. Of more
-        # files at once each would hold as much as a row group, and an executor has little room.
+        # Otherwise a task sorts its rows by partition before it writes them, even if they are all of one. With more
+        # files at once, each would hold a row group in memory, and an executor has little.
         "spark.sql.maxConcurrentOutputFileWriters": "1",
         # INT96 otherwise, which no other reader of Delta tables writes.
         "spark.sql.parquet.outputTimestampType": "TIMESTAMP_MICROS",
-        # Made for tables of millions of files; each is a task, and tasks of nothing are what a small table waits for.
+        # The defaults suit tables of millions of files; each is a task, and a small table would wait for empty ones.
         "spark.databricks.delta.snapshotPartitions": "2",
         "spark.sql.sources.parallelPartitionDiscovery.parallelism": "4",
         **_MEMORY,
@@ -267,8 +267,8 @@ def _store_settings(store: Store) -> dict[str, str]:
         # A lake is named s3://, as everywhere else, and read by the one S3 client that Spark has.
         "spark.hadoop.fs.s3.impl": "org.apache.hadoop.fs.s3a.S3AFileSystem",
         f"{at}.endpoint.region": store.region,
-        # A store that is away for half a minute is waited for, by each task and by the driver; one that stays away ends
-        # the work when each attempt of a task has waited, in some four minutes, where the defaults make ten.
+        # Each task and the driver wait half a minute for a store that is away. If it stays away, the work fails once
+        # each attempt of a task has waited: after some four minutes, where the defaults take ten.
         f"{at}.attempts.maximum": "2",
         f"{at}.retry.limit": "6",
         f"{at}.retry.interval": "500ms",

@@ -24,15 +24,15 @@ from jobs.settings import settings
 
 LOCK = Path(__file__).parent / "jars.lock"
 
-# Resolved with all that they need, as Delta is; except hadoop-aws: it would bring the whole AWS SDK, 600 MB of it.
-_WANTED = (
+# Resolved with their dependencies, as Delta is; but not hadoop-aws, which would bring the whole AWS SDK, 600 MB.
+_ROOTS = (
     "software.amazon.awssdk:s3:2.29.52",
     "software.amazon.awssdk:s3-transfer-manager:2.29.52",
     "software.amazon.awssdk:sts:2.29.52",
     "software.amazon.awssdk:kms:2.29.52",
     "org.wildfly.openssl:wildfly-openssl:2.1.4.Final",
 )
-_WANTED_ALONE = ("org.apache.hadoop:hadoop-aws:3.4.2",)
+_ROOTS_ALONE = ("org.apache.hadoop:hadoop-aws:3.4.2",)
 _PATTERN = "[organisation]_[artifact]-[revision].[ext]"
 
 
@@ -57,7 +57,7 @@ class Jar:
 
 
 def spark_home() -> Path:
-    """The Spark that pip installed with pyspark."""
+    """The Spark that pyspark contains."""
     spec = find_spec("pyspark")
     if spec is None or spec.origin is None:
         raise ExchangeError("pyspark is not installed", next_step="install this project with its dependencies")
@@ -65,11 +65,11 @@ def spark_home() -> Path:
 
 
 def fetch_jars() -> list[Path]:
-    """Every jar of the lock, fetched unless it is there.
+    """Every jar of the lock, fetched if it is missing.
 
     Raises:
-        PublisherError: the repository does not answer or lacks one.
-        Tampered: what it sent is not what was locked.
+        PublisherError: the repository does not answer, or lacks a jar.
+        Tampered: a jar differs from the lock.
     """
     folder, locked = jars_folder(), read_lock()
     missing = [jar for jar in locked if not (folder / jar.file).exists()]
@@ -87,12 +87,12 @@ def fetch_jars() -> list[Path]:
 
 
 def jars_folder() -> Path:
-    """Where they are, or will be."""
+    """Folder of the jars, whether it exists or not."""
     return settings().jars or settings().cluster / "jars"
 
 
 def jar_files() -> list[Path]:
-    """Every jar of the lock in its place, whether it has been fetched or not."""
+    """Path of every jar of the lock, whether it has been fetched or not."""
     return [jars_folder() / jar.file for jar in read_lock()]
 
 
@@ -104,18 +104,18 @@ def read_lock() -> list[Jar]:
 
 
 def write_lock() -> list[Jar]:
-    """Resolve the wanted jars anew and write the lock; returns its lines.
+    """Resolve the jars again and write the lock; returns its lines.
 
-    What Spark has already, in whatever version, is left out: two versions on one class path are a lottery.
+    Jars that Spark has already, in whatever version, are left out: two versions on one class path are a lottery.
     """
-    theirs = {_name(file.name) for file in (spark_home() / "jars").iterdir()}
+    spark_jars = {_name(file.name) for file in (spark_home() / "jars").iterdir()}
     with tempfile.TemporaryDirectory() as draft:
-        _retrieve([delta_coordinates(), *_WANTED], list(_WANTED_ALONE), Path(draft), alone=False)
+        _retrieve([delta_coordinates(), *_ROOTS], list(_ROOTS_ALONE), Path(draft), alone=False)
         jars = [_described(file) for file in sorted(Path(draft).glob("*.jar"))]
-    kept = [jar for jar in jars if jar.artifact not in theirs]
-    lines = [f"{jar.coordinates} {jar.sha256}\n" for jar in kept]
+    missing = [jar for jar in jars if jar.artifact not in spark_jars]
+    lines = [f"{jar.coordinates} {jar.sha256}\n" for jar in missing]
     LOCK.write_text("# Written by `exchange cluster lock-jars`: group:artifact:version sha256\n" + "".join(lines))
-    return kept
+    return missing
 
 
 def _jar(coordinates: str, digest: str) -> Jar:
@@ -132,22 +132,22 @@ def _verify(file: Path, jar: Jar) -> None:
         f"{jar.coordinates} has the sha256 {digest}",
         where=str(file),
         expected=jar.sha256,
-        next_step="it has been removed; see whether EXCHANGE_MAVEN_URL is what it should be, and try again",
+        next_step="it has been removed; check EXCHANGE_MAVEN_URL and try again",
     )
 
 
-def _retrieve(wanted: list[str], wanted_alone: list[str], into: Path, *, alone: bool) -> None:
-    """Let Ivy copy jars into a folder; with `alone` (and for `wanted_alone`) without what they need."""
+def _retrieve(roots: list[str], roots_alone: list[str], into: Path, *, alone: bool) -> None:
+    """Let Ivy copy jars into a folder; with `alone` (and for `roots_alone`) without their dependencies."""
     work = into / "ivy"
     work.mkdir()
     (work / "settings.xml").write_text(_settings(work, alone), encoding="utf-8")
-    (work / "ivy.xml").write_text(_module(wanted, wanted_alone, alone), encoding="utf-8")
+    (work / "ivy.xml").write_text(_module(roots, roots_alone, alone), encoding="utf-8")
     ivy = next((spark_home() / "jars").glob("ivy-*.jar"))
     files = {"-settings": work / "settings.xml", "-ivy": work / "ivy.xml", "-retrieve": into / _PATTERN}
     log = settings().cluster / "logs" / "jars.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("wb") as output:
-        command = [str(find_java()), "-jar", str(ivy), *(str(word) for pair in files.items() for word in pair)]
+        command = [str(find_java()), "-jar", str(ivy), *(str(argument) for pair in files.items() for argument in pair)]
         ended = subprocess.run(command, stdout=output, stderr=subprocess.STDOUT, check=False)  # noqa: S603 - java
     shutil.rmtree(work)
     if ended.returncode:
@@ -160,7 +160,7 @@ def _retrieve(wanted: list[str], wanted_alone: list[str], into: Path, *, alone: 
 
 def _settings(work: Path, alone: bool) -> str:
     root = quoteattr(settings().maven_url.rstrip("/") + "/")
-    # The lock knows all that a project file would tell, and digests better than the repository's own.
+    # The lock has what a POM would say, and stronger digests than the repository's own.
     short = 'usepoms="false" checksums="" descriptor="optional"' if alone else ""
     return f"""<ivysettings>
   <settings defaultResolver="maven"/>
@@ -169,11 +169,11 @@ def _settings(work: Path, alone: bool) -> str:
 </ivysettings>"""
 
 
-def _module(wanted: list[str], wanted_alone: list[str], alone: bool) -> str:
+def _module(roots: list[str], roots_alone: list[str], alone: bool) -> str:
     lines = []
-    for coordinates in [*wanted, *wanted_alone]:
+    for coordinates in [*roots, *roots_alone]:
         group, artifact, version = map(quoteattr, coordinates.split(":"))
-        by_itself = alone or coordinates in wanted_alone
+        by_itself = alone or coordinates in roots_alone
         conf = 'conf="default->*" transitive="false"' if alone else 'conf="default->master,runtime"'
         if by_itself and not alone:
             conf = 'conf="default->master" transitive="false"'

@@ -14,26 +14,26 @@ OLDEST = 17
 
 
 def find_java() -> Path:
-    """The program ``java`` of JAVA_HOME, or else of PATH.
+    """The program ``java`` from JAVA_HOME, else from PATH.
 
     Raises:
         ExchangeError: there is none, it does not run, or it is too old for Spark.
     """
     home = os.environ.get("JAVA_HOME")
-    found = shutil.which("java", path=str(Path(home) / "bin")) if home else shutil.which("java")
+    java = shutil.which("java", path=str(Path(home) / "bin")) if home else shutil.which("java")
     where = "JAVA_HOME" if home else "PATH"
-    if found is None:
+    if java is None:
         raise ExchangeError(
             "there is no Java" + (f" in {home}" if home else ""),
             where=where,
             expected=f"Java {OLDEST} or newer, on which Spark runs",
             next_step="install it (Debian: apt-get install openjdk-17-jre-headless), or set JAVA_HOME",
         )
-    program = Path(found).resolve()
+    program = Path(java).resolve()
     version = _version(program)
     if version < OLDEST:
         raise ExchangeError(
-            f"{program} is Java {version or 'of no known version'}",
+            f"{program} is Java {version or 'of unknown version'}",
             where=where,
             expected=f"Java {OLDEST} or newer, on which Spark runs",
             next_step="install a newer one, or set JAVA_HOME to it",
@@ -42,6 +42,6 @@ def find_java() -> Path:
 
 
 def _version(program: Path) -> int:
-    asked = subprocess.run([program, "-version"], capture_output=True, text=True, check=False)  # noqa: S603 - java
-    said = re.search(r'version "(?:1\.)?(\d+)', asked.stderr + asked.stdout)
-    return int(said[1]) if said else 0
+    result = subprocess.run([program, "-version"], capture_output=True, text=True, check=False)  # noqa: S603 - java
+    match = re.search(r'version "(?:1\.)?(\d+)', result.stderr + result.stdout)
+    return int(match[1]) if match else 0

@@ -1,4 +1,4 @@
-"""Makes the file of `classes`: a small Spark does once what a pipeline does; what it loaded is kept."""
+"""Makes the archive of `classes`: a small Spark does once what a pipeline does, and dumps the classes it loaded."""
 
 from __future__ import annotations
 
@@ -27,30 +27,30 @@ from jobs.settings import settings
 _START_SECONDS = 120.0
 _WORK_SECONDS = 240.0
 _WRITE_SECONDS = 240.0
-# Nobody listens there: the client of the store is loaded and set up, and gives up at once.
+# Nobody listens there: the store's client is loaded and set up, and gives up at once.
 _NO_STORE = engines.Store(endpoint=f"http://{HOST}:9", access_key="none", secret_key="none")  # noqa: S106 - no key
-_NO_PATIENCE = {"fs.s3a.attempts.maximum": "1", "fs.s3a.retry.limit": "0"}
+_NO_RETRIES = {"fs.s3a.attempts.maximum": "1", "fs.s3a.retry.limit": "0"}
 
 
 def prepare() -> None:
-    """Fetch the jars and make the file, unless they are there; the file takes about a minute, once.
+    """Fetch the jars and make the archive if they are missing; the archive takes about a minute, once.
 
-    Where it cannot be made (a folder that cannot be written, a Java that cannot do it), all works as it does without.
-    The log ``classes`` says why, and an empty file that this is not tried at each start; who removes it tries again.
+    Where it cannot be made (a read-only folder, a Java without the feature), everything works without it. The log
+    ``classes`` says why, and an empty file keeps each start from trying again; remove it to try again.
 
     Raises:
-        PublisherError: the jars cannot be had.
-        Tampered: a jar is not what was locked.
+        PublisherError: the jars cannot be fetched.
+        Tampered: a jar differs from the lock.
     """
     make_folder()
     fetch_jars()
-    kept = classes_file()
-    if kept.exists():
+    archive = classes_file()
+    if archive.exists():
         return
-    with suppress(OSError), kept.with_name(".classes.lock").open("w") as lock:
+    with suppress(OSError), archive.with_name(".classes.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        if not kept.exists() and not _make(kept):
-            kept.touch()
+        if not archive.exists() and not _make(archive):
+            archive.touch()
 
 
 def rehearse(folder: str) -> None:
@@ -82,15 +82,15 @@ def rehearse(folder: str) -> None:
 
     session.table("news").mapInArrow(same, session.table("news").schema).toPandas()
     with suppress(PySparkException):
-        session.read.format("delta").options(**_NO_PATIENCE).load("s3a://nowhere/table").count()
+        session.read.format("delta").options(**_NO_RETRIES).load("s3a://nowhere/table").count()
     close()
 
 
-def _make(kept: Path) -> bool:
-    draft = kept.with_suffix(".draft")
+def _make(archive: Path) -> bool:
+    draft = archive.with_suffix(".draft")
     draft.unlink(missing_ok=True)
     token, port = secrets.token_urlsafe(24), free_port(0)
-    # What a killed start leaves there, the next one clears away.
+    # The next start clears away what a killed one leaves there.
     work = settings().cluster / "work"
     work.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="rehearsal-", dir=work) as folder:
@@ -107,14 +107,14 @@ def _make(kept: Path) -> bool:
             ends_with_parent=True,
         )
         try:
-            if not _is_up(started, port) or not _has_worked(f"sc://localhost:{port}/;token={token}", folder):
+            if not _is_up(started, port) or not _worked(f"sc://localhost:{port}/;token={token}", folder):
                 return False
             started.send_signal(signal.SIGTERM)
-            # Java writes the file while it ends; of one that was cut short nothing is kept.
+            # Java writes the archive while it ends; one that was cut short is not kept.
             started.wait(_WRITE_SECONDS)
             if not draft.exists():
                 return False
-            draft.replace(kept)
+            draft.replace(archive)
         except subprocess.TimeoutExpired:
             return False
         finally:
@@ -133,8 +133,8 @@ def _is_up(started: subprocess.Popen[bytes], port: int) -> bool:
     return True
 
 
-def _has_worked(address: str, folder: str) -> bool:
-    """In a process of its own: this one may start others later, which a session would disturb."""
+def _worked(address: str, folder: str) -> bool:
+    """Rehearse in a process of its own: a session here would disturb the processes that this one starts later."""
     with log_of("classes").open("ab") as log:
         ended = subprocess.run(  # noqa: S603 - this module
             [sys.executable, "-m", __name__, folder],

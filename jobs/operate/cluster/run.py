@@ -23,8 +23,8 @@ from jobs.operate.signals import ended_by_signals
 from jobs.registry import locks
 from jobs.settings import settings
 
-# Those that need others come before them. PostgreSQL calls SIGINT a fast shutdown: it waits for no client. The store
-# takes fifteen seconds to end when asked; what it has acknowledged, it has written.
+# Each part comes before those that it needs. To PostgreSQL, SIGINT is a fast shutdown: it waits for no client. The
+# store takes fifteen seconds to end when asked; what it has acknowledged is written.
 _STOPS = (
     ("connect", signal.SIGTERM, 3.0),
     ("worker", signal.SIGTERM, 2.0),
@@ -36,7 +36,7 @@ _STOPS = (
 
 @dataclass(frozen=True)
 class Size:
-    """How large a cluster is wanted; None where it shall be as it was last, or as this machine allows.
+    """Requested size of a cluster; None keeps the last size, or takes what this machine allows.
 
     Attributes:
         cores: of each worker.
@@ -49,15 +49,15 @@ class Size:
 
 
 def up(size: Size) -> tuple[State, list[str]]:
-    """Start every part that is not up and wait until all are ready.
+    """Start every part that is down, and wait until all are ready.
 
     Returns:
         the cluster, and the names of the parts that had to be started.
 
     Raises:
-        ExchangeError: something is not installed, the size differs from that of the parts that are up, or a part
-            ends or is not ready in time; what was started is then ended.
-        Busy: another `up` or `down` is at it.
+        ExchangeError: a program is not installed, the size differs from that of the running parts, or a part ends
+            or is not ready in time; parts started by then are ended.
+        Busy: another `up` or `down` is running.
     """
     with locks.hold("cluster", shared=False):
         state = _sized(load(), size)
@@ -84,15 +84,15 @@ def use(size: Size) -> list[str]:
         the names of the parts that had to be started.
 
     Raises:
-        ExchangeError: as `up`; or this EXCHANGE_HOME has an exchange that is not on its cluster, whose releases and
-            evidence would be taken for those of the other.
+        ExchangeError: as `up`; or this EXCHANGE_HOME holds an exchange that is not on its cluster: releases and
+            evidence of the two would be mixed up.
     """
     if (settings().home / "registry.db").exists() and settings().evidence.exists():
         raise ExchangeError(
-            "an exchange is here already, with its records in SQLite",
+            "this home already holds an exchange, with its records in SQLite",
             where=str(settings().home),
-            expected="a home of its own for the one on the cluster",
-            next_step="name one by EXCHANGE_HOME; there `exchange lake copy` brings in what is here",
+            expected="a separate home for the exchange on the cluster",
+            next_step="set EXCHANGE_HOME to one; `exchange lake copy` there brings in this exchange",
         )
     state, started = up(size)
     os.environ.update(_variables(state, load_credentials()))
@@ -100,10 +100,10 @@ def use(size: Size) -> list[str]:
 
 
 def down() -> list[str]:
-    """End every process of the cluster, whoever started it and whatever became of that; returns the parts' names.
+    """End every process of the cluster, whoever started it; returns the names of the parts that ran.
 
     Raises:
-        Busy: an `up` is at it.
+        Busy: an `up` is running.
     """
     with locks.hold("cluster", shared=False):
         state = load()
@@ -114,30 +114,30 @@ def down() -> list[str]:
 
 
 def environment_file() -> Path:
-    """The settings by which this project uses the cluster, for a shell to read; with secrets, for its owner only."""
+    """Settings of this cluster for a shell to read; the file holds secrets, so only its owner can read it."""
     return settings().cluster / "env"
 
 
-def _sized(known: State | None, size: Size) -> State:
-    before = known or State(workers=min(2, os.cpu_count() or 1), cores=0, memory="1g")
+def _sized(last: State | None, size: Size) -> State:
+    before = last or State(workers=min(2, os.cpu_count() or 1), cores=0, memory="1g")
     workers = size.workers or before.workers
-    kept = before.cores if workers == before.workers else 0
-    cores = size.cores or kept or max(1, (os.cpu_count() or 1) // workers)
-    wanted = before.model_copy(update={"workers": workers, "cores": cores, "memory": size.memory or before.memory})
-    same = (wanted.workers, wanted.cores, wanted.memory) == (before.workers, before.cores, before.memory)
-    if known and known.running() and not same:
+    cores_before = before.cores if workers == before.workers else 0
+    cores = size.cores or cores_before or max(1, (os.cpu_count() or 1) // workers)
+    new = before.model_copy(update={"workers": workers, "cores": cores, "memory": size.memory or before.memory})
+    same = (new.workers, new.cores, new.memory) == (before.workers, before.cores, before.memory)
+    if last and last.running() and not same:
         raise ExchangeError(
             f"the cluster is up with {before.workers} workers, each of {before.cores} cores and {before.memory}",
             where=str(settings().cluster),
             next_step="exchange cluster down, then up in the new size",
         )
-    return wanted if same else wanted.model_copy(update={"parts": {}})
+    return new if same else new.model_copy(update={"parts": {}})
 
 
 def _variables(state: State, credentials: Credentials) -> dict[str, str]:
     return {
         "EXCHANGE_HOME": str(settings().home),
-        # To a server of this very name, and only to that, Spark's client sends a token without TLS.
+        # Spark's client sends a token without TLS to a server of this name only.
         "EXCHANGE_SPARK": f"sc://localhost:{state.ports['connect']}/;token={credentials.token}",
         "EXCHANGE_LAKE": f"s3://{BUCKET}/lake",
         "EXCHANGE_DATABASE_URL": database_url(state.ports["database"], "exchange"),

@@ -1,4 +1,4 @@
-"""Starts the parts of a cluster in the order in which they need each other, and waits until each is of use."""
+"""Starts the parts of a cluster in the order of their dependencies, and waits until each is ready."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _PAUSE = 0.1
 
 
 class Start:
-    """One start: `state` is what runs by then, `new` the parts that this start added."""
+    """One start: `state` is what runs, `new` the parts that this start added."""
 
     def __init__(self, state: State, credentials: Credentials, spark_secret: str) -> None:
         self.state = state
@@ -37,7 +37,7 @@ class Start:
         self._spark_secret = spark_secret
 
     def go(self) -> State:
-        """Start what is not up; returns when all is ready.
+        """Start the parts that are down; returns when all are ready.
 
         Raises:
             ExchangeError: a part ended, or was not ready in time.
@@ -45,7 +45,7 @@ class Start:
         self._clear_work()
         self._choose_ports()
         ports = self.state.ports
-        # What takes long to be ready is started first, and waited for last.
+        # The slowest parts are started first and waited for last.
         self._launch("master", lambda: engines.master(self._host("master"), ports["master"], ports["master-page"]))
         self._launch("store", lambda: stores.store(ports, self._credentials), stores.store_folder)
         self._launch_database()
@@ -115,16 +115,16 @@ class Start:
     ) -> None:
         if name in self.state.running():
             return
-        made = command()
+        program = command()
         log = log_of(name)
         if log.exists():
-            # What it said before would be taken for what it says now.
+            # Old output would be taken for new.
             log.replace(log.with_suffix(".log.1"))
         started = launch(
-            made.words,
+            program.words,
             mark=mark(),
             log=log,
-            environment=made.environment,
+            environment=program.environment,
             folder=folder() if folder else _work(),
             ends_with_parent=False,
             user=place.user if place else None,
@@ -139,9 +139,9 @@ class Start:
     def _check(self, name: str) -> None:
         if self.state.parts[name].process() is None:
             raise ExchangeError(
-                f"{name} ended while it started: {last_words(log_of(name))}",
+                f"{name} ended while starting: {last_words(log_of(name))}",
                 where=str(log_of(name)),
-                next_step=f"exchange cluster logs {name} shows all it said; then exchange cluster up again",
+                next_step=f"exchange cluster logs {name} shows its whole log; then run exchange cluster up again",
             )
 
     def _wait(self, name: str, ready: Callable[[], bool]) -> None:
@@ -152,14 +152,14 @@ class Start:
                 raise ExchangeError(
                     f"{name} is not ready after {_SECONDS:.0f} seconds: {last_words(log_of(name))}",
                     where=str(log_of(name)),
-                    next_step=f"exchange cluster logs {name} shows all it said; then exchange cluster up again",
+                    next_step=f"exchange cluster logs {name} shows its whole log; then run exchange cluster up again",
                 )
             time.sleep(_PAUSE)
 
     def _registered(self) -> int | None:
-        """How many workers the master knows; None while it does not answer."""
+        """How many workers have registered with the master; None while it does not answer."""
         page = f"http://{HOST}:{self.state.ports['master-page']}/json/"
-        # Of the environment's proxies none leads to this machine itself.
+        # No proxy of the environment leads to this machine.
         direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         with suppress(OSError, ValueError), direct.open(page, timeout=5) as reply:
             return int(json.load(reply)["aliveworkers"])

