@@ -42,6 +42,9 @@ class Settings(BaseSettings):
     share_host: str = Field(default="127.0.0.1", description="address the sharing server binds to")
     share_port: int = Field(default=8765, description="port the sharing server binds to")
     jars: Path | None = Field(default=None, description="folder of Spark's further jars; under home if unset")
+    class_archive: bool = Field(
+        default=False, description="whether `exchange cluster up` makes the file that speeds up Spark's later starts"
+    )
     maven_url: str = Field(
         default="https://repo1.maven.org/maven2/", description="the Maven repository that the jars come from"
     )

@@ -20,9 +20,7 @@ class _Together(LoadScopeScheduling):
         if file.startswith("tests/lake/") and "[spark" in nodeid:
             # One JVM for all of them: a second one would take both memory and the other processor.
             return "tests/lake on Spark"
-        # One cluster for all but the tests that break it, which take as long as all the others.
-        is_sharing = file.startswith("tests/cluster/") and file != "tests/cluster/test_faults.py"
-        return "tests/cluster" if is_sharing else file
+        return "tests/cluster" if file.startswith("tests/cluster/") else file
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadScopeScheduling:

@@ -61,6 +61,20 @@ class Services:
             ExchangeError: Airflow's database cannot be migrated.
         """
         end_leftovers()
+        environment = self.prepare(pace)
+        for name, command in _COMMANDS.items():
+            extra = {"EXCHANGE_PRELOAD": "1"} if name == "scheduler" else {}
+            self.start(name, [sys.executable, "-m", "airflow", *command], environment | extra)
+
+    def prepare(self, pace: Pace) -> dict[str, str]:
+        """Write Airflow's configuration and bring its database up to date.
+
+        Returns:
+            the variables that Airflow's processes need beside those of this process.
+
+        Raises:
+            ExchangeError: Airflow's database cannot be migrated.
+        """
         self.home.mkdir(parents=True, exist_ok=True)
         self.home.chmod(0o700)
         self.logs.mkdir(parents=True, exist_ok=True)
@@ -69,9 +83,7 @@ class Services:
         write_configuration(self.home, self.address, pace)
         environment = self._environment()
         self._migrate(environment)
-        for name, command in _COMMANDS.items():
-            extra = {"EXCHANGE_PRELOAD": "1"} if name == "scheduler" else {}
-            self.start(name, [sys.executable, "-m", "airflow", *command], environment | extra)
+        return environment
 
     def start(self, name: str, command: list[str], environment: Mapping[str, str]) -> None:
         """Start one more service; its output goes to a log file of its name.

@@ -31,7 +31,7 @@ def up(
     """Start an object store, a database and Spark with Delta on this machine, or what of them is not up."""
     from jobs.operate.cluster import run
 
-    note("starting what is not up; the first time jars are fetched and quick starts prepared")
+    note("starting what is not up; the first time jars are fetched")
     state, started = run.up(run.Size(workers, cores, memory))
     line(f"started {', '.join(started)}" if started else "it is up already")
     line(f"to use it:  . {run.environment_file()}")

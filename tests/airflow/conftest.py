@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from programs import CHECKOUT, Exchange
+from programs import CHECKOUT, Exchange, Template
 
 # Prints, as JSON, what Airflow makes of the DAG files, and which modules that took.
 _READ_DAGS = """
@@ -38,11 +38,26 @@ print(json.dumps({"dags": facts, "errors": list(bag.import_errors.values()), "mo
 """
 
 
+@pytest.fixture(scope="session")
+def template(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Template:
+    """One for all processes of this run of the tests."""
+    base = tmp_path_factory.getbasetemp()
+    return Template((base.parent if hasattr(request.config, "workerinput") else base) / "template").make()
+
+
 @pytest.fixture
-def exchange(tmp_path: Path) -> Iterator[Exchange]:
+def new_exchange(tmp_path: Path) -> Iterator[Exchange]:
+    """An exchange in a home that does not exist yet."""
     made = Exchange(tmp_path / "home", tmp_path / "catalogue")
     yield made
     made.end()
+
+
+@pytest.fixture
+def exchange(new_exchange: Exchange, template: Template) -> Exchange:
+    """An exchange whose databases are up to date."""
+    template.copy_to(new_exchange.home)
+    return new_exchange
 
 
 @pytest.fixture

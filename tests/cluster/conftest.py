@@ -11,6 +11,11 @@ from running import QUICK, Cluster, Place, skip_without_java
 from jobs.lake.engine import close
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let the tests that break parts of the cluster come last: one that is started again is slow at first."""
+    items.sort(key=lambda item: item.path == Path(__file__).with_name("test_faults.py"))
+
+
 @pytest.fixture(scope="session")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     """A cluster that is up."""

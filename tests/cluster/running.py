@@ -7,7 +7,7 @@ import os
 import shlex
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,13 +26,14 @@ class Cluster:
     """The cluster of one EXCHANGE_HOME."""
 
     home: Path
+    variables: dict[str, str] = field(default_factory=dict)
 
     @property
     def folder(self) -> Path:
         return self.home / "cluster"
 
     def environment(self) -> dict[str, str]:
-        return dict(os.environ) | QUICK | {"EXCHANGE_HOME": str(self.home)}
+        return dict(os.environ) | QUICK | {"EXCHANGE_HOME": str(self.home)} | self.variables
 
     def start(self, *words: str) -> subprocess.Popen[str]:
         """Start `exchange cluster …`."""
@@ -44,7 +45,7 @@ class Cluster:
     def run(self, *words: str) -> tuple[int, str]:
         """Run it to its end: exit code and all that it printed."""
         started = self.start(*words)
-        # The first start in a checkout prepares the later ones, which took 110 s on a slow machine.
+        # One that makes the file of classes took 110 s longer on a slow machine.
         said, _ = started.communicate(timeout=800)
         return started.returncode, said
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from pathlib import Path
 
 import psutil
 import pytest
-from running import Cluster, skip_without_java
+from running import QUICK, Cluster, skip_without_java
 
 from jobs.operate.cluster import jars
 from jobs.operate.cluster.classes import classes_file, java_options
@@ -22,12 +23,22 @@ def _executors(worker: psutil.Process) -> list[psutil.Process]:
     return [child for child in worker.children() if child.name() == "java"]
 
 
-def test_every_java_of_a_cluster_maps_the_file(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in cluster.environment().items():
+@pytest.mark.long
+def test_every_java_of_a_cluster_maps_the_file_that_its_setting_asks_for(
+    other_cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Beside the jars of all tests it would be used by them too.
+    (tmp_path / "jars").mkdir()
+    for jar in Path(QUICK["EXCHANGE_JARS"]).glob("*.jar"):
+        shutil.copy(jar, tmp_path / "jars")
+    other_cluster.variables.update(EXCHANGE_JARS=str(tmp_path / "jars"), EXCHANGE_CLASS_ARCHIVE="yes")
+    code, output = other_cluster.run("up", "--workers", "2", "--cores", "1", "--memory", "1g")
+    assert code == 0, output
+    for name, value in other_cluster.environment().items():
         monkeypatch.setenv(name, value)
     kept = classes_file()
     assert kept.stat().st_size > 10_000_000
-    parts = {name: psutil.Process(part["pid"]) for name, part in cluster.parts().items()}
+    parts = {name: psutil.Process(part["pid"]) for name, part in other_cluster.parts().items()}
     javas = {name: process for name, process in parts.items() if process.name() == "java"}
     assert javas.keys() == {"master", "worker-1", "worker-2", "connect"}
     deadline = time.monotonic() + 280
@@ -37,7 +48,9 @@ def test_every_java_of_a_cluster_maps_the_file(cluster: Cluster, monkeypatch: py
     assert [process.pid for process in [*javas.values(), *executors] if not _maps(process, kept)] == []
 
 
-def test_a_java_that_cannot_make_the_file_is_asked_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_java_that_cannot_make_the_file_is_asked_once_if_at_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     asked, java = tmp_path / "asked", tmp_path / "java-home" / "bin" / "java"
     java.parent.mkdir(parents=True)
     version = """[ "$1" = -version ] && echo 'openjdk version "17.0.1"' >&2 && exit 0"""
@@ -49,6 +62,9 @@ def test_a_java_that_cannot_make_the_file_is_asked_once(tmp_path: Path, monkeypa
     monkeypatch.setenv("JAVA_HOME", str(java.parent.parent))
     monkeypatch.setenv("EXCHANGE_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("EXCHANGE_JARS", str(tmp_path / "jars"))
+    prepare()
+    assert not asked.exists()
+    monkeypatch.setenv("EXCHANGE_CLASS_ARCHIVE", "yes")
     prepare()
     said = asked.read_text()
     assert "org.apache.spark.launcher.Main" in said

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import subprocess
 import sys
 import time
@@ -243,10 +242,10 @@ def test_logs_follow_what_a_part_says(cluster: Cluster) -> None:
     assert said == "something new\n"
     code, said = cluster.run("logs", "nothing")
     assert code == 2
-    # A first start has a log of its preparations too.
-    assert re.search(r"no part 'nothing' was started; expected (classes, )?connect, database", " ".join(said.split()))
+    assert "no part 'nothing' was started; expected connect, database" in " ".join(said.split())
 
 
+@pytest.mark.long
 def test_down_ends_what_a_killed_starter_left(other_cluster: Cluster) -> None:
     starter = other_cluster.start("up")
     _wait_until(lambda: {"master", "store", "database"} <= set(_names(other_cluster)))
@@ -262,6 +261,7 @@ def test_down_ends_what_a_killed_starter_left(other_cluster: Cluster) -> None:
     assert other_cluster.parts() == {}
 
 
+@pytest.mark.long
 def test_a_part_that_dies_while_starting_is_told_and_nothing_is_left(other_cluster: Cluster) -> None:
     data = other_cluster.folder / "database" / "data"
     data.mkdir(parents=True)

@@ -118,6 +118,7 @@ def head(table: str) -> int:
     return found
 
 
+@pytest.mark.long
 def test_the_store_refuses_is_slow_and_is_gone(faults: Faults, life: Life) -> None:
     source, door, number = life.source, faults.door, life.bring()
     door.refuse_each, door.delay = 3, 0.01
@@ -160,18 +161,19 @@ def test_the_store_goes_in_the_middle_of_a_step_and_stays_away(faults: Faults, l
     assert life.is_whole()
 
 
-def test_a_worker_is_killed_in_mid_job(faults: Faults, life: Life) -> None:
+@pytest.mark.parametrize(
+    ("layer", "worker"), [pytest.param("bronze", "worker-1", marks=pytest.mark.long), ("silver", "worker-2")]
+)
+def test_a_worker_is_killed_in_mid_job(faults: Faults, life: Life, layer: str, worker: str) -> None:
     source, number = life.source, life.bring()
     source.step("land", number)
-    faults.at_first_file(f"bronze.{source.name}", lambda: faults.kill("worker-1"))
-    assert source.step("bronze", number).status == "succeeded", "the other worker does its part"
-    faults.up()
-    faults.at_first_file(source.table, lambda: faults.kill("worker-2"))
-    for step in ("silver", "check"):
-        assert source.step(step, number, "again").status == "succeeded"
+    faults.at_first_file(f"{layer}.{source.name}", lambda: faults.kill(worker))
+    for step in ("bronze", "silver", "check"):
+        assert source.step(step, number, "again").status == "succeeded", "the other worker does its part"
     assert life.is_whole()
 
 
+@pytest.mark.long
 def test_the_database_is_restarted_between_and_during_steps(faults: Faults, life: Life) -> None:
     source, number = life.source, life.bring()
     source.step("land", number)
@@ -207,6 +209,7 @@ def test_the_connect_server_is_killed_in_mid_commit(faults: Faults, life: Life, 
     assert life.is_whole()
 
 
+@pytest.mark.long
 def test_a_disk_is_full_on_a_worker(faults: Faults, life: Life) -> None:
     if os.geteuid() != 0:
         pytest.skip("THE TEST OF A WORKER'S FULL DISK IS NOT RUN: only root can mount a small disk")
@@ -240,6 +243,7 @@ def test_a_disk_is_full_on_a_worker(faults: Faults, life: Life) -> None:
         subprocess.run(["umount", "-l", str(work)], check=True)
 
 
+@pytest.mark.long
 def test_two_builds_of_one_table_from_two_homes(life: Life, tmp_path: Path) -> None:
     source, number = life.source, life.bring()
     (tmp_path / "drop").symlink_to(settings().drop)
@@ -302,6 +306,7 @@ def test_a_lock_is_free_as_soon_as_its_holder_lets_go_or_is_killed() -> None:
         assert holder.poll() is not None
 
 
+@pytest.mark.long
 def test_a_commit_that_somebody_else_made_in_the_middle_of_a_step_is_found_out(
     life: Life, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -85,6 +85,7 @@ def hosts(tmp_path: Path) -> Iterator[tuple[Host, Host]]:
             subprocess.run(["ip", "netns", "delete", host.name], capture_output=True, check=False)
 
 
+@pytest.mark.long
 def test_workers_on_two_hosts_work_for_one_connect_server(hosts: tuple[Host, Host]) -> None:
     here, there = hosts
     master_log = here.start("master", "--host", here.address, "--port", "7077", "--page-port", "8080")

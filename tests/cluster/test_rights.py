@@ -27,6 +27,8 @@ from jobs.operate.cluster import store as stores
 from jobs.operate.cluster.credentials import Credentials
 from jobs.operate.processes import Mark, free_port, is_free, launch
 
+pytestmark = pytest.mark.long
+
 SECRET = "planted-secret-of-this-test"
 # The embedded engine has the rights of the process that it is in.
 PARTS = {"writer": ["engine", "steps"], "share": ["share"], "whoever": []}

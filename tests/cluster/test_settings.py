@@ -162,6 +162,7 @@ def without_delta(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[s
     started.wait()
 
 
+@pytest.mark.long
 def test_an_engine_without_delta_is_found_at_every_start(without_delta: str, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("EXCHANGE_LAKE", "EXCHANGE_DATABASE_URL", "EXCHANGE_AIRFLOW_DATABASE_URL"):
         monkeypatch.delenv(name, raising=False)

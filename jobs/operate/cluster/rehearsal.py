@@ -33,7 +33,7 @@ _NO_RETRIES = {"fs.s3a.attempts.maximum": "1", "fs.s3a.retry.limit": "0"}
 
 
 def prepare() -> None:
-    """Fetch the jars and make the archive if they are missing; the archive takes about a minute, once.
+    """Fetch missing jars; with the setting ``class_archive`` also make a missing archive, which takes about a minute.
 
     Where it cannot be made (a read-only folder, a Java without the feature), everything works without it. The log
     ``classes`` says why, and an empty file keeps each start from trying again; remove it to try again.
@@ -45,7 +45,7 @@ def prepare() -> None:
     make_folder()
     fetch_jars()
     archive = classes_file()
-    if archive.exists():
+    if not settings().class_archive or archive.exists():
         return
     with suppress(OSError), archive.with_name(".classes.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
