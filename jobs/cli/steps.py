@@ -125,7 +125,8 @@ def _step(step: str, name: str, date: datetime | None, as_json: bool) -> None:
     moment = date.replace(tzinfo=UTC) if date else datetime.now(UTC).replace(microsecond=0)
     done = run_step(step, _own_name(step, name), moment, run_id())
     if as_json:
-        document(asdict(done))
+        fields = ("step", "name", "table", "status", "rows", "seconds", "message", "version")
+        document({field: getattr(done, field) for field in fields})
         return
     rows = f", {done.rows:,} rows" if done.rows is not None else ""
     version = f", version {done.version}" if done.version and step != "release" else ""
