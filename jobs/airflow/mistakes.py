@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from jobs.declared.catalog import Catalog, load_catalog
+from jobs.declared.columns import load_dictionary
 from jobs.declared.compile import compile_rules
 from jobs.declared.contract import load_contract
 from jobs.errors import DeclarationError, ExchangeError
@@ -28,7 +29,14 @@ def refuse_mistakes() -> None:
 
 
 def find_mistakes(catalog: Catalog) -> tuple[DeclarationError, ...]:
-    """The catalogue's own mistakes, then those of the contracts of its tables."""
+    """The catalogue's own mistakes, then those of the contracts of its tables.
+
+    A broken column dictionary is one mistake: without it no contract can be read.
+    """
+    try:
+        load_dictionary()
+    except DeclarationError as broken:
+        return (*catalog.mistakes, broken)
     tables = [s.table for s in catalog.sources.values()] + [p.table for p in catalog.products.values()]
     found = [mistake for table in tables if (mistake := _mistake_in_contract(table))]
     return catalog.mistakes + tuple(found)

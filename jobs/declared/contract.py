@@ -10,21 +10,26 @@ from functools import cache, cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jobs.declared.yaml_file import line_of, read_yaml
+from jobs.declared.columns import (
+    CLASSES,
+    TYPES_ALLOWED,
+    UNIT,
+    ColumnDictionary,
+    is_type,
+    load_dictionary,
+    plain_type,
+)
+from jobs.declared.yaml_file import mistake, read_yaml, yaml_text
 from jobs.errors import DeclarationError
 from jobs.settings import settings
 
 if TYPE_CHECKING:
     from jsonschema_rs import Validator
 
-CLASSES = ("general", "internal", "personal", "sensitive_personal", "important", "core")
 METRICS = ("nullValues", "missingValues", "invalidValues", "duplicateValues", "rowCount")
 LIMITS = (
     "mustBe", "mustNotBe", "mustBeGreaterThan", "mustBeGreaterOrEqualTo", "mustBeLessThan", "mustBeLessOrEqualTo",
     "mustBeBetween", "mustNotBeBetween",
-)  # fmt: skip
-TYPES = (
-    "STRING", "BOOLEAN", "TINYINT", "SMALLINT", "INT", "BIGINT", "FLOAT", "DOUBLE", "DATE", "TIMESTAMP",
 )  # fmt: skip
 
 
@@ -55,7 +60,7 @@ class Freshness:
 
 @dataclass(frozen=True)
 class Contract:
-    """One table's contract; `document` is the whole ODCS document as read."""
+    """One table's contract; `document` is the whole ODCS document, with what the column dictionary says filled in."""
 
     table: str
     file: Path
@@ -70,6 +75,11 @@ class Contract:
         """sha256 of the document in canonical form: the same terms have the same digest, however they are laid out."""
         canonical = json.dumps(self.document, sort_keys=True, ensure_ascii=False, separators=(",", ":"), default=str)
         return hashlib.sha256(canonical.encode()).hexdigest()
+
+    @property
+    def text(self) -> str:
+        """The document as YAML: it needs no column dictionary beside it."""
+        return yaml_text(self.document)
 
     @property
     def key(self) -> tuple[str, ...]:
@@ -100,10 +110,11 @@ def contract_file(table: str) -> Path:
 
 
 def load_contract(table: str) -> Contract:
-    """Read the contract of a table.
+    """Read the contract of a table, completed from the column dictionary.
 
     Raises:
-        DeclarationError: it is absent or breaks the standard; file, line and field are named.
+        DeclarationError: it is absent, contradicts the column dictionary or breaks the standard, or that dictionary is
+            broken; file, line and field are named.
     """
     file = contract_file(table)
     if not file.exists():
@@ -115,18 +126,14 @@ def load_contract(table: str) -> Contract:
             next_step=f"write it, or let `exchange {kind} new` propose one",
         )
     stat = file.stat()
-    return _load(table, file, stat.st_mtime_ns, stat.st_size)
-
-
-def mistake(file: Path, what: str, location: tuple[str | int, ...], **more: str) -> DeclarationError:
-    """An error that points at a place in a contract file."""
-    field = ".".join(str(step) for step in location)
-    return DeclarationError(what, file=file, line=line_of(file, location), field=field, **more)
+    return _load(table, file, stat.st_mtime_ns, stat.st_size, load_dictionary())
 
 
 @lru_cache(maxsize=1024)
-def _load(table: str, file: Path, _mtime: int, _size: int) -> Contract:
+def _load(table: str, file: Path, _mtime: int, _size: int, dictionary: ColumnDictionary | None) -> Contract:
     document = read_yaml(file)
+    if dictionary is not None:
+        document = dictionary.complete(document, file)
     _check_standard(document, file)
     objects = document.get("schema") or []
     if len(objects) != 1:
@@ -221,11 +228,11 @@ def _check_entry(document: dict[str, Any], path: tuple[str | int, ...], file: Pa
 
 def _column(declared: dict[str, Any], location: tuple[str | int, ...], file: Path) -> Column:
     name = str(declared["name"])
-    kind = str(declared.get("physicalType") or "").upper().replace(" ", "")
-    if kind not in TYPES and not kind.startswith("DECIMAL("):
+    kind = plain_type(str(declared.get("physicalType") or ""))
+    if not is_type(kind):
         raise mistake(
             file, f"column '{name}' has the type '{declared.get('physicalType')}'", (*location, "physicalType"),
-            expected=f"one of: {', '.join(TYPES)}, DECIMAL(p,s)",
+            expected=TYPES_ALLOWED, next_step="correct the field",
         )  # fmt: skip
     classification = str(declared.get("classification") or "general")
     if classification not in CLASSES:
@@ -237,7 +244,7 @@ def _column(declared: dict[str, Any], location: tuple[str | int, ...], file: Pat
         name=name,
         type=kind,
         description=str(declared.get("description") or ""),
-        unit=next((str(p["value"]) for p in declared.get("customProperties") or [] if p["property"] == "unit"), None),
+        unit=next((str(p["value"]) for p in declared.get("customProperties") or [] if p["property"] == UNIT), None),
         classification=classification,
         required=bool(declared.get("required")) or bool(declared.get("primaryKey")),
         key_position=declared.get("primaryKeyPosition", 1) if declared.get("primaryKey") else None,

@@ -1,13 +1,15 @@
-"""Turns a YAML file into a validated model, and any mistake in it into file, line and field."""
+"""Reads a YAML file as a validated model, and reports any mistake in it with file, line and field."""
 
 from __future__ import annotations
 
 import difflib
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic.fields import FieldInfo
 
 from jobs.errors import DeclarationError
 
@@ -16,7 +18,7 @@ _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 class Declared(BaseModel):
-    """Base of everything read from YAML: immutable, and a key it does not know is a mistake."""
+    """Base of everything read from YAML: immutable, and an unknown key is a mistake."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -58,6 +60,23 @@ def read_model(file: Path, model: type[Model]) -> Model:
         return model.model_validate(parsed)
     except ValidationError as error:
         raise _validation_mistake(error, file, model) from None
+
+
+def yaml_text(document: dict[str, Any]) -> str:
+    """A document as YAML that `read_yaml` reads back as equal, keys in their order."""
+    return yaml.safe_dump(document, sort_keys=False, allow_unicode=True, width=120)
+
+
+def mistake(file: Path, what: str, location: tuple[str | int, ...], **more: str) -> DeclarationError:
+    """An error that points at a place in a YAML file.
+
+    Args:
+        file: the file as written.
+        what: what is wrong there, in one sentence without a full stop.
+        location: keys and indexes that lead there.
+        more: `expected` and `next_step` of the error.
+    """
+    return DeclarationError(what, file=file, line=line_of(file, location), field=_dotted(location), **more)
 
 
 def line_of(file: Path, location: tuple[str | int, ...]) -> int | None:
@@ -115,13 +134,14 @@ def _validation_mistake(error: ValidationError, file: Path, model: type[BaseMode
         file=file,
         line=line_of(file, location) or 1,
         field=_dotted(location),
+        expected=_expected(first, model),
         next_step="correct the field",
     )
 
 
 def _sentence(mistake: Any, model: type[BaseModel]) -> str:
     if mistake["type"] == "missing":
-        return "the field is required and absent"
+        return "a required field is missing"
     if mistake["type"] == "extra_forbidden":
         name = str(mistake["loc"][-1])
         near = difflib.get_close_matches(name, _field_names(model), n=1)
@@ -130,14 +150,37 @@ def _sentence(mistake: Any, model: type[BaseModel]) -> str:
     return f"{message} (found {mistake['input']!r:.80})"
 
 
+def _expected(mistake: Any, model: type[BaseModel]) -> str | None:
+    """What would have been right, where the sentence does not say it."""
+    if mistake["type"] == "missing":
+        return f"a value for '{mistake['loc'][-1]}'"
+    if mistake["type"] != "extra_forbidden":
+        return None
+    models = [model]
+    for step in mistake["loc"][:-1]:
+        inner = [m for owner in models if step in owner.model_fields for m in _models_in(owner.model_fields[step])]
+        models = inner or models
+    # Of a union only the reader knows which member was meant.
+    return f"one of: {', '.join(models[0].model_fields)}" if len(models) == 1 else None
+
+
 def _field_names(model: type[BaseModel]) -> list[str]:
     names: list[str] = []
     for name, field in model.model_fields.items():
         names.append(name)
-        annotation = field.annotation
-        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-            names.extend(_field_names(annotation))
+        for inner in _models_in(field):
+            names.extend(_field_names(inner))
     return names
+
+
+def _models_in(field: FieldInfo) -> Iterator[type[BaseModel]]:
+    """Models that a field holds, alone or in an optional, a union or a tuple."""
+    annotations: list[Any] = [field.annotation]
+    while annotations:
+        annotation = annotations.pop()
+        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+            yield annotation
+        annotations.extend(get_args(annotation))
 
 
 def _dotted(location: tuple[str | int, ...]) -> str:

@@ -48,8 +48,12 @@ class Candidate:
     pointer: Pointer
     check: Check
     contract: Contract
-    contract_copy: bytes
     side: Side
+
+    @property
+    def contract_copy(self) -> bytes:
+        """The contract as the release keeps it: complete, so that it is understood without the column dictionary."""
+        return self.contract.text.encode()
 
 
 def describe(

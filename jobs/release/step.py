@@ -77,7 +77,7 @@ def release(product: Product, *, run_id: str, now: datetime) -> Release:
         changes = _compare(newest, side)
         if newest and changes.is_empty:
             return _as_released(newest, is_new=False)
-        candidate = Candidate(product, pointer, check, contract, contract.file.read_bytes(), side)
+        candidate = Candidate(product, pointer, check, contract, side)
         previous = _manifest_of(newest) if newest else None
         number = next_number((newest.major, newest.minor, newest.patch) if newest else None, changes)
         manifest = describe(candidate, changes, number, previous, run_id, now)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
@@ -11,6 +11,7 @@ from itertools import combinations
 from math import prod
 from typing import TYPE_CHECKING
 
+from jobs.declared.columns import ColumnDictionary, ColumnEntry
 from jobs.declared.sql import literal, quote
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ _DECIMAL = re.compile(r"^[+-]?(\d+(\.\d*)?|\.\d+)$")
 _FLOAT = re.compile(r"^[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?$")
 _GROUPED = re.compile(r"^[+-]?\d{1,3}(,\d{3})*(\.\d+)?$")
 _ISO_DATE = re.compile(r"^\d{4}-\d{2}-\d{2}$")
+_ISO_MOMENT = re.compile(r"^\d{4}-\d{2}-\d{2}([ T]|$)")
 _ISO_INSTANT = re.compile(r"^\d{4}-\d{2}-\d{2}[ T]\d{2}:\d{2}(:\d{2}(\.\d{1,6})?)?(Z|[+-]\d{2}:\d{2})?$")
 # How others write a moment: (what it looks like, Python's pattern, Spark's pattern, whether it has a time).
 _WRITTEN = tuple(
@@ -76,6 +78,7 @@ _COUNTERS = frozenset({
     "year", "month", "quarter", "week", "day", "hour", "minute", "age", "number", "rank", "index", "line", "row",
 })  # fmt: skip
 _TIME_WORDS = frozenset({"date", "day", "time", "datetime", "timestamp", "at", "on"})
+_INTEGER_BITS = {"TINYINT": 7, "SMALLINT": 15, "INT": 31, "BIGINT": 63}
 _FEW = 12
 _LONGEST_KEY = 4
 _KEY_CANDIDATES = 12
@@ -89,6 +92,7 @@ class Proposal:
         published: its name at the publisher.
         transform: SQL from the published text; None where name and text serve as they are.
         doubt: what the engineer should look at; None if nothing.
+        entry: what the column dictionary says of the name; None if it has no such name.
     """
 
     published: str
@@ -99,6 +103,7 @@ class Proposal:
     enum: tuple[str, ...] = ()
     unit: str | None = None
     doubt: str | None = None
+    entry: ColumnEntry | None = None
 
 
 @dataclass(frozen=True)
@@ -108,12 +113,22 @@ class _Kind:
     doubt: str | None = None
 
 
-def proposals(table: pa.Table, names: Sequence[str]) -> tuple[Proposal, ...]:
-    """A proposal for each named text column of a table."""
-    found: list[Proposal] = []
+def proposals(
+    table: pa.Table, names: Sequence[str], dictionary: ColumnDictionary | None = None
+) -> tuple[Proposal, ...]:
+    """A proposal for each named text column of a table.
+
+    Args:
+        table: the sample, all of it text.
+        names: the published names of the columns to propose.
+        dictionary: the catalogue's column dictionary, which decides the type and unit of the names in it.
+    """
+    entries = dictionary.entries if dictionary else {}
+    proposed: list[Proposal] = []
     for name in names:
-        found.append(_proposal(name, table.column(name), table.num_rows, [p.name for p in found]))
-    return tuple(found)
+        taken = [p.name for p in proposed]
+        proposed.append(_proposal(name, table.column(name), table.num_rows, taken, entries))
+    return tuple(proposed)
 
 
 def key_of(table: pa.Table, columns: Sequence[Proposal]) -> tuple[str, ...]:
@@ -157,7 +172,9 @@ def is_measure(column: Proposal) -> bool:
     return column.type in ("INT", "BIGINT") and not _COUNTERS & set(column.name.split("_"))
 
 
-def _proposal(published: str, values: pa.ChunkedArray, rows: int, taken: Sequence[str]) -> Proposal:
+def _proposal(
+    published: str, values: pa.ChunkedArray, rows: int, taken: Sequence[str], entries: Mapping[str, ColumnEntry]
+) -> Proposal:
     import pyarrow.compute as pc
 
     counted = {r["values"]: r["counts"] for r in pc.value_counts(values).to_pylist()}
@@ -166,9 +183,13 @@ def _proposal(published: str, values: pa.ChunkedArray, rows: int, taken: Sequenc
     telling = [v for v in counted if v not in nothing]
     words = _words(published)
     kind = _kind(telling, words)
+    plain = "_".join(words)
+    name = plain if plain in entries and plain not in taken else _name(words, kind.type, taken)
+    entry = entries.get(name)
+    if entry:
+        kind = _as_declared(entry, kind, telling)
     if kind.type == "STRING":
         nothing = []
-    name = _name(words, kind.type, taken)
     required = rows > 0 and absent == 0 and not nothing
     enum = _enum(kind, counted, rows) if not nothing else ()
     return Proposal(
@@ -178,9 +199,65 @@ def _proposal(published: str, values: pa.ChunkedArray, rows: int, taken: Sequenc
         _transform(published, name, kind, nothing),
         required,
         enum,
-        _unit(name, kind),
+        entry.unit if entry else _unit(name, kind),
         kind.doubt,
+        entry,
     )
+
+
+def _as_declared(entry: ColumnEntry, kind: _Kind, values: Sequence[str]) -> _Kind:
+    """How the text becomes the type that the column dictionary gives it, with a doubt about values that do not fit."""
+    if entry.type == kind.type:
+        return kind
+    misfits = [v for v in values if not fits(v, entry.type, kind.expression)]
+    if misfits:
+        shown = f", such as {misfits[0]!r}" if entry.classification in (None, "general") else ""
+        doubt = (
+            f"{len(misfits)} of {len(values)} distinct values do not fit {entry.type}, its type in the column "
+            f"dictionary{shown}; correct transformLogic, or give the column a name of its own"
+        )
+        return _Kind(entry.type, doubt=doubt)
+    if entry.type == "STRING":
+        return _Kind(entry.type)
+    return _Kind(entry.type, kind.expression, kind.doubt)
+
+
+def fits(value: str, kind: str, expression: str = "{}") -> bool:
+    """Whether a text is a value of a column type.
+
+    Args:
+        value: the text as published.
+        kind: a column type in plain form, such as ``DECIMAL(18,6)``.
+        expression: the SQL that all the values were found to need, such as ``try_to_timestamp({}, 'd/M/yyyy')``.
+    """
+    text = value.strip()
+    if kind == "STRING":
+        return True
+    if kind == "BOOLEAN":
+        return text.lower() in ("true", "false")
+    if kind in ("DATE", "TIMESTAMP"):
+        if "try_to_timestamp" in expression:
+            # A date is an instant at midnight, but an instant is no date.
+            return kind == "TIMESTAMP" or "H" not in expression
+        look = _ISO_DATE if kind == "DATE" else _ISO_MOMENT
+        return bool(look.match(text)) and _all_iso([text])
+    if "replace" in expression:
+        text = text.replace(",", "")
+    return _is_number_of(text, kind)
+
+
+def _is_number_of(text: str, kind: str) -> bool:
+    if kind in _INTEGER_BITS:
+        return bool(_INTEGER.match(text)) and -(2 ** _INTEGER_BITS[kind]) <= int(text) < 2 ** _INTEGER_BITS[kind]
+    if not _FLOAT.match(text):
+        return False
+    if kind in ("FLOAT", "DOUBLE"):
+        return True
+    precision, scale = map(int, kind.removeprefix("DECIMAL(").removesuffix(")").split(","))
+    _, digits, exponent = Decimal(text).as_tuple()
+    significant = "".join(map(str, digits)).rstrip("0")
+    places = -int(exponent) - (len(digits) - len(significant))
+    return not significant or (places <= scale and len(significant.lstrip("0")) - places <= precision - scale)
 
 
 def _transform(published: str, name: str, kind: _Kind, nothing: Sequence[str]) -> str | None:

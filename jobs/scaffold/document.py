@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from jobs.declared.columns import UNIT, load_dictionary, logical_type
 from jobs.errors import ExchangeError
 
 if TYPE_CHECKING:
@@ -19,10 +20,6 @@ if TYPE_CHECKING:
 TO_BE_WRITTEN = "to be written"
 # RFC 2606 keeps this ending free for ever: nobody can take it for a real address.
 NO_ADDRESS = "https://to-be-written.invalid/"
-_LOGICAL = {
-    "STRING": "string", "BOOLEAN": "boolean", "TINYINT": "integer", "SMALLINT": "integer", "INT": "integer",
-    "BIGINT": "integer", "FLOAT": "number", "DOUBLE": "number", "DATE": "date", "TIMESTAMP": "timestamp",
-}  # fmt: skip
 _NAME = re.compile(r"^[a-z][a-z0-9_]{1,62}$")
 _PLAIN = re.compile(r"^[A-Za-z][A-Za-z0-9_ .-]*$")
 _WORDS_OF_YAML = frozenset({"yes", "no", "true", "false", "on", "off", "null", "y", "n"})
@@ -89,7 +86,12 @@ def contract(
     purpose: str = TO_BE_WRITTEN,
     quality: Sequence[Mapping[str, Any]] = (),
 ) -> str:
-    """An ODCS 3 contract as text."""
+    """An ODCS 3 contract as text, without what the column dictionary says.
+
+    Raises:
+        DeclarationError: the column dictionary is broken.
+    """
+    dictionary = load_dictionary()
     layer, name = table.split(".", 1)
     columns = tuple(properties)
     keyed = sorted((c for c in columns if c.key_position), key=lambda c: c.key_position or 0)
@@ -110,7 +112,7 @@ def contract(
         "    physicalType: table",
         f"    description: {scalar('One row per ' + ', '.join(c.name for c in keyed) + '.')}",
         "    properties:",
-        *[f"      - {flow(_property(c))}" for c in columns],
+        *[f"      - {flow(dictionary.shorten(p) if dictionary else p)}" for p in map(_property, columns)],
     ]
     if quality:
         lines += ["    quality:", *[f"      - {flow(q)}" for q in quality]]
@@ -118,22 +120,25 @@ def contract(
 
 
 def _property(column: Property) -> dict[str, Any]:
-    logical = "number" if column.type.startswith("DECIMAL") else _LOGICAL[column.type]
-    found: dict[str, Any] = {"name": column.name, "logicalType": logical, "physicalType": column.type}
+    fields: dict[str, Any] = {
+        "name": column.name,
+        "logicalType": logical_type(column.type),
+        "physicalType": column.type,
+    }
     if column.key_position:
-        found |= {"primaryKey": True, "primaryKeyPosition": column.key_position}
+        fields |= {"primaryKey": True, "primaryKeyPosition": column.key_position}
     elif column.required:
-        found |= {"required": True}
+        fields |= {"required": True}
     if column.classification:
-        found |= {"classification": column.classification}
-    found |= {"description": column.description}
+        fields |= {"classification": column.classification}
+    fields |= {"description": column.description}
     if column.transform:
-        found |= {"transformLogic": column.transform}
+        fields |= {"transformLogic": column.transform}
     if column.unit:
-        found |= {"customProperties": [{"property": "unit", "value": column.unit}]}
+        fields |= {"customProperties": [{"property": UNIT, "value": column.unit}]}
     if column.enum:
-        found |= {"enum": [{"value": v} for v in column.enum]}
-    return found
+        fields |= {"enum": [{"value": v} for v in column.enum]}
+    return fields
 
 
 def check_name(name: str, what: str) -> None:

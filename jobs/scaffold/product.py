@@ -10,7 +10,8 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from jobs.declared.catalog import Licence, load_products, load_sources
-from jobs.declared.contract import TYPES, Column, load_contract
+from jobs.declared.columns import TYPES_ALLOWED, ColumnEntry, is_type, load_dictionary, plain_type
+from jobs.declared.contract import Column, load_contract
 from jobs.declared.sql import input_tables, quote, read_select
 from jobs.errors import ExchangeError, NotFound
 from jobs.gold.determinism import inexact
@@ -71,7 +72,7 @@ def new_product(name: str, query: Path | None, table: str | None) -> list[str]:
     with written(files):
         load_products().product(name)
         load_contract(f"gold.{name}")
-    return [*[f"wrote {file}" for file in files], *_told(name, inputs, key, rows, doubtful)]
+    return [*[f"wrote {file}" for file in files], *_told(name, inputs, columns, key, rows, doubtful)]
 
 
 def _text(query: Path | None, table: str | None) -> str:
@@ -163,12 +164,11 @@ def _measured(frame: DataFrame, grouped: Sequence[str]) -> tuple[tuple[_Found, .
 
 
 def _contract_type(name: str, kind: str) -> str:
-    known = kind.upper().replace(" ", "")
-    if known in TYPES or known.startswith("DECIMAL("):
-        return known
+    if is_type(kind):
+        return plain_type(kind)
     raise ExchangeError(
         f"the column '{name}' is of the type {kind}",
-        expected=f"one of: {', '.join(TYPES)}, DECIMAL(p,s)",
+        expected=TYPES_ALLOWED,
         next_step="cast or unnest it in the query",
     )
 
@@ -232,25 +232,33 @@ def _licence(inputs: Sequence[str]) -> Licence | None:
 
 
 def _contract(name: str, inputs: Sequence[str], columns: Sequence[_Found], key: Sequence[str]) -> str:
-    known: dict[str, Column] = {}
+    input_columns: dict[str, Column] = {}
     for table in inputs:
         for column in load_contract(table).columns:
-            known.setdefault(column.name, column)
+            input_columns.setdefault(column.name, column)
     guarded = bool(_guarded(inputs))
-    properties = [
-        Property(
-            name=c.name,
-            type=c.type,
-            description=known[c.name].description if c.name in known else TO_BE_WRITTEN,
-            key_position=key.index(c.name) + 1 if c.name in key else None,
-            required=c.required,
-            unit=known[c.name].unit if c.name in known else None,
-            classification=_class(known.get(c.name), guarded=guarded),
+    properties = []
+    for c in columns:
+        entry, same = _entry(c.name), input_columns.get(c.name)
+        described = entry or same
+        properties.append(
+            Property(
+                name=c.name,
+                type=entry.type if entry else c.type,
+                description=described.description if described else TO_BE_WRITTEN,
+                key_position=key.index(c.name) + 1 if c.name in key else None,
+                required=c.required,
+                unit=described.unit if described else None,
+                classification=(entry and entry.classification) or _class(same, guarded=guarded),
+            )
         )
-        for c in columns
-    ]
     title = name.replace("_", " ")
     return contract(f"gold.{name}", _domain(inputs), title[:1].upper() + title[1:], properties)
+
+
+def _entry(name: str) -> ColumnEntry | None:
+    dictionary = load_dictionary()
+    return dictionary.entries.get(name) if dictionary else None
 
 
 def _class(same: Column | None, *, guarded: bool) -> str | None:
@@ -273,12 +281,24 @@ def _domain(inputs: Sequence[str]) -> str:
     return str(load_contract(inputs[0]).document.get("domain") or "exchange")
 
 
-def _told(name: str, inputs: Sequence[str], key: Sequence[str], rows: int, doubtful: Sequence[str]) -> list[str]:
+def _told(
+    name: str,
+    inputs: Sequence[str],
+    columns: Sequence[_Found],
+    key: Sequence[str],
+    rows: int,
+    doubtful: Sequence[str],
+) -> list[str]:
     guarded = _guarded(inputs)
     lines = [f"found: reads {', '.join(inputs)}; {rows:,} rows; key {', '.join(key)}"]
     if guarded:
         lines.append(f"look at the classes: {', '.join(guarded)} may show in what is computed from them")
     lines += [f"look at the digits: {part}; whole numbers and sums of decimals are exact" for part in doubtful]
+    lines += [
+        f"look at {c.name}: the query gives {c.type}, the column dictionary says {entry.type}, so the build casts it"
+        for c in columns
+        if (entry := _entry(c.name)) and entry.type != c.type
+    ]
     return [
         *lines,
         "edit next:",

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from jobs.declared.columns import load_dictionary
 from jobs.declared.connector import DropConnector
 from jobs.declared.format import Delimited, JsonDocument, JsonLines
 from jobs.errors import ExchangeError, RefusedFile
@@ -83,7 +84,7 @@ def _look(sample: Sample) -> _Looked:
     if not rows.num_rows:
         reason = f": {refused[0]}" if refused else ""
         raise RefusedFile(f"no record could be read{reason}", where=sample.file_name, expected="good records")
-    columns = proposals(rows, form.columns)
+    columns = proposals(rows, form.columns, load_dictionary())
     key = key_of(rows, columns) or tuple(c.name for c in columns if c.required)
     if not key:
         raise ExchangeError(
@@ -162,11 +163,12 @@ def _contract(sector: str, name: str, looked: _Looked) -> str:
         Property(
             name=c.name,
             type=c.type,
-            description=TO_BE_WRITTEN + (f' (published as "{c.published}")' if c.published != c.name else ""),
+            description=_meaning(c),
             key_position=looked.key.index(c.name) + 1 if c.name in looked.key else None,
             required=c.required,
             transform=c.transform,
             unit=c.unit,
+            classification=c.entry.classification if c.entry else None,
             enum=c.enum,
         )
         for c in looked.columns
@@ -176,6 +178,12 @@ def _contract(sector: str, name: str, looked: _Looked) -> str:
         "mustBeGreaterThan": 0,
     }  # fmt: skip
     return contract(f"silver.{name}", sector, _title(name), properties, quality=[not_empty])
+
+
+def _meaning(column: Proposal) -> str:
+    if column.entry:
+        return column.entry.description
+    return TO_BE_WRITTEN + (f' (published as "{column.published}")' if column.published != column.name else "")
 
 
 def _try_out(name: str) -> None:
@@ -202,6 +210,9 @@ def _told(given: str, name: str, looked: _Looked) -> list[str]:
         lines.append(f"left out of the archive: {', '.join(sample.others[:5])}")
     if looked.refused:
         lines.append(f"{len(looked.refused):,} records would go to quarantine, such as {looked.refused[0]}")
+    named = [c.name for c in looked.columns if c.entry]
+    if named:
+        lines.append(f"meaning, type and unit from the column dictionary: {', '.join(named)}")
     lines += [f"look at {c.name}: {c.doubt}" for c in looked.columns if c.doubt]
     figures = [c.name for c in looked.columns if c.name in looked.key and is_measure(c)]
     if figures:

@@ -10,6 +10,7 @@ import shutil
 import tarfile
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -254,6 +255,51 @@ def test_what_was_found_and_what_is_to_be_done_is_told(tmp_path: Path) -> None:
     assert (declared.rights.redistribution, declared.licence.id) == ("unknown", "unknown")
 
 
+DICTIONARY = """\
+columns:
+  - {name: meter, type: STRING, classification: personal, description: The meter}
+  - {name: kwh, type: "DECIMAL(22,3)", unit: kWh, description: Energy drawn}
+  - {name: last_on, type: DATE, description: Day of the last reading}
+  - {name: year, type: INT, description: Calendar year}
+  - {name: persons, type: BIGINT, unit: persons, description: Number of persons}
+  - {name: area_code, type: STRING, description: Code of the area}
+"""
+
+
+def written_columns(table: str) -> dict[str, dict[str, Any]]:
+    """The columns of a contract as its file has them, before the dictionary completes them."""
+    document = yaml.safe_load(load_contract(table).file.read_text("utf-8"))
+    return {p["name"]: p for p in document["schema"][0]["properties"]}
+
+
+def test_a_sample_takes_meaning_type_and_unit_from_the_column_dictionary(exchange: Exchange, tmp_path: Path) -> None:
+    write(exchange.root / "expectations/columns.yaml", DICTIONARY)
+    text = "AreaCode,Year,Persons,Mood\n17,2020,1200,good\n18,2020,3,bad\n"
+    contract = proposed(write(tmp_path / "people.csv", text), "people")
+    assert types(contract) == {"area_code": "STRING", "year": "INT", "persons": "BIGINT", "mood": "STRING"}
+    assert [(c.description, c.unit) for c in contract.columns[:3]] == [
+        ("Code of the area", None), ("Calendar year", None), ("Number of persons", "persons"),
+    ]  # fmt: skip
+    columns = written_columns("silver.people")
+    for name in ("area_code", "year", "persons"):
+        assert not {"description", "physicalType", "logicalType", "customProperties"} & set(columns[name])
+    assert "to be written" in columns["mood"]["description"]
+    assert [tuple(map(str, r)) for r in table_rows("silver.people", "area_code", "year", "persons")] == [
+        ("17", "2020", "1200"), ("18", "2020", "3"),
+    ]  # fmt: skip
+
+
+def test_values_that_do_not_fit_the_column_dictionary_are_named(exchange: Exchange, tmp_path: Path) -> None:
+    write(exchange.root / "expectations/columns.yaml", DICTIONARY)
+    text = "meter,year,kwh\nm1,2020,1.5\nm2,2020/21,2.5\nm3,2021,3.0001\n"
+    lines = new_source("utility", "unfit", str(write(tmp_path / "unfit.csv", text)))
+    assert "meaning, type and unit from the column dictionary: meter, year, kwh" in lines
+    (year,) = [line for line in lines if line.startswith("look at year:")]
+    assert "1 of 3 distinct values do not fit INT, its type in the column dictionary, such as '2020/21'" in year
+    assert any("look at kwh: 1 of 3 distinct values do not fit DECIMAL(22,3)" in line for line in lines)
+    assert load_contract("silver.unfit").columns[0].classification == "personal"
+
+
 @pytest.mark.usefixtures("exchange")
 def test_an_absent_sample_is_not_found() -> None:
     with pytest.raises(NotFound):
@@ -290,6 +336,21 @@ def test_a_product_from_a_query_is_built_checked_and_released_as_it_is(exchange:
     assert [tuple(map(str, r)) for r in table_rows("gold.scaffold_sums")] == [
         ("a", "3.000", "2026-01-02"), ("b", "3.000", "2026-01-01"),
     ]  # fmt: skip
+
+
+def test_a_product_takes_what_the_column_dictionary_says(exchange: Exchange, tmp_path: Path) -> None:
+    table = checked_meters(exchange)
+    dictionary = DICTIONARY.replace("(22,3)", "(12,3)").replace("The meter", "the meter")
+    write(exchange.root / "expectations/columns.yaml", dictionary.replace("Energy drawn", "the kwh"))
+    text = f"SELECT m.meter, sum(m.kwh) AS kwh, max(m.read_on) AS last_on FROM {table} AS m GROUP BY m.meter"
+    told = new_product("scaffold_known", write(tmp_path / "q.sql", text), None)
+    assert written_columns("gold.scaffold_known")["meter"] == {
+        "name": "meter", "primaryKey": True, "primaryKeyPosition": 1,
+    }  # fmt: skip
+    assert types(load_contract("gold.scaffold_known")) == {"meter": "STRING", "kwh": "DECIMAL(12,3)", "last_on": "DATE"}
+    (cast,) = [line for line in told if line.startswith("look at kwh")]
+    assert "gives DECIMAL(22,3), the column dictionary says DECIMAL(12,3)" in cast
+    assert run_step("gold", "scaffold_known", day(1), "r").rows == 2
 
 
 def test_digits_that_depend_on_the_engine_are_told(exchange: Exchange, tmp_path: Path) -> None:

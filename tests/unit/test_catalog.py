@@ -55,7 +55,7 @@ def product(root: Path, name: str, query: str, text: str = PRODUCT) -> Path:
     [
         ('cadence: "@daily"', "cadence: hourly", 6, "cadence", "not a cron line"),
         ('cadence: "@daily"', "cadance: '@daily'", 6, "cadance", "did you mean 'cadence'"),
-        ("owner: data-engineering\n", "", 1, "owner", "required and absent"),
+        ("owner: data-engineering\n", "", 1, "owner", "a required field is missing; expected a value for 'owner'"),
         ("mode: merge", "mode: upsert", 9, "silver.mode", "'append', 'merge' or 'revisions'"),
         ("type: drop", "type: ftp", 7, "connector.type", "expected one of: drop, package"),
         ("redistribution: yes", "redistribution: perhaps", 5, "rights.redistribution", "unknown"),
