@@ -18,6 +18,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from jobs.check import evidence
 from jobs.check.evaluate import quiet
+from jobs.declared.catalog import ProductDeclaration, load_products
 from jobs.declared.compile import compile_rules
 from jobs.declared.contract import Contract, load_contract
 from jobs.declared.rules import DIMENSIONS, Rule
@@ -66,13 +67,17 @@ class _Checked:
 
 @dataclass(frozen=True)
 class _Table:
-    """What the index shows of a table: its contract, rules and last checks, or what is wrong with the contract."""
+    """What the index shows of a table: its contract, rules and last checks, or what is wrong with the contract.
+
+    A table that is sold has the `product` that its folder declares.
+    """
 
     name: str
     contract: Contract | None = None
     rules: Sequence[Rule] = ()
     checks: Sequence[_Checked] = ()
     mistake: DeclarationError | None = None
+    product: ProductDeclaration | None = None
 
     @property
     def purpose(self) -> str:
@@ -231,11 +236,14 @@ def _index(checks: dict[str, list[_Checked]]) -> str:
 
 def _tables(checks: dict[str, list[_Checked]]) -> Iterator[_Table]:
     """Every table that has a contract, gold first."""
+    products = {p.table: p.declared for p in load_products().products.values()}
     for layer in ("gold", "silver"):
         for file in sorted((settings().catalogue / "expectations" / layer).glob("*.yaml")):
             name = f"{layer}.{file.stem}"
             try:
                 contract = load_contract(name)
-                yield _Table(name, contract, compile_rules(contract), checks.get(name, []))
+                yield _Table(
+                    name, contract, compile_rules(contract), checks.get(name, []), product=products.get(name)
+                )
             except DeclarationError as mistake:
                 yield _Table(name, mistake=mistake)

@@ -86,6 +86,7 @@ def describe(
         product=product.name,
         release=".".join(map(str, number)),
         title=declared.title,
+        cautions=declared.cautions,
         released_at=instant(now),
         run_id=run_id,
         licence=_terms(declared.licence),

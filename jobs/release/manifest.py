@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import rfc8785
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 Number = Annotated[str, StringConstraints(pattern=r"^(0|[1-9]\d*)\.(0|[1-9]\d*)\.(0|[1-9]\d*)$")]
@@ -145,12 +145,15 @@ class Manifest(_Part):
     engine names its files anew, orders rows, splits them into files and encodes them in its own way (so `files` and the
     bytes of `table`), a table's id is drawn at random, versions count the commits that led there, and run, instant and
     evidence are those of the run. The digest of the manifest covers both parts; `content.sha256` the rows and columns.
+
+    The first format has no `cautions`; such a manifest keeps its format, and so its bytes and its signature.
     """
 
-    format: Literal["exchange-release/1"] = "exchange-release/1"
+    format: Literal["exchange-release/1", "exchange-release/2"] = "exchange-release/2"
     product: str
     release: Number
     title: str
+    cautions: tuple[str, ...] | None = None
     released_at: str
     run_id: str
     licence: Terms
@@ -164,9 +167,16 @@ class Manifest(_Part):
     landed: tuple[Sha256, ...]
     diff: Changes
 
+    @model_validator(mode="after")
+    def _cautions_by_format(self) -> Self:
+        if (self.cautions is None) != (self.format == "exchange-release/1"):
+            raise ValueError("cautions belong to the format exchange-release/2, which always has them")
+        return self
+
     def document(self) -> dict[str, Any]:
         """The manifest as JSON values."""
-        return self.model_dump(mode="json", by_alias=True)
+        # A manifest of the first format is signed without the field.
+        return self.model_dump(mode="json", by_alias=True, exclude={"cautions"} if self.cautions is None else None)
 
     def statement(self) -> dict[str, Any]:
         """What the release's certificate states: enough to tell any change of anything that the manifest lists."""
@@ -216,6 +226,11 @@ def content_digest(columns: dict[str, str], rows: int, fingerprint: str) -> str:
     """Digest of a table's content apart from its files: column names and types in any order, row count, fingerprint."""
     shape = sorted([name, kind] for name, kind in columns.items())
     return digest(canonical({"columns": shape, "rows": rows, "fingerprint": fingerprint}))
+
+
+def description(title: str, cautions: Sequence[str]) -> str:
+    """What a buyer reads about a product: what it is, then its cautions, as plain sentences."""
+    return " ".join(text if text.endswith((".", "!", "?")) else f"{text}." for text in (title, *cautions))
 
 
 def parse_number(number: str) -> tuple[int, int, int] | None:

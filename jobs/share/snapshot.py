@@ -16,6 +16,7 @@ import pyarrow as pa
 from jobs import lake
 from jobs.errors import Tampered
 from jobs.registry.releases import pinned
+from jobs.release.manifest import description
 from jobs.settings import settings
 from jobs.share.refusal import unsupported
 
@@ -118,13 +119,19 @@ def _snapshot(release: _Release) -> Snapshot:
         writer_features=frozenset(protocol.writer_features or ()),
         table_id=str(metadata.id),
         name=metadata.name,
-        description=metadata.description,
+        description=_description(content.manifest) or metadata.description,
         schema_string=table.schema().to_json(),
         partition_columns=tuple(metadata.partition_columns),
         configuration=dict(metadata.configuration),
         created=metadata.created_time,
         files=_files(table, folder, content.manifest),
     )
+
+
+def _description(manifest: dict[str, Any]) -> str | None:
+    """What the release says of itself; older releases have no cautions."""
+    title = manifest.get("title")
+    return description(title, manifest.get("cautions", ())) if title else None
 
 
 def _files(table: DeltaTable, folder: Path, manifest: dict[str, Any]) -> tuple[DataFile, ...]:

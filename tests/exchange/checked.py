@@ -22,6 +22,7 @@ from jobs.release.step import Release, release
 from jobs.settings import settings
 
 PRODUCT, SOURCE = "load_by_day", "meters"
+CAUTIONS = ("Days are those of UTC.", "A zero is a reading")
 NOW = datetime(2026, 3, 1, 12, 30, 15, 123456, tzinfo=UTC)
 PHYSICAL = {pa.int64(): "BIGINT", pa.int32(): "INT", pa.string(): "STRING", pa.float64(): "DOUBLE", pa.date32(): "DATE"}
 
@@ -55,6 +56,7 @@ class Desk:
         product = {
             "title": "Load by day", "question": "How much does each meter draw a day?", "buyers": ["lenders"],
             "owner": "desk", "licence": {"id": licence, "url": "https://creativecommons.org/licenses/by/4.0/"},
+            "cautions": list(CAUTIONS),
         }  # fmt: skip
         write(self.root / "dags/sources/utility" / SOURCE / "source.yaml", yaml.safe_dump(source))
         write(self.root / "dags/products" / PRODUCT / "product.yaml", yaml.safe_dump(product))

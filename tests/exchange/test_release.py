@@ -17,13 +17,16 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from checked import NOW, PRODUCT, SOURCE, Desk, meters
+import yaml
+from checked import CAUTIONS, NOW, PRODUCT, SOURCE, Desk, meters
 from deltalake import DeltaTable
 from hypothesis import HealthCheck, given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
-from jobs.declared.contract import contract_file
+from jobs.declared.columns import dictionary_file
+from jobs.declared.contract import contract_file, load_contract
 from jobs.errors import Busy, ExchangeError, ExpectationsFailed, NotFound, Tampered
 from jobs.lake.engine import close
 from jobs.lake.pointers import move
@@ -510,6 +513,39 @@ def test_the_difference_is_that_of_a_model(desk: Desk, before: dict[Any, Any], a
     assert [tuple(r.key.values()) for r in rows_of(old, new, "changed", 100)] == changed
     assert {tuple(r.key.values()) for r in rows_of(old, new, "added", 100)} == after.keys() - before.keys()
     assert {tuple(r.key.values()) for r in rows_of(old, new, "removed", 100)} == before.keys() - after.keys()
+
+
+def test_a_release_carries_its_cautions_and_a_contract_that_needs_no_dictionary(desk: Desk) -> None:
+    names = {"meter": "The meter", "day": "Day of the year", "kwh": "Energy drawn"}
+    types = {"meter": "STRING", "day": "BIGINT", "kwh": "DOUBLE"}
+    entries = [{"name": n, "type": types[n], "description": text} for n, text in names.items()]
+    version = desk.build(meters(("a", 1, 1.0)))
+    file = contract_file(f"gold.{PRODUCT}")
+    document = yaml.safe_load(file.read_text())
+    for column in document["schema"][0]["properties"]:
+        for field in ("logicalType", "physicalType", "description"):
+            del column[field]
+    file.write_text(yaml.safe_dump(document))
+    dictionary_file().write_text(yaml.safe_dump({"columns": entries}))
+    desk.passes(version)
+    desk.release()
+    manifest = manifest_of("1.0.0")
+    assert (manifest["format"], manifest["cautions"]) == ("exchange-release/2", list(CAUTIONS))
+    dictionary_file().unlink()
+    file.write_bytes((settings().releases / PRODUCT / "1.0.0" / "contract.yaml").read_bytes())
+    alone = load_contract(f"gold.{PRODUCT}")
+    assert {c.name: c.description for c in alone.columns} == names
+    assert alone.digest == manifest["contract"]["digest"]
+
+
+def test_cautions_and_format_of_a_manifest_go_together(desk: Desk) -> None:
+    desk.ship(meters(("a", 1, 1.0)))
+    document = manifest_of("1.0.0")
+    first = {k: v for k, v in document.items() if k != "cautions"} | {"format": "exchange-release/1"}
+    assert Manifest.model_validate(first).document() == first
+    for broken in (first | {"cautions": []}, document | {"format": first["format"]}, document | {"cautions": None}):
+        with pytest.raises(ValidationError, match="cautions belong"):
+            Manifest.model_validate(broken)
 
 
 def test_a_manifest_survives_writing_and_reading(desk: Desk) -> None:

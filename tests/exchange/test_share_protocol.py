@@ -5,16 +5,19 @@ from __future__ import annotations
 import json
 import re
 import time
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+from checked import PRODUCT, Desk, meters
 from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy import select
 from wares import Door, build, days, release
 
 from jobs.exchange import usage
+from jobs.lake.engine import close
 from jobs.registry import reading
 from jobs.registry.models import Usage
 from jobs.share.capabilities import read
@@ -46,6 +49,45 @@ def _refused(answer: httpx.Response, status: int, code: str) -> str:
     assert body["errorCode"] == code
     assert body["message"]
     return str(body["message"])
+
+
+def description(door: Door, token: str, product: str, responseformat: str) -> str | None:
+    """What a buyer reads about a table."""
+    with door.client(token, **{"delta-sharing-capabilities": f"responseformat={responseformat}"}) as client:
+        lines = _lines(client.get(f"/shares/exchange/schemas/products/tables/{product}/metadata"))
+    (found,) = [line["metaData"] for line in lines if "metaData" in line]
+    return found.get("deltaMetadata", found).get("description")
+
+
+@pytest.mark.parametrize("responseformat", ["parquet", "delta"])
+def test_a_table_describes_itself_with_the_cautions_of_its_release(
+    door: Door, responseformat: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EXCHANGE_CATALOGUE", str(tmp_path / "catalogue"))
+    desk = Desk(tmp_path / "catalogue")
+    desk.declare()
+    desk.land("a,1,1\n")
+    desk.ship(meters(("a", 1, 1.0)))
+    close()
+    # What is declared after the release is not what was released.
+    (tmp_path / "catalogue/dags/products" / PRODUCT / "product.yaml").unlink()
+    token = door.grant(PRODUCT)[1]
+    expected = "Load by day. Days are those of UTC. A zero is a reading."
+    assert description(door, token, PRODUCT, responseformat) == expected
+
+
+@pytest.mark.parametrize("responseformat", ["parquet", "delta"])
+def test_a_release_without_title_and_cautions_has_the_description_of_its_table(
+    door: Door, responseformat: str
+) -> None:
+    build("plain", days(1))
+    release("plain", "1.0.0")
+    build("named", days(1), description="One row a day")
+    release("named", "1.0.0")
+    token = door.grant("plain")[1]
+    door.grant("named")
+    assert description(door, token, "plain", responseformat) is None
+    assert description(door, token, "named", responseformat) == "One row a day"
 
 
 def test_pages_add_up(door: Door, token: str) -> None:

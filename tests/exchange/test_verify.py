@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -9,17 +10,21 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
+import rfc8785
 from checked import PRODUCT, SOURCE, Desk, meters, write
 
 from jobs.errors import NotFound
 from jobs.lake import engine
+from jobs.release import credential
 from jobs.release.archive import folder_of
 from jobs.release.manifest import Manifest
 from jobs.release.verify import Finding, verify
+from jobs.settings import settings
 
 
 @pytest.fixture(scope="module")
@@ -82,6 +87,38 @@ def test_nothing_touched_nothing_found(released: Path) -> None:
     assert (result.number, result.rows, result.landed) == ("1.1.0", 3, 2)
     assert result.files > 0 and result.bytes == data_file(released).stat().st_size * result.files
     assert verify(PRODUCT, "1.0.0").landed == 1
+
+
+def as_first_format(number: str) -> None:
+    """Leave a release as a program that knew no cautions wrote it: other bytes, and a certificate of those."""
+    folder = folder_of(PRODUCT, number)
+    document = json.loads((folder / "manifest.json").read_bytes())
+    del document["cautions"]
+    data = rfc8785.dumps(document | {"format": "exchange-release/1"})
+    signed = credential.check((folder / "certificate.jwt").read_text(), credential.public_key())
+    subject = signed["credentialSubject"] | {"manifestSha256": hashlib.sha256(data).hexdigest()}
+    valid_from = datetime.fromisoformat(document["released_at"])
+    token = credential.issue("DataReleaseCredential", subject, valid_from=valid_from)
+    for name, content in (("manifest.json", data), ("certificate.jwt", token.encode())):
+        (folder / name).chmod(0o644)
+        (folder / name).write_bytes(content)
+    with sqlite3.connect(settings().home / "registry.db") as db:
+        changed = db.execute(
+            "UPDATE releases SET manifest = ?, manifest_sha256 = ?, credential = ? WHERE manifest_sha256 = ?",
+            (data.decode(), subject["manifestSha256"], token, signed["credentialSubject"]["manifestSha256"]),
+        )
+        assert changed.rowcount == 1
+
+
+def test_a_manifest_of_the_first_format_still_verifies(released: Path) -> None:
+    as_first_format("1.0.0")
+    assert verify(PRODUCT, "1.0.0").ok
+    for file in released.glob("registry.db*"):
+        file.unlink()
+    assert verify(PRODUCT, "1.0.0").ok
+    file = folder_of(PRODUCT, "1.0.0") / "manifest.json"
+    file.write_bytes(file.read_bytes().replace(b'"title":', b'"cautions":["None."],"title":'))
+    assert "the manifest was changed" in [f.what for f in findings("1.0.0")]
 
 
 def test_files_alone_are_enough(released: Path) -> None:

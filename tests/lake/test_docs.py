@@ -6,8 +6,9 @@ import re
 from pathlib import Path
 
 import pytest
+import yaml
 from test_evaluate import Table, good
-from trial import Exchange
+from trial import Exchange, write
 
 from jobs.check import evidence
 from jobs.errors import Tampered
@@ -82,6 +83,21 @@ def test_checks_go_on_after_the_site_was_built_in_the_same_process(table: Table)
     first = table.check(*good(3))
     build_docs()
     assert table.check(*good(3)).result_sha256 == first.result_sha256
+
+
+def test_a_product_shows_its_cautions(table: Table) -> None:
+    table.check(*good(1))
+    product = {
+        "title": "Meters", "question": "How much does a meter draw?", "buyers": ["lenders"], "owner": "desk",
+        "licence": {"id": "CC-BY-4.0", "url": "https://creativecommons.org/licenses/by/4.0/"},
+        "cautions": ["Times are those of <UTC>."],
+    }  # fmt: skip
+    folder = table.root / "dags/products/profile"
+    write(folder / "query.sql", "SELECT * FROM silver.meters")
+    write(folder / "product.yaml", yaml.safe_dump(product))
+    text = build_docs().read_text("utf-8")
+    assert "How much does a meter draw?" in text
+    assert "<li>Times are those of &lt;UTC&gt;.</li>" in text
 
 
 def test_tampered_evidence_builds_no_site(table: Table) -> None:
