@@ -235,7 +235,9 @@ def test_the_name_of_the_folder_that_holds_it_all_does_not_matter(
     assert "数据 é#1 %20.csv" in {row[-1] for row in source.rows("_file")}
     lake.restore(source.table, 1)
     assert [row[0] for row in source.rows()] == ["m1", "m2"]
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["My documents, 100%", "catalogue"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["My documents, 100%", "catalogue", "home"]
+    # The empty exchange that the test began with.
+    assert [p.name for p in (tmp_path / "home").iterdir()] == ["registry.db"]
 
 
 @pytest.mark.parametrize("engine", ["spark"], indirect=True)

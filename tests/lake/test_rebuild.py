@@ -44,7 +44,7 @@ def checked_source(exchange: Exchange, mode: str = "merge") -> Source:
     kind = (settings().spark, mode)
     if kind in _brought_in:
         made, folder = _brought_in[kind]
-        shutil.copytree(folder / "home", settings().home)
+        shutil.copytree(folder / "home", settings().home, dirs_exist_ok=True)
         shutil.copytree(folder / "catalogue", exchange.root, dirs_exist_ok=True)
         return replace(made, exchange=exchange, settings=dict(made.settings))
     source = exchange.source(COLUMNS, KEY, mode)
