@@ -50,9 +50,8 @@ test: .venv/.installed-test ## ruff, mypy, the layers of jobs/ and all tests; SP
 bench: .venv/.installed-bench ## measure against other engines, with ROWS=2000000 rows unless said otherwise
 	@ROWS=$(ROWS) .venv/bin/python -m tests.bench
 
-# Of the tests of lake and cluster it uses what those know of killing.
 torture: .venv/.installed-test ## kill whatever works KILLS=200 times, with ENGINE=cluster or embedded, and compare the tables
-	@PYTHONPATH=tests/lake:tests/cluster .venv/bin/python -m tests.torture
+	@.venv/bin/python -m tests.torture
 
 .venv/.installed-run: $(INSTALLED) | $(UV)
 	@echo 'installing what uv.lock names (minutes the first time, then only when it changes)'

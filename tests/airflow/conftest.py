@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from programs import CHECKOUT, Exchange, Template
+
+from tests.airflow.programs import CHECKOUT, Exchange, Template
 
 # Prints, as JSON, what Airflow makes of the DAG files, and which modules that took.
 _READ_DAGS = """

@@ -7,8 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import generated
 import pytest
+
+from tests.airflow import generated
 
 ReadDags = Callable[..., dict[str, Any]]
 HEAVY = {"pyspark", "pysail", "great_expectations", "pandas", "pyarrow", "deltalake", "numpy"}

@@ -11,7 +11,8 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from programs import CHECKOUT
+
+from tests.airflow.programs import CHECKOUT
 
 # Loads the bundle by its name, as the company's DAG processor does.
 _LOAD = """

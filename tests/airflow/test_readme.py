@@ -15,7 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from programs import CHECKOUT, Exchange, wait_until
+
+from tests.airflow.programs import CHECKOUT, Exchange, wait_until
 
 pytestmark = [pytest.mark.airflow, pytest.mark.timeout(1500)]
 

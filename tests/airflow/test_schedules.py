@@ -21,13 +21,13 @@ from pathlib import Path
 from typing import Any
 
 import delta_sharing
-import generated
 import httpx
 import psutil
 import pytest
-import wire
-from programs import CHECKOUT, Exchange, Template, wait_until
-from reading import table_rows
+
+from tests.airflow import generated, wire
+from tests.airflow.programs import CHECKOUT, Exchange, Template, wait_until
+from tests.airflow.reading import table_rows
 
 # Nobody listens there: a package index that is away.
 NO_INDEX = {"PIP_INDEX_URL": "http://127.0.0.1:9/", "PIP_RETRIES": "0", "PIP_TIMEOUT": "1", "PIP_FIND_LINKS": ""}

@@ -8,12 +8,12 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import generated
 import pytest
 from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowSkipException
 
 from jobs.airflow.step import StepOperator, logical_date
 from jobs.registry.locks import hold
+from tests.airflow import generated
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
 

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from running import QUICK, Cluster, Place, skip_without_java
 
 from jobs.lake.engine import close
+from tests.cluster.running import QUICK, Cluster, Place, skip_without_java
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -9,10 +9,10 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 
 import psutil
-from faulty_store import FaultyStore
-from running import Cluster
 
 from jobs.operate.processes import free_port
+from tests.cluster.faulty_store import FaultyStore
+from tests.cluster.running import Cluster
 
 
 @dataclass

@@ -14,9 +14,9 @@ from typing import Any
 import psutil
 import psycopg
 import pytest
-from spark_server import CHECKOUT, QUICK, skip_without_java
 
 from jobs.lake import engine
+from tests.lake.spark_server import CHECKOUT, QUICK, skip_without_java
 
 __all__ = ["CHECKOUT", "QUICK", "Cluster", "Place", "skip_without_java"]
 

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import psutil
 import pytest
-from running import QUICK, Cluster, skip_without_java
 
 from jobs.operate.cluster import jars
 from jobs.operate.cluster.classes import classes_file, java_options
 from jobs.operate.cluster.rehearsal import prepare
+from tests.cluster.running import QUICK, Cluster, skip_without_java
 
 
 def _maps(process: psutil.Process, file: Path) -> bool:

@@ -19,12 +19,12 @@ import pytest
 from botocore import UNSIGNED
 from botocore.config import Config
 from botocore.exceptions import ClientError
-from running import Cluster
 from sqlalchemy import create_engine, text
 from sqlalchemy.engine import make_url
 
 from jobs.errors import ExchangeError
 from jobs.lake.engine import close, connect
+from tests.cluster.running import Cluster
 
 PARTS = {"store", "database", "master", "worker-1", "worker-2", "connect"}
 

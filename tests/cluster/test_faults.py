@@ -16,10 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from faults import Faults
-from running import CHECKOUT, Cluster
 from sqlalchemy import delete, text, update
-from trial import Exchange, Source, checked_rows, landings, runs, table_rows
 
 from jobs import flow, lake
 from jobs.errors import Busy, ExchangeError, Overtaken
@@ -28,6 +25,9 @@ from jobs.lake.engine import close
 from jobs.registry import locks, transaction
 from jobs.registry.models import Lease
 from jobs.settings import settings
+from tests.cluster.faults import Faults
+from tests.cluster.running import CHECKOUT, Cluster
+from tests.lake.trial import Exchange, Source, checked_rows, landings, runs, table_rows
 
 # A Spark that does everything for the first time takes its time on a busy machine.
 pytestmark = pytest.mark.timeout(1800)
@@ -251,7 +251,7 @@ def test_two_builds_of_one_table_from_two_homes(life: Life, tmp_path: Path) -> N
 import sys
 from jobs.errors import ExchangeError
 from jobs.flow import run_step
-from trial import day
+from tests.lake.trial import day
 for step in ("land", "bronze"):
     try:
         print(run_step(step, sys.argv[1], day(int(sys.argv[2])), "r").status)
@@ -262,8 +262,7 @@ for step in ("land", "bronze"):
     def other() -> list[str]:
         ended = subprocess.run(
             [sys.executable, "-c", program, source.name, str(number)], cwd=CHECKOUT, capture_output=True, text=True,
-            env=dict(os.environ) | {"EXCHANGE_HOME": str(tmp_path), "PYTHONPATH": str(CHECKOUT / "tests/lake")},
-            timeout=300, check=False,
+            env=dict(os.environ) | {"EXCHANGE_HOME": str(tmp_path)}, timeout=300, check=False,
         )  # fmt: skip
         assert ended.returncode == 0, ended.stderr
         return ended.stdout.splitlines()

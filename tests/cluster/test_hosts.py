@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from running import CHECKOUT, QUICK, skip_without_java
+
+from tests.cluster.running import CHECKOUT, QUICK, skip_without_java
 
 # Prints the address of every executor that ran a part of the work, with a shuffle between them.
 _ASK = """

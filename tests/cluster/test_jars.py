@@ -11,13 +11,13 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-from running import skip_without_java
 
 from jobs.errors import ExchangeError, PublisherError, Tampered
 from jobs.lake.delta_release import delta_coordinates
 from jobs.operate.cluster import jars
 from jobs.operate.cluster.database import find_postgres
 from jobs.operate.cluster.java import find_java
+from tests.cluster.running import skip_without_java
 
 GOOD = b"the bytes of a jar"
 

@@ -13,9 +13,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 from pyarrow.parquet import read_table
-from running import CHECKOUT, Place
 from sqlalchemy import update
-from trial import Exchange, checked_rows, day, run_steps, table_rows
 
 from jobs import lake
 from jobs.declared.catalog import load_catalog
@@ -32,6 +30,8 @@ from jobs.registry.models import Lease
 from jobs.release.manifest import Manifest
 from jobs.release.step import find
 from jobs.release.verify import verify
+from tests.cluster.running import CHECKOUT, Place
+from tests.lake.trial import Exchange, checked_rows, day, run_steps, table_rows
 
 # A Spark that does everything for the first time takes its time on a busy machine.
 pytestmark = pytest.mark.timeout(1800)

@@ -17,15 +17,15 @@ from pathlib import Path
 
 import delta_sharing
 import pytest
-from authority import Certified, certify
 from botocore.exceptions import SSLError
-from running import CHECKOUT
-from trial import Exchange
 
 from jobs.lake import objects
 from jobs.operate.cluster import store as stores
 from jobs.operate.cluster.credentials import Credentials
 from jobs.operate.processes import Mark, free_port, is_free, launch
+from tests.cluster.authority import Certified, certify
+from tests.cluster.running import CHECKOUT
+from tests.lake.trial import Exchange
 
 pytestmark = pytest.mark.long
 

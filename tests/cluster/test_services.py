@@ -20,10 +20,10 @@ import psutil
 import psycopg
 import pytest
 from psycopg import sql
-from running import CHECKOUT, Cluster
-from trial import Exchange
 
 from jobs.operate import processes
+from tests.cluster.running import CHECKOUT, Cluster
+from tests.lake.trial import Exchange
 
 pytestmark = [pytest.mark.airflow, pytest.mark.timeout(1800)]
 

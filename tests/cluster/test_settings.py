@@ -12,8 +12,6 @@ from pathlib import Path
 
 import psycopg
 import pytest
-from authority import certify
-from running import CHECKOUT, Cluster, skip_without_java
 from sqlalchemy import text
 from sqlalchemy.engine import make_url
 
@@ -25,6 +23,8 @@ from jobs.operate.cluster.jars import spark_home
 from jobs.operate.doctor import examine, require_working
 from jobs.operate.processes import Mark, free_port, is_free, launch, write_private
 from jobs.registry import engine
+from tests.cluster.authority import certify
+from tests.cluster.running import CHECKOUT, Cluster, skip_without_java
 
 pytestmark = pytest.mark.timeout(1800)
 

@@ -12,15 +12,15 @@ import delta_sharing
 import httpx
 import pytest
 from aiobotocore.httpsession import AIOHTTPSession
-from running import Place
-from trial import Exchange, day
-from wares import Door, open_door
 
 from jobs import lake
 from jobs.exchange import usage
 from jobs.exchange.grants import revoke
 from jobs.flow import run_step
 from jobs.lake.objects import on_disk
+from tests.cluster.running import Place
+from tests.exchange.wares import Door, open_door
+from tests.lake.trial import Exchange, day
 
 pytestmark = pytest.mark.timeout(1800)
 

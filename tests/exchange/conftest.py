@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from wares import Door, open_door
+
+from tests.exchange.wares import Door, open_door
 
 
 @pytest.fixture

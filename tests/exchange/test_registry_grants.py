@@ -11,7 +11,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy.exc import IntegrityError
-from wares import build, days, recall, release, set_grant
 
 from jobs.errors import ExchangeError, NotFound
 from jobs.exchange import usage
@@ -20,6 +19,7 @@ from jobs.exchange.participants import enrol, participants
 from jobs.registry.models import Grant
 from jobs.share.access import enter
 from jobs.share.refusal import Refusal
+from tests.exchange.wares import build, days, recall, release, set_grant
 
 pytestmark = pytest.mark.usefixtures("home")
 

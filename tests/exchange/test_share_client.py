@@ -13,10 +13,10 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 from requests.exceptions import HTTPError
-from wares import FIRST_RELEASE, Door, build, days, recall, release, set_grant
 
 from jobs.exchange import usage
 from jobs.exchange.grants import revoke
+from tests.exchange.wares import FIRST_RELEASE, Door, build, days, recall, release, set_grant
 
 BOTH_FORMATS = pytest.mark.parametrize("delta", [True, False], ids=["delta", "parquet"])
 
@@ -323,9 +323,8 @@ def test_a_product_all_of_whose_releases_are_recalled(door: Door) -> None:
 
 
 def test_what_the_exchange_released_itself_is_what_the_buyer_gets(door: Door, monkeypatch: pytest.MonkeyPatch) -> None:
-    from checked import PRODUCT, Desk, meters
-
     from jobs.lake import engine
+    from tests.exchange.checked import PRODUCT, Desk, meters
 
     monkeypatch.setenv("EXCHANGE_CATALOGUE", str(door.folder / "catalogue"))
     desk = Desk(door.folder / "catalogue")

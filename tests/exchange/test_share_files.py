@@ -22,7 +22,6 @@ import pyarrow as pa
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-from wares import Door, build, days, recall, release, set_grant
 
 from jobs.exchange import usage
 from jobs.exchange.grants import create_grant, revoke
@@ -31,6 +30,7 @@ from jobs.settings import settings
 from jobs.share import tickets
 from jobs.share.ranges import Span, Unsatisfiable, requested
 from jobs.share.tickets import Signer, Ticket, signer
+from tests.exchange.wares import Door, build, days, recall, release, set_grant
 
 TABLE = "/shares/exchange/schemas/products/tables/rates"
 

@@ -14,10 +14,10 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from wares import build, release
 
 from jobs.share.hints import select_files
 from jobs.share.snapshot import Snapshot, snapshot
+from tests.exchange.wares import build, release
 
 Row = dict[str, Any]
 

@@ -10,11 +10,9 @@ from typing import Any
 
 import httpx
 import pytest
-from checked import PRODUCT, Desk, meters
 from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy import select
-from wares import Door, build, days, release
 
 from jobs.exchange import usage
 from jobs.lake.engine import close
@@ -22,6 +20,8 @@ from jobs.registry import reading
 from jobs.registry.models import Usage
 from jobs.share.capabilities import read
 from jobs.share.refusal import Refusal
+from tests.exchange.checked import PRODUCT, Desk, meters
+from tests.exchange.wares import Door, build, days, release
 
 TABLE = "/shares/exchange/schemas/products/tables/rates"
 

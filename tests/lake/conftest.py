@@ -19,12 +19,12 @@ from pathlib import Path
 from types import FrameType
 
 import pytest
-from spark_server import served, skip_without_java
-from trial import Exchange
 
 from jobs.lake.engine import close
 from jobs.registry import reading
 from jobs.settings import CHECKOUT
+from tests.lake.spark_server import served, skip_without_java
+from tests.lake.trial import Exchange
 
 
 @pytest.fixture(scope="session")

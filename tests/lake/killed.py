@@ -32,12 +32,11 @@ class Undertaker:
         """Start the program."""
         return cls(
             subprocess.Popen(
-                [sys.executable, __file__],
+                [sys.executable, "-m", "tests.lake.killed"],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 text=True,
                 cwd=CHECKOUT,
-                env={**os.environ, "PYTHONPATH": f"{CHECKOUT}:{CHECKOUT / 'tests/lake'}"},
             )
         )
 
@@ -137,10 +136,9 @@ def _work(order: dict[str, Any], told: Any) -> None:
 
     os.environ.update(order["environment"])
     time.tzset()
-    from trial import accept, day
-
     from jobs.errors import ExchangeError
     from jobs.flow import run_step
+    from tests.lake.trial import accept, day
 
     if order["at"]:
         _arm(order["at"], order["nth"], order["after"])

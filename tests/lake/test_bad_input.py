@@ -8,12 +8,12 @@ import tarfile
 import zipfile
 
 import pytest
-from trial import FIRST, Exchange, Source, balanced, landings, run_steps, runs
 
 from jobs import lake
 from jobs.errors import RefusedFile, Tampered
 from jobs.lake.pointers import pointer
 from jobs.settings import settings
+from tests.lake.trial import FIRST, Exchange, Source, balanced, landings, run_steps, runs
 
 READINGS = {"meter": "STRING", "read_on": "DATE", "kwh": "DECIMAL(8,2)"}
 HEADER = "meter,read_on,kwh\n"
@@ -162,7 +162,7 @@ def test_landed_bytes_that_are_gone_are_named_and_can_be_landed_again(source: So
 
 
 def test_a_whole_run_stops_where_it_fails_and_says_so(source: Source) -> None:
-    from trial import day
+    from tests.lake.trial import day
 
     source.drop(b"<html></html>", "a.csv")
     with pytest.raises(RefusedFile, match="HTML"):

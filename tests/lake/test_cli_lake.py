@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from trial import Exchange, Source, landings, write
 
 from jobs import lake
 from jobs.cli import program
 from jobs.declared.catalog import load_sources
 from jobs.settings import settings
+from tests.lake.trial import Exchange, Source, landings, write
 
 Spoken = tuple[int, str, str]
 

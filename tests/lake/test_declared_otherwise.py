@@ -9,12 +9,12 @@ from datetime import date
 from decimal import Decimal, InvalidOperation
 
 import pytest
-from trial import Exchange, day, run_steps
 
 from jobs import lake
 from jobs.declared.contract import load_contract
 from jobs.errors import DeclarationError, ExchangeError, ExpectationsFailed, RefusedFile
 from jobs.lake.pointers import checked
+from tests.lake.trial import Exchange, day, run_steps
 
 READINGS = {"meter": "STRING", "read_on": "DATE", "kwh": "DECIMAL(8,2)"}
 KEY = ("meter", "read_on")

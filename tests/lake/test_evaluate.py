@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 import yaml
 from pyspark.sql.connect.dataframe import DataFrame
-from trial import Exchange
 
 from jobs.check import evidence
 from jobs.check.evaluate import FailedRule, Outcome, evaluate
@@ -21,6 +20,7 @@ from jobs.check.step import _shown as told
 from jobs.declared.contract import load_contract
 from jobs.errors import DeclarationError
 from jobs.lake.engine import close, connect
+from tests.lake.trial import Exchange
 
 NOW = datetime(2026, 3, 10, 16, tzinfo=UTC)
 SCHEMA = "meter_code string, read_on date, read_at timestamp, energy_kwh double, cost decimal(9,2), quality_code string"

@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from extending import CONNECTOR, FORMAT, RULE, site_in
-from trial import Exchange, day
 
 from jobs.errors import ExpectationsFailed
 from jobs.flow import run_step
+from tests.lake.extending import CONNECTOR, FORMAT, RULE, site_in
+from tests.lake.trial import Exchange, day
 
 
 def test_a_source_of_added_connector_format_and_rule_lands_loads_and_is_checked(

@@ -5,12 +5,12 @@ from __future__ import annotations
 from datetime import date
 
 import pytest
-from trial import Exchange, Source, build_product, day, files_of, runs, table_rows
 
 from jobs import lake
 from jobs.errors import DeclarationError, ExchangeError, NotFound
 from jobs.flow import run_step, stale_products
 from jobs.lake.pointers import checked, pointer
+from tests.lake.trial import Exchange, Source, build_product, day, files_of, runs, table_rows
 
 READINGS = {"meter": "STRING", "read_on": "DATE", "kwh": "INT"}
 DAILY = {"read_on": "DATE", "meters": "BIGINT", "kwh": "BIGINT"}

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from killed import Undertaker
-from trial import Exchange, Source, accept, checked_rows, day, landings, runs, table_rows
 
 from jobs import lake
 from jobs.flow import run_step
 from jobs.lake.pointers import pointer
+from tests.lake.killed import Undertaker
+from tests.lake.trial import Exchange, Source, accept, checked_rows, day, landings, runs, table_rows
 
 COLUMNS = {"meter": "STRING", "read_on": "DATE", "kwh": "INT"}
 DAILY = {"read_on": "DATE", "meters": "BIGINT", "kwh": "BIGINT"}

@@ -8,13 +8,13 @@ from datetime import UTC, date, datetime
 from decimal import Decimal
 
 import pytest
-from trial import Exchange, balanced, day, files_of, landings, runs, write
 
 from jobs import lake
 from jobs.errors import DeclarationError
 from jobs.lake.pointers import pointer
 from jobs.settings import settings
 from jobs.silver import deduplicate
+from tests.lake.trial import Exchange, balanced, day, files_of, landings, runs, write
 
 READINGS = {"meter": "STRING", "read_on": "DATE", "kwh": "DECIMAL(8,2)"}
 KEY = ("meter", "read_on")

@@ -7,12 +7,12 @@ import time
 
 import pytest
 from deltalake import DeltaTable
-from trial import Exchange, Source, checked_rows, day, table_rows
 
 from jobs import lake
 from jobs.flow import run_step
 from jobs.operate.upkeep import upkeep
 from jobs.release.verify import verify
+from tests.lake.trial import Exchange, Source, checked_rows, day, table_rows
 
 CHECKPOINT_EVERY = 3
 # So many that the engine has written checkpoints on the way, also before and after the release.

@@ -16,7 +16,8 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
-from trial import Exchange, Source, balanced, day, landings, runs
+
+from tests.lake.trial import Exchange, Source, balanced, day, landings, runs
 
 COLUMNS = {
     "site": "STRING",

@@ -12,8 +12,6 @@ from datetime import date
 from pathlib import Path
 
 import pytest
-from killed import Undertaker
-from trial import Exchange, Source, balanced, checked_rows, day, files_of, landings, run_steps, runs, table_rows
 
 from jobs import lake
 from jobs.errors import Busy, ExchangeError, ExpectationsFailed
@@ -21,6 +19,19 @@ from jobs.flow import run_step
 from jobs.lake.pointers import checked, pointer
 from jobs.lake.views import session
 from jobs.settings import settings
+from tests.lake.killed import Undertaker
+from tests.lake.trial import (
+    Exchange,
+    Source,
+    balanced,
+    checked_rows,
+    day,
+    files_of,
+    landings,
+    run_steps,
+    runs,
+    table_rows,
+)
 
 COLUMNS = {"meter": "STRING", "read_on": "DATE", "kwh": "INT"}
 FEW = {

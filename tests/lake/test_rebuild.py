@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 from sqlalchemy import delete, select
-from trial import Exchange, Source, checked_rows, day, landings, runs, table_rows, write
 
 from jobs import lake
 from jobs.errors import ExpectationsFailed, NotFound, Tampered
@@ -21,6 +20,7 @@ from jobs.registry import reading, transaction
 from jobs.registry.models import Landing, Release
 from jobs.release.verify import verify
 from jobs.settings import settings
+from tests.lake.trial import Exchange, Source, checked_rows, day, landings, runs, table_rows, write
 
 COLUMNS = {"site": "STRING", "read_on": "DATE", "amount": "DECIMAL(12,3)", "note": "STRING"}
 KEY = ("site", "read_on")

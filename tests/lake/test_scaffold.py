@@ -14,7 +14,6 @@ from typing import Any
 
 import pytest
 import yaml
-from trial import Exchange, day, runs, table_rows, write
 
 from jobs.declared.catalog import load_products, load_sources
 from jobs.declared.contract import Contract, load_contract
@@ -22,6 +21,7 @@ from jobs.errors import DeclarationError, ExchangeError, NotFound, RefusedFile
 from jobs.flow import run_step
 from jobs.scaffold import new_product, new_source
 from jobs.settings import settings
+from tests.lake.trial import Exchange, day, runs, table_rows, write
 
 DATA = Path(os.environ.get("EXCHANGE_TEST_DATA", Path(__file__).resolve().parents[3] / "shared" / "data"))
 

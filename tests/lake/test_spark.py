@@ -13,8 +13,6 @@ import pyarrow as pa
 import pytest
 from deltalake import write_deltalake
 from pyspark.sql.connect.session import SparkSession
-from spark_server import served
-from trial import Exchange
 
 from jobs.check import evaluate
 from jobs.errors import ExchangeError
@@ -24,6 +22,8 @@ from jobs.operate.cluster.engine import _MEMORY
 from jobs.operate.cluster.java import find_java
 from jobs.registry import reading
 from jobs.registry.models import Check
+from tests.lake.spark_server import served
+from tests.lake.trial import Exchange
 
 
 @pytest.mark.both_engines("the active session", "lake.engine")

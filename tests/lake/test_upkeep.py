@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 from pyarrow.parquet import read_table
-from trial import Exchange, Source, checked_rows, day, table_rows
 
 from jobs import lake
 from jobs.errors import ExchangeError
@@ -20,6 +19,7 @@ from jobs.operate.upkeep import Kept, orphans, plan, upkeep
 from jobs.registry.locks import hold
 from jobs.release.verify import verify
 from jobs.settings import settings
+from tests.lake.trial import Exchange, Source, checked_rows, day, table_rows
 
 DAYS = 12
 READINGS = {"meter": "STRING", "read_on": "DATE", "kwh": "DECIMAL(8,2)"}

@@ -16,12 +16,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from faults import Faults
-from killed import Undertaker
-from running import CHECKOUT, Cluster
-
 from jobs.declared.catalog import load_catalog
 from jobs.settings import settings
+from tests.cluster.faults import Faults
+from tests.cluster.running import CHECKOUT, Cluster
+from tests.lake.killed import Undertaker
 from tests.torture.scene import Order, Scene, make_scene, orders, state
 
 # Longer than this no step may take, whatever was killed.

@@ -11,9 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-from running import CHECKOUT, QUICK, Cluster
 from sqlalchemy import select
-from trial import balanced, landings, runs
 
 from jobs import lake
 from jobs.declared.catalog import load_catalog
@@ -22,6 +20,8 @@ from jobs.lake.pointers import pointer
 from jobs.registry import reading
 from jobs.registry.models import Release
 from jobs.release.verify import verify
+from tests.cluster.running import CHECKOUT, QUICK, Cluster
+from tests.lake.trial import balanced, landings, runs
 
 Order = tuple[str, str, int]
 

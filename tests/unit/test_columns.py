@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 import yaml
-from contracts import readings, write
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -21,6 +20,7 @@ from jobs.declared.columns import TYPES, ColumnDictionary, ColumnEntry, load_dic
 from jobs.declared.contract import load_contract
 from jobs.errors import DeclarationError
 from jobs.scaffold.columns import fits
+from tests.unit.contracts import readings, write
 
 REPOSITORY = Path(__file__).parents[2]
 

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from contracts import readings, write
 
 from jobs.declared.compile import compile_rules
 from jobs.declared.contract import load_contract
 from jobs.errors import DeclarationError
+from tests.unit.contracts import readings, write
 
 
 @pytest.fixture(autouse=True)

@@ -6,8 +6,6 @@ import io
 from pathlib import Path
 
 import pytest
-from contracts import readings, write
-from extending import CONNECTOR, FORMAT, RULE, Site, site_in
 from pydantic import TypeAdapter, ValidationError
 
 from jobs.bronze.formats import read
@@ -17,6 +15,8 @@ from jobs.declared.contract import load_contract
 from jobs.declared.format import AnyFormat, Format
 from jobs.errors import DeclarationError, ExchangeError
 from jobs.land.connectors import fetch
+from tests.lake.extending import CONNECTOR, FORMAT, RULE, Site, site_in
+from tests.unit.contracts import readings, write
 
 connectors: TypeAdapter[Connector] = TypeAdapter(AnyConnector)
 formats: TypeAdapter[Format] = TypeAdapter(AnyFormat)

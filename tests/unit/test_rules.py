@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 import sqlglot
-from contracts import readings, write
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -17,6 +16,7 @@ from jobs.declared.compile import compile_rules, row_rules
 from jobs.declared.contract import load_contract
 from jobs.declared.rules import DIMENSIONS, Rule, satisfied
 from jobs.declared.sql import literal, quote
+from tests.unit.contracts import readings, write
 
 
 @pytest.fixture

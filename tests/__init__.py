@@ -1,0 +1,1 @@
+"""The proof that the exchange does what it says."""

@@ -1,0 +1,1 @@
+"""Airflow, started as a person starts it."""

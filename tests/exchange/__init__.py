@@ -1,0 +1,1 @@
+"""Records, releases and the sharing server, without an engine."""
