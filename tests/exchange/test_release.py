@@ -17,11 +17,7 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-<<<<<<< HEAD
 import yaml
-from tests.exchange.checked import CAUTIONS, NOW, PRODUCT, SOURCE, Desk, meters
-=======
->>>>>>> efbd145 (Import tests as a package, with no other folder on the path)
 from deltalake import DeltaTable
 from hypothesis import HealthCheck, given
 from hypothesis import settings as examples
@@ -46,7 +42,7 @@ from jobs.release.manifest import Manifest, digest
 from jobs.release.snapshot import snapshot
 from jobs.release.step import compare, find, rows_of_difference
 from jobs.settings import settings
-from tests.exchange.checked import NOW, PRODUCT, SOURCE, Desk, meters
+from tests.exchange.checked import CAUTIONS, NOW, PRODUCT, SOURCE, Desk, meters
 
 
 @pytest.fixture(scope="module", autouse=True)

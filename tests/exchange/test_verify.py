@@ -15,11 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-<<<<<<< HEAD
 import rfc8785
-from tests.exchange.checked import PRODUCT, SOURCE, Desk, meters, write
-=======
->>>>>>> efbd145 (Import tests as a package, with no other folder on the path)
 
 from jobs.errors import NotFound
 from jobs.lake import engine
@@ -27,11 +23,8 @@ from jobs.release import credential
 from jobs.release.archive import folder_of
 from jobs.release.manifest import Manifest
 from jobs.release.verify import Finding, verify
-<<<<<<< HEAD
 from jobs.settings import settings
-=======
 from tests.exchange.checked import PRODUCT, SOURCE, Desk, meters, write
->>>>>>> efbd145 (Import tests as a package, with no other folder on the path)
 
 
 @pytest.fixture(scope="module")

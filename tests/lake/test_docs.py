@@ -6,19 +6,14 @@ import re
 from pathlib import Path
 
 import pytest
-<<<<<<< HEAD
 import yaml
-from test_evaluate import Table, good
-from tests.lake.trial import Exchange, write
-=======
->>>>>>> efbd145 (Import tests as a package, with no other folder on the path)
 
 from jobs.check import evidence
 from jobs.errors import Tampered
 from jobs.portal.tables import SHOWN_CHECKS, build_docs
 from jobs.settings import settings
 from tests.lake.test_evaluate import Table, good
-from tests.lake.trial import Exchange
+from tests.lake.trial import Exchange, write
 
 
 @pytest.fixture
