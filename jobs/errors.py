@@ -84,12 +84,12 @@ class ExpectationsFailed(ExchangeError):
     """A built version broke a rule of severity error; the version before stays the checked one."""
 
 
-class Busy(ExchangeError):
-    """Somebody else is writing the same table right now."""
+class Locked(ExchangeError):
+    """Somebody else holds the lock or lease that this work needs; trying again later may help."""
 
 
-class Overtaken(Busy):
-    """Somebody else wrote a table in the middle of a step, which does its work well if it is done again."""
+class ConcurrentWrite(Locked):
+    """Somebody else committed to a table during this step; the step can be done again from the beginning."""
 
 
 class NotFound(ExchangeError):

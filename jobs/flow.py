@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 import time
-from contextlib import nullcontext, suppress
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Literal, get_args
 
-from jobs import lake
 from jobs.declared.catalog import Catalog, Product, Source, find_product, find_source, load_catalog
-from jobs.errors import DeclarationError, ExchangeError, NotFound, Overtaken
-from jobs.lake.engine import refresh
-from jobs.lake.engine_errors import explained
-from jobs.lake.lease import writing
-from jobs.registry.locks import hold
+from jobs.errors import DeclarationError, ExchangeError, NotFound
+from jobs.lake import guard, refresh
+from jobs.lake.engine_errors import translate_engine_errors
 from jobs.registry.runs import Counts, Status, StepOutcome, recorded
 
 Step = Literal["land", "bronze", "silver", "gold", "check", "release"]
-# Each process that was killed leaves one commit at most that the engine is still at.
-_TRIES = 6
 # A check takes back the version that it does not pass.
 _WRITING: tuple[Step, ...] = ("bronze", "silver", "gold", "check")
 
@@ -87,13 +82,13 @@ def run_step(step: str, name: str, logical_date: datetime, run_id: str) -> StepR
     if step != "land":
         refresh()
     with (
-        explained(subject.file),
-        hold(f"{kind}.{subject.name}"),
-        writing() if step in _WRITING else nullcontext(),
+        translate_engine_errors(subject.file),
+        (guard.writing if step in _WRITING else guard.locked)(f"{kind}.{subject.name}"),
     ):
         outcome = recorded(
-            run_id, step, kind, subject.name, logical_date, table, lambda: _done(step, subject, logical_date, run_id)
-        )
+            run_id, step, kind, subject.name, logical_date, table,
+            lambda: guard.retried(lambda: _attempt(step, subject, logical_date, run_id)),
+        )  # fmt: skip
     return StepRun(step, subject.name, table, time.monotonic() - started, outcome)
 
 
@@ -160,20 +155,11 @@ def _subject(step: str, name: str) -> Source | Product:
     return catalog.sources.get(name) or catalog.product(name)
 
 
-def _done(
-    step: str, subject: Source | Product, logical_date: datetime, run_id: str, tries: int = _TRIES
-) -> StepOutcome:
-    """Do a step, and again if a commit overtook it that the engine still made for a process which was killed."""
-    try:
-        # Once more within, so that the record says it too.
-        with explained(subject.file):
-            return _do(step, subject, logical_date, run_id)
-    except Overtaken:
-        if tries == 1:
-            raise
-    finally:
-        lake.expect_nothing()
-    return _done(step, subject, logical_date, run_id, tries - 1)
+def _attempt(step: str, subject: Source | Product, logical_date: datetime, run_id: str) -> StepOutcome:
+    # Within the record, so that it keeps the explanation too, and within each attempt, so that a conflict which the
+    # engine reports is retried.
+    with translate_engine_errors(subject.file):
+        return _do(step, subject, logical_date, run_id)
 
 
 def _do(step: str, subject: Source | Product, logical_date: datetime, run_id: str) -> StepOutcome:

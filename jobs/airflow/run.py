@@ -20,7 +20,7 @@ from jobs.airflow.outcome import outcomes_of
 from jobs.airflow.round import Round
 from jobs.airflow.services import Services
 from jobs.declared.catalog import load_catalog
-from jobs.errors import Busy, ExchangeError
+from jobs.errors import ExchangeError, Locked
 from jobs.exchange.grants import PREFIX
 from jobs.operate.doctor import require_working
 from jobs.operate.processes import is_free
@@ -152,8 +152,8 @@ def _only_runner() -> Iterator[None]:
     with ExitStack() as stack:
         try:
             stack.enter_context(locks.hold("runner", shared=False))
-        except Busy as error:
-            raise Busy(
+        except Locked as error:
+            raise Locked(
                 f"another `exchange run` or `exchange up` is running here: {error.what}",
                 where=str(settings().home),
                 next_step="wait for it or stop it, or set EXCHANGE_HOME to another folder",

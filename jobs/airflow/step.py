@@ -46,13 +46,13 @@ class StepOperator(BaseOperator):
 
     def execute(self, context: Context) -> None:
         """Run the steps for the logical date of the DAG run."""
-        from jobs.errors import Busy, ExchangeError, PublisherError
+        from jobs.errors import ExchangeError, Locked, PublisherError
 
         dag_run = context["dag_run"]
         try:
             for step in self.steps:
                 result = self._run(step, logical_date(dag_run), dag_run.run_id)
-        except (Busy, PublisherError) as error:
+        except (Locked, PublisherError) as error:
             if _tries_are_spent(context):
                 raise AirflowFailException(str(error)) from None
             raise AirflowException(str(error)) from None

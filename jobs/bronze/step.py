@@ -15,8 +15,8 @@ from jobs.bronze.stripes import Shares, shares_of
 from jobs.declared.catalog import Source
 from jobs.declared.sql import quote
 from jobs.errors import DeclarationError, RefusedFile, Tampered
-from jobs.lake.engine import connect
-from jobs.lake.engine_errors import explained
+from jobs.lake import connect
+from jobs.lake.engine_errors import translate_engine_errors
 from jobs.lake.objects import on_disk
 from jobs.registry.landings import Loaded, forget_loaded, note_loaded, waiting_landings
 from jobs.registry.models import Landing
@@ -59,7 +59,7 @@ def bronze(source: Source) -> StepOutcome:
     A file that cannot be read becomes one refused row, so that the others go on; loading it again replaces its rows.
     """
     _refuse_twins(source)
-    with explained(source.file):
+    with translate_engine_errors(source.file):
         _create(source)
         landings = waiting_landings(source.name)
         if not landings:
@@ -114,7 +114,7 @@ def published_rows(source: Source, where: str) -> DataFrame:
         where: SQL over the partition column.
     """
     escaped = _escaped(source.declared.format)
-    rows = lake.read(table_of(source)).where(where)
+    rows = lake.read_table(table_of(source)).where(where)
     return rows.withColumnsRenamed(escaped) if escaped else rows
 
 
@@ -171,7 +171,7 @@ def _load(source: Source, landings: list[Landing]) -> dict[str, Any]:
 
 
 def _counted(table: str, sha256s: list[str]) -> dict[str, Any]:
-    rows = lake.read(table).where(slice_of(sha256s)).groupBy("_landing_sha256").agg(*_count_columns()).collect()
+    rows = lake.read_table(table).where(slice_of(sha256s)).groupBy("_landing_sha256").agg(*_count_columns()).collect()
     return {row["_landing_sha256"]: row for row in rows}
 
 

@@ -31,7 +31,7 @@ from jobs.check.grade import WEIGHTS, Finding, Grade, grade
 from jobs.declared.compile import compile_rules
 from jobs.declared.contract import Contract
 from jobs.declared.rules import Rule
-from jobs.lake.engine import see_alive
+from jobs.lake import ping
 
 if TYPE_CHECKING:
     from great_expectations import ExpectationSuite
@@ -205,7 +205,7 @@ def _validate(
     done = batch.validate(part, result_format=result_format, expectation_parameters=parameters)
     if any(_error(result) for result in done.results):
         # GX makes whatever is raised a result; an engine that went away says nothing about the rows.
-        see_alive()
+        ping()
     return {_rule_of(result): result for result in done.results}
 
 

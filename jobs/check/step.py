@@ -11,7 +11,7 @@ from jobs.declared.compile import compile_rules
 from jobs.declared.contract import Contract, load_contract
 from jobs.declared.rules import Rule
 from jobs.errors import ExchangeError, ExpectationsFailed
-from jobs.lake.engine_errors import explained
+from jobs.lake.engine_errors import translate_engine_errors
 from jobs.lake.partitions import follow_key
 from jobs.lake.pointers import confirm, move, pointer, take_back
 from jobs.lake.views import current_rows, keeps_revisions
@@ -59,7 +59,7 @@ def check(table: str, logical_date: datetime, run_id: str) -> StepOutcome:
     contract = load_contract(table)
     rules = compile_rules(contract)
     changed = _changed(table, contract, rules, stands, head)
-    with explained(contract.file):
+    with translate_engine_errors(contract.file):
         outcome = _evaluated(table, contract, head, changed, logical_date, run_id)
         if changed is not None and {f.rule_id for f in outcome.failed} & _decided_by_all(rules, contract):
             changed = None
@@ -95,7 +95,7 @@ def _is_to_be_checked_again(table: str, stands: Pointer) -> bool:
 
 def _check_again(table: str, stands: Pointer, logical_date: datetime, run_id: str) -> StepOutcome:
     contract = load_contract(table)
-    with explained(contract.file):
+    with translate_engine_errors(contract.file):
         outcome = _evaluated(table, contract, stands.delta_version, None, logical_date, run_id)
     row = _row(table, stands.delta_version, contract, outcome, None, run_id)
     checked = StepOutcome(
@@ -143,7 +143,7 @@ def _changed(
         return None
     if any(r.kind.partial(r, contract.key) == "says_nothing" for r in rules) or not follow_key(contract):
         return None
-    return lake.touched(table, stands.delta_version, head)
+    return lake.changed_partitions(table, stands.delta_version, head)
 
 
 def _decided_by_all(rules: Sequence[Rule], contract: Contract) -> set[str]:

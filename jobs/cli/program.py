@@ -16,14 +16,14 @@ import typer
 
 from jobs.cli import buyers, cluster, doctor, lake, new, quality, query, records, releases, steps
 from jobs.cli.options import BUYER, ENGINEER, STAFF
-from jobs.errors import Busy, ExchangeError, ExpectationsFailed, PublisherError, RefusedFile, Tampered
+from jobs.errors import ExchangeError, ExpectationsFailed, Locked, PublisherError, RefusedFile, Tampered
 
 FAILED_WORK = 1
 USERS_MISTAKE = 2
 UNEXPECTED = 70
 INTERRUPTED = 130
 
-_FAILURES = (ExpectationsFailed, PublisherError, RefusedFile, Busy, Tampered)
+_FAILURES = (ExpectationsFailed, PublisherError, RefusedFile, Locked, Tampered)
 
 _COMMANDS: tuple[tuple[str, str, Callable[..., None]], ...] = (
     (ENGINEER, "run", steps.run),
@@ -135,9 +135,9 @@ def _explained(error: Exception) -> int:
         context = getattr(error, "ctx", None)
         hint = f". Next: {context.command_path} --help" if context else ""
         return _say(f"{usage().rstrip('.')}{hint}", USERS_MISTAKE)
-    from jobs.lake.objects import explanation
+    from jobs.lake.objects import store_error
 
-    refused = explanation(error, "EXCHANGE_LAKE")
+    refused = store_error(error, "EXCHANGE_LAKE")
     if refused:
         return _say(str(refused), FAILED_WORK)
     if isinstance(error, OSError) and error.filename:

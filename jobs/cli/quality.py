@@ -115,9 +115,9 @@ def _rules(check: Check) -> dict[str, Any]:
 
 def _refused(full: str, limit: int) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     from jobs import lake
-    from jobs.lake.engine import connect
+    from jobs.lake import connect
 
-    lake.read(full).createOrReplaceTempView("refused_rows")
+    lake.read_table(full).createOrReplaceTempView("refused_rows")
     spark = connect()
     counted = spark.sql(
         "SELECT rule, column_name AS columns, count(*) AS rows, count(DISTINCT _file) AS files FROM refused_rows"

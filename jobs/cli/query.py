@@ -138,10 +138,10 @@ def _plain(value: Any) -> Any:
 
 
 def _refused(error: Exception, spark: SparkSession) -> ExchangeError:
-    from jobs.lake.engine import said
+    from jobs.lake import engine_message
     from jobs.lake.views import UNREADABLE
 
-    text = said(error)
+    text = engine_message(error)
     _, ours, told = text.partition(UNREADABLE)
     if ours:
         return ExchangeError(told)

@@ -12,8 +12,8 @@ from jobs.declared.catalog import Product
 from jobs.declared.contract import Contract, load_contract
 from jobs.declared.sql import quote, read_select
 from jobs.errors import DeclarationError, ExchangeError
-from jobs.lake.engine import connect
-from jobs.lake.engine_errors import explained
+from jobs.lake import connect
+from jobs.lake.engine_errors import translate_engine_errors
 from jobs.lake.partitions import check_partitions
 from jobs.lake.pointers import advance, begin, checked, pointer
 from jobs.lake.views import current_rows
@@ -58,7 +58,7 @@ def _build(
     frame = _built(product, contract, inputs["tables"], lake.predicate(moved) if moved else None)
     if not moved and not lake.is_shaped(product.table, fields, contract.partitions):
         lake.replace(product.table, fields, contract.partitions, product.declared.title)
-    with explained(product.query_file):
+    with translate_engine_errors(product.query_file):
         version = lake.overwrite(product.table, frame, slice_of=lake.predicate(moved) if moved else None)
     return StepOutcome(counts=Counts(rows_out=lake.rows(product.table)), input=inputs, output_version=version)
 
@@ -87,7 +87,7 @@ def _moved(product: Product, stands: Pointer | None, inputs: dict[str, Any]) -> 
         if before["tables"][table] == until:
             continue
         try:
-            touched = lake.touched(table, before["tables"][table], until)
+            touched = lake.changed_partitions(table, before["tables"][table], until)
         except ExchangeError:
             # The version that was read then is not there any more, so nobody knows what differs from it.
             return None

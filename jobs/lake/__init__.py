@@ -1,28 +1,45 @@
-"""The one place that knows where tables are and how their versions are kept; it alone knows which engine it is on."""
+"""The one place that knows where tables are and how their versions are kept; it alone knows which engine it is on.
+
+This is the door: sessions, tables, logs, stages and places are asked for here, as `lake.append` or `from jobs.lake
+import connect`. What has a subject of its own is a module of its own, imported by its name: `guard`, `pointers`,
+`partitions`, `views`, `objects`, `engine_errors`.
+"""
 
 from __future__ import annotations
 
+from jobs.lake.engine import (
+    SERVER,
+    close,
+    connect,
+    describe_engine,
+    engine_message,
+    ping,
+    refresh,
+)
 from jobs.lake.log import (
     DataFile,
     Partition,
+    changed_partitions,
     columns_at,
     delta,
+    drop_cached_logs,
     exists,
     files,
     files_in,
     files_of,
-    forget,
     made_by,
     predicate,
     rows,
     rows_in,
-    touched,
     version,
 )
 from jobs.lake.place import from_path, location, relative
 from jobs.lake.stages import clear_stages, counts, leftovers, show, stage, try_engine
 from jobs.lake.tables import (
     BOOKKEEPING,
+    CURRENT,
+    ORIGIN,
+    REVISION_FIELDS,
     Field,
     append,
     attach,
@@ -30,26 +47,23 @@ from jobs.lake.tables import (
     compact,
     create,
     delete,
-    expect,
-    expect_nothing,
     fields_of,
     is_shaped,
     merge,
     overwrite,
-    read,
+    read_table,
     replace,
     restore,
     rewritten,
-    see_expected,
 )
 from jobs.lake.vacuum import remove, unneeded, unneeded_log
 from jobs.lake.views import session
 
 __all__ = [
-    "BOOKKEEPING", "DataFile", "Field", "Partition", "append", "attach", "bookkeeping_fields", "clear_stages",
-    "columns_at", "compact", "counts", "create", "delete", "delta", "exists", "expect", "expect_nothing",
-    "fields_of", "files", "files_in", "files_of", "forget", "from_path", "is_shaped", "leftovers", "location",
-    "made_by", "merge", "overwrite", "predicate", "read", "relative", "remove", "replace", "restore", "rewritten",
-    "rows", "rows_in", "see_expected", "session", "show", "stage", "touched", "try_engine", "unneeded",
-    "unneeded_log", "version",
+    "BOOKKEEPING", "CURRENT", "ORIGIN", "REVISION_FIELDS", "SERVER", "DataFile", "Field", "Partition", "append",
+    "attach", "bookkeeping_fields", "changed_partitions", "clear_stages", "close", "columns_at", "compact", "connect",
+    "counts", "create", "delete", "delta", "describe_engine", "drop_cached_logs", "engine_message", "exists",
+    "fields_of", "files", "files_in", "files_of", "from_path", "is_shaped", "leftovers", "location", "made_by",
+    "merge", "overwrite", "ping", "predicate", "read_table", "refresh", "relative", "remove", "replace", "restore",
+    "rewritten", "rows", "rows_in", "session", "show", "stage", "try_engine", "unneeded", "unneeded_log", "version",
 ]  # fmt: skip

@@ -69,7 +69,7 @@ def refresh() -> None:
 
     try:
         _see_somebody(address)
-        see_alive()
+        ping()
     except (PySparkException, ExchangeError) as error:
         # To close it would be to ask the server that is not there.
         _open.pop((address, os.getpid()))
@@ -77,7 +77,7 @@ def refresh() -> None:
             raise
 
 
-def see_alive() -> None:
+def ping() -> None:
     """See that the session's server still knows it; what was named in a session that it does not know is gone.
 
     Raises:
@@ -98,7 +98,7 @@ def _make_active(found: SparkSession) -> None:
         kind._active_session.session = found
 
 
-def described() -> str:
+def describe_engine() -> str:
     """The engine's kind, version and address, without its token."""
     address = settings().spark
     if address == "embedded":
@@ -113,7 +113,7 @@ def without_token(address: str) -> str:
     return address.split(";")[0].rstrip("/")
 
 
-def said(error: Exception) -> str:
+def engine_message(error: Exception) -> str:
     """What the engine says in an error, as one line: without the codes, plans and traces that Spark adds."""
     words = str(error).partition("JVM stacktrace:")[0]
     of_connection = re.search(r'^\s*details = "(.*)"$', words, re.MULTILINE)
@@ -220,7 +220,7 @@ def _refused(error: Exception, address: str) -> ExchangeError:
             next_step="correct the token; the file `env` of a cluster on this machine has it",
         )
     return ExchangeError(
-        f"{where} gives no session: {(said(error) or type(error).__name__)[:300]}",
+        f"{where} gives no session: {(engine_message(error) or type(error).__name__)[:300]}",
         where="EXCHANGE_SPARK",
         expected="a Spark Connect server of Spark 4.1",
         next_step="see what its log says, or correct the address",

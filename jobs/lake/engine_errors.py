@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from jobs.errors import ExchangeError, Overtaken
+from jobs.errors import ConcurrentWrite, ExchangeError
 from jobs.lake import objects
 from jobs.lake.delta_release import delta_release
-from jobs.lake.engine import said, without_token
+from jobs.lake.engine import engine_message, without_token
 from jobs.settings import settings
 
 _FULL = (
@@ -52,7 +52,7 @@ _STORE_AWAY = (
 
 
 @contextmanager
-def explained(where: Path | str) -> Iterator[None]:
+def translate_engine_errors(where: Path | str) -> Iterator[None]:
     """Explain whatever stops the engine, the reading or the writing of a table within the block.
 
     Args:
@@ -81,7 +81,7 @@ def _explanation(error: Exception, where: str) -> ExchangeError | None:
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return _disk_full()
     if settings().is_remote:
-        return objects.explanation(error, settings().store)
+        return objects.store_error(error, settings().store)
     return None
 
 
@@ -106,16 +106,16 @@ def _stopped(error: Exception, where: str) -> ExchangeError:
         return _disk_full(of_engine=True)
     if any(sign in text for sign in _GONE):
         return _engine_gone()
-    first = (said(error) or type(error).__name__)[:300]
+    first = (engine_message(error) or type(error).__name__)[:300]
     if any(sign in text for sign in _MEANWHILE):
-        return Overtaken(
+        return ConcurrentWrite(
             f"a table was written by somebody else in the middle of this step: {first}",
             where=where,
             expected="one writer at a time",
             next_step="see who else writes it, then run the step again",
         )
     if any(sign in text for sign in _STORE_AWAY):
-        return objects.away(settings().store, first)
+        return objects.store_unavailable(settings().store, first)
     if any(sign in text for sign in _VALUES):
         return ExchangeError(
             f"the engine stopped at a value: {first}",

@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 
-from jobs.errors import Busy, ExchangeError
+from jobs.errors import ExchangeError, Locked
 from jobs.lake.engine import writer
 from jobs.registry.leases import lease_of, take_lease
 from jobs.settings import settings
@@ -36,11 +36,11 @@ _sure: dict[str, tuple[float, str]] = {}
 
 
 @contextmanager
-def writing() -> Iterator[None]:
+def hold() -> Iterator[None]:
     """Hold the right to write the lake within the block; of a lake on a disk everybody has it.
 
     Raises:
-        Busy: another engine has it; the message names it, and until when.
+        Locked: another engine has it; the message names it, and until when.
     """
     if not settings().is_remote:
         yield
@@ -57,11 +57,11 @@ def writing() -> Iterator[None]:
         renewing.join()
 
 
-def see_held() -> None:
+def require_lease() -> None:
     """Refuse a commit where another engine may have begun to write since this process last renewed its lease.
 
     Raises:
-        Busy: another engine has taken it.
+        Locked: another engine has taken it.
         ExchangeError: the lease ran out, and the database that could renew it cannot be reached.
     """
     known = _sure.get(str(settings().lake)) if settings().is_remote else None
@@ -77,13 +77,13 @@ def _take(lake: str, me: str) -> None:
     begun = _now()
     now = datetime.now(UTC)
     if not take_lease(lake, me, now=now, until=now + timedelta(seconds=SECONDS)):
-        raise _busy(lake)
+        raise _locked(lake)
     _sure[lake] = (begun + SECONDS - _MARGIN, me)
 
 
-def _busy(lake: str) -> Busy:
+def _locked(lake: str) -> Locked:
     holder = lease_of(lake)
-    return Busy(
+    return Locked(
         f"{holder.writer} writes this lake, and two at once would overwrite each other's commits",
         where=lake,
         expected="one engine that writes a lake in an object store",

@@ -88,7 +88,7 @@ def _older_log(folder: str, _created: int, _process: int, version: int) -> Delta
     return DeltaTable(folder, version=version, storage_options=storage_options())
 
 
-def forget() -> None:
+def drop_cached_logs() -> None:
     """Drop what this process has read of logs, so that what somebody did to them since is seen."""
     _newest.clear()
     _listed.clear()
@@ -117,7 +117,8 @@ def files(table: str, at: int | None = None) -> tuple[DataFile, ...]:
     key = (*_identity(table), log.version())
     if key not in _listed:
         while len(_listed) >= _LISTS_KEPT:
-            _listed.pop(next(iter(_listed)))
+            # Another thread may have dropped the same one.
+            _listed.pop(next(iter(_listed)), None)
         _listed[key] = files_of(log, location(table))
     return _listed[key]
 
@@ -165,7 +166,7 @@ def rows(table: str, at: int | None = None) -> int:
     return sum(f.rows for f in files(table, at))
 
 
-def touched(table: str, since: int, until: int) -> tuple[Partition, ...]:
+def changed_partitions(table: str, since: int, until: int) -> tuple[Partition, ...]:
     """Partitions whose files differ between two versions, sorted; one empty tuple if the table has no partitions."""
     known = _changed(table, since, until)
     if known is None:

@@ -57,7 +57,7 @@ def put_if_absent(target: Path, source: Path | bytes) -> bool:
 
     bucket, key = _place(target)
     place = {"Bucket": bucket, "Key": key}
-    with explained(target):
+    with translate_store_errors(target):
         try:
             if isinstance(source, bytes):
                 _client().put_object(**place, Body=source, **_ONCE, **_VERIFIED)
@@ -109,7 +109,7 @@ def clock_skew(root: Path) -> float:
 
 def _list_one(root: Path) -> dict[str, Any]:
     bucket, prefix = _place(root)
-    with explained(root):
+    with translate_store_errors(root):
         answer: dict[str, Any] = _client().list_objects_v2(Bucket=bucket, Prefix=prefix, MaxKeys=1)
         return answer
 
@@ -130,7 +130,7 @@ def on_disk(address: Path | str) -> Iterator[Path]:
     bucket, key = _place(address)
     with tempfile.TemporaryDirectory(prefix="exchange-") as folder:
         copy = Path(folder) / key.rpartition("/")[2]
-        with explained(address):
+        with translate_store_errors(address):
             try:
                 _client().download_file(bucket, key, str(copy))
             except ClientError as error:
@@ -149,7 +149,7 @@ def reader(path: Path, until: int | None = None) -> BufferedIOBase:
     """
     if not is_object(path):
         return path.open("rb")
-    with explained(path):
+    with translate_store_errors(path):
         opened = path.open("rb", block_size=_AHEAD, cache_type="readahead", size=until)  # type: ignore[call-overload]  # as fsspec's paths can
         return cast("BufferedIOBase", opened)
 
@@ -176,7 +176,7 @@ def listed(folder: Path) -> Iterator[Listed]:
         return
     bucket, key = _place(folder)
     prefix = f"{key}/" if key else ""
-    with explained(folder):
+    with translate_store_errors(folder):
         for page in _client().get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix):
             for entry in page.get("Contents", ()):
                 yield Listed(entry["Key"].removeprefix(prefix), entry["Size"], entry["LastModified"])
@@ -193,7 +193,7 @@ def sha256_of(file: Path) -> str:
 
 
 @contextmanager
-def explained(where: Path | str) -> Iterator[None]:
+def translate_store_errors(where: Path | str) -> Iterator[None]:
     """Say in one line what keeps the object store from serving.
 
     Raises:
@@ -202,13 +202,13 @@ def explained(where: Path | str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        known = explanation(error, where)
+        known = store_error(error, where)
         if known is None:
             raise
         raise known from error
 
 
-def explanation(error: Exception, where: Path | str) -> ExchangeError | None:
+def store_error(error: Exception, where: Path | str) -> ExchangeError | None:
     """What keeps the object store from serving, by what one of its clients raised; None if it is about something else.
 
     The one behind paths turns what the store answers into errors of files, and keeps the answer as their cause.
@@ -235,9 +235,9 @@ def explanation(error: Exception, where: Path | str) -> ExchangeError | None:
     if isinstance(told, (ClientError, Boto3Error)):
         return _refused(told, where)
     if isinstance(told, (BotoCoreError, ConnectionFault, FSTimeoutError, TimeoutError, ConnectionError)):
-        return away(where, type(told).__name__)
+        return store_unavailable(where, type(told).__name__)
     if isinstance(error, OSError) and _OF_DELTA_RS in str(error):
-        return away(where, "Delta's reader gave up")
+        return store_unavailable(where, "Delta's reader gave up")
     if getattr(error, "filename", None):
         # Of a file on a disk.
         return None
@@ -246,7 +246,7 @@ def explanation(error: Exception, where: Path | str) -> ExchangeError | None:
     return None
 
 
-def away(where: Path | str, told: str) -> ExchangeError:
+def store_unavailable(where: Path | str, told: str) -> ExchangeError:
     """The error of a store that cannot be reached, or is not able to serve."""
     return ExchangeError(
         f"the object store does not answer ({told})", where=str(where),
@@ -290,7 +290,7 @@ def make_bucket(name: str, address: str, key: tuple[str, str], region: str) -> N
     from botocore.config import Config
 
     config = Config(retries={"total_max_attempts": 1}, connect_timeout=2, read_timeout=10, proxies={})
-    with explained(address):
+    with translate_store_errors(address):
         # Typed by its service at run time only.
         client: Any = boto3.client(
             "s3", endpoint_url=address, aws_access_key_id=key[0], aws_secret_access_key=key[1], region_name=region,

@@ -37,7 +37,7 @@ def check_partitions(contract: Contract) -> None:
             )
 
 
-def touched(table: str, contract: Contract, view: str) -> str | None:
+def partition_filter(table: str, contract: Contract, view: str) -> str | None:
     """SQL over alias t for the table's partitions that can hold a key of the view; None if none of them exists.
 
     It is the whole table, unless every partition column is part of the key or computed from it: only then can a key

@@ -6,13 +6,13 @@ from datetime import UTC, datetime
 from typing import Any
 
 from jobs.errors import ExchangeError, NotFound
-from jobs.lake import log, place, tables
-from jobs.registry import locks, transaction
+from jobs.lake import guard, log, place, tables
+from jobs.registry import transaction
 from jobs.registry.models import Check, Pointer
 from jobs.registry.pointers import pointer, pointers, pointers_built_from
 
 __all__ = [
-    "advance", "begin", "checked", "confirm", "forget", "move", "pointer", "pointers", "rebase", "take_back",
+    "advance", "begin", "checked", "confirm", "drop_pointer", "move", "pointer", "pointers", "rebase", "take_back",
 ]  # fmt: skip
 
 
@@ -36,7 +36,7 @@ def move(
     table: str, to: int, *, check: Check, landing_id: int | None, inputs: dict[str, Any] | None, run_id: str
 ) -> None:
     """Record a passed check and let the table's pointer stand on the version it checked, in one transaction."""
-    locks.see_held()
+    guard.require_lock()
     with transaction() as db:
         db.add(check)
         db.flush()
@@ -50,7 +50,7 @@ def move(
 
 def confirm(table: str, check: Check) -> None:
     """Record that the checked version passed again, by the contract as it is now."""
-    locks.see_held()
+    guard.require_lock()
     with transaction() as db:
         db.add(check)
         db.flush()
@@ -60,7 +60,7 @@ def confirm(table: str, check: Check) -> None:
 
 def advance(table: str, *, landing_id: int | None = None, inputs: dict[str, Any] | None = None) -> None:
     """Note that more input has been taken in although no row of the table changed."""
-    locks.see_held()
+    guard.require_lock()
     with transaction() as db:
         found = db.get_one(Pointer, table)
         found.landing_id = landing_id if landing_id is not None else found.landing_id
@@ -69,7 +69,7 @@ def advance(table: str, *, landing_id: int | None = None, inputs: dict[str, Any]
 
 def rebase(table: str, to: int) -> None:
     """Let a pointer, and all that was built from where it stood, stand on a version of the same rows."""
-    locks.see_held()
+    guard.require_lock()
     with transaction() as db:
         found = db.get_one(Pointer, table)
         before = found.delta_version
@@ -79,7 +79,7 @@ def rebase(table: str, to: int) -> None:
                 reader.inputs = _reading(reader, table, to)
 
 
-def forget(table: str) -> None:
+def drop_pointer(table: str) -> None:
     """Drop the pointer of a table that is gone; what was built from its versions no longer counts as current."""
     with transaction() as db:
         found = db.get(Pointer, table)
@@ -98,7 +98,7 @@ def begin(table: str) -> Pointer | None:
     """
     found = pointer(table)
     head = log.version(table)
-    tables.expect(table, head)
+    guard.expect(table, head)
     if head is None and found is not None:
         raise ExchangeError(
             f"{table} is gone, of which version {found.delta_version} was checked",

@@ -8,12 +8,10 @@ from functools import reduce
 from typing import TYPE_CHECKING
 
 from jobs.declared.sql import literal, quote
-from jobs.errors import Overtaken
-from jobs.lake import lease
+from jobs.lake import guard
 from jobs.lake.engine import connect
 from jobs.lake.log import MADE_BY, DataFile, Partition, delta, exists, predicate, version
 from jobs.lake.place import address, from_path, is_embedded, location
-from jobs.registry import locks
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
@@ -46,9 +44,6 @@ _STATISTICS = "delta.dataSkippingStatsColumns"
 # What OPTIMIZE and its like make of small files, and the largest that they write again.
 _COMPACT_BYTES = 128 << 20
 
-# The version that a step found, or made itself, of each table that nobody else may change before the step ends.
-_expected: dict[str, int] = {}
-
 
 @dataclass(frozen=True)
 class Field:
@@ -63,20 +58,6 @@ REVISION_FIELDS = (
     Field("_known_at", "TIMESTAMP", "when this version of the row became known"),
     Field("_superseded_at", "TIMESTAMP", "when a later version replaced it; null for the current one"),
 )
-
-
-def expect(table: str, head: int | None) -> None:
-    """Take note of a table's newest version: a commit of this process must be the next one.
-
-    The engine may still be at what a process asked of it that was killed since. Such a commit in between is found out,
-    and the build that met it comes to nothing.
-    """
-    _expected[str(location(table))] = -1 if head is None else head
-
-
-def expect_nothing() -> None:
-    """End what `expect` began, as a step does."""
-    _expected.clear()
 
 
 def fields_of(columns: Iterable[Column]) -> tuple[Field, ...]:
@@ -120,7 +101,7 @@ def replace(
 
 
 def _create(table: str, fields: Sequence[Field], partitions: Sequence[str], comment: str, made_by: str) -> None:
-    _see_right()
+    guard.require_write_access()
     columns = ", ".join(f"{quote(f.name)} {f.type} COMMENT {literal(f.comment)}" for f in fields)
     layer, name = table.split(".", 1)
     parted = f"PARTITIONED BY ({', '.join(map(quote, partitions))}) " if partitions else ""
@@ -133,8 +114,7 @@ def _create(table: str, fields: Sequence[Field], partitions: Sequence[str], comm
         properties[MADE_BY] = made_by
     told = ", ".join(f"{literal(name)} = {literal(value)}" for name, value in properties.items())
     rest = f"COMMENT {literal(comment)} TBLPROPERTIES ({told})"
-    if str(location(table)) in _expected:
-        _expected[str(location(table))] += 1
+    guard.expect_own_commit(table)
     if not is_embedded():
         # Spark takes a table whose folder is there for another one, unless it is named by its path.
         replaced = "REPLACE" if exists(table) else "CREATE"
@@ -181,7 +161,7 @@ def _database(layer: str) -> str:
     return f"lake_{layer}"
 
 
-def read(table: str, at: int | None = None) -> DataFrame:
+def read_table(table: str, at: int | None = None) -> DataFrame:
     """A frame over a version of a table, the newest if None."""
     # Sail 0.7 takes about twice as long to find the newest version by itself.
     reader = connect().read.format("delta").option("versionAsOf", version(table) if at is None else at)
@@ -197,7 +177,7 @@ def append(table: str, frame: DataFrame, *, apart: Sequence[Partition] | None = 
         apart: all partitions that the rows fall into, if they are to be read apart, each by a filter of its own: of
             many rows that lie together by partition where they are read from, this spares the engine to sort them.
     """
-    _see_right()
+    guard.require_write_access()
     parted = _apart(frame, apart) if apart else _by_partition(table, frame)
     parted.write.format("delta").mode("append").save(address(location(table)))
     return _committed(table)
@@ -216,7 +196,7 @@ def overwrite(table: str, frame: DataFrame, *, slice_of: str | None = None, toge
         slice_of: SQL predicate over partition columns.
         together: bring each partition's rows together first; no use where they are together already.
     """
-    _see_right()
+    guard.require_write_access()
     writer = (_by_partition(table, frame) if together else frame).write.format("delta").mode("overwrite")
     if slice_of:
         # Also where the slice holds nothing yet, though an append would be quicker: the engine may still be at what a
@@ -234,21 +214,21 @@ def _by_partition(table: str, frame: DataFrame) -> DataFrame:
 
 def merge(table: str, view: str, on: str, clauses: str) -> int:
     """Run one MERGE from a temporary view (alias s) into a table (alias t); returns the newest version after it."""
-    _see_right()
+    guard.require_write_access()
     connect().sql(f"MERGE INTO {from_path(table)} t USING {view} s ON {on} {clauses}").collect()
     return _committed(table)
 
 
 def delete(table: str, predicate: str) -> int:
     """Delete rows in one commit; returns the newest version after it."""
-    _see_right()
+    guard.require_write_access()
     connect().sql(f"DELETE FROM {from_path(table)} WHERE {predicate}").collect()
     return _committed(table)
 
 
 def restore(table: str, to: int) -> int:
     """Make the newest version equal to an older one, by a new commit; returns its number."""
-    _see_right()
+    guard.require_write_access()
     if is_embedded():
         delta(table).restore(to)
     else:
@@ -280,7 +260,7 @@ def rewritten(files: Iterable[DataFile]) -> tuple[tuple[DataFile, ...], int]:
 
 def compact(table: str, partitions: Sequence[Partition]) -> int:
     """Write the small files of some partitions as few, the rows as they are; returns the newest version after it."""
-    _see_right()
+    guard.require_write_access()
     if not is_embedded():
         # By itself it takes files of up to a gigabyte for small ones, and writes them all again.
         for setting in ("minFileSize", "maxFileSize"):
@@ -295,41 +275,9 @@ def compact(table: str, partitions: Sequence[Partition]) -> int:
     return delta(table).version()
 
 
-def _see_right() -> None:
-    """Refuse a commit by a process that was paused or cut off for so long that somebody else may be at it by now."""
-    locks.see_held()
-    lease.see_held()
-
-
 def _committed(table: str) -> int:
     # Sail 0.7 writes a checkpoint every ten commits, begins at the one that this optional file names, and so cannot
     # read any version before it. Without the file a reader lists the log and finds what suits the version it wants.
     if is_embedded():
         (location(table) / "_delta_log" / "_last_checkpoint").unlink(missing_ok=True)
-    return _see_next(table, own=1)
-
-
-def see_expected(table: str) -> None:
-    """See that a table still stands at the version that the running step found or made.
-
-    Raises:
-        Overtaken: it does not.
-    """
-    _see_next(table, own=0)
-
-
-def _see_next(table: str, own: int) -> int:
-    """A table's newest version, of which so many after the one expected may be this step's own."""
-    made = delta(table).version()
-    before = _expected.get(str(location(table)))
-    if before is None:
-        return made
-    if made > before + own:
-        _expected.clear()
-        raise Overtaken(
-            f"{table} was changed by somebody else in the middle of this step: it is at version {made} by now",
-            expected="one writer at a time",
-            next_step="see who else writes it, then run the step again; readers have the version that they had",
-        )
-    _expected[str(location(table))] = made
-    return made
+    return guard.require_own_commit(table)

@@ -38,7 +38,7 @@ def session() -> SparkSession:
 
 def current_rows(table: str, version: int) -> DataFrame:
     """A version of a table as readers see it: of a table that keeps revisions, the newest of each row."""
-    frame = tables.read(table, version)
+    frame = tables.read_table(table, version)
     return frame.where(CURRENT) if keeps_revisions(table, version) else frame
 
 

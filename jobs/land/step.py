@@ -6,10 +6,10 @@ import shutil
 from datetime import datetime
 
 from jobs.declared.catalog import Source
+from jobs.lake import guard
 from jobs.lake.objects import sha256_of
 from jobs.land.fetched import Fetched
 from jobs.land.landed import store
-from jobs.registry import locks
 from jobs.registry.landings import add_landing, landing_of, paths_by_mark
 from jobs.registry.models import Landing
 from jobs.registry.runs import Counts, StepOutcome
@@ -58,7 +58,7 @@ def _keep(source: Source, fetched: Fetched, logical_date: datetime, run_id: str)
         return None
     landed = store(fetched, source.name, logical_date)
     # What lands is numbered, and builds go by these numbers: two at once could get theirs out of order.
-    locks.see_held()
+    guard.require_lock()
     is_new = add_landing(
         Landing(
             source=source.name,

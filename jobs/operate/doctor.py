@@ -12,7 +12,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Literal
 
 from jobs.errors import ExchangeError
-from jobs.lake.engine import close
+from jobs.lake import close
 from jobs.settings import settings
 
 _PARTS = ("pyspark", "pysail", "deltalake", "great-expectations", "apache-airflow", "delta-sharing", "sqlalchemy")
@@ -72,10 +72,10 @@ def require_working() -> None:
 
 
 def _tried(subject: str, look: Callable[[], Finding]) -> Finding:
-    from jobs.lake.objects import explained
+    from jobs.lake.objects import translate_store_errors
 
     try:
-        with explained("EXCHANGE_LAKE"):
+        with translate_store_errors("EXCHANGE_LAKE"):
             return look()
     except ExchangeError as error:
         return Finding(subject, "failed", error.finding, error.next_step)
@@ -121,7 +121,7 @@ def _lake() -> Finding:
         _try_folder(probe, content)
         return Finding("lake", "ok", f"{now.store}")
     objects.require_bucket(now.store)
-    with objects.explained(now.store):
+    with objects.translate_store_errors(now.store):
         first, second = objects.put_if_absent(probe, content), objects.put_if_absent(probe, b"another")
         kept = probe.read_bytes()
         probe.unlink()
@@ -146,10 +146,10 @@ def _try_folder(probe: Any, content: bytes) -> None:
 
 
 def _engine() -> Finding:
-    from jobs.lake.engine import connect, described
+    from jobs.lake import connect, describe_engine
 
     connect()
-    return Finding("engine", "ok", described())
+    return Finding("engine", "ok", describe_engine())
 
 
 def _engine_reads_lake() -> Finding:

@@ -11,12 +11,11 @@ from jobs import lake
 from jobs.declared.catalog import Product, Source, load_products, load_sources
 from jobs.declared.sql import quote
 from jobs.errors import ExchangeError, NotFound
-from jobs.lake.lease import writing
-from jobs.lake.pointers import forget, pointer
+from jobs.lake import guard
+from jobs.lake.pointers import drop_pointer, pointer
 from jobs.land.landed import manifests, verify
 from jobs.registry import transaction
 from jobs.registry.landings import digests_in, forget_loaded
-from jobs.registry.locks import hold
 from jobs.registry.models import Landing
 from jobs.registry.releases import recall_published, release_of_version
 from jobs.registry.runs import Kind, StepOutcome, recorded
@@ -85,7 +84,7 @@ def rebuild(table: str, run_id: str) -> tuple[Rebuilt, ...]:
     layer, dot, name = table.lower().partition(".")
     if layer in ("bronze", "silver", "quarantine") and dot:
         source = load_sources().source(name)
-        with hold(f"source.{name}"), writing():
+        with guard.writing(f"source.{name}"):
             return _source(source, run_id, only_bronze=layer == "bronze")
     if layer == "gold" and dot:
         return _with_inputs(load_products().product(name), run_id)
@@ -135,7 +134,7 @@ def _with_inputs(product: Product, run_id: str) -> tuple[Rebuilt, ...]:
     for table in product.inputs:
         if not _is_there(table) or pointer(table) is None:
             made += rebuild(table, run_id)
-    with hold(f"product.{product.name}"), writing():
+    with guard.writing(f"product.{product.name}"):
         return (*made, _gold(product, run_id))
 
 
@@ -211,7 +210,7 @@ def _clear_the_way(table: str) -> int:
     folder = lake.location(table)
     if folder.exists():
         folder.rename(folder.with_name(f"{folder.name}.damaged-{datetime.now(UTC):%Y%m%dT%H%M%S}"))
-    forget(table)
+    drop_pointer(table)
     layer, name = table.split(".", 1)
     return recall_published(name) if layer == "gold" else 0
 
@@ -224,7 +223,7 @@ def _content(table: str, version: int | None) -> _Content | None:
         types = {n: t for n, t in sorted(lake.columns_at(table, version).items()) if n != _NEVER_EQUAL}
         business = [n for n in types if not n.startswith("_") or n in _HISTORY]
         sums = [f"sum(CAST({h} AS DECIMAL(38,0)))" for names in (business, list(types)) for h in _hashes(names)]
-        row = lake.read(table, version).selectExpr("count(*)", *sums).collect()[0]
+        row = lake.read_table(table, version).selectExpr("count(*)", *sums).collect()[0]
     except (ExchangeError, PySparkException):
         return None
     numbers = [int(value or 0) for value in row]

@@ -10,9 +10,7 @@ from pathlib import Path
 
 from jobs import lake
 from jobs.errors import ExchangeError, NotFound, Tampered
-from jobs.lake import objects
-from jobs.lake.lease import writing
-from jobs.registry.locks import hold
+from jobs.lake import guard, objects
 from jobs.registry.transfer import copy_records, records_in_the_way
 from jobs.settings import settings
 
@@ -50,7 +48,7 @@ def relocate(home: Path, tell: Callable[[str], None] = lambda _: None) -> Copied
         NotFound: there is no exchange in that folder.
         ExchangeError: source and target are the same, or the target's registry has records of its own.
         Tampered: a copied file or table differs from its source.
-        Busy: another process works on the target.
+        Locked: another process works on the target.
     """
     home = home.expanduser().resolve()
     records = home / "registry.db"
@@ -60,7 +58,7 @@ def relocate(home: Path, tell: Callable[[str], None] = lambda _: None) -> Copied
         raise ExchangeError(
             "the lake is already there", where=str(home), next_step="set EXCHANGE_LAKE to the new place"
         )
-    with hold("lake"), writing():
+    with guard.writing("lake"):
         _require_empty_registry(records)
         tell("copying files")
         copied = [*_copy_tree(home, settings().store, ("landing", "lake")), *_copy_tree(home, settings().home, _PROOF)]
@@ -127,7 +125,7 @@ def _compare(home: Path) -> dict[str, int]:
     rows: dict[str, int] = {}
     for log in sorted((home / "lake").glob("*/*/_delta_log")):
         table = f"{log.parent.parent.name}.{log.parent.name}"
-        lake.forget()
+        lake.drop_cached_logs()
         here = {f.path: f.rows for f in lake.files_in(log.parent)}
         there = {f.path: f.rows for f in lake.files(table)}
         if here != there:

@@ -14,12 +14,11 @@ from typing import Literal
 
 from jobs import lake
 from jobs.declared.catalog import load_catalog
-from jobs.errors import Busy, ExchangeError
-from jobs.lake.lease import writing
+from jobs.errors import ExchangeError, Locked
+from jobs.lake import guard
 from jobs.lake.pointers import begin, pointer, rebase
 from jobs.land import landed
 from jobs.registry.landings import paths_by_digest
-from jobs.registry.locks import hold
 from jobs.registry.releases import pinned_versions
 from jobs.registry.runs import count_old_runs, delete_old_runs
 from jobs.settings import settings
@@ -91,7 +90,7 @@ def upkeep(tables: Sequence[str] = (), *, dry_run: bool = False) -> Report:
 
     Raises:
         ExchangeError: there is no such table.
-        Busy: another engine writes this lake.
+        Locked: another engine writes this lake.
     """
     known = tuple(_tables())
     unknown = sorted(set(tables) - set(known))
@@ -99,11 +98,12 @@ def upkeep(tables: Sequence[str] = (), *, dry_run: bool = False) -> Report:
         raise ExchangeError(
             f"there is no table {', '.join(unknown)}", expected=f"one of: {', '.join(known) or 'none has been made'}"
         )
-    with writing():
+    # Taken around all of them too, so that upkeep as a whole is refused where another engine writes this lake.
+    with guard.leased():
         done = tuple(_keep(table, dry_run) for table in tables or known)
     if tables:
         return Report(done)
-    forgotten = _forget_runs(dry_run=dry_run)
+    forgotten = _drop_old_runs(dry_run=dry_run)
     leftovers = dict(lake.leftovers(_untouched_since()))
     if not dry_run:
         lake.remove(settings().lake, leftovers)
@@ -153,12 +153,10 @@ def _tables() -> Iterable[str]:
 def _keep(table: str, dry_run: bool) -> Kept:
     layer, name = table.split(".", 1)
     try:
-        with hold(f"{'product' if layer == 'gold' else 'source'}.{name}"):
+        with guard.writing(f"{'product' if layer == 'gold' else 'source'}.{name}"):
             return _kept(table, dry_run)
-    except Busy as error:
+    except Locked as error:
         return Kept(table, "skipped", message=error.what)
-    finally:
-        lake.expect_nothing()
 
 
 def _kept(table: str, dry_run: bool) -> Kept:
@@ -206,7 +204,7 @@ def _versions_in_use(table: str) -> tuple[int, ...]:
     return tuple(sorted(kept))
 
 
-def _forget_runs(*, dry_run: bool) -> int:
+def _drop_old_runs(*, dry_run: bool) -> int:
     """Drop records of runs that are older than they are kept, but for the newest of each step."""
     oldest = datetime.now(UTC) - timedelta(days=settings().keep_runs_days)
     return count_old_runs(oldest) if dry_run else delete_old_runs(oldest)

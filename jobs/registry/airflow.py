@@ -6,7 +6,7 @@ from sqlalchemy import URL, Engine, make_url
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool
 
-from jobs.registry.database import Records, explained, opened, revision
+from jobs.registry.database import Records, database_error, opened, revision
 from jobs.settings import settings
 
 # The driver that Airflow would choose by itself for its asynchronous half is another package.
@@ -38,7 +38,7 @@ def state() -> str | None:
     try:
         found = revision(bind)
     except DBAPIError as error:
-        raise explained(error, bind.url, _RECORDS) from error
+        raise database_error(error, bind.url, _RECORDS) from error
     return f"{found} at {bind.url.render_as_string(hide_password=True)}" if found else None
 
 

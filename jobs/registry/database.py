@@ -27,7 +27,7 @@ from sqlalchemy.exc import (
 )
 from sqlalchemy.orm import Session
 
-from jobs.errors import Busy, ExchangeError
+from jobs.errors import ExchangeError, Locked
 from jobs.settings import settings
 
 # The newest revision under migrations/versions, written here so that a database at head is recognised
@@ -106,7 +106,7 @@ def transaction() -> Iterator[Session]:
     cannot begin within another: it would wait for itself.
 
     Raises:
-        Busy: another writer kept the lock for more than 30 seconds.
+        Locked: another writer kept the lock for more than 30 seconds.
         ExchangeError: the database cannot be reached or written.
     """
     if _writing.get():
@@ -143,7 +143,7 @@ def own_connection() -> Iterator[Connection]:
     try:
         opened = bind.connect().execution_options(isolation_level="AUTOCOMMIT")
     except DBAPIError as error:
-        raise explained(error, bind.url) from error
+        raise database_error(error, bind.url) from error
     try:
         yield opened
     finally:
@@ -160,7 +160,7 @@ def _session(bind: Engine) -> Iterator[Session]:
         # Not the database's fault; whoever wrote the statement knows what it means.
         raise
     except DBAPIError as error:
-        raise explained(error, bind.url) from error
+        raise database_error(error, bind.url) from error
 
 
 def opened(address: str, records: Records, **options: Any) -> Engine:
@@ -304,7 +304,7 @@ def _to_head(bind: Engine) -> None:
             )
         migrate(bind)
     except (DBAPIError, sqlite3.Error) as error:
-        raise explained(error, bind.url) from error
+        raise database_error(error, bind.url) from error
 
 
 def _write_ahead(bind: Engine) -> None:
@@ -337,12 +337,12 @@ def _shown(url: URL) -> str:
     return url.render_as_string(hide_password=True)
 
 
-def explained(error: Exception, url: URL, records: Records = REGISTRY) -> ExchangeError:
+def database_error(error: Exception, url: URL, records: Records = REGISTRY) -> ExchangeError:
     """Say in one line why the database of some records does not serve."""
     # SQLAlchemy's own text repeats the statement; the driver's says what is wrong, in its first line.
     cause = (str(getattr(error, "orig", None) or error).strip() or type(error).__name__).splitlines()[0]
     if "database is locked" in cause or "database table is locked" in cause:
-        return Busy(
+        return Locked(
             f"another process has been writing {records.name} for more than {BUSY_SECONDS} seconds",
             where=_shown(url),
             next_step="wait for it to end, then run this again",

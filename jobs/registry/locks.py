@@ -13,10 +13,11 @@ import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
+from contextvars import ContextVar
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from jobs.errors import Busy
+from jobs.errors import Locked
 from jobs.settings import settings
 
 if TYPE_CHECKING:
@@ -40,8 +41,9 @@ AND (l.classid::bigint << 32) | l.objid::bigint = {_KEY}
 _TRIES = 5
 _BETWEEN_TRIES = 0.2
 
-# The connections whose locks this process holds.
-_held: dict[str, Connection] = {}
+# The database's locks that the running step holds, and their connections. A step in another thread has its own, as a
+# connection serves one thread at a time.
+_held: ContextVar[tuple[tuple[str, Connection], ...]] = ContextVar("locks that the running step holds", default=())
 
 
 @contextmanager
@@ -53,7 +55,7 @@ def hold(name: str, *, shared: bool = True) -> Iterator[None]:
         shared: whether it is of something that processes with other EXCHANGE_HOMEs work on too.
 
     Raises:
-        Busy: another living process holds it; the message says which and since when.
+        Locked: another living process holds it; the message says which and since when.
     """
     folder = settings().locks
     folder.mkdir(parents=True, exist_ok=True)
@@ -63,7 +65,7 @@ def hold(name: str, *, shared: bool = True) -> Iterator[None]:
         except BlockingIOError:
             file.seek(0)
             known = json.loads(file.read() or "{}")
-            raise _busy(name, f"process {known.get('pid', '?')}", known.get("since", "?")) from None
+            raise _locked(name, f"process {known.get('pid', '?')}", known.get("since", "?")) from None
         file.truncate(0)
         file.write(json.dumps({"pid": os.getpid(), "since": datetime.now(UTC).isoformat(timespec="seconds")}))
         file.flush()
@@ -71,23 +73,23 @@ def hold(name: str, *, shared: bool = True) -> Iterator[None]:
             yield
 
 
-def see_held() -> None:
-    """Refuse to go on where a lock of this process was lost: a database that restarts forgets who holds its locks.
+def require_lock() -> None:
+    """Refuse to go on where the running step lost one of its locks: a database that restarts forgets who holds them.
 
     Raises:
-        Busy: one was; somebody else may be working on the same thing by now.
+        Locked: it did; somebody else may be working on the same thing by now.
     """
     from sqlalchemy import text
     from sqlalchemy.exc import SQLAlchemyError
 
-    for name, connection in _held.items():
+    for name, connection in _held.get():
         try:
             connection.execute(text("SELECT 1"))
         except SQLAlchemyError as error:
-            raise Busy(
-                f"the lock of '{name}' was lost, because the connection to the database was",
+            raise Locked(
+                f"the lock of '{name}' was lost with its connection to the database",
                 expected="one writer at a time",
-                next_step="run the step again; readers have the version that they had",
+                next_step="run the step again; readers keep the version they had",
             ) from error
 
 
@@ -110,12 +112,12 @@ def _hold_among_machines(name: str) -> Iterator[None]:
         if not _take(connection, name):
             holder = connection.execute(text(_HOLDER), {"name": name}).first()
             who, since = holder or ("one that has just ended", "?")
-            raise _busy(name, str(who).replace("exchange", "process"), since)
-        _held[name] = connection
+            raise _locked(name, str(who).replace("exchange", "process"), since)
+        before = _held.set((*_held.get(), (name, connection)))
         try:
             yield
         finally:
-            _held.pop(name)
+            _held.reset(before)
             # A closed connection would do, but the server sees that some time after this process has gone on. A lost
             # one has given back its locks by itself.
             with suppress(SQLAlchemyError):
@@ -133,8 +135,8 @@ def _take(connection: Connection, name: str) -> bool:
     return False
 
 
-def _busy(name: str, holder: str, since: str) -> Busy:
-    return Busy(
+def _locked(name: str, holder: str, since: str) -> Locked:
+    return Locked(
         f"'{name}' is being worked on by {holder} since {since}",
         expected="one writer at a time",
         next_step="wait until it is done, or end that process, and try again",

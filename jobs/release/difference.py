@@ -126,7 +126,7 @@ def schema_changes(before: Side, after: Side) -> tuple[SchemaChange, ...]:
 def fingerprint(version: Snapshot) -> Fingerprint:
     """The fingerprint of all rows of a version; reads the whole of it."""
     forward, backward = _hashes({n: (quote(n), t) for n, t in version.business_columns.items()})
-    frame = lake.read(version.table, version.version).selectExpr(
+    frame = lake.read_table(version.table, version.version).selectExpr(
         f"sum(cast({forward} as decimal(38,0))) forward", f"sum(cast({backward} as decimal(38,0))) backward"
     )
     row = _collected(frame, version)[0]
@@ -231,7 +231,7 @@ def _side_frame(
     version: Snapshot, key: tuple[str, ...], compared: dict[str, str], partitions: frozenset[Any]
 ) -> DataFrame:
     """Key columns k0…, two hashes of the columns that both sides have, and the whole row, of the touched partitions."""
-    frame = lake.read(version.table, version.version)
+    frame = lake.read_table(version.table, version.version)
     everything = {f.partition for f in version.files.values()} | {()}
     if not partitions >= everything - {()} and () not in partitions:
         frame = frame.where(lake.predicate(partitions))

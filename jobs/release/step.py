@@ -8,10 +8,10 @@ from datetime import datetime
 from jobs.check import read_evidence
 from jobs.declared.catalog import Product
 from jobs.declared.contract import Contract, load_contract
-from jobs.errors import Busy, ExchangeError, ExpectationsFailed, NotFound, Tampered
+from jobs.errors import ExchangeError, ExpectationsFailed, Locked, NotFound, Tampered
+from jobs.lake import guard
 from jobs.lake.pointers import checked
 from jobs.registry import reading
-from jobs.registry.locks import hold
 from jobs.registry.models import Check, Pointer
 from jobs.registry.models import Release as ReleaseRow
 from jobs.registry.releases import (
@@ -66,9 +66,9 @@ def release(product: Product, *, run_id: str, now: datetime) -> Release:
         NotFound: the product has no checked version, or nothing recorded what it was built from.
         ExpectationsFailed: the check of that version did not pass, or was of other terms than today's contract.
         ExchangeError: the licence or the rights of a source do not allow it.
-        Busy: another process is releasing this product.
+        Locked: another process is releasing this product.
     """
-    with hold(f"release.{product.name}"):
+    with guard.locked(f"release.{product.name}"):
         pointer, check, contract = _checked(product)
         newest = newest_release(product.name)
         side = _side(snapshot(product.table, pointer.delta_version), contract)
@@ -222,7 +222,7 @@ def _publish(candidate: Candidate, manifest: Manifest) -> Release:
     )
     row = _row(candidate.check, manifest, token)
     if not record_release(row):
-        raise Busy(
+        raise Locked(
             f"another process has just released {manifest.product}@{manifest.release}",
             next_step="run the release again",
         )

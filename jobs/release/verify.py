@@ -62,7 +62,7 @@ def verify(product: str, number: str | None = None) -> Verification:
     Raises:
         NotFound: there is no such release.
     """
-    lake.forget()
+    lake.drop_cached_logs()
     work = _begin(product, number)
     recorded = _recorded(work)
     stated = _certificate(work, recorded)

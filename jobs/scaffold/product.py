@@ -147,7 +147,7 @@ def _grouped(file: Path) -> tuple[str, ...]:
 
 def _measured(frame: DataFrame, grouped: Sequence[str]) -> tuple[tuple[_Found, ...], tuple[str, ...], int]:
     from jobs import lake
-    from jobs.lake.engine import connect
+    from jobs.lake import connect
 
     types = {f.name: _contract_type(f.name, f.dataType.simpleString()) for f in frame.schema.fields}
     try:
@@ -174,7 +174,7 @@ def _contract_type(name: str, kind: str) -> str:
 
 
 def _key(columns: Sequence[_Found], grouped: Sequence[str], rows: int) -> tuple[str, ...]:
-    from jobs.lake.engine import connect
+    from jobs.lake import connect
 
     def names_rows(chosen: Sequence[str]) -> bool:
         distinct = f"SELECT DISTINCT {', '.join(map(quote, chosen))} FROM {_STAGE}"

@@ -12,7 +12,7 @@ from jobs.exchange import usage
 from jobs.share import ranges
 from jobs.share.access import require_live
 from jobs.share.delivery import FileDelivery
-from jobs.share.meter import entry_for, explained, write
+from jobs.share.meter import entry_for, note_outcome, write
 from jobs.share.ranges import Span
 from jobs.share.refusal import Refusal, forbidden, missing
 from jobs.share.snapshot import DataFile, snapshot
@@ -26,7 +26,7 @@ def get_file(http: Request, ticket: str) -> Response:
     """Send a file or a part of it."""
     entry = entry_for(http, "file")
     try:
-        with explained(entry):
+        with note_outcome(entry):
             answer = _admit(http, ticket, entry)
     except Refusal:
         write(entry)

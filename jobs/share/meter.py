@@ -24,14 +24,14 @@ def metered(http: Request, operation: str) -> Iterator[usage.Request]:
     """Meter one request, whether it is served, refused or fails."""
     entry = entry_for(http, operation)
     try:
-        with explained(entry):
+        with note_outcome(entry):
             yield entry
     finally:
         write(entry)
 
 
 @contextmanager
-def explained(entry: usage.Request) -> Iterator[None]:
+def note_outcome(entry: usage.Request) -> Iterator[None]:
     """Note on a meter entry how its request ended; a fault of ours becomes an answer that tells nothing of it.
 
     Raises:

@@ -8,9 +8,8 @@ from jobs import lake
 from jobs.declared.catalog import SilverMode
 from jobs.declared.contract import Contract
 from jobs.declared.sql import literal, quote
-from jobs.lake.engine import connect
-from jobs.lake.partitions import touched
-from jobs.lake.tables import ORIGIN
+from jobs.lake import ORIGIN, connect
+from jobs.lake.partitions import partition_filter
 
 # Cheaper to group by than a key itself: few rows share one, and only those are compared.
 _HASH = "xxhash64"
@@ -58,7 +57,7 @@ def deduplicate(table: str, good: str, contract: Contract, mode: SilverMode) -> 
     if connect().table("shared").isEmpty():
         return Clean(f"SELECT *, true AS _whole FROM ({good})")
     lake.stage("suspects", f"SELECT g.* FROM good_rows g LEFT SEMI JOIN shared s ON {hashed} = s._hash")
-    where = touched(table, contract, "suspects") if mode == "append" and lake.rows(table) else None
+    where = partition_filter(table, contract, "suspects") if mode == "append" and lake.rows(table) else None
     standing = f"(SELECT * FROM {lake.from_path(table)} t WHERE {where})" if where else None
     lake.stage("verdicts", _verdicts(contract, mode, standing))
     counts = lake.counts("verdicts", "verdict")

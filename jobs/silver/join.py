@@ -6,9 +6,8 @@ from jobs import lake
 from jobs.declared.catalog import SilverMode
 from jobs.declared.contract import Contract
 from jobs.declared.sql import quote
-from jobs.lake.engine import connect
-from jobs.lake.partitions import lying_together, touched
-from jobs.lake.tables import ORIGIN
+from jobs.lake import ORIGIN, connect
+from jobs.lake.partitions import lying_together, partition_filter
 from jobs.silver.change import Change, Incoming, differs
 from jobs.silver.deduplicate import refusals, same_key
 
@@ -29,7 +28,7 @@ def changes(table: str, batch: Incoming, contract: Contract, mode: SilverMode) -
     if lake.rows(table) == 0:
         return Change(everything, "append", batch.rows)
     connect().sql(batch.good).createOrReplaceTempView("batch")
-    where = touched(table, contract, "batch")
+    where = partition_filter(table, contract, "batch")
     if where is None:
         return Change(everything, "append", batch.rows)
     lake.stage("compared", _compared(table, contract, where))

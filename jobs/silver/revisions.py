@@ -7,9 +7,8 @@ from datetime import UTC, datetime
 from jobs import lake
 from jobs.declared.contract import Contract
 from jobs.declared.sql import quote
-from jobs.lake.engine import connect
-from jobs.lake.partitions import touched
-from jobs.lake.tables import CURRENT, ORIGIN
+from jobs.lake import CURRENT, ORIGIN, connect
+from jobs.lake.partitions import partition_filter
 from jobs.silver.change import Change, Incoming, differs
 from jobs.silver.deduplicate import content, same_key
 
@@ -24,7 +23,7 @@ def revision_changes(table: str, batch: Incoming, contract: Contract) -> Change:
     the batch, so that the order in which landings came does not matter.
     """
     connect().sql(batch.good).createOrReplaceTempView("batch")
-    where = touched(table, contract, "batch") if lake.rows(table) else None
+    where = partition_filter(table, contract, "batch") if lake.rows(table) else None
     if where is None and batch.instants == 1:
         return Change(_first(contract, "batch"), "append", batch.rows)
     known = f"(SELECT * FROM {lake.from_path(table)} t WHERE {where})" if where else None

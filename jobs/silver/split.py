@@ -15,7 +15,7 @@ from jobs.declared.contract import Column, Contract
 from jobs.declared.conversion import failure, surplus, yields
 from jobs.declared.sql import columns_read, literal, quote, read_select
 from jobs.errors import DeclarationError
-from jobs.lake.tables import ORIGIN
+from jobs.lake import ORIGIN
 
 _RULE = "_rule"
 

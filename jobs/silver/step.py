@@ -14,12 +14,11 @@ from jobs.declared.compile import rows_digest
 from jobs.declared.contract import Contract, load_contract
 from jobs.declared.sql import read_select
 from jobs.errors import ExchangeError, RefusedFile
-from jobs.lake.engine import connect
-from jobs.lake.engine_errors import explained
+from jobs.lake import REVISION_FIELDS, connect, guard
+from jobs.lake.engine_errors import translate_engine_errors
 from jobs.lake.partitions import check_partitions
 from jobs.lake.pointers import advance, begin
 from jobs.lake.pointers import pointer as pointer_of
-from jobs.lake.tables import REVISION_FIELDS
 from jobs.registry.landings import loaded_landings, newest_landing
 from jobs.registry.models import Landing, Pointer
 from jobs.registry.refusals import Refusal, refused_until
@@ -112,7 +111,7 @@ def silver(source: Source, *, anew: bool = False) -> StepOutcome:
         input={"landing_id": refusal.landing_id, "base": refusal.base_version, "made_by": refusal.made_by}
     )
     try:
-        with leaving(begun), explained(contract.file):
+        with leaving(begun), translate_engine_errors(contract.file):
             counts, made = _build(source, split, batch)
     finally:
         lake.clear_stages()
@@ -216,7 +215,7 @@ def _build(source: Source, split: Split, batch: _Batch) -> tuple[Counts, int | N
         counts.balanced(source.table)
     except ExchangeError:
         # What somebody else did to the table meanwhile was counted, too.
-        lake.see_expected(source.table)
+        guard.require_expected_version(source.table)
         raise
     _quarantine(source, split, batch, [clean.refused_rows, change.refused_rows], counts.rows_quarantined or 0)
     return counts, write(source.table, change, contract)
@@ -289,7 +288,7 @@ def _all_refused(source: Source, batch: _Batch, rows: int) -> RefusedFile:
     if faults:
         return RefusedFile("; ".join(faults))
     table = f"quarantine.{source.name}"
-    found = lake.read(table).where(batch.slices).groupBy("rule").agg({"*": "count", "value": "min"})
+    found = lake.read_table(table).where(batch.slices).groupBy("rule").agg({"*": "count", "value": "min"})
     worst = sorted((tuple(r) for r in found.select("rule", "count(1)", "min(value)").collect()), key=lambda r: -r[1])
     shown = "; ".join(
         f"{rule}: {count}" + (f", such as '{value}'" if value else "") for rule, count, value in worst[:3]

@@ -16,7 +16,7 @@ import psutil
 from rich.console import Console
 from rich.table import Table
 
-from jobs.lake.engine import close
+from jobs.lake import close
 from jobs.settings import CHECKOUT
 from tests.bench.catalogue import PRODUCT, SOURCE, declare
 from tests.bench.measure import watched

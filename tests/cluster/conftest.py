@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from jobs.lake.engine import close
+from jobs.lake import close
 from tests.cluster.running import QUICK, Cluster, Place, skip_without_java
 
 

@@ -23,7 +23,7 @@ from sqlalchemy import create_engine, text
 from sqlalchemy.engine import make_url
 
 from jobs.errors import ExchangeError
-from jobs.lake.engine import close, connect
+from jobs.lake import close, connect
 from tests.cluster.running import Cluster
 
 PARTS = {"store", "database", "master", "worker-1", "worker-2", "connect"}
@@ -103,7 +103,7 @@ def test_whoever_does_not_know_the_secret_is_no_worker(cluster: Cluster, other_c
 def test_a_process_ends_when_it_is_done_although_its_server_is_gone(settings: dict[str, str]) -> None:
     script = """
 import os, threading, socket
-from jobs.lake.engine import close, connect
+from jobs.lake import close, connect
 from jobs.errors import ExchangeError
 there = int(os.environ["EXCHANGE_SPARK"].split(":")[2].split("/")[0])
 token = os.environ["EXCHANGE_SPARK"].partition(";")[2]

@@ -19,9 +19,8 @@ import pytest
 from sqlalchemy import delete, text, update
 
 from jobs import flow, lake
-from jobs.errors import Busy, ExchangeError, Overtaken
-from jobs.lake import lease
-from jobs.lake.engine import close
+from jobs.errors import ConcurrentWrite, ExchangeError, Locked
+from jobs.lake import close, guard, lease
 from jobs.registry import locks, transaction
 from jobs.registry.models import Lease
 from jobs.settings import settings
@@ -272,12 +271,12 @@ for step in ("land", "bronze"):
         assert all(f"'source.{source.name}' is being worked on by process {os.getpid()} on" in x for x in refused)
         with transaction() as db:
             db.execute(text("SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory'"))
-        with pytest.raises(Busy, match=r"the lock of .* was lost"):
+        with pytest.raises(Locked, match=r"the lock of .* was lost"):
             lake.delete(source.table, "true")
     with ThreadPoolExecutor() as pool:
         theirs = pool.submit(other)
         for step in ("land", "bronze"):
-            with suppress(Busy):
+            with suppress(Locked):
                 source.step(step, number)
         assert len(theirs.result()) == 2
     for step in STEPS:
@@ -326,22 +325,22 @@ def test_a_step_that_is_overtaken_again_and_again_says_so(life: Life, monkeypatc
 
     def overtaken(step: str, *_: object) -> None:
         done.append(step)
-        raise Overtaken("a table was written by somebody else", next_step="see who else writes it")
+        raise ConcurrentWrite("a table was written by somebody else", next_step="see who else writes it")
 
     monkeypatch.setattr(flow, "_do", overtaken)
     assert "written by somebody else" in fails(life.source, "silver", 0)
-    assert done == ["silver"] * flow._TRIES
+    assert done == ["silver"] * guard.ATTEMPTS
 
 
 def test_a_writer_that_was_paused_makes_no_commit(life: Life, monkeypatch: pytest.MonkeyPatch) -> None:
     table = life.source.table
     made = head(table)
-    with lease.writing():
+    with lease.hold():
         with transaction() as db:
             db.execute(update(Lease).values(writer="another server"))
         slept = lease._now() + lease.SECONDS
         monkeypatch.setattr(lease, "_now", lambda: slept)
-        with pytest.raises(Busy, match="another server writes this lake"):
+        with pytest.raises(Locked, match="another server writes this lake"):
             lake.delete(table, "true")
         assert head(table) == made
         with transaction() as db:

@@ -18,7 +18,7 @@ from sqlalchemy import update
 from jobs import lake
 from jobs.declared.catalog import load_catalog
 from jobs.declared.contract import load_contract
-from jobs.errors import Busy, ExchangeError
+from jobs.errors import ExchangeError, Locked
 from jobs.flow import run_step
 from jobs.lake.objects import reader
 from jobs.lake.pointers import pointer
@@ -67,7 +67,7 @@ def sorted_rows(table: str) -> pa.Table:
     """Rows of a table's checked version by key, without the run that wrote them."""
     checked = pointer(table)
     assert checked is not None
-    rows: pa.Table = lake.read(table, checked.delta_version).drop("_run_id").toArrow()
+    rows: pa.Table = lake.read_table(table, checked.delta_version).drop("_run_id").toArrow()
     order = dict.fromkeys((*load_contract(table).key, *rows.column_names), "ascending")
     return rows.sort_by(list(order.items()))
 
@@ -133,7 +133,7 @@ def test_a_lake_moves_to_the_cluster_and_goes_on_on_either_engine(
     # Back on the embedded engine, after the other one's right to write has run out.
     embedded = Place(monkeypatch, on_cluster.variables | {"EXCHANGE_SPARK": "embedded"})
     embedded.enter()
-    with pytest.raises(Busy, match=r"the Connect server \S+:\d+ of .* writes this lake.* point EXCHANGE_SPARK at"):
+    with pytest.raises(Locked, match=r"the Connect server \S+:\d+ of .* writes this lake.* point EXCHANGE_SPARK at"):
         source.step("bronze", 4)
     with transaction() as db:
         db.execute(update(Lease).values(held_until=datetime.now(UTC) - timedelta(seconds=1)))
@@ -175,7 +175,7 @@ def test_upkeep_on_the_cluster_while_somebody_reads(
     rows = checked_rows(source.table)
     monkeypatch.setattr("jobs.operate.upkeep.datetime", Later)
 
-    by_engine = lake.read(source.table).toLocalIterator()
+    by_engine = lake.read_table(source.table).toLocalIterator()
     by_file = iter([lake.location(source.table) / file.path for file in lake.files(source.table)])
     engine_rows, file_rows = [next(by_engine)], rows_in(next(by_file))
 

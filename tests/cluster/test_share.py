@@ -122,7 +122,7 @@ def parts_are_passed_on(
 
 def rows_are_those_of_the_release(url: str, product: str) -> None:
     bought = delta_sharing.load_as_pandas(url).sort_values("id", ignore_index=True)
-    sold = lake.read(f"gold.{product}").toArrow().to_pandas().sort_values("id", ignore_index=True)
+    sold = lake.read_table(f"gold.{product}").toArrow().to_pandas().sort_values("id", ignore_index=True)
     assert len(bought) == ROWS
     assert bought.equals(sold[list(bought.columns)])
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from jobs.errors import ExchangeError
-from jobs.lake.engine import close
+from jobs.lake import close
 from jobs.operate.doctor import Finding, examine, require_working
 
 

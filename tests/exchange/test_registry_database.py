@@ -19,7 +19,7 @@ from sqlalchemy.dialects import postgresql
 from sqlalchemy.schema import CreateIndex, CreateTable
 
 import jobs.registry.database as database
-from jobs.errors import Busy, ExchangeError, Tampered
+from jobs.errors import ExchangeError, Locked, Tampered
 from jobs.registry import engine, reading, transaction
 from jobs.registry.models import Base, Landing, Participant, Release, Run
 from jobs.registry.refusals import refused_until
@@ -246,7 +246,7 @@ def test_a_lock_that_is_never_given_up_is_explained(monkeypatch: pytest.MonkeyPa
     other = create_engine(engine().url)
     with other.connect() as connection:
         connection.exec_driver_sql("BEGIN IMMEDIATE")
-        with pytest.raises(Busy, match="another process"), transaction() as session:
+        with pytest.raises(Locked, match="another process"), transaction() as session:
             session.scalars(select(Participant)).all()
 
 

@@ -26,8 +26,8 @@ from pydantic import ValidationError
 
 from jobs.declared.columns import dictionary_file
 from jobs.declared.contract import contract_file, load_contract
-from jobs.errors import Busy, ExchangeError, ExpectationsFailed, NotFound, Tampered
-from jobs.lake.engine import close
+from jobs.errors import ExchangeError, ExpectationsFailed, Locked, NotFound, Tampered
+from jobs.lake import close
 from jobs.lake.pointers import move
 from jobs.registry import reading, transaction
 from jobs.registry.locks import hold
@@ -197,7 +197,7 @@ def test_refusals(desk: Desk) -> None:
     with pytest.raises(ExchangeError, match=f"the rights to '{SOURCE}' do not allow a release"):
         desk.release()
     desk.declare(redistribution="derived_only")
-    with hold(f"release.{PRODUCT}"), pytest.raises(Busy):
+    with hold(f"release.{PRODUCT}"), pytest.raises(Locked):
         desk.release()
     assert releases_of(PRODUCT) == [] and not list((settings().releases).glob("*/*"))
     assert desk.release().number == "1.0.0"
@@ -477,7 +477,7 @@ def test_two_registries_of_one_number_cannot_be(desk: Desk, monkeypatch: pytest.
     desk.passes(desk.build(meters(("z", 9, 9.0))))
     monkeypatch.setattr("jobs.release.step.next_number", lambda *_: (1, 0, 0))
     monkeypatch.setattr("jobs.release.archive.folder_of", lambda p, n: settings().releases / p / f"{n}-elsewhere")
-    with pytest.raises(Busy, match="another process has just released"):
+    with pytest.raises(Locked, match="another process has just released"):
         desk.release()
     assert [r.number for r in releases_of(PRODUCT)] == ["1.0.0"]
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from sqlalchemy import select
 
 from jobs.exchange import usage
-from jobs.lake.engine import close
+from jobs.lake import close
 from jobs.registry import reading
 from jobs.registry.models import Usage
 from jobs.share.capabilities import read

@@ -20,7 +20,7 @@ from types import FrameType
 
 import pytest
 
-from jobs.lake.engine import close
+from jobs.lake import close
 from jobs.registry import reading
 from jobs.settings import CHECKOUT
 from tests.lake.spark_server import served, skip_without_java

@@ -19,7 +19,7 @@ from jobs.check.grade import recompute
 from jobs.check.step import _shown as told
 from jobs.declared.contract import load_contract
 from jobs.errors import DeclarationError
-from jobs.lake.engine import close, connect
+from jobs.lake import close, connect
 from tests.lake.trial import Exchange
 
 NOW = datetime(2026, 3, 10, 16, tzinfo=UTC)

@@ -64,7 +64,7 @@ def test_old_commits_go_and_everything_in_use_stays_readable(
     (planned, _) = upkeep(tables, dry_run=True).tables
     assert planned.removed_log_files > 0
     upkeep(tables)
-    lake.forget()
+    lake.drop_cached_logs()
 
     head, (gold, rows) = commits(source.table), before[f"gold.{product}"]
     assert 0 < head[0] <= DAYS, "cut before the newest checkpoint"

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from jobs import lake
-from jobs.errors import Busy, ExchangeError, ExpectationsFailed
+from jobs.errors import ExchangeError, ExpectationsFailed, Locked
 from jobs.flow import run_step
 from jobs.lake.pointers import checked, pointer
 from jobs.lake.views import session
@@ -185,10 +185,10 @@ def test_two_runs_of_one_source_the_second_is_told_and_nothing_is_lost(
     try:
         assert entered.wait(60)
         for step in ("land", "bronze", "silver", "check"):
-            with pytest.raises(Busy, match=f"{source.name}.*process {os.getpid()}"):
+            with pytest.raises(Locked, match=f"{source.name}.*process {os.getpid()}"):
                 source.step(step)
         other = undertaker.run(settings().home, settings().catalogue, [("silver", source.name, 0)])
-        assert other["error"].startswith("Busy:"), other
+        assert other["error"].startswith("Locked:"), other
     finally:
         leave.set()
         worker.join(60)

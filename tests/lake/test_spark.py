@@ -16,8 +16,7 @@ from pyspark.sql.connect.session import SparkSession
 
 from jobs.check import evaluate
 from jobs.errors import ExchangeError
-from jobs.lake import session
-from jobs.lake.engine import close, connect
+from jobs.lake import close, connect, session
 from jobs.operate.cluster.engine import _MEMORY
 from jobs.operate.cluster.java import find_java
 from jobs.registry import reading

@@ -100,7 +100,7 @@ def test_many_daily_runs_become_few_files_while_somebody_reads(exchange: Exchang
     for table in tables:
         grow_old(table)
 
-    by_engine = lake.read(source.table).toLocalIterator()
+    by_engine = lake.read_table(source.table).toLocalIterator()
     by_file = map(read_table, sorted(files_on_disk(source.table)))
     engine_rows, file_rows = [next(by_engine)], next(by_file).num_rows
 

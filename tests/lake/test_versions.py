@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from jobs import lake
-from jobs.lake.engine import connect
+from jobs.lake import connect
 
 TABLE = "gold.counted"
 COMMITS = 25
@@ -21,7 +21,7 @@ def test_versions_before_a_checkpoint_stay_readable() -> None:
     checkpoints = list((lake.location(TABLE) / "_delta_log").glob("*.checkpoint*.parquet"))
     assert checkpoints
     for version in range(1, COMMITS + 1):
-        assert lake.read(TABLE, version).count() == version
+        assert lake.read_table(TABLE, version).count() == version
         assert lake.rows(TABLE, version) == version
 
 
@@ -31,7 +31,7 @@ def test_exact_numbers_survive_the_log_s_statistics() -> None:
     lake.append(
         TABLE, connect().sql("SELECT CAST('12345678901.123456' AS DECIMAL(24,6)) AS amount, 0.1 + 0.2D AS share")
     )
-    found = lake.read(TABLE)
+    found = lake.read_table(TABLE)
     assert [str(row["amount"]) for row in found.collect()] == ["12345678901.123456"]
     assert found.where("amount = 12345678901.123456").count() == 1
     assert found.where("share = 0.1 + 0.2D").count() == 1

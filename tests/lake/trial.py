@@ -146,7 +146,7 @@ class Source:
         They are appended, recorded and let through: a day's commits without the steps that lead there.
         """
         moved = {"read_on": f"date_add(read_on, {number}) AS read_on"}
-        rows = lake.read(self.table, 1).selectExpr(*[moved.get(c, c) for c in lake.columns_at(self.table)])
+        rows = lake.read_table(self.table, 1).selectExpr(*[moved.get(c, c) for c in lake.columns_at(self.table)])
         recorded(
             "r", "silver", "source", self.name, day(number), self.table,
             lambda: StepOutcome(input={"landing_id": 1}, output_version=lake.append(self.table, rows)),
@@ -160,7 +160,7 @@ class Source:
         def late(*told: Any, **more: Any) -> None:
             patch.setattr(lake, "stage", stage)
             stage(*told, **more)
-            theirs = lake.read(self.table).where(where)
+            theirs = lake.read_table(self.table).where(where)
             theirs.write.format("delta").mode("append").save(str(lake.location(self.table)))
 
         patch.setattr(lake, "stage", late)
@@ -301,7 +301,7 @@ def table_rows(table: str, *columns: str, where: str = "true", at: int | None = 
     """Rows of a version of a table, sorted, as tuples of values; all columns but `_run_id` if none is named."""
     import pyarrow as pa
 
-    frame = lake.read(table, at).where(where)
+    frame = lake.read_table(table, at).where(where)
     names = columns or tuple(c for c in frame.columns if c != "_run_id")
     found: pa.Table = frame.toArrow()
     return sorted(zip(*(found.column(n).to_pylist() for n in names), strict=True), key=repr)

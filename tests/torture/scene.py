@@ -38,7 +38,7 @@ class Scene:
         """Let this process read it within the block."""
         before = dict(os.environ)
         os.environ.update({"EXCHANGE_CATALOGUE": str(CHECKOUT), "EXCHANGE_HOME": str(self.home), **self.variables})
-        lake.forget()
+        lake.drop_cached_logs()
         try:
             yield
         finally:

@@ -11,8 +11,8 @@ from botocore.exceptions import ClientError, EndpointConnectionError
 from pyspark.errors.exceptions.connect import SparkConnectGrpcException
 
 from jobs.errors import ExchangeError
-from jobs.lake.engine import said
-from jobs.lake.engine_errors import explained
+from jobs.lake import engine_message
+from jobs.lake.engine_errors import translate_engine_errors
 
 AWAY = "the object store does not answer"
 GONE = "the engine went away in the middle of the work"
@@ -51,7 +51,7 @@ def a_lake_in_a_store(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     ],
 )
 def test_what_fails_is_told_in_one_line(error: Exception, said: str) -> None:
-    with pytest.raises(ExchangeError, match=said) as told, explained("source.yaml"):
+    with pytest.raises(ExchangeError, match=said) as told, translate_engine_errors("source.yaml"):
         raise error
     assert told.value.next_step
     assert "\n" not in str(told.value)
@@ -61,11 +61,11 @@ def test_what_fails_is_told_in_one_line(error: Exception, said: str) -> None:
 def test_of_a_broken_connection_only_what_happened_is_told() -> None:
     told = 'status = StatusCode.UNAVAILABLE\n\tdetails = "Socket closed"\n\tdebug_error_string = "UNKNOWN"\n>'
     raised = SparkConnectGrpcException(f"<_InactiveRpcError of RPC that terminated with:\n\t{told}")
-    assert said(raised) == "Socket closed"
+    assert engine_message(raised) == "Socket closed"
 
 
 @pytest.mark.parametrize("error", [FileNotFoundError("bucket/x"), ValueError("a fault of this program")])
 def test_what_nobody_knows_is_raised_as_it_is(error: Exception) -> None:
-    with pytest.raises(type(error)) as raised, explained(Path("source.yaml")):
+    with pytest.raises(type(error)) as raised, translate_engine_errors(Path("source.yaml")):
         raise error
     assert raised.value is error

@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import event
 from sqlalchemy.exc import NoResultFound
 
-from jobs.lake.pointers import advance, checked, confirm, forget, move, rebase
+from jobs.lake.pointers import advance, checked, confirm, drop_pointer, move, rebase
 from jobs.registry import engine, reading, transaction
 from jobs.registry.checks import grades, latest_checks
 from jobs.registry.landings import digests_in, digests_up_to, landed_by_source, paths_by_digest
@@ -210,7 +210,7 @@ def test_what_was_built_from_a_table_follows_it() -> None:
         "gold.late": {"silver.rates": 2},
         "silver.rates": None,
     }
-    forget("silver.rates")
+    drop_pointer("silver.rates")
     inputs = {row.table_name: row.inputs for row in pointers()}
     assert inputs == {
         "gold.apart": {"tables": {"silver.other": 3}, "query": "q"},

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
 
-from jobs.lake.engine import SERVER
+from jobs.lake import SERVER
 from jobs.operate.cluster.classes import class_path, java_options
 from jobs.operate.cluster.jars import fetch_jars, spark_home
 from jobs.operate.cluster.java import find_java

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import psutil
 
-from jobs.lake.engine import close, connect
+from jobs.lake import close, connect
 from jobs.operate.cluster import engine as engines
 from jobs.operate.cluster.classes import classes_file
 from jobs.operate.cluster.jars import fetch_jars

@@ -16,7 +16,7 @@ from jobs.operate.cluster.database import database_url, find_postgres
 from jobs.operate.cluster.java import find_java
 from jobs.operate.cluster.rehearsal import prepare
 from jobs.operate.cluster.start import Start
-from jobs.operate.cluster.state import HOST, State, forget, load, mark
+from jobs.operate.cluster.state import HOST, State, clear_parts, load, mark
 from jobs.operate.cluster.store import BUCKET, REGION, find_weed, leftovers
 from jobs.operate.processes import end_gently, write_private
 from jobs.operate.signals import ended_by_signals
@@ -57,7 +57,7 @@ def up(size: Size) -> tuple[State, list[str]]:
     Raises:
         ExchangeError: a program is not installed, the size differs from that of the running parts, or a part ends
             or is not ready in time; parts started by then are ended.
-        Busy: another `up` or `down` is running.
+        Locked: another `up` or `down` is running.
     """
     with locks.hold("cluster", shared=False):
         state = _sized(load(), size)
@@ -103,13 +103,13 @@ def down() -> list[str]:
     """End every process of the cluster, whoever started it; returns the names of the parts that ran.
 
     Raises:
-        Busy: an `up` is running.
+        Locked: an `up` is running.
     """
     with locks.hold("cluster", shared=False):
         state = load()
         ended = _end(state, state.parts) if state else []
         mark().end_all()
-        forget()
+        clear_parts()
         return ended
 
 

@@ -82,7 +82,7 @@ def load() -> State | None:
         return None
 
 
-def forget() -> None:
+def clear_parts() -> None:
     """Note that no part runs; size and ports stay as they are, for the next start."""
     state = load()
     if state:

@@ -26,7 +26,7 @@ def start(work: Work) -> Any:
     import jobs.check.step
     import jobs.gold.step
     import jobs.silver.step  # noqa: F401 - the imports are what is paid for here
-    from jobs.lake.engine import connect
+    from jobs.lake import connect
     from jobs.registry import engine
 
     engine()
@@ -49,6 +49,6 @@ def run(engine: Any, work: Work) -> None:  # noqa: ARG001 - the steps find the e
 
 def stop(engine: Any) -> None:  # noqa: ARG001 - the process keeps it
     """End the engine."""
-    from jobs.lake.engine import close
+    from jobs.lake import close
 
     close()

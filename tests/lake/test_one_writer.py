@@ -1,0 +1,103 @@
+"""One writer at a time: what a step expects of its tables is its own, whatever steps in other threads do meanwhile."""
+
+from __future__ import annotations
+
+import contextvars
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from trial import Exchange
+
+from jobs import lake
+from jobs.errors import ConcurrentWrite
+from jobs.lake import guard
+
+FIELDS = (lake.Field("meter", "STRING"),)
+
+
+@pytest.fixture
+def tables(exchange: Exchange) -> tuple[str, str]:
+    """Two empty tables of two sources."""
+    names = "silver.guarded_one", "silver.guarded_other"
+    del exchange  # It is where the settings point by now.
+    for name in names:
+        lake.create(name, FIELDS)
+    return names
+
+
+def add(table: str) -> int:
+    return lake.append(table, lake.connect().createDataFrame([("m1",)], "meter string"))
+
+
+def elsewhere(work: Callable[[], int]) -> int:
+    """Do something in a thread that belongs to no step, as another process would."""
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(work).result()
+
+
+def test_a_step_that_ends_takes_no_expectation_from_one_in_another_thread(tables: tuple[str, str]) -> None:
+    one, other = tables
+    begun, ended = threading.Event(), threading.Event()
+
+    def long_step() -> int:
+        with guard.writing("source.one"):
+            guard.expect(one, lake.version(one))
+            begun.set()
+            assert ended.wait(60)
+            elsewhere(lambda: add(one))
+            return add(one)
+
+    def short_step() -> int:
+        assert begun.wait(60)
+        with guard.writing("source.other"):
+            guard.expect(other, lake.version(other))
+            made = add(other)
+        ended.set()
+        return made
+
+    with ThreadPoolExecutor(2) as pool:
+        long, short = pool.submit(long_step), pool.submit(short_step)
+        assert short.result() == 1
+        with pytest.raises(ConcurrentWrite, match=f"somebody else changed {one} during this step: it is at version 2"):
+            long.result()
+
+
+def test_a_step_is_not_stopped_by_what_one_in_another_thread_expects(tables: tuple[str, str]) -> None:
+    one, _ = tables
+    with guard.writing("source.one"):
+        guard.expect(one, lake.version(one))
+        assert elsewhere(lambda: add(one)) == 1, "who expects nothing of a table adds to it as before"
+        with pytest.raises(ConcurrentWrite):
+            guard.require_expected_version(one)
+
+
+def test_a_thread_in_a_copy_of_the_context_commits_for_the_step(tables: tuple[str, str]) -> None:
+    one, _ = tables
+    with guard.writing("source.one"):
+        guard.expect(one, lake.version(one))
+        context = contextvars.copy_context()
+        assert elsewhere(lambda: context.run(add, one)) == 1
+        guard.require_expected_version(one)
+        assert add(one) == 2
+        elsewhere(lambda: add(one))
+        with pytest.raises(ConcurrentWrite):
+            elsewhere(lambda: context.run(add, one))
+
+
+@pytest.mark.both_engines("commits made through one server", "lake.guard")
+def test_a_retry_begins_from_what_somebody_else_wrote(tables: tuple[str, str]) -> None:
+    one, _ = tables
+    attempts: list[int | None] = []
+
+    def work() -> int:
+        attempts.append(lake.version(one))
+        guard.expect(one, attempts[-1])
+        if len(attempts) == 1:
+            elsewhere(lambda: add(one))
+        return add(one)
+
+    with guard.writing("source.one"):
+        assert guard.retried(work) == 3
+    assert attempts == [0, 2]

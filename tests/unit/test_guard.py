@@ -1,0 +1,37 @@
+"""What a step that writes is given up for, and what it must not be asked outside of one."""
+
+from __future__ import annotations
+
+import pytest
+
+from jobs.errors import ConcurrentWrite, ExchangeError
+from jobs.lake import guard
+
+
+def test_a_step_that_meets_another_writer_each_time_gives_up() -> None:
+    attempts: list[int] = []
+
+    def work() -> None:
+        attempts.append(len(attempts))
+        raise ConcurrentWrite(f"attempt {attempts[-1]}")
+
+    with pytest.raises(ConcurrentWrite, match=f"attempt {guard.ATTEMPTS - 1}"):
+        guard.retried(work)
+    assert len(attempts) == guard.ATTEMPTS
+
+
+def test_another_failure_is_not_retried() -> None:
+    attempts: list[int] = []
+
+    def work() -> None:
+        attempts.append(1)
+        raise ExchangeError("the disk is full")
+
+    with pytest.raises(ExchangeError, match="the disk is full"):
+        guard.retried(work)
+    assert attempts == [1]
+
+
+def test_no_table_is_begun_outside_of_a_step_that_writes() -> None:
+    with pytest.raises(RuntimeError, match=r"silver\.x outside of `guard\.writing`"):
+        guard.expect("silver.x", 3)
