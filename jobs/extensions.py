@@ -20,6 +20,8 @@ What the module must define:
 - ``exchange.rules``: ``compile(entry)``, which turns a quality entry (`jobs.declared.quality.Entry`) into a rule whose
   `jobs.declared.rules.Kind` has the entry point's name, and ``expectation(rule)``, which gives the Great Expectations
   type that decides it, or its name, and its arguments.
+- ``exchange.steps``: ``STEP``, a `jobs.steps.Step` of the entry point's name with ``after``, and ``run`` as in
+  `jobs.steps`.
 
 Modules are imported when a declaration first needs them, also at DAG parse, so they should import engines and clients
 inside their functions.
@@ -98,7 +100,7 @@ def attribute(group: str, name: str, wanted: str, own: str | None = None) -> Any
         ) from None
 
 
-# Reading the metadata of a few hundred installed packages takes a tenth of a second: once per process and group, not
+# Reading the metadata of a few hundred installed packages takes some ten milliseconds: once per process and group, not
 # once per declaration. A changed path is another environment.
 @lru_cache(maxsize=16)
 def _installed(group: str, _path: tuple[str, ...]) -> dict[str, tuple[EntryPoint, ...]]:

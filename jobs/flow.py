@@ -6,17 +6,14 @@ import time
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import Literal, get_args
+from typing import Literal
 
 from jobs.declared.catalog import Catalog, Product, Source, find_product, find_source, load_catalog
 from jobs.errors import DeclarationError, ExchangeError, NotFound
 from jobs.lake import guard, refresh
 from jobs.lake.engine_errors import translate_engine_errors
-from jobs.registry.runs import Counts, Status, StepOutcome, recorded
-
-Step = Literal["land", "bronze", "silver", "gold", "check", "release"]
-# A check takes back the version that it does not pass.
-_WRITING: tuple[Step, ...] = ("bronze", "silver", "gold", "check")
+from jobs.registry.runs import Status, StepOutcome, recorded
+from jobs.steps import Step, door, step_named
 
 
 @dataclass(frozen=True)
@@ -49,8 +46,9 @@ class StepRun:
 
     @property
     def rows(self) -> int | None:
-        """Rows that it wrote, or read for `check`; None where it counts none."""
-        return self.outcome.counts.rows_in if self.step == "check" else self.outcome.counts.rows_out
+        """Rows that it wrote, or read if it writes none; None where it counts none."""
+        counts = self.outcome.counts
+        return counts.rows_in if counts.rows_out is None else counts.rows_out
 
     @property
     def version(self) -> str | None:
@@ -61,33 +59,32 @@ class StepRun:
 
 
 def run_step(step: str, name: str, logical_date: datetime, run_id: str) -> StepRun:
-    """Run one step for a source or product (`check` also takes a table's name), and record it.
+    """Run one step for a source or product, and record it.
 
     Args:
-        step: one of land, bronze, silver, gold, check, release.
-        name: the source's or product's name; for `check` also ``silver.x`` or ``gold.x``.
+        step: the name of one of `jobs.steps`.
+        name: the source's or product's name, or a table's, such as ``silver.x`` or ``gold.x``.
         logical_date: the date whose data the step works on, aware.
         run_id: groups the steps of one run.
 
     Raises:
         ExchangeError: anything a user can cause or meet, in one line.
     """
-    if step not in get_args(Step):
-        raise ExchangeError(f"no step '{step}'", expected=f"one of: {', '.join(get_args(Step))}")
-    subject = _subject(step, name)
+    chosen = step_named(step)
+    subject = _subject(chosen, name)
     kind: Literal["source", "product"] = "source" if isinstance(subject, Source) else "product"
-    table = f"bronze.{subject.name}" if step in ("land", "bronze") else subject.table
+    table = f"{chosen.table}.{subject.name}" if chosen.table else subject.table
     logical_date = logical_date if logical_date.tzinfo else logical_date.replace(tzinfo=UTC)
     started = time.monotonic()
-    if step != "land":
+    if chosen.needs_engine:
         refresh()
     with (
         translate_engine_errors(subject.file),
-        (guard.writing if step in _WRITING else guard.locked)(f"{kind}.{subject.name}"),
+        (guard.writing if chosen.writes else guard.locked)(f"{kind}.{subject.name}"),
     ):
         outcome = recorded(
             run_id, step, kind, subject.name, logical_date, table,
-            lambda: guard.retried(lambda: _attempt(step, subject, logical_date, run_id)),
+            lambda: guard.retried(lambda: _attempt(chosen, subject, logical_date, run_id)),
         )  # fmt: skip
     return StepRun(step, subject.name, table, time.monotonic() - started, outcome)
 
@@ -141,91 +138,46 @@ def _released(product: Product) -> bool:
     return checked is not None and last_released_version(product.name) == checked.delta_version
 
 
-def _subject(step: str, name: str) -> Source | Product:
-    if step == "check" and "." in name:
-        layer, own = name.split(".", 1)
-        if layer not in ("silver", "gold"):
-            raise NotFound(f"{name} has no expectations", expected="silver.<source> or gold.<product>")
-        return find_source(own) if layer == "silver" else find_product(own)
-    if step in ("land", "bronze", "silver"):
+def _subject(step: Step, name: str) -> Source | Product:
+    """What a step works on, by its own name or by that of a table."""
+    layer, dot, own = name.partition(".")
+    if dot:
+        return _subject_of_table(step, layer, own)
+    if step.of == ("source",):
         return find_source(name)
-    if step in ("gold", "release"):
+    if step.of == ("product",):
         return find_product(name)
     catalog = load_catalog()
     return catalog.sources.get(name) or catalog.product(name)
 
 
-def _attempt(step: str, subject: Source | Product, logical_date: datetime, run_id: str) -> StepOutcome:
+def _attempt(step: Step, subject: Source | Product, logical_date: datetime, run_id: str) -> StepOutcome:
     # Within the record, so that it keeps the explanation too, and within each attempt, so that a conflict which the
     # engine reports is retried.
     with translate_engine_errors(subject.file):
         return _do(step, subject, logical_date, run_id)
 
 
-def _do(step: str, subject: Source | Product, logical_date: datetime, run_id: str) -> StepOutcome:
-    if step == "check":
-        from jobs.check.step import check
-
-        return check(subject.table, logical_date, run_id)
-    if isinstance(subject, Source):
-        return _source_step(step, subject, logical_date, run_id)
-    if step == "gold":
-        from jobs.gold.step import gold
-
-        return gold(subject)
-    return _release(subject, run_id)
-
-
-def _source_step(step: str, source: Source, logical_date: datetime, run_id: str) -> StepOutcome:
-    if step == "land":
-        return _land(source, logical_date, run_id)
-    if step == "bronze":
-        from jobs.bronze.step import bronze
-
-        return bronze(source)
-    from jobs.silver.step import silver
-
-    outcome = silver(source)
-    return outcome if outcome.output_version is None else replace(outcome, message=_remarks(source, outcome))
+def _subject_of_table(step: Step, layer: str, name: str) -> Source | Product:
+    # Bronze has no expectations, nor anything else that both kinds of tables have.
+    of_source = ("bronze", "silver") if step.of == ("source",) else ("silver",)
+    if layer in of_source and "source" in step.of:
+        return find_source(name)
+    if layer == "gold" and "product" in step.of:
+        return find_product(name)
+    if len(step.of) == 1:
+        kind = step.of[0]
+        expected, next_step = f"the name of a {kind}", f"exchange {kind}s lists them"
+    else:
+        expected, next_step = "silver.<source> or gold.<product>", "exchange sources and exchange products list them"
+    raise NotFound(f"`{step.name}` does not work on '{layer}.{name}'", expected=expected, next_step=next_step)
 
 
-def _remarks(source: Source, outcome: StepOutcome) -> str | None:
-    """A silver build's message with what nobody would look for: rows in quarantine, and work that grows with the table.
-    """
-    from jobs.declared.contract import load_contract
-    from jobs.lake.partitions import whole_table_read
+def _do(step: Step, subject: Source | Product, logical_date: datetime, run_id: str) -> StepOutcome:
+    outcome: StepOutcome = door(step)(subject, logical_date, run_id)
+    if outcome.status == "unchanged" and step.leaves_waiting and isinstance(subject, Source):
+        from jobs.silver.step import held_back
 
-    refused = outcome.counts.rows_quarantined
-    parts = [
-        outcome.message,
-        f"{refused:,} row{'s' if refused != 1 else ''} refused, see `exchange quarantine {source.name}`"
-        if refused
-        else None,
-        whole_table_read(load_contract(source.table)),
-    ]
-    return "; ".join(p for p in parts if p) or None
-
-
-def _land(source: Source, logical_date: datetime, run_id: str) -> StepOutcome:
-    """Land, and say "succeeded" even if nothing new arrived, as long as something that landed before still waits."""
-    from jobs.land.step import land
-    from jobs.silver.step import held_back
-
-    outcome = land(source, logical_date, run_id)
-    if outcome.status == "unchanged" and held_back(source):
-        return replace(outcome, status="succeeded")
+        if held_back(subject):
+            return replace(outcome, status="succeeded")
     return outcome
-
-
-def _release(product: Product, run_id: str) -> StepOutcome:
-    from jobs.lake.pointers import checked
-    from jobs.release.step import release
-
-    released = release(product, run_id=run_id, now=datetime.now(UTC))
-    return StepOutcome(
-        status="succeeded" if released.is_new else "unchanged",
-        counts=Counts(rows_out=released.rows),
-        output_version=checked(product.table).delta_version,
-        message=f"{released.number}, grade {released.grade}" + ("" if released.is_new else ", as before"),
-        release=released.number,
-    )

@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import groupby
 from typing import Any
 
 from airflow.sdk import DAG, Asset, AssetAll, get_parsing_context
 
 from jobs.airflow.step import StepOperator, UpkeepOperator
 from jobs.declared.catalog import Licence, Product, Source, load_products, load_sources
+from jobs.steps import Step, Subject, steps_of
 
 # One run of a DAG at a time, and only the newest of the schedules missed while Airflow was down.
 _SHARED: dict[str, Any] = {"catchup": False, "max_active_runs": 1}
 
-_LAND = "Fetches what the publisher has now; new bytes are kept as received, under their sha256."
-_LOAD = "Reads the landed files into text rows (bronze), then types, keys and splits them into silver and quarantine."
-_BUILD = "Runs the product's query over the checked versions of its inputs."
-_CHECK = "Runs the contract's expectations on the version just built; only if they hold does it become the checked one."
 _UPKEEP = "What `exchange upkeep` does: versions of live releases, checked versions and the last days' files are kept."
-_RELEASE = "Gives the checked version a number, a manifest and a certificate."
 
 
 def ingest_dags() -> Iterator[DAG]:
@@ -61,12 +58,7 @@ def _ingest(source: Source) -> DAG:
         tags={"source", source.sector, *declared.tags},
         **_SHARED,
     )
-    plan: dict[str, Any] = {"owner": declared.owner, "dag": dag}
-    land = StepOperator(task_id="land", steps=("land",), subject=source.name, doc_md=_LAND, **plan)
-    load = StepOperator(task_id="load", steps=("bronze", "silver"), subject=source.name, doc_md=_LOAD, **plan)
-    plan["outlets"] = [asset(source.table)]
-    check = StepOperator(task_id="check", steps=("check",), subject=source.table, doc_md=_CHECK, **plan)
-    land >> load >> check
+    _add_tasks(dag, source, steps_of("source"))
     return dag
 
 
@@ -80,15 +72,34 @@ def _publish(product: Product) -> DAG:
         tags={"product", *declared.tags},
         **_SHARED,
     )
-    plan: dict[str, Any] = {"owner": declared.owner, "dag": dag}
-    build = StepOperator(task_id="build", steps=("gold",), subject=product.name, doc_md=_BUILD, **plan)
-    check = StepOperator(task_id="check", steps=("check",), subject=product.table, doc_md=_CHECK, **plan)
-    plan["outlets"] = [asset(product.table)]
-    # Also after a build that found nothing to do: a run killed between check and release left its version unreleased.
-    plan["trigger_rule"] = "none_failed"
-    release = StepOperator(task_id="release", steps=("release",), subject=product.name, doc_md=_RELEASE, **plan)
-    build >> check >> release
+    _add_tasks(dag, product, steps_of("product"))
     return dag
+
+
+def _add_tasks(dag: DAG, subject: Source | Product, steps: tuple[Step, ...]) -> None:
+    """Add one task after the other; neighbours of the same task share its process."""
+    kind: Subject = "source" if isinstance(subject, Source) else "product"
+    before: StepOperator | None = None
+    for task_id, neighbours in groupby(steps, key=lambda step: step.task or step.name):
+        together = tuple(neighbours)
+        more: dict[str, Any] = {}
+        if any(kind in step.announces for step in together):
+            more["outlets"] = [asset(subject.table)]
+        if any(step.runs_after_unchanged for step in together):
+            more["trigger_rule"] = "none_failed"
+        task = StepOperator(
+            task_id=task_id,
+            steps=tuple(step.name for step in together),
+            # A step of sources and products alike needs to be told which of the two it is.
+            subject=subject.table if any(len(step.of) > 1 for step in together) else subject.name,
+            doc_md=" ".join(step.does for step in together),
+            owner=subject.declared.owner,
+            dag=dag,
+            **more,
+        )
+        if before is not None:
+            before >> task
+        before = task
 
 
 def _source_page(source: Source) -> str:

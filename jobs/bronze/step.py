@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import datetime
 from functools import reduce
 from typing import TYPE_CHECKING, Any
 
@@ -51,6 +52,11 @@ class _Arrival:
     file_name: str
     sha256: str
     shares: Shares
+
+
+def run(source: Source, _logical_date: datetime, _run_id: str) -> StepOutcome:
+    """The step, as `jobs.flow` calls it; see `bronze`."""
+    return bronze(source)
 
 
 def bronze(source: Source) -> StepOutcome:

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from jobs import lake
+from jobs.declared.catalog import Product, Source
 from jobs.declared.compile import compile_rules
 from jobs.declared.contract import Contract, load_contract
 from jobs.declared.rules import Rule
@@ -23,6 +24,11 @@ if TYPE_CHECKING:
     from jobs.check.evaluate import Outcome
 
 Partitions = Sequence[lake.Partition]
+
+
+def run(subject: Source | Product, logical_date: datetime, run_id: str) -> StepOutcome:
+    """The step, as `jobs.flow` calls it; see `check`."""
+    return check(subject.table, logical_date, run_id)
 
 
 def check(table: str, logical_date: datetime, run_id: str) -> StepOutcome:

@@ -17,6 +17,7 @@ import typer
 from jobs.cli import buyers, cluster, doctor, lake, new, quality, query, records, releases, steps
 from jobs.cli.options import BUYER, ENGINEER, STAFF
 from jobs.errors import ExchangeError, ExpectationsFailed, Locked, PublisherError, RefusedFile, Tampered
+from jobs.steps import all_steps
 
 FAILED_WORK = 1
 USERS_MISTAKE = 2
@@ -25,14 +26,13 @@ INTERRUPTED = 130
 
 _FAILURES = (ExpectationsFailed, PublisherError, RefusedFile, Locked, Tampered)
 
-_COMMANDS: tuple[tuple[str, str, Callable[..., None]], ...] = (
+_ROUNDS: tuple[tuple[str, str, Callable[..., None]], ...] = (
     (ENGINEER, "run", steps.run),
     (ENGINEER, "up", steps.up),
-    (ENGINEER, "land", steps.land),
-    (ENGINEER, "bronze", steps.bronze),
-    (ENGINEER, "silver", steps.silver),
-    (ENGINEER, "gold", steps.gold),
-    (ENGINEER, "check", steps.check),
+)
+
+# The commands of the steps come between these and those of whole rounds.
+_COMMANDS: tuple[tuple[str, str, Callable[..., None]], ...] = (
     (ENGINEER, "sources", records.sources),
     (ENGINEER, "runs", records.runs),
     (ENGINEER, "quality", quality.quality),
@@ -41,7 +41,6 @@ _COMMANDS: tuple[tuple[str, str, Callable[..., None]], ...] = (
     (ENGINEER, "docs", steps.docs),
     (ENGINEER, "doctor", doctor.doctor),
     (ENGINEER, "upkeep", lake.upkeep),
-    (STAFF, "release", steps.release),
     (STAFF, "grant", buyers.grant),
     (STAFF, "grants", buyers.grants),
     (STAFF, "revoke", buyers.revoke),
@@ -106,7 +105,8 @@ def application() -> typer.Typer:
         no_args_is_help=True,
         pretty_exceptions_enable=False,
     )
-    for panel, name, command in _COMMANDS:
+    one_step = [(STAFF if step.by_staff else ENGINEER, step.name, steps.command(step)) for step in all_steps()]
+    for panel, name, command in (*_ROUNDS, *one_step, *_COMMANDS):
         app.command(name, rich_help_panel=panel)(command)
     for name, command, help_text in (
         ("source", new.source, "Propose a source from a sample of its data: `source new`."),

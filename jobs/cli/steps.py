@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from datetime import UTC, datetime
 from secrets import token_hex
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from jobs.cli.options import AsJson
 from jobs.cli.show import document, line, note
-from jobs.errors import NotFound
+from jobs.steps import Step
 
 SourceName = Annotated[str, typer.Argument(metavar="SOURCE", help="A source; `exchange sources` lists them.")]
 ProductName = Annotated[str, typer.Argument(metavar="PRODUCT", help="A product; `exchange products` lists them.")]
@@ -21,6 +21,7 @@ EitherName = Annotated[str, typer.Argument(metavar="NAME", help="A source, a pro
 OnCluster = Annotated[
     bool, typer.Option("--cluster", help="On this machine's cluster, which is brought up first and stays up.")
 ]
+_NAMES: dict[tuple[str, ...], Any] = {("source",): SourceName, ("product",): ProductName}
 Day = Annotated[
     datetime | None,
     typer.Option("--date", formats=["%Y-%m-%d"], metavar="YYYY-MM-DD", help="Logical date in UTC; now by default."),
@@ -45,34 +46,15 @@ def up(cluster: OnCluster = False) -> None:
     raise typer.Exit(code)
 
 
-def land(name: SourceName, date: Day = None, as_json: AsJson = False) -> None:
-    """Fetch what a publisher offers and keep its bytes, each once."""
-    _step("land", name, date, as_json)
+def command(step: Step) -> Callable[..., None]:
+    """The command that runs a step of one source or product."""
 
+    def run_one(name: str, date: Day = None, as_json: AsJson = False) -> None:
+        _run(step, name, date, as_json)
 
-def bronze(name: SourceName, date: Day = None, as_json: AsJson = False) -> None:
-    """Load landed files as rows of text, with where each row came from."""
-    _step("bronze", name, date, as_json)
-
-
-def silver(name: SourceName, date: Day = None, as_json: AsJson = False) -> None:
-    """Type and key the rows of a source; refused ones go to quarantine. Then: check."""
-    _step("silver", name, date, as_json)
-
-
-def gold(name: ProductName, date: Day = None, as_json: AsJson = False) -> None:
-    """Build a product from the checked versions of its inputs. Then: check."""
-    _step("gold", name, date, as_json)
-
-
-def check(name: EitherName, date: Day = None, as_json: AsJson = False) -> None:
-    """Run a table's expectations on its newest version; readers see it only if they hold."""
-    _step("check", name, date, as_json)
-
-
-def release(name: ProductName, date: Day = None, as_json: AsJson = False) -> None:
-    """Give a product's checked version a number, a manifest and a certificate."""
-    _step("release", name, date, as_json)
+    run_one.__doc__ = step.does
+    run_one.__annotations__["name"] = _NAMES.get(step.of, EitherName)
+    return run_one
 
 
 def rebuild(
@@ -119,33 +101,18 @@ def run_id(prefix: str = "cli") -> str:
     return f"{prefix}-{datetime.now(UTC):%Y%m%dT%H%M%S}-{token_hex(2)}"
 
 
-def _step(step: str, name: str, date: datetime | None, as_json: bool) -> None:
+def _run(step: Step, name: str, date: datetime | None, as_json: bool) -> None:
     from jobs.flow import run_step
 
     moment = date.replace(tzinfo=UTC) if date else datetime.now(UTC).replace(microsecond=0)
-    done = run_step(step, _own_name(step, name), moment, run_id())
+    done = run_step(step.name, name, moment, run_id())
     if as_json:
         fields = ("step", "name", "table", "status", "rows", "seconds", "message", "version")
         document({field: getattr(done, field) for field in fields})
         return
     rows = f", {done.rows:,} rows" if done.rows is not None else ""
-    version = f", version {done.version}" if done.version and step != "release" else ""
+    version = f", version {done.version}" if done.version and not done.outcome.release else ""
     message = f": {done.message}" if done.message else ""
-    line(f"{step} {done.name} {done.status}{rows}{version} in {done.seconds:.1f} s{message}")
-    if step in ("silver", "gold") and done.status == "succeeded":
+    line(f"{step.name} {done.name} {done.status}{rows}{version} in {done.seconds:.1f} s{message}")
+    if step.builds and done.status == "succeeded":
         note(f"readers see this version once `exchange check {done.table}` has passed")
-
-
-def _own_name(step: str, name: str) -> str:
-    """The source's or product's own name, where a table's name was given."""
-    layer, dot, own = name.partition(".")
-    if not dot or step == "check":
-        return name
-    wanted = ("gold",) if step in ("gold", "release") else ("bronze", "silver")
-    if layer in wanted:
-        return own
-    raise NotFound(
-        f"`{step}` does not work on '{name}'",
-        expected=f"the name of a {'product' if 'gold' in wanted else 'source'}",
-        next_step=f"exchange {'products' if 'gold' in wanted else 'sources'} lists them",
-    )

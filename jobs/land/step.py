@@ -16,7 +16,7 @@ from jobs.registry.runs import Counts, StepOutcome
 from jobs.settings import settings
 
 
-def land(source: Source, logical_date: datetime, run_id: str) -> StepOutcome:
+def run(source: Source, logical_date: datetime, run_id: str) -> StepOutcome:
     """Fetch the source's files and land those whose bytes are new.
 
     Raises:

@@ -14,6 +14,7 @@ from jobs.errors import ExchangeError
 from jobs.registry import reading, transaction
 from jobs.registry.models import Run
 from jobs.registry.refusals import Refusal, note_refusal
+from jobs.steps import BUILDING
 
 Kind = Literal["source", "product"]
 Status = Literal["succeeded", "unchanged"]
@@ -156,7 +157,7 @@ def last_build(table: str, version: int) -> Run | None:
     with reading() as db:
         return db.scalars(
             select(Run)
-            .where(Run.table_name == table, Run.output_version == version, Run.step.in_(("silver", "gold")))
+            .where(Run.table_name == table, Run.output_version == version, Run.step.in_(BUILDING))
             .where(Run.status == "succeeded")
             .order_by(Run.id.desc())
             .limit(1)
@@ -244,7 +245,7 @@ def _sql_type(column: ColumnElement[Any]) -> str:
 
 def was_built_since(table: str, since: datetime) -> bool:
     """Whether a build of a silver or gold table began after an instant and came to an end without an error."""
-    built = select(Run.id).where(Run.table_name == table, Run.step.in_(("silver", "gold")), Run.started_at > since)
+    built = select(Run.id).where(Run.table_name == table, Run.step.in_(BUILDING), Run.started_at > since)
     with reading() as db:
         return db.scalars(built.where(Run.status.in_(("succeeded", "unchanged"))).limit(1)).first() is not None
 

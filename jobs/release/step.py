@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 
 from jobs.check import read_evidence
 from jobs.declared.catalog import Product
@@ -21,6 +21,7 @@ from jobs.registry.releases import (
     record_release,
     release_numbered_in,
 )
+from jobs.registry.runs import Counts, StepOutcome
 from jobs.release import archive, credential
 from jobs.release.describe import NO_LICENCE, Candidate, describe
 from jobs.release.difference import (
@@ -50,6 +51,18 @@ class Release:
     grade: str
     diff: Changes
     is_new: bool
+
+
+def run(product: Product, _logical_date: datetime, run_id: str) -> StepOutcome:
+    """The step, as `jobs.flow` calls it: `release` as of now."""
+    released = release(product, run_id=run_id, now=datetime.now(UTC))
+    return StepOutcome(
+        status="succeeded" if released.is_new else "unchanged",
+        counts=Counts(rows_out=released.rows),
+        output_version=checked(product.table).delta_version,
+        message=f"{released.number}, grade {released.grade}" + ("" if released.is_new else ", as before"),
+        release=released.number,
+    )
 
 
 def release(product: Product, *, run_id: str, now: datetime) -> Release:

@@ -17,6 +17,7 @@ from jobs.errors import ExchangeError, NotFound
 from jobs.gold.determinism import inexact
 from jobs.scaffold.document import NO_ADDRESS, TO_BE_WRITTEN, Property, check_name, contract, flow, scalar, written
 from jobs.settings import settings
+from jobs.steps import steps_of
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
@@ -305,5 +306,5 @@ def _told(
         "  in product.yaml: title, question, buyers, licence, cautions",
         "  in the contract: the meaning, unit and range of each column",
         "then try it:",
-        *[f"  exchange {step} {name}" for step in ("gold", "check", "release")],
+        *[f"  exchange {step.name} {name}" for step in steps_of("product")],
     ]

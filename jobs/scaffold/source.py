@@ -26,6 +26,7 @@ from jobs.scaffold.document import (
 from jobs.scaffold.layout import form_of
 from jobs.scaffold.sample import Sample, sample_of
 from jobs.settings import settings
+from jobs.steps import steps_of
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -229,7 +230,7 @@ def _next_steps(given: str, name: str, connector: DropConnector | PackageConnect
     )
     folder = shlex.quote(str(settings().drop / name))
     fetch = [f"cp {shlex.quote(given)} {folder}/"] if isinstance(connector, DropConnector) else []
-    commands = [f"exchange {step} {name}" for step in ("land", "bronze", "silver", "check")]
+    commands = [f"exchange {step.name} {name}" for step in steps_of("source")]
     if fetch:
         fetch.insert(0, f"mkdir -p {folder}")
     return ["edit next:", *[f"  {s}" for s in steps], "then try it:", *[f"  {c}" for c in (*fetch, *commands)]]

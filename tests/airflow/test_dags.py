@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from extending import STEP, site_in
 
 from tests.airflow import generated
 
@@ -42,6 +43,21 @@ def test_what_is_dropped_into_an_empty_catalogue_becomes_dags(tmp_path: Path, re
     assert {task["owner"] for task in product["tasks"].values()} == {"product-desk"}
     assert product["tasks"]["release"]["outlets"] == {"gold.product_0": "exchange://lake/gold/product_0"}
     assert "How much was drawn per area" in product["doc"]
+
+
+def test_a_step_of_an_installed_package_is_a_task_of_every_source(
+    tmp_path: Path, read_dags: ReadDags, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site = site_in(tmp_path / "site", monkeypatch)
+    site.install("exchange.steps", "tally", STEP)
+    monkeypatch.setenv("PYTHONPATH", str(site.folder))
+    generated.declare(tmp_path, 1)
+    read = read_dags(tmp_path)
+    tasks = read["dags"]["ingest_utility_source_0"]["tasks"]
+    assert list(tasks) == ["land", "load", "check", "tally"]
+    assert (tasks["tally"]["steps"], tasks["tally"]["after"]) == (["tally"], ["check"])
+    assert tasks["check"]["outlets"] == {"silver.source_0": "exchange://lake/silver/source_0"}
+    assert HEAVY.isdisjoint(name.split(".")[0] for name in read["modules"])
 
 
 def test_reading_the_real_catalogue_loads_no_engine(read_dags: ReadDags) -> None:

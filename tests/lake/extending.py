@@ -97,6 +97,23 @@ RULE = '''
         return ExpectQueryResultToBe, {"query": query, "sign": "<=", "limit": rule.parameters["times"]}
 '''
 
+STEP = '''
+    """Counts the rows of a source's checked version."""
+
+    from jobs.steps import Step
+
+    STEP = Step("tally", ("source",), "Count the rows that readers see.", after="check")
+
+
+    def run(source, logical_date, run_id):
+        from jobs import lake
+        from jobs.lake.pointers import checked
+        from jobs.registry.runs import Counts, StepOutcome
+
+        rows = lake.read_table(source.table, checked(source.table).delta_version).count()
+        return StepOutcome(counts=Counts(rows_in=rows), message=f"{rows} rows on {logical_date:%Y-%m-%d}")
+'''
+
 
 @dataclass(frozen=True)
 class Site:

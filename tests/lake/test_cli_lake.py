@@ -97,7 +97,7 @@ def test_a_build_tells_what_was_refused_and_what_will_cost_more_each_day(exchang
     assert shell.json("quality", source.name)["remarks"][0].startswith(whole)
     assert whole in shell("quality", source.name)[2]
     assert whole in Path(shell.json("docs")["page"]).read_text(encoding="utf-8")
-    assert "has no expectations" in shell.bad(2, "check", f"quarantine.{source.name}")
+    assert "`check` does not work on" in shell.bad(2, "check", f"quarantine.{source.name}")
 
 
 def brought_in(meters: Source, shell: Terminal, date: str = "2026-01-01") -> None:

@@ -8,17 +8,19 @@ import pytest
 
 from jobs.errors import ExpectationsFailed
 from jobs.flow import run_step
-from tests.lake.extending import CONNECTOR, FORMAT, RULE, site_in
-from tests.lake.trial import Exchange, day
+from tests.lake.extending import CONNECTOR, FORMAT, RULE, STEP, site_in
+from tests.lake.trial import Exchange, day, run_steps, runs
 
 
-def test_a_source_of_added_connector_format_and_rule_lands_loads_and_is_checked(
+def test_a_source_of_added_parts_lands_loads_is_checked_and_goes_through_an_added_step(
     exchange: Exchange, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     site = site_in(tmp_path / "site", monkeypatch)
-    site.install("exchange.connectors", "spelled", CONNECTOR)
-    site.install("exchange.formats", "fixed_width", FORMAT)
-    site.install("exchange.rules", "at_most_times_median", RULE)
+    for group, name, module in (
+        ("exchange.connectors", "spelled", CONNECTOR), ("exchange.formats", "fixed_width", FORMAT),
+        ("exchange.rules", "at_most_times_median", RULE), ("exchange.steps", "tally", STEP),
+    ):  # fmt: skip
+        assert len(site.install(group, name, module)) <= 2
     outliers = {"type": "custom", "engine": "exchange", "name": "outliers", "implementation": {
         "type": "at_most_times_median", "times": 3,
     }}  # fmt: skip
@@ -27,11 +29,14 @@ def test_a_source_of_added_connector_format_and_rule_lands_loads_and_is_checked(
         format={"type": "fixed_width", "widths": [3, 4]},
         connector={"type": "spelled", "lines": ["m1  1.5", "m2  2.5", "x"]},
     )  # fmt: skip
-    for step in ("land", "bronze", "silver"):
-        assert source.step(step).status == "succeeded"
+    done = run_steps(source.name, day(0), "r")
+    assert [(run.step, run.status) for run in done] == [
+        (step, "succeeded") for step in ("land", "bronze", "silver", "check", "tally")
+    ]
+    assert (done[-1].rows, done[-1].message) == (2, "2 rows on 2026-01-01")
+    assert [(run.status, run.rows_in) for run in runs(source.name, "tally")] == [("succeeded", 2)]
     assert source.rows() == [("m1", 1.5), ("m2", 2.5)]
     assert source.quarantine("rule", "value") == [("format.wrong_length", "wrong_length: 1")]
-    assert run_step("check", source.table, day(0), "r").status == "succeeded"
 
     source.declare(connector={"type": "spelled", "lines": ["m3 99.0"]})
     for step in ("land", "bronze", "silver"):

@@ -24,6 +24,7 @@ from jobs.registry import reading
 from jobs.registry.models import Check, Landing, Run
 from jobs.registry.runs import StepOutcome, last_build, recorded
 from jobs.settings import settings
+from jobs.steps import steps_of
 
 FIRST = datetime(2026, 1, 1, tzinfo=UTC)
 BOOKKEEPING = ("_landing_sha256", "_file", "_row", "_logical_date")
@@ -255,9 +256,9 @@ def run_steps(name: str, logical_date: datetime, run_id: str) -> list[StepRun]:
     """Run a source's or product's steps in order until one finds nothing new; a product's release runs all the same."""
     is_source = name in load_catalog().sources
     done: list[StepRun] = []
-    for step in ("land", "bronze", "silver", "check") if is_source else ("gold", "check", "release"):
-        done.append(run_step(step, name, logical_date, run_id))
-        if done[-1].status == "unchanged" and step in ("land", "silver"):
+    for step in steps_of("source" if is_source else "product"):
+        done.append(run_step(step.name, name, logical_date, run_id))
+        if done[-1].status == "unchanged" and step.name in ("land", "silver"):
             break
     return done
 

@@ -9,13 +9,15 @@ import pytest
 from pydantic import TypeAdapter, ValidationError
 
 from jobs.bronze.formats import read
+from jobs.cli.program import run
 from jobs.declared.compile import compile_rules
 from jobs.declared.connector import AnyConnector, Connector
 from jobs.declared.contract import load_contract
 from jobs.declared.format import AnyFormat, Format
 from jobs.errors import DeclarationError, ExchangeError
 from jobs.land.connectors import fetch
-from tests.lake.extending import CONNECTOR, FORMAT, RULE, Site, site_in
+from jobs.steps import STEPS, all_steps, door, step_named, steps_of
+from tests.lake.extending import CONNECTOR, FORMAT, RULE, STEP, Site, site_in
 from tests.unit.contracts import readings, write
 
 connectors: TypeAdapter[Connector] = TypeAdapter(AnyConnector)
@@ -143,3 +145,30 @@ def test_a_mistake_in_a_rule_of_an_added_kind_is_named_at_its_line(
     line = raised.value.line
     assert line
     assert str(file.read_text("utf-8").splitlines()[line - 1]).strip().startswith(("times:", "type:"))
+
+
+def test_a_package_adds_a_step_with_two_files(site: Site, capsys: pytest.CaptureFixture[str]) -> None:
+    assert len(site.install("exchange.steps", "tally", STEP)) <= 2
+    assert [step.name for step in steps_of("source")] == ["land", "bronze", "silver", "check", "tally"]
+    assert [step.name for step in steps_of("product")] == ["gold", "check", "release"]
+    assert door(step_named("tally")).__module__ == "partner_tally"
+    assert run(["tally", "--help"]) == 0
+    assert "Count the rows that readers see." in capsys.readouterr().out
+
+
+def test_every_step_of_the_exchange_has_its_door() -> None:
+    assert [door(step).__module__ for step in STEPS] == [f"jobs.{step.name}.step" for step in STEPS]
+
+
+@pytest.mark.parametrize(
+    "module", [STEP.replace('after="check"', 'after="lunch"'), STEP.replace('"tally"', '"count"'), "STEP = 1"]
+)
+def test_a_step_that_has_no_place_names_its_package(site: Site, module: str) -> None:
+    site.install("exchange.steps", "tally", module)
+    with pytest.raises(ExchangeError, match="no usable step 'tally'; expected STEP = "):
+        all_steps()
+
+
+def test_an_unknown_step_is_answered_with_the_known_ones() -> None:
+    with pytest.raises(ExchangeError, match="no step 'os'; expected one of: land, bronze, silver, gold,"):
+        step_named("os")

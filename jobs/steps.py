@@ -1,0 +1,134 @@
+"""The table of steps: what each works on, and what flow, Airflow and the command line need to know to run it.
+
+To add a step, write ``jobs/<name>/step.py`` with ``run(subject, logical_date, run_id) -> StepOutcome`` and one line in
+`STEPS`. A package outside the exchange adds one as `jobs.extensions` describes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from jobs import extensions
+from jobs.errors import ExchangeError
+
+GROUP = "exchange.steps"
+
+Subject = Literal["source", "product"]
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step of a source or product.
+
+    Attributes:
+        name: its name, everywhere.
+        of: what it works on; one that works on both is also called with a table's name.
+        does: what it does, in a sentence that users read.
+        table: the layer whose table it is recorded under; empty for the subject's own, silver or gold.
+        task: the Airflow task that runs it, together with its neighbours of the same task; its own name if empty.
+        needs_engine: it reads or writes tables.
+        writes: it commits to a table.
+        builds: it makes versions that readers see once they are checked.
+        leaves_waiting: even if it finds nothing new, silver may have earlier work waiting, and must not be skipped.
+        announces: of what its success is an event for whoever reads the table.
+        runs_after_unchanged: it runs in Airflow even if the step before found nothing new.
+        by_staff: the exchange's staff runs it, rather than engineers.
+        after: of an added step: the step that it follows.
+    """
+
+    name: str
+    of: tuple[Subject, ...]
+    does: str
+    table: Literal["", "bronze"] = ""
+    task: str = ""
+    needs_engine: bool = True
+    writes: bool = False
+    builds: bool = False
+    leaves_waiting: bool = False
+    announces: tuple[Subject, ...] = ()
+    runs_after_unchanged: bool = False
+    by_staff: bool = False
+    after: str = ""
+
+
+STEPS: tuple[Step, ...] = (
+    Step(
+        "land", ("source",), "Fetch what a publisher offers and keep its bytes, each once.",
+        table="bronze", needs_engine=False, leaves_waiting=True,
+    ),
+    Step(
+        "bronze", ("source",), "Load landed files as rows of text, with where each row came from.",
+        table="bronze", task="load", writes=True,
+    ),
+    Step(
+        "silver", ("source",), "Type and key the rows of a source; refused ones go to quarantine. Then: check.",
+        task="load", writes=True, builds=True,
+    ),
+    Step(
+        "gold", ("product",), "Build a product from the checked versions of its inputs. Then: check.",
+        task="build", writes=True, builds=True,
+    ),
+    # It writes, as it takes back a version that fails.
+    Step(
+        "check", ("source", "product"),
+        "Run a table's expectations on its newest version; readers see it only if they hold.",
+        writes=True, announces=("source",),
+    ),
+    # Also after a build that found nothing to do: a run killed between check and release left its version unreleased.
+    Step(
+        "release", ("product",), "Give a product's checked version a number, a manifest and a certificate.",
+        announces=("product",), runs_after_unchanged=True, by_staff=True,
+    ),
+)  # fmt: skip
+# Steps whose versions need a check; packages add none, as only the exchange's own rooms move checked versions.
+BUILDING: tuple[str, ...] = tuple(step.name for step in STEPS if step.builds)
+
+
+def all_steps() -> tuple[Step, ...]:
+    """The exchange's steps and those of installed packages, in the order in which they run.
+
+    Raises:
+        ExchangeError: an installed package does not define its step, or as one after a step that does not exist.
+    """
+    steps = list(STEPS)
+    own = {step.name for step in STEPS}
+    for name in extensions.names(GROUP):
+        if name in own:
+            continue
+        step = extensions.attribute(GROUP, name, "STEP")
+        places = [place for place, before in enumerate(steps, start=1) if before.name == getattr(step, "after", None)]
+        if not isinstance(step, Step) or step.name != name or not places:
+            raise ExchangeError(
+                f"an installed package adds no usable step '{name}'",
+                where=GROUP,
+                expected=f"STEP = Step('{name}', …, after=…), after one of: {', '.join(s.name for s in steps)}",
+                next_step="install a working version of the package",
+            )
+        steps.insert(places[0], step)
+    return tuple(steps)
+
+
+def steps_of(subject: Subject) -> tuple[Step, ...]:
+    """The steps of a source, or of a product, in the order in which they run."""
+    return tuple(step for step in all_steps() if subject in step.of)
+
+
+def step_named(name: str) -> Step:
+    """The step of that name.
+
+    Raises:
+        ExchangeError: there is none.
+    """
+    steps = {step.name: step for step in all_steps()}
+    if name not in steps:
+        raise ExchangeError(f"no step '{name}'", expected=f"one of: {', '.join(steps)}")
+    return steps[name]
+
+
+def door(step: Step) -> Callable[..., Any]:
+    """What does a step: ``run(subject, logical_date, run_id)`` of its module, which is imported now."""
+    own = f"jobs.{step.name}.step" if step in STEPS else None
+    work: Callable[..., Any] = extensions.attribute(GROUP, step.name, "run", own)
+    return work
