@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from extending import STEP, site_in
 
 from tests.airflow import generated
+from tests.lake.extending import STEP, site_in
 
 ReadDags = Callable[..., dict[str, Any]]
 HEAVY = {"pyspark", "pysail", "great_expectations", "pandas", "pyarrow", "deltalake", "numpy"}

@@ -8,11 +8,11 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from trial import Exchange
 
 from jobs import lake
 from jobs.errors import ConcurrentWrite
 from jobs.lake import guard
+from tests.lake.trial import Exchange
 
 FIELDS = (lake.Field("meter", "STRING"),)
 
