@@ -190,7 +190,9 @@ def test_the_database_is_restarted_between_and_during_steps(faults: Faults, life
     assert life.is_whole()
 
 
-@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+@pytest.mark.parametrize(
+    "after", [pytest.param(False, marks=pytest.mark.long, id="before"), pytest.param(True, id="after")]
+)
 def test_the_connect_server_is_killed_in_mid_commit(faults: Faults, life: Life, after: bool) -> None:
     source, number = life.source, life.bring()
     for step in ("land", "bronze"):
