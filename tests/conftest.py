@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from hypothesis import HealthCheck, settings
 from xdist.remote import Producer
@@ -76,3 +78,18 @@ def _is_on_spark(item: pytest.Item) -> bool:
 def pytest_make_parametrize_id(val: object) -> str | None:
     """Give a test one name in all processes: packed bytes hold the second in which they were packed."""
     return "bytes" if isinstance(val, bytes) else None
+
+
+@pytest.fixture(scope="session")
+def new_registry(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A registry with nothing in it, made once by all migrations; copying it takes the place of migrating."""
+    # Alembic and SQLAlchemy are no part of most unit tests.
+    from jobs.registry import reading
+
+    home = tmp_path_factory.mktemp("registry")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("EXCHANGE_HOME", str(home))
+        patch.delenv("EXCHANGE_DATABASE_URL", raising=False)
+        with reading():
+            pass
+    return home / "registry.db"

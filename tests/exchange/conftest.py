@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,8 +21,16 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def door(home: Path, caplog: pytest.LogCaptureFixture) -> Iterator[Door]:
+def home_with_registry(home: Path, new_registry: Path) -> Path:
+    """An exchange with nothing in it, whose registry need not be migrated."""
+    home.mkdir()
+    shutil.copyfile(new_registry, home / "registry.db")
+    return home
+
+
+@pytest.fixture
+def door(home_with_registry: Path, caplog: pytest.LogCaptureFixture) -> Iterator[Door]:
     """A real server on a port of this machine, with everything it logs kept."""
     caplog.set_level(logging.DEBUG)
-    with open_door(home.parent) as opened:
+    with open_door(home_with_registry.parent) as opened:
         yield opened

@@ -21,7 +21,7 @@ from jobs.share.access import enter
 from jobs.share.refusal import Refusal
 from tests.exchange.wares import build, days, recall, release, set_grant
 
-pytestmark = pytest.mark.usefixtures("home")
+pytestmark = pytest.mark.usefixtures("home_with_registry")
 
 
 @pytest.fixture

@@ -53,11 +53,11 @@ def engine() -> Iterator[None]:
 
 
 @pytest.fixture
-def desk(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Desk:
+def desk(home_with_registry: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Desk:
     """An exchange with a declared product and one landed file."""
     monkeypatch.setenv("EXCHANGE_CATALOGUE", str(tmp_path / "catalogue"))
     made = Desk(tmp_path / "catalogue")
-    assert settings().home == home
+    assert settings().home == home_with_registry
     made.declare()
     made.land("meter,day,kwh\n")
     return made

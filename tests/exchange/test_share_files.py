@@ -274,7 +274,7 @@ def test_the_key_is_the_owners_alone() -> None:
     assert [path.name for path in settings().keys.iterdir()] == ["share.key"]
 
 
-def test_no_secret_in_any_log_or_table(home: Path, tmp_path: Path) -> None:
+def test_no_secret_in_any_log_or_table(home_with_registry: Path, tmp_path: Path) -> None:
     build("rates", days(5))
     release("rates", "1.0.0")
     with socket.socket() as free:
@@ -315,12 +315,12 @@ def test_no_secret_in_any_log_or_table(home: Path, tmp_path: Path) -> None:
     written = log.read_text()
     assert "file 200" in written
     assert re.search(r"file failed", written)
-    for place in [log, *home.rglob("*")]:
+    for place in [log, *home_with_registry.rglob("*")]:
         if place.is_file() and place.name != "share.key":
             content = place.read_bytes()
             for secret in secrets:
                 assert secret.encode() not in content, f"{place} holds a secret"
-    dump = "\n".join(sqlite3.connect(home / "registry.db").iterdump())
+    dump = "\n".join(sqlite3.connect(home_with_registry / "registry.db").iterdump())
     assert hashlib.sha256(token.encode()).hexdigest() in dump
     assert not any(secret in dump for secret in secrets)
 

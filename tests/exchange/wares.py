@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import threading
 import time
@@ -18,9 +17,32 @@ import pyarrow as pa
 import uvicorn
 from deltalake import DeltaTable, write_deltalake
 
+from jobs import lake
 from jobs.exchange.grants import create_grant
+from jobs.lake.objects import sha256_of
 from jobs.registry import transaction
 from jobs.registry.models import Grant, Release
+from jobs.registry.releases import newest_release, record_release
+from jobs.release import credential
+from jobs.release.credential import instant
+from jobs.release.difference import Fingerprint
+from jobs.release.manifest import (
+    CONTRACT_FILE,
+    EVIDENCE_FILE,
+    Changes,
+    ColumnType,
+    Content,
+    ContractCopy,
+    Expectations,
+    Manifest,
+    ReleasedFile,
+    TableVersion,
+    Terms,
+    content_digest,
+    digest,
+)
+from jobs.release.snapshot import snapshot
+from jobs.release.step import CREDENTIAL_KIND
 from jobs.settings import settings
 
 FIRST_RELEASE = datetime(2026, 1, 1, tzinfo=UTC)
@@ -34,36 +56,76 @@ def build(product: str, rows: pa.Table, mode: str = "append", **options: Any) ->
     return DeltaTable(str(folder)).version()
 
 
-def release(product: str, number: str, *, version: int | None = None, at: datetime | None = None) -> Release:
-    """Release a version of a product's table, the latest unless told otherwise."""
-    folder = settings().lake / "gold" / product
-    table = DeltaTable(str(folder), version=version)
-    files = []
-    for uri, rows in zip(table.file_uris(), pa.table(table.get_add_actions())["num_records"].to_pylist(), strict=True):
-        path = Path(uri)
-        digest = hashlib.sha256(path.read_bytes()).hexdigest()
-        relative = str(path.relative_to(folder))
-        files.append({"path": relative, "sha256": digest, "size": path.stat().st_size, "rows": rows})
-    manifest = {"product": product, "release": number, "files": files}
+def release(
+    product: str, number: str, *, version: int | None = None, at: datetime | None = None, without: tuple[str, ...] = ()
+) -> Release:
+    """Release a version of a product's table, the latest unless given, with a manifest as the release step writes it.
+
+    Neither declarations nor an engine are needed: the manifest names no source, its fingerprint is that of no rows, and
+    its difference that of the numbers of rows. `without` leaves out fields that older manifests may not have.
+    """
+    table = f"gold.{product}"
+    state = snapshot(table, lake.delta(table).version() if version is None else version)
+    released_at = at or FIRST_RELEASE + timedelta(days=state.version)
+    before = newest_release(product)
+    more = state.rows - (before.rows if before else 0)
+    fingerprint = Fingerprint()
+    manifest = Manifest(
+        product=product,
+        release=number,
+        title=product.capitalize(),
+        cautions=(),
+        released_at=instant(released_at),
+        run_id="r",
+        licence=Terms(id="CC-BY-4.0", url="https://creativecommons.org/licenses/by/4.0/"),
+        sources=(),
+        table=TableVersion(
+            name=table,
+            path=lake.relative(table),
+            id=state.id,
+            delta_version=state.version,
+            rows=state.rows,
+            bytes=state.bytes,
+            columns=tuple(ColumnType(name=name, type=kind, nullable=True) for name, kind in state.columns.items()),
+            key=(),
+            partitions=state.partitions,
+        ),
+        files=tuple(
+            ReleasedFile(path=path, sha256=sha256_of(lake.location(table) / path), size=file.size, rows=file.rows)
+            for path, file in sorted(state.files.items())
+        ),
+        content=Content(
+            algorithm="xxhash64-sum-2",
+            fingerprint=str(fingerprint),
+            sha256=content_digest(state.business_columns, state.rows, str(fingerprint)),
+        ),
+        contract=ContractCopy(path=CONTRACT_FILE, sha256=digest(b""), digest=digest(b""), version="1.0.0"),
+        expectations=Expectations(
+            path=EVIDENCE_FILE, result_sha256=digest(b"{}"), suite_digest="", grade="A", score=100.0, dimensions={}
+        ),
+        inputs=(),
+        landed=(),
+        diff=Changes(against=before.number if before else None, added=max(more, 0), removed=max(-more, 0), changed=0),
+    )
     major, minor, patch = (int(part) for part in number.split("."))
-    made = Release(
+    row = Release(
         product=product,
         major=major,
         minor=minor,
         patch=patch,
-        delta_version=table.version(),
-        manifest_sha256=hashlib.sha256(json.dumps(manifest).encode()).hexdigest(),
-        manifest=manifest,
-        credential="",
-        rows=sum(file["rows"] for file in files),
-        bytes=sum(file["size"] for file in files),
+        delta_version=state.version,
+        manifest_sha256=digest(manifest.encode()),
+        manifest={name: part for name, part in manifest.document().items() if name not in without},
+        credential=credential.issue(CREDENTIAL_KIND, manifest.statement(), valid_from=released_at),
+        rows=state.rows,
+        bytes=state.bytes,
         grade="A",
         licence="CC-BY-4.0",
-        released_at=at or FIRST_RELEASE + timedelta(days=table.version()),
+        status="published",
+        released_at=released_at,
     )
-    with transaction() as session:
-        session.add(made)
-    return made
+    assert record_release(row)
+    return row
 
 
 def recall(made: Release) -> None:

@@ -21,7 +21,6 @@ from types import FrameType
 import pytest
 
 from jobs.lake import close
-from jobs.registry import reading
 from jobs.settings import CHECKOUT
 from tests.lake.spark_server import served, skip_without_java
 from tests.lake.trial import Exchange
@@ -68,18 +67,6 @@ def _calls_of(modules: Sequence[str]) -> Iterator[None]:
     finally:
         sys.setprofile(None)
     assert not waiting, f"marked as proof on Spark of modules that it does not call: {sorted(waiting.values())}"
-
-
-@pytest.fixture(scope="session")
-def new_registry(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A registry with nothing in it, made once by all migrations; copying it takes the place of migrating."""
-    home = tmp_path_factory.mktemp("registry")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("EXCHANGE_HOME", str(home))
-        patch.delenv("EXCHANGE_DATABASE_URL", raising=False)
-        with reading():
-            pass
-    return home / "registry.db"
 
 
 @pytest.fixture
