@@ -151,13 +151,6 @@ def _subject(step: Step, name: str) -> Source | Product:
     return catalog.sources.get(name) or catalog.product(name)
 
 
-def _attempt(step: Step, subject: Source | Product, logical_date: datetime, run_id: str) -> StepOutcome:
-    # Within the record, so that it keeps the explanation too, and within each attempt, so that a conflict which the
-    # engine reports is retried.
-    with translate_engine_errors(subject.file):
-        return _do(step, subject, logical_date, run_id)
-
-
 def _subject_of_table(step: Step, layer: str, name: str) -> Source | Product:
     # Bronze has no expectations, nor anything else that both kinds of tables have.
     of_source = ("bronze", "silver") if step.of == ("source",) else ("silver",)
@@ -171,6 +164,13 @@ def _subject_of_table(step: Step, layer: str, name: str) -> Source | Product:
     else:
         expected, next_step = "silver.<source> or gold.<product>", "exchange sources and exchange products list them"
     raise NotFound(f"`{step.name}` does not work on '{layer}.{name}'", expected=expected, next_step=next_step)
+
+
+def _attempt(step: Step, subject: Source | Product, logical_date: datetime, run_id: str) -> StepOutcome:
+    # Within the record, so that it keeps the explanation too, and within each attempt, so that a conflict which the
+    # engine reports is retried.
+    with translate_engine_errors(subject.file):
+        return _do(step, subject, logical_date, run_id)
 
 
 def _do(step: Step, subject: Source | Product, logical_date: datetime, run_id: str) -> StepOutcome:

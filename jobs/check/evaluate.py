@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import logging
 import re
+import threading
 import time
 import warnings
 from collections.abc import Iterator, Mapping
@@ -43,6 +44,9 @@ if TYPE_CHECKING:
 # What GX found that is a count and names nobody; everything else in the result of a personal column is masked.
 _COUNTS = frozenset({"element_count", "missing_count", "missing_percent", "unexpected_count", "unexpected_percent",
                      "unexpected_percent_total", "unexpected_percent_nonmissing"})  # fmt: skip
+# GX has one project per process, whose one batch is the one asked for last; and Python's warnings, which are turned off
+# meanwhile, are the process's too.
+_one_at_a_time = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -130,7 +134,7 @@ def evaluate(
     _import_once()
     started = time.perf_counter()
     instant = logical_date if logical_date.tzinfo else logical_date.replace(tzinfo=UTC)
-    with quiet():
+    with _one_at_a_time, quiet():
         from jobs.check.kinds import suite_of
 
         suite = suite_of(contract, rules)
@@ -305,7 +309,7 @@ def _grade_document(graded: Grade) -> dict[str, Any]:
 
 
 def _import_once() -> None:
-    with quiet():
+    with _one_at_a_time, quiet():
         import jobs.check.kinds  # noqa: F401 - the import is what costs
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+import uuid
 from typing import TYPE_CHECKING
 
+from jobs import lake
 from jobs.declared.contract import Contract
 from jobs.declared.rules import Rule
 from jobs.declared.sql import quote
@@ -53,13 +55,15 @@ def counted_row(rule: Rule, frame: DataFrame, contract: Contract) -> Example | N
         return None
     from pyspark.errors import PySparkException
 
-    frame.createOrReplaceTempView("example_of")
-    query = "SELECT * FROM " + rule.parameters["query"][counted.end() :].replace("${table}", "example_of")
-    try:
-        row = frame.sparkSession.sql(query).limit(1).collect()
-    except PySparkException:
-        # Not every query that counts rows can also show them, for example one that groups; the count is shown alone.
-        return None
+    with lake.workspace("example", uuid.uuid4().hex) as work:
+        rows = work.show("rows", frame)
+        query = "SELECT * FROM " + rule.parameters["query"][counted.end() :].replace("${table}", rows)
+        try:
+            row = frame.sparkSession.sql(query).limit(1).collect()
+        except PySparkException:
+            # Not every query that counts rows can also show them, for example one that groups; the count is shown
+            # alone.
+            return None
     return {name: None if value is None else str(value) for name, value in row[0].asDict().items()} if row else None
 
 

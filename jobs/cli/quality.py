@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -117,17 +118,18 @@ def _refused(full: str, limit: int) -> tuple[list[dict[str, Any]], list[dict[str
     from jobs import lake
     from jobs.lake import connect
 
-    lake.read_table(full).createOrReplaceTempView("refused_rows")
-    spark = connect()
-    counted = spark.sql(
-        "SELECT rule, column_name AS columns, count(*) AS rows, count(DISTINCT _file) AS files FROM refused_rows"
-        " GROUP BY rule, column_name ORDER BY rows DESC, rule, columns"
-    )
-    # One after the other of each rule, so that a rare refusal is not hidden behind a thousand of another kind.
-    examples = spark.sql(
-        "SELECT rule, column_name, value, record, _file AS file, _row AS row, _landing_sha256 AS landing_sha256,"
-        " CAST(_logical_date AS STRING) AS logical_date FROM (SELECT *, row_number() OVER"
-        " (PARTITION BY rule, column_name ORDER BY _logical_date DESC, _file, _row) AS nth FROM refused_rows)"
-        f" ORDER BY nth, rule, column_name LIMIT {limit}"
-    )
-    return [r.asDict() for r in counted.collect()], [r.asDict() for r in examples.collect()]
+    with lake.workspace("refused rows", uuid.uuid4().hex) as work:
+        rows = work.show("rows", lake.read_table(full))
+        spark = connect()
+        counted = spark.sql(
+            f"SELECT rule, column_name AS columns, count(*) AS rows, count(DISTINCT _file) AS files FROM {rows}"
+            " GROUP BY rule, column_name ORDER BY rows DESC, rule, columns"
+        )
+        # One after the other of each rule, so that a rare refusal is not hidden behind a thousand of another kind.
+        examples = spark.sql(
+            "SELECT rule, column_name, value, record, _file AS file, _row AS row, _landing_sha256 AS landing_sha256,"
+            " CAST(_logical_date AS STRING) AS logical_date FROM (SELECT *, row_number() OVER"
+            f" (PARTITION BY rule, column_name ORDER BY _logical_date DESC, _file, _row) AS nth FROM {rows})"
+            f" ORDER BY nth, rule, column_name LIMIT {limit}"
+        )
+        return [r.asDict() for r in counted.collect()], [r.asDict() for r in examples.collect()]

@@ -25,12 +25,12 @@ if TYPE_CHECKING:
     from pyspark.sql import DataFrame
 
 
-def run(product: Product, _logical_date: datetime, _run_id: str) -> StepOutcome:
+def run(product: Product, _logical_date: datetime, run_id: str) -> StepOutcome:
     """The step, as `jobs.flow` calls it; see `gold`."""
-    return gold(product)
+    return gold(product, run_id)
 
 
-def gold(product: Product, *, anew: bool = False) -> StepOutcome:
+def gold(product: Product, run_id: str, *, anew: bool = False) -> StepOutcome:
     """Build the next version of the product's table, if an input, its query or its contract moved.
 
     A product that declares a partition is rebuilt only where its inputs' partitions moved; with `anew` all of it is.
@@ -46,13 +46,14 @@ def gold(product: Product, *, anew: bool = False) -> StepOutcome:
     inputs = {"tables": versions, "query": query_digest(product), "contract": contract.digest}
     if stands and stands.inputs == inputs and not anew:
         return StepOutcome(status="unchanged", input=inputs)
-    with leaving(StepOutcome(input=inputs)):
-        return _build(product, contract, stands, inputs, anew=anew)
+    with leaving(StepOutcome(input=inputs)), lake.workspace(run_id, "gold", product.name) as work:
+        return _build(work, product, contract, stands, inputs, anew=anew)
 
 
 def _build(
-    product: Product, contract: Contract, stands: Pointer | None, inputs: dict[str, Any], *, anew: bool
-) -> StepOutcome:
+    work: lake.Workspace, product: Product, contract: Contract, stands: Pointer | None, inputs: dict[str, Any], *,
+    anew: bool,
+) -> StepOutcome:  # fmt: skip
     fields = lake.fields_of(contract.columns)
     lake.create(product.table, fields, contract.partitions, product.declared.title)
     by_partition = product.declared.partition in contract.partitions and not anew
@@ -61,7 +62,7 @@ def _build(
         if stands:
             advance(product.table, inputs=inputs)
         return StepOutcome(status="unchanged", input=inputs)
-    frame = _built(product, contract, inputs["tables"], lake.predicate(moved) if moved else None)
+    frame = _built(work, product, contract, inputs["tables"], lake.predicate(moved) if moved else None)
     if not moved and not lake.is_shaped(product.table, fields, contract.partitions):
         lake.replace(product.table, fields, contract.partitions, product.declared.title)
     with translate_engine_errors(product.query_file):
@@ -105,15 +106,16 @@ def _moved(product: Product, stands: Pointer | None, inputs: dict[str, Any]) -> 
     return tuple(sorted(moved, key=str))
 
 
-def _built(product: Product, contract: Contract, versions: dict[str, int], only: str | None) -> DataFrame:
+def _built(
+    work: lake.Workspace, product: Product, contract: Contract, versions: dict[str, int], only: str | None
+) -> DataFrame:
     statement = read_select(product.query_file).copy()
     for table in list(statement.find_all(exp.Table)):
         if not table.db:
             continue
         name = f"{table.db}.{table.name}".lower()
-        view = f"{table.db}__{table.name}".lower()
         frame = current_rows(name, versions[name])
-        (frame.where(only) if only else frame).createOrReplaceTempView(view)
+        view = work.show(f"{table.db}__{table.name}".lower(), frame.where(only) if only else frame)
         alias = table.alias or table.name
         table.replace(exp.to_table(view).as_(alias))
     for column in statement.find_all(exp.Column):

@@ -34,7 +34,7 @@ from jobs.lake.log import (
     version,
 )
 from jobs.lake.place import from_path, location, relative
-from jobs.lake.stages import clear_stages, counts, leftovers, show, stage, try_engine
+from jobs.lake.stages import Workspace, leftovers, show, try_engine, workspace
 from jobs.lake.tables import (
     BOOKKEEPING,
     CURRENT,
@@ -60,10 +60,11 @@ from jobs.lake.vacuum import remove, unneeded, unneeded_log
 from jobs.lake.views import session
 
 __all__ = [
-    "BOOKKEEPING", "CURRENT", "ORIGIN", "REVISION_FIELDS", "SERVER", "DataFile", "Field", "Partition", "append",
-    "attach", "bookkeeping_fields", "changed_partitions", "clear_stages", "close", "columns_at", "compact", "connect",
-    "counts", "create", "delete", "delta", "describe_engine", "drop_cached_logs", "engine_message", "exists",
+    "BOOKKEEPING", "CURRENT", "ORIGIN", "REVISION_FIELDS", "SERVER", "DataFile", "Field", "Partition", "Workspace",
+    "append", "attach", "bookkeeping_fields", "changed_partitions", "close", "columns_at", "compact", "connect",
+    "create", "delete", "delta", "describe_engine", "drop_cached_logs", "engine_message", "exists",
     "fields_of", "files", "files_in", "files_of", "from_path", "is_shaped", "leftovers", "location", "made_by",
     "merge", "overwrite", "ping", "predicate", "read_table", "refresh", "relative", "remove", "replace", "restore",
-    "rewritten", "rows", "rows_in", "session", "show", "stage", "try_engine", "unneeded", "unneeded_log", "version",
+    "rewritten", "rows", "rows_in", "session", "show", "try_engine", "unneeded", "unneeded_log", "version",
+    "workspace",
 ]  # fmt: skip

@@ -7,6 +7,7 @@ import logging
 import os
 import re
 import socket
+import threading
 import warnings
 from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import urlsplit
@@ -36,10 +37,20 @@ _RETRIES: dict[str, Any] = {"max_retries": 6, "initial_backoff": 100, "max_backo
 _KEPT_ALIVE = [("grpc.keepalive_time_ms", 310_000), ("grpc.keepalive_timeout_ms", 20_000)]
 
 _open: dict[tuple[str, int], tuple[SparkSession, Any]] = {}
+_opening = threading.Lock()
+
+
+def _after_fork_in_child() -> None:
+    # Another thread of the parent may have held it at that moment; nobody would release it here.
+    global _opening
+    _opening = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
 def connect() -> SparkSession:
-    """The process's session, opened at first use; tables are reached by path or through `jobs.lake`.
+    """The session of all threads of the process, opened at first use; tables are reached through `jobs.lake`.
 
     Raises:
         ExchangeError: EXCHANGE_SPARK names no engine, or none answers there.
@@ -47,10 +58,13 @@ def connect() -> SparkSession:
     address = settings().spark
     key = (address, os.getpid())
     if key not in _open:
-        _open[key] = _embedded() if address == "embedded" else (_remote(address), None)
-    found = _open[key][0]
-    _make_active(found)
-    return found
+        with _opening:
+            # One of two threads that begin at once opens it, and the other finds it.
+            if key not in _open:
+                _open[key] = _embedded() if address == "embedded" else (_remote(address), None)
+    session = _open[key][0]
+    _make_active(session)
+    return session
 
 
 def refresh() -> None:
@@ -72,7 +86,7 @@ def refresh() -> None:
         ping()
     except (PySparkException, ExchangeError) as error:
         # To close it would be to ask the server that is not there.
-        _open.pop((address, os.getpid()))
+        _open.pop((address, os.getpid()), None)
         if isinstance(error, ExchangeError):
             raise
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -23,12 +24,25 @@ if TYPE_CHECKING:
 # A value of each partition column, as text.
 Partition = tuple[tuple[str, str | None], ...]
 
+# A table's log is read by one thread at a time: what is brought up to date for one would change under the other.
+_reading: dict[str, threading.RLock] = {}
 # The newest log of each table that this process has read, brought up to date at each use.
 _newest: dict[tuple[str, int, int], DeltaTable] = {}
 # Files of the versions last asked for; a version never changes.
 _listed: dict[tuple[str, int, int, int], tuple[DataFile, ...]] = {}
 _LISTS_KEPT = 8
+_listing = threading.Lock()
 MADE_BY = "exchange.made_by"
+
+
+def _after_fork_in_child() -> None:
+    # Other threads of the parent may have held them at that moment; nobody would release them here.
+    global _listing
+    _listing = threading.Lock()
+    _reading.clear()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
 @dataclass(frozen=True)
@@ -55,8 +69,9 @@ def delta(table: str, version: int | None = None) -> DeltaTable:
     from deltalake.exceptions import DeltaError, TableNotFoundError
 
     try:
-        newest = _newest_log(table)
-        return newest if version in (None, newest.version()) else _older_log(*_identity(table), version)
+        with _one_reader(table):
+            newest = _newest_log(table)
+            return newest if version in (None, newest.version()) else _older_log(*_identity(table), version)
     except (TableNotFoundError, DeltaError) as error:
         raise ExchangeError(
             f"{table} has no version {version if version is not None else ''}".strip(),
@@ -64,6 +79,10 @@ def delta(table: str, version: int | None = None) -> DeltaTable:
             expected="a Delta table",
             next_step=f"exchange rebuild {table}",
         ) from error
+
+
+def _one_reader(table: str) -> threading.RLock:
+    return _reading.setdefault(str(location(table)), threading.RLock())
 
 
 def _newest_log(table: str) -> DeltaTable:
@@ -108,19 +127,23 @@ def version(table: str) -> int | None:
 
 def made_by(table: str) -> str:
     """Digest of the declarations by which the newest version's rows were made; empty if nobody told."""
-    return str(delta(table).metadata().configuration.get(MADE_BY) or "")
+    with _one_reader(table):
+        return str(delta(table).metadata().configuration.get(MADE_BY) or "")
 
 
 def files(table: str, at: int | None = None) -> tuple[DataFile, ...]:
     """The data files of a version, from its log."""
-    log = delta(table, at)
-    key = (*_identity(table), log.version())
-    if key not in _listed:
-        while len(_listed) >= _LISTS_KEPT:
-            # Another thread may have dropped the same one.
-            _listed.pop(next(iter(_listed)), None)
-        _listed[key] = files_of(log, location(table))
-    return _listed[key]
+    with _one_reader(table):
+        log = delta(table, at)
+        key = (*_identity(table), log.version())
+        listed = _listed.get(key)
+        if listed is None:
+            listed = files_of(log, location(table))
+    with _listing:
+        while key not in _listed and len(_listed) >= _LISTS_KEPT:
+            _listed.pop(next(iter(_listed)))
+        _listed[key] = listed
+    return listed
 
 
 def files_of(log: DeltaTable, folder: Path) -> tuple[DataFile, ...]:
@@ -226,7 +249,8 @@ def predicate(partitions: Iterable[Partition], alias: str = "") -> str:
 
 def columns_at(table: str, at: int | None = None) -> dict[str, str]:
     """Name and Delta type of each column of a version, from its log."""
-    document = json.loads(delta(table, at).schema().to_json())
+    with _one_reader(table):
+        document = json.loads(delta(table, at).schema().to_json())
     return {f["name"]: str(f["type"]) for f in document["fields"]}
 
 

@@ -1,11 +1,15 @@
-"""Keeps rows for as long as a step needs them: computed once, read several times, then gone."""
+"""Keeps a step's rows for as long as it needs them: computed once, read several times under names of its own."""
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import socket
+import uuid
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,29 +28,96 @@ if TYPE_CHECKING:
 _STAGE, _SHOWN = "_stage", "_shown"
 
 
-def stage(view: str, query: str, *, constants: Mapping[str, Column] | None = None) -> None:
-    """Compute a query once and give its rows a name, because no engine here keeps a computed frame by itself.
+@dataclass(frozen=True)
+class Workspace:
+    """The temporary views and staged rows of one piece of work, under names that no other work uses meanwhile.
 
-    The rows lie under the lake as Parquet until the next stage of that name; each process has its own.
+    All work of a process shares one session, whose views are one set of names: two builds in two threads would read
+    each other's rows by a fixed name. `workspace` opens one and clears it.
+
+    Attributes:
+        token: ends the name of each of its views, and names its folder.
+    """
+
+    token: str
+    _views: set[str] = field(default_factory=set, repr=False, compare=False)
+    _staged: set[str] = field(default_factory=set, repr=False, compare=False)
+
+    def view(self, name: str) -> str:
+        """What SQL calls the view of that name in this workspace."""
+        return f"{name}_{self.token}"
+
+    def show(self, name: str, frame: DataFrame) -> str:
+        """Give a frame a name, under which it is computed each time that it is read; returns what SQL calls it."""
+        view = self.view(name)
+        frame.createOrReplaceTempView(view)
+        self._views.add(view)
+        return view
+
+    def stage(self, name: str, query: str, *, constants: Mapping[str, Column] | None = None) -> str:
+        """Compute a query once and give its rows a name, because no engine here keeps a computed frame by itself.
+
+        The rows lie under the lake as Parquet until the next stage of that name, or until the workspace is cleared.
+
+        Args:
+            name: the view's name in this workspace.
+            query: SELECT of the rows.
+            constants: columns that are the same in all rows, as literals, which need not be written and read.
+
+        Returns:
+            What SQL calls the view.
+        """
+        literals = constants or {}
+        folder = self._folder / name
+        spark = connect()
+        frame = spark.sql(query).drop(*literals)
+        _remove(folder)
+        self._staged.add(name)
+        # It is read a few times and then removed: stronger compression and finer statistics cost more than they save,
+        # and so does Spark's care for who reads it half written.
+        writer = frame.write.mode("overwrite").option("compression", "snappy").option("statistics_enabled", "chunk")
+        writer.option("mapreduce.fileoutputcommitter.algorithm.version", "2").parquet(address(folder))
+        # Without rows no file is written from which columns could be read back; and on Spark a look into one is a job.
+        declare = not is_embedded() or not any(folder.glob("*.parquet"))
+        rows = (spark.read.schema(frame.schema) if declare else spark.read).parquet(address(folder))
+        return self.show(name, rows.withColumns(dict(literals)) if literals else rows)
+
+    def counts(self, name: str, column: str) -> dict[Any, int]:
+        """Number of rows of a view for each value of a column."""
+        query = f"SELECT {quote(column)}, count(*) FROM {self.view(name)} GROUP BY 1"
+        return {row[0]: row[1] for row in connect().sql(query).collect()}
+
+    def clear(self) -> None:
+        """Drop the views and remove the staged rows, also those of processes that have ended."""
+        from pyspark.errors import PySparkException
+
+        # An engine that is gone took its views along, and need not be asked for each.
+        with suppress(PySparkException, ExchangeError):
+            for view in self._views:
+                connect().catalog.dropTempView(view)
+        self._views.clear()
+        if self._staged:
+            self._staged.clear()
+            _remove(self._folder)
+            _remove_abandoned()
+
+    @property
+    def _folder(self) -> Path:
+        return _own_folder() / self.token
+
+
+@contextmanager
+def workspace(*purpose: str) -> Iterator[Workspace]:
+    """Open a workspace for the block, and clear it afterwards.
 
     Args:
-        view: the name.
-        query: SELECT of the rows.
-        constants: columns known to be the same in all rows, as literals, which need not be written and read.
+        purpose: what tells this work from all that may go on in this process meanwhile: run, step, and of what.
     """
-    known = constants or {}
-    folder = _own_folder() / view
-    spark = connect()
-    frame = spark.sql(query).drop(*known)
-    _remove(folder)
-    # It is read a few times and then removed: stronger compression and finer statistics cost more than they save, and
-    # so does Spark's care for who reads it half written.
-    writer = frame.write.mode("overwrite").option("compression", "snappy").option("statistics_enabled", "chunk")
-    writer.option("mapreduce.fileoutputcommitter.algorithm.version", "2").parquet(address(folder))
-    # Of no rows no file is written, from which columns could be read back; and to look into one is a job for Spark.
-    told = not is_embedded() or not any(folder.glob("*.parquet"))
-    rows = (spark.read.schema(frame.schema) if told else spark.read).parquet(address(folder))
-    (rows.withColumns(dict(known)) if known else rows).createOrReplaceTempView(view)
+    work = Workspace(hashlib.sha256("\n".join(purpose).encode()).hexdigest()[:12])
+    try:
+        yield work
+    finally:
+        work.clear()
 
 
 def _own_folder() -> Path:
@@ -68,7 +139,7 @@ def try_engine() -> None:
     """
     from pyspark.errors import PySparkException
 
-    folder = _own_folder() / "trial"
+    folder = _own_folder() / f"trial-{uuid.uuid4().hex}"
     try:
         connect().range(3).write.format("delta").mode("overwrite").save(address(folder))
         seen = connect().read.format("delta").load(address(folder)).count()
@@ -80,14 +151,9 @@ def try_engine() -> None:
             next_step="see what infra/README.md says of the engine's settings and rights",
         ) from error
     finally:
-        clear_stages()
+        _remove(folder)
     if seen != 3:
         raise ExchangeError(f"the engine wrote 3 rows and read {seen}", where=str(settings().lake))
-
-
-def counts(view: str, column: str) -> dict[Any, int]:
-    """Number of rows of a view for each value of a column."""
-    return {r[0]: r[1] for r in connect().sql(f"SELECT {quote(column)}, count(*) FROM {view} GROUP BY 1").collect()}
 
 
 def show(name: str, frame: DataFrame, *, key: str) -> None:
@@ -130,11 +196,9 @@ def _shown_as(file: Listed) -> str:
     return file.name.split("/")[0].rpartition("-")[0]
 
 
-def clear_stages() -> None:
-    """Remove what this process and processes that have ended staged."""
-    own = _own_folder()
-    for folder in own.parent.glob("*"):
+def _remove_abandoned() -> None:
+    """Remove what processes of this machine that have ended staged."""
+    for folder in _own_folder().parent.glob("*"):
         host, _, process = folder.name.rpartition("-")
-        has_ended = host == socket.gethostname() and not Path(f"/proc/{process}").exists()
-        if folder.name == own.name or has_ended:
+        if host == socket.gethostname() and not Path(f"/proc/{process}").exists():
             _remove(folder)

@@ -124,7 +124,7 @@ def _silver(source: Source, before: _Content | None, run_id: str) -> Rebuilt:
     _clear_the_way(source.table)
     _clear_the_way(f"quarantine.{source.name}")
     started = time.monotonic()
-    _record("silver", "source", source.name, source.table, run_id, lambda _date: silver(source, anew=True))
+    _record("silver", "source", source.name, source.table, run_id, lambda _date: silver(source, run_id, anew=True))
     version = _check(source.table, "source", source.name, run_id)
     return _rebuilt(source.table, before, version, started)
 
@@ -147,7 +147,7 @@ def _gold(product: Product, run_id: str) -> Rebuilt:
     released = _released(product, stands.delta_version) if stands and before is None else None
     recalled = _clear_the_way(product.table)
     started = time.monotonic()
-    _record("gold", "product", product.name, product.table, run_id, lambda _date: gold(product, anew=True))
+    _record("gold", "product", product.name, product.table, run_id, lambda _date: gold(product, run_id, anew=True))
     version = _check(product.table, "product", product.name, run_id)
     done = _rebuilt(product.table, before, version, started)
     return _as_released(done, released, recalled)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
 _OPEN = ("general", "internal")
 _LONGEST_KEY = 4
 _KEY_CANDIDATES = 10
-_STAGE = "proposed_product"
 _LINE = 110
 
 
@@ -151,17 +151,14 @@ def _measured(frame: DataFrame, grouped: Sequence[str]) -> tuple[tuple[_Found, .
     from jobs.lake import connect
 
     types = {f.name: _contract_type(f.name, f.dataType.simpleString()) for f in frame.schema.fields}
-    try:
-        frame.createOrReplaceTempView(f"{_STAGE}_query")
-        lake.stage(_STAGE, f"SELECT * FROM {_STAGE}_query")
+    with lake.workspace("proposal", uuid.uuid4().hex) as work:
+        answer = work.stage("answer", f"SELECT * FROM {work.show('query', frame)}")
         spark = connect()
         asked = ", ".join(f"count({quote(n)}) AS n{i}" for i, n in enumerate(types))
-        counted = spark.sql(f"SELECT count(*) AS rows, {asked} FROM {_STAGE}").collect()[0]
+        counted = spark.sql(f"SELECT count(*) AS rows, {asked} FROM {answer}").collect()[0]
         rows = counted["rows"]
         columns = tuple(_Found(n, t, rows > 0 and counted[f"n{i}"] == rows) for i, (n, t) in enumerate(types.items()))
-        return columns, _key(columns, grouped, rows), rows
-    finally:
-        lake.clear_stages()
+        return columns, _key(answer, columns, grouped, rows), rows
 
 
 def _contract_type(name: str, kind: str) -> str:
@@ -174,11 +171,11 @@ def _contract_type(name: str, kind: str) -> str:
     )
 
 
-def _key(columns: Sequence[_Found], grouped: Sequence[str], rows: int) -> tuple[str, ...]:
+def _key(answer: str, columns: Sequence[_Found], grouped: Sequence[str], rows: int) -> tuple[str, ...]:
     from jobs.lake import connect
 
     def names_rows(chosen: Sequence[str]) -> bool:
-        distinct = f"SELECT DISTINCT {', '.join(map(quote, chosen))} FROM {_STAGE}"
+        distinct = f"SELECT DISTINCT {', '.join(map(quote, chosen))} FROM {answer}"
         return bool(connect().sql(f"SELECT count(*) AS n FROM ({distinct})").collect()[0]["n"] == rows)
 
     if not rows:

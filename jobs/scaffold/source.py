@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from jobs import lake
 from jobs.declared.columns import load_dictionary
 from jobs.declared.connector import DropConnector
 from jobs.declared.format import Delimited, JsonDocument, JsonLines
@@ -197,7 +198,7 @@ def _try_out(name: str) -> None:
     source = load_sources().source(name)
     terms = load_contract(source.table)
     compile_rules(terms)
-    _ = Split(source, terms).typed
+    _ = Split(source, terms, lake.Workspace("proposal")).typed
 
 
 def _told(given: str, name: str, looked: _Looked) -> list[str]:

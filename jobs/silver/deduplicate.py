@@ -36,7 +36,7 @@ class Clean:
         return self.duplicate + self.superseded + self.refused
 
 
-def deduplicate(table: str, good: str, contract: Contract, mode: SilverMode) -> Clean:
+def deduplicate(work: lake.Workspace, table: str, good: str, contract: Contract, mode: SilverMode) -> Clean:
     """Leave one row per key.
 
     Rows of one landing that agree in every column are duplicates of the first. Rows of one landing that share a key
@@ -46,33 +46,34 @@ def deduplicate(table: str, good: str, contract: Contract, mode: SilverMode) -> 
     its content became known: later ones that only repeat it are duplicates.
 
     Args:
+        work: where the batch's rows are staged; its view `landings` orders their landings.
         table: the table that the batch is to join; with `append`, what it holds came first.
-        good: SELECT of the contract's columns and the origin columns; a view `landings` orders their landings.
+        good: SELECT of the contract's columns and the origin columns.
         contract: the table's contract.
         mode: how later landings join earlier ones.
     """
     hashed = f"{_HASH}({', '.join(map(quote, contract.key))})"
-    connect().sql(good).createOrReplaceTempView("good_rows")
-    lake.stage("shared", f"SELECT {hashed} AS _hash FROM good_rows GROUP BY 1 HAVING count(*) > 1")
-    if connect().table("shared").isEmpty():
+    rows = work.show("good_rows", connect().sql(good))
+    shared = work.stage("shared", f"SELECT {hashed} AS _hash FROM {rows} GROUP BY 1 HAVING count(*) > 1")
+    if connect().table(shared).isEmpty():
         return Clean(f"SELECT *, true AS _whole FROM ({good})")
-    lake.stage("suspects", f"SELECT g.* FROM good_rows g LEFT SEMI JOIN shared s ON {hashed} = s._hash")
-    where = partition_filter(table, contract, "suspects") if mode == "append" and lake.rows(table) else None
+    suspects = work.stage("suspects", f"SELECT g.* FROM {rows} g LEFT SEMI JOIN {shared} s ON {hashed} = s._hash")
+    where = partition_filter(table, contract, suspects) if mode == "append" and lake.rows(table) else None
     standing = f"(SELECT * FROM {lake.from_path(table)} t WHERE {where})" if where else None
-    lake.stage("verdicts", _verdicts(contract, mode, standing))
-    counts = lake.counts("verdicts", "verdict")
+    verdicts = work.stage("verdicts", _verdicts(work, contract, mode, standing))
+    counts = work.counts("verdicts", "verdict")
     columns = ", ".join(map(quote, (*contract.names, *ORIGIN)))
     refused = counts.get("contradiction", 0) + counts.get("changed", 0)
     return Clean(
         good=(
-            f"SELECT {columns}, true AS _whole FROM good_rows g LEFT ANTI JOIN verdicts k"
+            f"SELECT {columns}, true AS _whole FROM {rows} g LEFT ANTI JOIN {verdicts} k"
             f" ON {same_key(contract, 'g', 'k')}"
-            f" UNION ALL SELECT {columns}, _whole FROM verdicts WHERE verdict = 'keep'"
+            f" UNION ALL SELECT {columns}, _whole FROM {verdicts} WHERE verdict = 'keep'"
         ),
         duplicate=counts.get("duplicate", 0),
         superseded=counts.get("superseded", 0),
         refused=refused,
-        refused_rows=refusals("verdicts", contract, ("contradiction", "changed")) if refused else None,
+        refused_rows=refusals(verdicts, contract, ("contradiction", "changed")) if refused else None,
     )
 
 
@@ -100,7 +101,7 @@ def refusals(view: str, contract: Contract, verdicts: tuple[str, ...]) -> str:
     )
 
 
-def _verdicts(contract: Contract, mode: SilverMode, standing: str | None) -> str:
+def _verdicts(work: lake.Workspace, contract: Contract, mode: SilverMode, standing: str | None) -> str:
     """SELECT of every row whose key is repeated, with a verdict on it.
 
     Rows that do not contradict each other stand in a line, in the order in which landings count. Where its content
@@ -111,14 +112,14 @@ def _verdicts(contract: Contract, mode: SilverMode, standing: str | None) -> str
     line = f"PARTITION BY {key}{', _logical_date' if mode == 'revisions' else ''}, _stands"
     order = "_landing_id" if mode == "append" else "_logical_date, _landing_id"
     rows = (
-        f"SELECT {columns}, l._landing_id, {content(contract, 'g')} AS _content FROM suspects g"
-        " JOIN landings l ON g._landing_sha256 = l._landing_sha256"
+        f"SELECT {columns}, l._landing_id, {content(contract, 'g')} AS _content FROM {work.view('suspects')} g"
+        f" JOIN {work.view('landings')} l ON g._landing_sha256 = l._landing_sha256"
     )
     if standing:
         known = ", ".join(f"t.{quote(c)}" for c in (*contract.names, *ORIGIN))
         rows += (
             f" UNION ALL SELECT {known}, 0 AS _landing_id, {content(contract, 't')} AS _content FROM {standing} t"
-            f" LEFT SEMI JOIN suspects g ON {same_key(contract, 't', 'g')}"
+            f" LEFT SEMI JOIN {work.view('suspects')} g ON {same_key(contract, 't', 'g')}"
         )
     landing = f"PARTITION BY {key}, _landing_id"
     within = (

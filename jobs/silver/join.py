@@ -15,45 +15,44 @@ from jobs.silver.deduplicate import refusals, same_key
 _MANY_ROWS = 1_000_000
 
 
-def changes(table: str, batch: Incoming, contract: Contract, mode: SilverMode) -> Change:
+def changes(work: lake.Workspace, table: str, batch: Incoming, contract: Contract, mode: SilverMode) -> Change:
     """Compare a clean batch with the table's newest version, which stands at its checked one or is empty."""
     if not batch.rows:
         return Change("", "append", 0)
     if mode == "revisions":
         from jobs.silver.revisions import revision_changes
 
-        return revision_changes(table, batch, contract)
+        return revision_changes(work, table, batch, contract)
     columns = ", ".join(map(quote, (*contract.names, *ORIGIN)))
     everything = f"SELECT {columns} FROM ({batch.good})"
     if lake.rows(table) == 0:
         return Change(everything, "append", batch.rows)
-    connect().sql(batch.good).createOrReplaceTempView("batch")
-    where = partition_filter(table, contract, "batch")
+    where = partition_filter(table, contract, work.show("batch", connect().sql(batch.good)))
     if where is None:
         return Change(everything, "append", batch.rows)
-    lake.stage("compared", _compared(table, contract, where))
-    return _joined(lake.counts("compared", "verdict"), contract, mode, where)
+    compared = work.stage("compared", _compared(work, table, contract, where))
+    return _joined(compared, work.counts("compared", "verdict"), contract, mode, where)
 
 
-def write(table: str, change: Change, contract: Contract) -> int | None:
+def write(work: lake.Workspace, table: str, change: Change, contract: Contract) -> int | None:
     """Commit a change; returns the version it made, or None if there is nothing to write."""
     if change.how == "append":
         if not change.written:
             return None
-        apart = lying_together(contract, "good_rows") if change.written >= _MANY_ROWS else None
+        apart = lying_together(contract, work.view("good_rows")) if change.written >= _MANY_ROWS else None
         return lake.append(table, connect().sql(change.view), apart=apart)
-    connect().sql(change.view).createOrReplaceTempView("merged")
+    merged = work.show("merged", connect().sql(change.view))
     columns = list(lake.columns_at(table))
     setting = ", ".join(f"{quote(c)} = s.{quote(c)}" for c in columns)
     names, values = ", ".join(map(quote, columns)), ", ".join(f"s.{quote(c)}" for c in columns)
     return lake.merge(
-        table, "merged", change.on,
+        table, merged, change.on,
         f"WHEN MATCHED AND s._gone THEN DELETE WHEN MATCHED THEN UPDATE SET {setting}"
         f" WHEN NOT MATCHED AND NOT s._gone THEN INSERT ({names}) VALUES ({values})",
     )  # fmt: skip
 
 
-def _compared(table: str, contract: Contract, where: str) -> str:
+def _compared(work: lake.Workspace, table: str, contract: Contract, where: str) -> str:
     """SELECT of the batch's rows with a verdict on each.
 
     A row equal to the table's is unchanged, unless the table's row is itself of the batch, or the batch held another
@@ -67,24 +66,25 @@ def _compared(table: str, contract: Contract, where: str) -> str:
     )
     present = f"(SELECT * FROM {lake.from_path(table)} t WHERE {where})"
     return (
-        f"SELECT {columns}, {verdict} AS verdict FROM batch g LEFT JOIN {present} t ON {same_key(contract, 't', 'g')}"
-        " LEFT JOIN landings l ON t._landing_sha256 = l._landing_sha256"
+        f"SELECT {columns}, {verdict} AS verdict FROM {work.view('batch')} g LEFT JOIN {present} t"
+        f" ON {same_key(contract, 't', 'g')}"
+        f" LEFT JOIN {work.view('landings')} l ON t._landing_sha256 = l._landing_sha256"
     )
 
 
-def _joined(counts: dict[str, int], contract: Contract, mode: SilverMode, where: str) -> Change:
+def _joined(compared: str, counts: dict[str, int], contract: Contract, mode: SilverMode, where: str) -> Change:
     columns = ", ".join(map(quote, (*contract.names, *ORIGIN)))
     new, changed = counts.get("new", 0), counts.get("changed", 0)
     again, unchanged = counts.get("again", 0), counts.get("unchanged", 0)
-    fresh = f"SELECT {columns} FROM compared WHERE verdict = 'new'"
+    fresh = f"SELECT {columns} FROM {compared} WHERE verdict = 'new'"
     if mode == "append":
         return Change(
             fresh, "append", new, unchanged=unchanged + again, refused=changed,
-            refused_rows=refusals("compared", contract, ("changed",)) if changed else None,
+            refused_rows=refusals(compared, contract, ("changed",)) if changed else None,
         )  # fmt: skip
     if not changed and not again:
         return Change(fresh, "append", new, unchanged=unchanged)
     return Change(
-        f"SELECT {columns}, false AS _gone FROM compared WHERE verdict <> 'unchanged'", "merge", new + changed + again,
-        unchanged=unchanged, on=f"({where}) AND {same_key(contract, 't', 's')}",
+        f"SELECT {columns}, false AS _gone FROM {compared} WHERE verdict <> 'unchanged'", "merge",
+        new + changed + again, unchanged=unchanged, on=f"({where}) AND {same_key(contract, 't', 's')}",
     )  # fmt: skip

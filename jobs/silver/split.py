@@ -15,7 +15,7 @@ from jobs.declared.contract import Column, Contract
 from jobs.declared.conversion import failure, surplus, yields
 from jobs.declared.sql import columns_read, literal, quote, read_select
 from jobs.errors import DeclarationError
-from jobs.lake import ORIGIN
+from jobs.lake import ORIGIN, Workspace
 
 _RULE = "_rule"
 
@@ -39,20 +39,21 @@ class Refusal:
 
 @dataclass(frozen=True)
 class Split:
-    """The SQL of one source's way from bronze rows (a view `bronze`) to silver rows.
+    """The SQL of one source's way from bronze rows (the workspace's view `bronze`) to silver rows.
 
     Each attribute is one SELECT; `good` yields the contract's columns and the origin columns.
     """
 
     source: Source
     contract: Contract
+    work: Workspace
 
     @cached_property
     def reshaped(self) -> str:
         """Rows in silver's grain, every cell still text as published; nothing dropped yet."""
         if self.source.silver_sql:
             return self._own_query()
-        read = "SELECT * FROM bronze WHERE _refused IS NULL"
+        read = f"SELECT * FROM {self.work.view('bronze')} WHERE _refused IS NULL"
         if not self.source.declared.reshape:
             return read
         unpivot = self.source.declared.reshape.unpivot
@@ -123,9 +124,9 @@ class Split:
     def typed(self) -> str:
         """Every cell row, typed, with the number of its first refusal in `_rule` (null for a good row).
 
-        It is to be staged as a view `typed`, which all else reads: an engine that filters by `_rule` would compute each
-        expression behind it again wherever it stands, some ten times over. Only a refused row has its published cells,
-        each and as JSON.
+        It is to be staged as the workspace's view `typed`, which all else reads: an engine that filters by `_rule`
+        would compute each expression behind it again at each use, some ten times over. Only a refused row has its
+        published cells, each and as JSON.
         """
         typing = [r for r in self.refusals if r.of_type]
         cases = " ".join(f"WHEN {r.condition} THEN {i}" for i, r in enumerate(typing))
@@ -147,12 +148,12 @@ class Split:
     def good(self) -> str:
         """The rows that no rule refuses, from the view `typed`."""
         columns = ", ".join(map(quote, (*self.contract.names, *ORIGIN)))
-        return f"SELECT {columns} FROM typed WHERE {_RULE} IS NULL"
+        return f"SELECT {columns} FROM {self.work.view('typed')} WHERE {_RULE} IS NULL"
 
     @cached_property
     def refused(self) -> str:
         """The refused rows as quarantine keeps them, from the view `typed`: rule, column, value, row and origin."""
-        return f"{self._refused_cells()} UNION ALL {refused_records()}"
+        return f"{self._refused_cells()} UNION ALL {refused_records(self.work)}"
 
     def _refused_cells(self) -> str:
         rule = _case(_RULE, [literal(r.rule) for r in self.refusals])
@@ -161,7 +162,7 @@ class Split:
         origin = ", ".join(map(quote, ORIGIN))
         return (
             f"SELECT {rule} AS rule, {column} AS column_name, {value} AS value, _cells AS record, {origin}"
-            f" FROM typed WHERE {_RULE} IS NOT NULL"
+            f" FROM {self.work.view('typed')} WHERE {_RULE} IS NOT NULL"
         )
 
     def _shown(self, refusal: Refusal) -> str:
@@ -251,10 +252,12 @@ class Split:
                 f"silver.sql does not select {', '.join(missing)}", file=file,
                 expected=f"the columns that say where a row came from: {', '.join(ORIGIN)}",
             )  # fmt: skip
-        return f"SELECT * FROM ({file.read_text(encoding='utf-8').strip().rstrip(';')})"
+        query = file.read_text(encoding="utf-8").strip().rstrip(";")
+        # The query is left as it is written: within this WITH it reads this build's view under the name `bronze`.
+        return f"SELECT * FROM (WITH bronze AS (SELECT * FROM {self.work.view('bronze')}) SELECT * FROM ({query}))"
 
 
-def refused_records() -> str:
+def refused_records(work: Workspace) -> str:
     """Records and files that no parser could read, as quarantine keeps them."""
     origin = ", ".join(map(quote, ORIGIN))
     rule = (
@@ -263,7 +266,7 @@ def refused_records() -> str:
     )
     return (
         f"SELECT {rule} AS rule, CAST(NULL AS STRING) AS column_name, _refused AS value, _raw AS record, {origin}"
-        " FROM bronze WHERE _refused IS NOT NULL"
+        f" FROM {work.view('bronze')} WHERE _refused IS NOT NULL"
     )
 
 

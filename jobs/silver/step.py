@@ -81,13 +81,13 @@ class _Batch:
         return slice_of([x.sha256 for x in self.landings])
 
 
-def run(source: Source, _logical_date: datetime, _run_id: str) -> StepOutcome:
+def run(source: Source, _logical_date: datetime, run_id: str) -> StepOutcome:
     """The step, as `jobs.flow` calls it: `silver`, with a message of what nobody would look for."""
-    outcome = silver(source)
+    outcome = silver(source, run_id)
     return outcome if outcome.output_version is None else replace(outcome, message=_remarks(source, outcome))
 
 
-def silver(source: Source, *, anew: bool = False) -> StepOutcome:
+def silver(source: Source, run_id: str, *, anew: bool = False) -> StepOutcome:
     """Build the next version of the source's silver table from what landed since the checked one.
 
     What an earlier run landed and its expectations held back is taken in again. A table made by other declarations is
@@ -99,9 +99,14 @@ def silver(source: Source, *, anew: bool = False) -> StepOutcome:
         RefusedFile: nothing that landed can be used; it is in quarantine, and is not taken in again.
         ExchangeError: rows in and rows accounted for differ; nothing is published.
     """
+    with lake.workspace(run_id, "silver", source.name) as work:
+        return _silver(work, source, anew=anew)
+
+
+def _silver(work: lake.Workspace, source: Source, *, anew: bool) -> StepOutcome:
     contract = load_contract(source.table)
     check_partitions(contract)
-    split = Split(source, contract)
+    split = Split(source, contract, work)
     # Whatever cannot be compiled is told before anything is written.
     _ = split.typed, split.refused
     pointer = begin(source.table)
@@ -110,18 +115,15 @@ def silver(source: Source, *, anew: bool = False) -> StepOutcome:
     if not batch.landings:
         return StepOutcome("succeeded" if is_to_be_checked_again(source, contract, pointer) else "unchanged")
     _lay(source, contract, rebuild)
-    connect_views(source, batch)
+    _show(work, source, batch)
     refusal = Refusal(
         batch.watermark, pointer.delta_version if pointer else None, declarations_digest(source, contract)
     )
     begun = StepOutcome(
         input={"landing_id": refusal.landing_id, "base": refusal.base_version, "made_by": refusal.made_by}
     )
-    try:
-        with leaving(begun), translate_engine_errors(contract.file):
-            counts, made = _build(source, split, batch)
-    finally:
-        lake.clear_stages()
+    with leaving(begun), translate_engine_errors(contract.file):
+        counts, made = _build(source, split, batch)
     if made is None and rebuild:
         made = lake.version(source.table)
     done = replace(begun, counts=counts, output_version=made, message=_told(batch))
@@ -177,12 +179,11 @@ def fields_of(source: Source, contract: Contract) -> tuple[lake.Field, ...]:
     return (*lake.fields_of(contract.columns), *lake.bookkeeping_fields(), *revisions)
 
 
-def connect_views(source: Source, batch: _Batch) -> None:
-    """Let SQL see the batch's bronze rows as `bronze`, and its landings' order of arrival as `landings`."""
-    spark = connect()
-    published_rows(source, batch.slices).createOrReplaceTempView("bronze")
+def _show(work: lake.Workspace, source: Source, batch: _Batch) -> None:
+    """Show the batch's bronze rows as the workspace's `bronze`, and the order of its landings as `landings`."""
+    work.show("bronze", published_rows(source, batch.slices))
     order = [(x.sha256, x.id) for x in batch.landings]
-    spark.createDataFrame(order, "_landing_sha256 string, _landing_id bigint").createOrReplaceTempView("landings")
+    work.show("landings", connect().createDataFrame(order, "_landing_sha256 string, _landing_id bigint"))
 
 
 def _is_outdated(source: Source, contract: Contract) -> bool:
@@ -215,14 +216,14 @@ def _pending(source: Source, since: int) -> _Batch:
 
 
 def _build(source: Source, split: Split, batch: _Batch) -> tuple[Counts, int | None]:
-    mode, contract = source.declared.silver.mode, split.contract
-    lake.stage("typed", split.typed, constants=batch.origin)
+    mode, contract, work = source.declared.silver.mode, split.contract, split.work
+    work.stage("typed", split.typed, constants=batch.origin)
     totals = _totals(split, batch)
-    clean = deduplicate(source.table, split.good, contract, mode)
+    clean = deduplicate(work, source.table, split.good, contract, mode)
     incoming = Incoming(
         clean.good, totals.good - clean.taken_out, batch.landings[0].logical_date, batch.instants, batch.again > 0
     )
-    change = changes(source.table, incoming, contract, mode)
+    change = changes(work, source.table, incoming, contract, mode)
     counts = Counts(
         rows_in=totals.reshaped + totals.unreadable,
         rows_out=change.written,
@@ -239,7 +240,7 @@ def _build(source: Source, split: Split, batch: _Batch) -> tuple[Counts, int | N
         guard.require_expected_version(source.table)
         raise
     _quarantine(source, split, batch, [clean.refused_rows, change.refused_rows], counts.rows_quarantined or 0)
-    return counts, write(source.table, change, contract)
+    return counts, write(work, source.table, change, contract)
 
 
 @dataclass(frozen=True)
@@ -257,11 +258,11 @@ def _totals(split: Split, batch: _Batch) -> _Totals:
     Those that could not be read were counted when they were loaded.
     """
     spark = connect()
-    cells, bad = spark.sql("SELECT count(*), count(_rule) FROM typed").collect()[0]
+    cells, bad = spark.sql(f"SELECT count(*), count(_rule) FROM {split.work.view('typed')}").collect()[0]
     dropped = left_out = 0
     if split.source.silver_sql:
         left_out = spark.sql(
-            f"SELECT count(*) FROM bronze b LEFT ANTI JOIN ({split.reshaped}) r"
+            f"SELECT count(*) FROM {split.work.view('bronze')} b LEFT ANTI JOIN ({split.reshaped}) r"
             " ON b._row = r._row AND b._file = r._file"
             " AND b._landing_sha256 = r._landing_sha256 WHERE b._refused IS NULL"
         ).collect()[0][0]

@@ -156,15 +156,16 @@ class Source:
 
     def is_written_meanwhile(self, where: str, patch: pytest.MonkeyPatch) -> None:
         """Let somebody else commit those rows of the table again, once the next step has staged something."""
-        stage = lake.stage
+        stage = lake.Workspace.stage
 
-        def late(*told: Any, **more: Any) -> None:
-            patch.setattr(lake, "stage", stage)
-            stage(*told, **more)
+        def late(*told: Any, **more: Any) -> str:
+            patch.setattr(lake.Workspace, "stage", stage)
+            view = stage(*told, **more)
             theirs = lake.read_table(self.table).where(where)
             theirs.write.format("delta").mode("append").save(str(lake.location(self.table)))
+            return view
 
-        patch.setattr(lake, "stage", late)
+        patch.setattr(lake.Workspace, "stage", late)
 
     def rows(self, *more: str, where: str = "true") -> list[tuple[Any, ...]]:
         """Rows of the silver table's newest version, sorted: the contract's columns, then `more`."""
