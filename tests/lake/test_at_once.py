@@ -8,11 +8,11 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from trial import Exchange, Source, accept, balanced, build_product, day, runs, table_rows
 
 from jobs import lake
 from jobs.flow import StepRun, run_step
 from jobs.lake import close
+from tests.lake.trial import Exchange, Source, accept, balanced, build_product, day, runs, table_rows
 
 COLUMNS = {"meter": "STRING", "read_on": "DATE", "kwh": "INT"}
 KEY = ["meter", "read_on"]
