@@ -221,8 +221,8 @@ def _find(name: str, among: dict[str, Declaration], mistakes: tuple[DeclarationE
     for mistake in mistakes:
         if mistake.file.parent.name == name:
             raise mistake
-    known = ", ".join(sorted(among)) or "none is declared"
-    raise NotFound(f"no {kind} '{name}'", expected=f"one of: {known}", next_step=f"exchange {kind}s lists them")
+    names = ", ".join(sorted(among)) or "none is declared"
+    raise NotFound(f"no {kind} '{name}'", expected=f"one of: {names}", next_step=f"exchange {kind}s lists them")
 
 
 def find_source(name: str) -> Source:
@@ -292,13 +292,13 @@ def load_catalog(root: Path | None = None) -> Catalog:
     """Read all declarations, and check that every product's inputs are declared."""
     sources = load_sources(root)
     products = load_products(root)
-    known = {s.table for s in sources.sources.values()} | {p.table for p in products.products.values()}
+    declared = {s.table for s in sources.sources.values()} | {p.table for p in products.products.values()}
     broken = {m.file.parent.name for m in (*sources.mistakes, *products.mistakes)}
     dangling = tuple(
-        _unknown_input(product, table, known)
+        _unknown_input(product, table, declared)
         for product in products.products.values()
         for table in product.inputs
-        if table not in known and table.split(".")[1] not in broken
+        if table not in declared and table.split(".")[1] not in broken
     )
     return Catalog(sources.sources, products.products, sources.mistakes + products.mistakes + dangling)
 
@@ -347,10 +347,10 @@ def _refuse_twin(name: str, file: Path, sources: dict[str, Source]) -> None:
         )
 
 
-def _unknown_input(product: Product, table: str, known: set[str]) -> DeclarationError:
+def _unknown_input(product: Product, table: str, declared: set[str]) -> DeclarationError:
     return DeclarationError(
         f"the query reads {table}, which nothing declares",
         file=product.query_file,
-        expected=f"one of: {', '.join(sorted(known))}",
+        expected=f"one of: {', '.join(sorted(declared))}",
         next_step="declare the source or correct the name",
     )

@@ -167,19 +167,19 @@ def _standard() -> dict[str, Any]:
 
 
 @cache
-def _judge() -> Validator:
+def _validator() -> Validator:
     from jsonschema_rs import validator_for
 
     return validator_for(_standard())
 
 
 def _check_standard(document: dict[str, Any], file: Path) -> None:
-    """Refuse what breaks the standard: one library judges, two hundred times faster; the other words what is wrong."""
-    judged = json.loads(json.dumps(document, default=str))
-    if _judge().is_valid(judged):
+    """Refuse what breaks the standard: one library decides, two hundred times faster; the other says what is wrong."""
+    values = json.loads(json.dumps(document, default=str))
+    if _validator().is_valid(values):
         return
-    what, path = _worst(judged)
-    _check_entry(judged, path, file)
+    what, path = _worst(values)
+    _check_entry(values, path, file)
     raise mistake(
         file, what[:300], path,
         expected="a document of the Open Data Contract Standard 3", next_step="correct the field",
@@ -187,7 +187,7 @@ def _check_standard(document: dict[str, Any], file: Path) -> None:
 
 
 def _worst(document: Any) -> tuple[str, tuple[str | int, ...]]:
-    """Message and place of the mistake that explains most, of those that a document has."""
+    """Message and place of the mistake that explains most."""
     from jsonschema import exceptions
     from jsonschema.validators import validator_for
 
@@ -197,27 +197,27 @@ def _worst(document: Any) -> tuple[str, tuple[str | int, ...]]:
     if error:
         return error.message, tuple(error.absolute_path)
     # Only if the two libraries disagree.
-    first = next(_judge().iter_errors(document))
+    first = next(_validator().iter_errors(document))
     return first.message, tuple(first.instance_path)
 
 
 def _check_entry(document: dict[str, Any], path: tuple[str | int, ...], file: Path) -> None:
-    """Say of a quality entry what the standard's own schema tells in words that nobody understands."""
+    """Report a broken quality entry in plain words; the messages of the standard's schema are unreadable."""
     if "quality" not in path:
         return
     location = path[: path.index("quality") + 2]
-    says: Any = document
+    entry: Any = document
     for step in location:
-        says = says[step]
-    if not isinstance(says, dict) or (says.get("type") or "library") not in ("library", "sql"):
+        entry = entry[step]
+    if not isinstance(entry, dict) or (entry.get("type") or "library") not in ("library", "sql"):
         return
-    limits = [name for name in says if name in LIMITS]
-    if says.get("type") != "sql" and says.get("metric") not in METRICS:
-        found = f"the metric '{says['metric']}'" if says.get("metric") else "a library rule without a metric"
+    limits = [name for name in entry if name in LIMITS]
+    if entry.get("type") != "sql" and entry.get("metric") not in METRICS:
+        what = f"the metric '{entry['metric']}'" if entry.get("metric") else "a library rule without a metric"
         raise mistake(
             file,
-            found,
-            (*location, "metric") if "metric" in says else location,
+            what,
+            (*location, "metric") if "metric" in entry else location,
             expected=f"one of: {', '.join(METRICS)}",
         )
     if not limits:

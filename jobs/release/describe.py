@@ -36,13 +36,13 @@ from jobs.release.manifest import (
 from jobs.release.snapshot import Snapshot
 from jobs.settings import settings
 
-# Words that stand where a licence should.
+# Placeholders for a licence that nobody has named.
 NO_LICENCE = frozenset({"unknown", "none", "tbd", "todo", "n/a", "?"})
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A checked version that may become a release, with all that was found out about it."""
+    """A checked version that may become a release, with what its release depends on."""
 
     product: Product
     pointer: Pointer
@@ -58,7 +58,7 @@ class Candidate:
 
 def describe(
     candidate: Candidate,
-    found: Difference,
+    difference: Difference,
     number: tuple[int, int, int],
     previous: Manifest | None,
     run_id: str,
@@ -68,14 +68,14 @@ def describe(
 
     Args:
         candidate: the checked version.
-        found: what differs from the release before; for a first release, all of its rows are added.
+        difference: what differs from the release before; for a first release, all of its rows are added.
         number: the number that it gets.
         previous: the manifest of the release before, whose digests of unchanged files are carried over.
         run_id: the run that releases.
         now: the instant of release.
 
     Raises:
-        NotFound: where the version came from is not known.
+        NotFound: the origin of the version was not recorded.
         ExchangeError: the rights of a source do not allow a release.
         Tampered: a data file is not as the table's log describes it.
     """
@@ -95,8 +95,8 @@ def describe(
         files=_files(version, previous),
         content=Content(
             algorithm="xxhash64-sum-2",
-            fingerprint=str(found.fingerprint),
-            sha256=content_digest(version.business_columns, version.rows, str(found.fingerprint)),
+            fingerprint=str(difference.fingerprint),
+            sha256=content_digest(version.business_columns, version.rows, str(difference.fingerprint)),
         ),
         contract=ContractCopy(
             path=CONTRACT_FILE,
@@ -107,7 +107,7 @@ def describe(
         expectations=_expectations(candidate.check),
         inputs=_inputs(upstream),
         landed=upstream.landed,
-        diff=_changes(found, previous),
+        diff=_changes(difference, previous),
     )
 
 
@@ -142,25 +142,25 @@ def _table(candidate: Candidate) -> TableVersion:
 
 
 def _files(version: Snapshot, previous: Manifest | None) -> tuple[ReleasedFile, ...]:
-    # A data file never changes once it is in the log, so what the last release digested is not read again.
-    known = {(f.path, f.size): f for f in previous.files} if previous else {}
+    # A data file never changes once it is in the log, so the digests of the last release still hold.
+    earlier = {(f.path, f.size): f for f in previous.files} if previous else {}
     folder = lake.location(version.table)
-    fresh = [f for f in version.files.values() if (f.path, f.size) not in known]
+    fresh = [f for f in version.files.values() if (f.path, f.size) not in earlier]
     with ThreadPoolExecutor(max_workers=4) as pool:
         digested = dict(zip((f.path for f in fresh), pool.map(lambda f: _digested(folder, f), fresh), strict=True))
-    return tuple(digested.get(path) or known[path, version.files[path].size] for path in sorted(version.files))
+    return tuple(digested.get(path) or earlier[path, version.files[path].size] for path in sorted(version.files))
 
 
 def _digested(folder: Path, file: lake.DataFile) -> ReleasedFile:
-    found = folder / file.path
-    if not found.is_file() or found.stat().st_size != file.size:
+    place = folder / file.path
+    if not place.is_file() or place.stat().st_size != file.size:
         raise Tampered(
             "the file is not as the table's log describes it",
-            where=str(found),
+            where=str(place),
             expected=f"{file.size} bytes",
             next_step="exchange rebuild makes the table again from landing",
         )
-    return ReleasedFile(path=file.path, sha256=sha256_of(found), size=file.size, rows=file.rows)
+    return ReleasedFile(path=file.path, sha256=sha256_of(place), size=file.size, rows=file.rows)
 
 
 def _expectations(check: Check) -> Expectations:
@@ -183,7 +183,7 @@ def _declaration(name: str) -> tuple[SourceDeclaration, Path]:
         source = load_sources(only=name).source(name)
     except NotFound as error:
         raise NotFound(
-            f"the source '{name}' is not declared, so its licence is not known",
+            f"the source '{name}' is not declared, so its licence is unknown",
             where=str(settings().catalogue / "dags" / "sources"),
             expected="a declaration for every source that a release comes from",
             next_step="declare it again; a source that stopped keeps its declaration",
@@ -215,11 +215,11 @@ def _inputs(upstream: Lineage) -> tuple[Input, ...]:
     return tuple(Input(table=table, delta_version=version) for table, version in upstream.inputs)
 
 
-def _changes(found: Difference, previous: Manifest | None) -> Changes:
+def _changes(difference: Difference, previous: Manifest | None) -> Changes:
     return Changes(
         against=previous.release if previous else None,
-        added=found.added,
-        removed=found.removed,
-        changed=found.changed,
-        shape=found.schema,
+        added=difference.added,
+        removed=difference.removed,
+        changed=difference.changed,
+        shape=difference.schema,
     )

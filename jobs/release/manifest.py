@@ -67,7 +67,7 @@ class TableVersion(_Part):
 
 
 class ReleasedFile(_Part):
-    """One data file; `path` is relative to the table's folder, as it stands on disk."""
+    """One data file; `path` is relative to the table's folder, spelt as on disk."""
 
     path: str
     sha256: Sha256

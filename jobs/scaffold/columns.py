@@ -228,7 +228,7 @@ def fits(value: str, kind: str, expression: str = "{}") -> bool:
     Args:
         value: the text as published.
         kind: a column type in plain form, such as ``DECIMAL(18,6)``.
-        expression: the SQL that all the values were found to need, such as ``try_to_timestamp({}, 'd/M/yyyy')``.
+        expression: the SQL that all the values need, such as ``try_to_timestamp({}, 'd/M/yyyy')``.
     """
     text = value.strip()
     if kind == "STRING":
@@ -361,12 +361,12 @@ def _enum(kind: _Kind, counted: dict[str, int], rows: int) -> tuple[str, ...]:
 def _words(published: str) -> list[str]:
     """The words of a published name, lower case, ASCII only."""
     text = published.replace("%", " percent ").encode("ascii", "ignore").decode()
-    found: list[str] = []
+    words: list[str] = []
     for word in re.split(r"[^A-Za-z0-9]+", text):
         # A unit is one word, whatever its capitals: MWh, kW.
         parts = [word] if word.lower() in _UNITS else _CAPITALS.sub(" ", word).split()
-        found += [part.lower() for part in parts]
-    return [word for word in found if word]
+        words += [part.lower() for part in parts]
+    return [word for word in words if word]
 
 
 def _name(words: Sequence[str], kind: str, taken: Sequence[str]) -> str:

@@ -156,7 +156,7 @@ def check_name(name: str, what: str) -> None:
 
 @contextmanager
 def written(files: Mapping[Path, str]) -> Iterator[None]:
-    """Write new files, and take them away again if the block finds that they do not work.
+    """Write new files, and remove them again if the block fails.
 
     Raises:
         ExchangeError: one of them exists already; nothing is written then.
@@ -168,16 +168,16 @@ def written(files: Mapping[Path, str]) -> Iterator[None]:
             expected="a new name",
             next_step="choose another name, or edit what is there",
         )
-    made: list[Path] = []
+    created: list[Path] = []
     try:
         for file, text in files.items():
             file.parent.mkdir(parents=True, exist_ok=True)
             with file.open("x", encoding="utf-8") as out:
-                made.append(file)
+                created.append(file)
                 out.write(text)
         yield
     except BaseException:
-        for file in made:
+        for file in created:
             file.unlink(missing_ok=True)
             if not any(file.parent.iterdir()):
                 file.parent.rmdir()

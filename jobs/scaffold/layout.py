@@ -35,7 +35,7 @@ def form_of(sample: Sample) -> Delimited | JsonLines | JsonDocument:
 
     Raises:
         RefusedFile: not a file that any format reads.
-        ExchangeError: the structure cannot be found out.
+        ExchangeError: the structure is unclear.
     """
     head = sample.head()
     if not head.strip():
@@ -198,7 +198,7 @@ def _usual_width(rows: list[list[str]]) -> int:
 
 
 def _is_header(table: list[list[str]]) -> bool:
-    """Whether the first record names the columns: it is unlike what stands below it."""
+    """Whether the first record names the columns: it is unlike the records below it."""
     first, below = [c.strip() for c in table[0]], table[1:]
     if not below or len({c for c in first if c}) < len([c for c in first if c]) / 2:
         return not below and not any(_is_value(c) for c in first)

@@ -30,7 +30,7 @@ _LINE = 110
 
 
 @dataclass(frozen=True)
-class _Found:
+class _QueryColumn:
     """One column of the query, by its name and contract type, with how often it is absent."""
 
     name: str
@@ -39,7 +39,7 @@ class _Found:
 
 
 def new_product(name: str, query: Path | None, table: str | None) -> list[str]:
-    """Write product.yaml, query.sql and a contract that can be built as they are; returns what to tell the engineer.
+    """Write product.yaml, query.sql and a contract that can be built as they are; returns what to show the engineer.
 
     Args:
         name: the product's name, free among all products.
@@ -73,7 +73,7 @@ def new_product(name: str, query: Path | None, table: str | None) -> list[str]:
     with written(files):
         load_products().product(name)
         load_contract(f"gold.{name}")
-    return [*[f"wrote {file}" for file in files], *_told(name, inputs, columns, key, rows, doubtful)]
+    return [*[f"wrote {file}" for file in files], *_report(name, inputs, columns, key, rows, doubtful)]
 
 
 def _text(query: Path | None, table: str | None) -> str:
@@ -83,22 +83,23 @@ def _text(query: Path | None, table: str | None) -> str:
                 f"there is no file '{query}'", expected="a file with one SELECT", next_step="correct the path"
             )
         return query.read_text(encoding="utf-8")
-    wanted = str(table).lower()
-    if wanted.partition(".")[0] not in ("silver", "gold"):
+    source = str(table).lower()
+    if source.partition(".")[0] not in ("silver", "gold"):
         raise ExchangeError(f"a product cannot begin with '{table}'", expected="silver.<source> or gold.<product>")
-    names = ",\n    ".join(quote(n) for n in load_contract(wanted).names)
-    return f"-- One row per row of {wanted}.\nSELECT\n    {names}\nFROM {wanted}\n"
+    names = ",\n    ".join(quote(n) for n in load_contract(source).names)
+    return f"-- One row per row of {source}.\nSELECT\n    {names}\nFROM {source}\n"
 
 
 def _check_inputs(inputs: Sequence[str]) -> None:
     from jobs.lake.pointers import checked
 
-    known = sorted(
+    declared = sorted(
         [s.table for s in load_sources().sources.values()] + [p.table for p in load_products().products.values()]
     )
     for table in inputs:
-        if table not in known:
-            raise NotFound(f"the query reads {table}, which nothing declares", expected=f"one of: {', '.join(known)}")
+        if table not in declared:
+            what = f"the query reads {table}, which nothing declares"
+            raise NotFound(what, expected=f"one of: {', '.join(declared)}")
         checked(table)
 
 
@@ -146,7 +147,7 @@ def _grouped(file: Path) -> tuple[str, ...]:
     )
 
 
-def _measured(frame: DataFrame, grouped: Sequence[str]) -> tuple[tuple[_Found, ...], tuple[str, ...], int]:
+def _measured(frame: DataFrame, grouped: Sequence[str]) -> tuple[tuple[_QueryColumn, ...], tuple[str, ...], int]:
     from jobs import lake
     from jobs.lake import connect
 
@@ -157,7 +158,9 @@ def _measured(frame: DataFrame, grouped: Sequence[str]) -> tuple[tuple[_Found, .
         asked = ", ".join(f"count({quote(n)}) AS n{i}" for i, n in enumerate(types))
         counted = spark.sql(f"SELECT count(*) AS rows, {asked} FROM {answer}").collect()[0]
         rows = counted["rows"]
-        columns = tuple(_Found(n, t, rows > 0 and counted[f"n{i}"] == rows) for i, (n, t) in enumerate(types.items()))
+        columns = tuple(
+            _QueryColumn(n, t, rows > 0 and counted[f"n{i}"] == rows) for i, (n, t) in enumerate(types.items())
+        )
         return columns, _key(answer, columns, grouped, rows), rows
 
 
@@ -171,7 +174,7 @@ def _contract_type(name: str, kind: str) -> str:
     )
 
 
-def _key(answer: str, columns: Sequence[_Found], grouped: Sequence[str], rows: int) -> tuple[str, ...]:
+def _key(answer: str, columns: Sequence[_QueryColumn], grouped: Sequence[str], rows: int) -> tuple[str, ...]:
     from jobs.lake import connect
 
     def names_rows(chosen: Sequence[str]) -> bool:
@@ -221,15 +224,15 @@ def _licence(inputs: Sequence[str]) -> Licence | None:
     from jobs.release.describe import NO_LICENCE
 
     sources, products = load_sources().sources, load_products().products
-    found = {
+    licences = {
         (sources[own] if layer == "silver" else products[own]).declared.licence
         for layer, own in (table.split(".", 1) for table in inputs)
     }
-    one = next(iter(found))
-    return one if len(found) == 1 and one.id.lower() not in NO_LICENCE else None
+    one = next(iter(licences))
+    return one if len(licences) == 1 and one.id.lower() not in NO_LICENCE else None
 
 
-def _contract(name: str, inputs: Sequence[str], columns: Sequence[_Found], key: Sequence[str]) -> str:
+def _contract(name: str, inputs: Sequence[str], columns: Sequence[_QueryColumn], key: Sequence[str]) -> str:
     input_columns: dict[str, Column] = {}
     for table in inputs:
         for column in load_contract(table).columns:
@@ -279,10 +282,10 @@ def _domain(inputs: Sequence[str]) -> str:
     return str(load_contract(inputs[0]).document.get("domain") or "exchange")
 
 
-def _told(
+def _report(
     name: str,
     inputs: Sequence[str],
-    columns: Sequence[_Found],
+    columns: Sequence[_QueryColumn],
     key: Sequence[str],
     rows: int,
     doubtful: Sequence[str],

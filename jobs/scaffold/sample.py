@@ -1,4 +1,4 @@
-"""Gets hold of a sample of a publisher's data, and finds the member of an archive that holds it."""
+"""Opens a sample of a publisher's data, and picks the member of an archive that holds it."""
 
 from __future__ import annotations
 
@@ -85,11 +85,11 @@ def sample_of(given: str) -> Iterator[Sample]:
 def _package(given: str) -> PackageConnector:
     from pydantic import ValidationError
 
-    found = _PACKAGE.match(given)
+    match = _PACKAGE.match(given)
     try:
-        if found:
+        if match:
             return PackageConnector(
-                package=found["name"], version=found["version"] or "latest", files=(found["member"],)
+                package=match["name"], version=match["version"] or "latest", files=(match["member"],)
             )
         what = "no package and member"
     except ValidationError as error:

@@ -38,7 +38,7 @@ SAMPLE_ROWS = 100_000
 
 
 @dataclass(frozen=True)
-class _Looked:
+class _Examined:
     """What a sample showed."""
 
     sample: Sample
@@ -50,7 +50,7 @@ class _Looked:
 
 
 def new_source(sector: str, name: str, sample: str) -> list[str]:
-    """Write source.yaml and a contract that run as they are on the sample; returns what to tell the engineer.
+    """Write source.yaml and a contract that run as they are on the sample; returns what to show the engineer.
 
     Args:
         sector: folder under dags/sources.
@@ -71,16 +71,16 @@ def new_source(sector: str, name: str, sample: str) -> list[str]:
             expected="a new name",
             next_step="choose another, or edit what is there",
         )
-    with sample_of(sample) as found:
-        looked = _look(found)
+    with sample_of(sample) as opened:
+        examined = _examine(opened)
     declaration = root / "dags" / "sources" / sector / name / "source.yaml"
     terms = root / "expectations" / "silver" / f"{name}.yaml"
-    with written({declaration: _declaration(name, looked), terms: _contract(sector, name, looked)}):
+    with written({declaration: _declaration(name, examined), terms: _contract(sector, name, examined)}):
         _try_out(name)
-    return [f"wrote {declaration}", f"wrote {terms}", *_told(sample, name, looked)]
+    return [f"wrote {declaration}", f"wrote {terms}", *_report(sample, name, examined)]
 
 
-def _look(sample: Sample) -> _Looked:
+def _examine(sample: Sample) -> _Examined:
     form = form_of(sample)
     rows, refused = _records(sample, form)
     if not rows.num_rows:
@@ -95,7 +95,7 @@ def _look(sample: Sample) -> _Looked:
             expected="at least one column that is always there",
             next_step="write the declaration by hand, with a silver.sql that numbers the rows",
         )
-    return _Looked(sample, form, rows, refused, columns, key)
+    return _Examined(sample, form, rows, refused, columns, key)
 
 
 def _records(sample: Sample, form: Delimited | JsonLines | JsonDocument) -> tuple[pa.Table, tuple[str, ...]]:
@@ -118,20 +118,20 @@ def _records(sample: Sample, form: Delimited | JsonLines | JsonDocument) -> tupl
     return pa.Table.from_batches(good, schema).slice(0, SAMPLE_ROWS), tuple(refused)
 
 
-def _declaration(name: str, looked: _Looked) -> str:
-    nobody = {"id": "unknown", "url": NO_ADDRESS}
+def _declaration(name: str, examined: _Examined) -> str:
+    licence = {"id": "unknown", "url": NO_ADDRESS}
     rights = {"redistribution": "unknown", "basis": "public_collection", "evidence": TO_BE_WRITTEN}
     return "\n".join(
         [
             f"title: {scalar(_title(name))}",
             f"publisher: {flow({'name': TO_BE_WRITTEN, 'url': NO_ADDRESS})}",
             "owner: data-engineering",
-            f"licence: {flow(nobody)}",
+            f"licence: {flow(licence)}",
             f"rights: {flow(rights)}",
             'cadence: "@daily"',
-            f"connector: {flow(_connector(looked.sample.connector))}",
+            f"connector: {flow(_connector(examined.sample.connector))}",
             "format:",
-            *_format(looked.form),
+            *_format(examined.form),
             "silver: {mode: merge}",
             "",
         ]
@@ -146,34 +146,34 @@ def _connector(connector: DropConnector | PackageConnector) -> dict[str, Any]:
 
 def _format(form: Delimited | JsonLines | JsonDocument) -> list[str]:
     lines = [f"  type: {form.type}"]
-    told: dict[str, Any] = {"encoding": form.encoding} if form.encoding != "utf-8" else {}
+    options: dict[str, Any] = {"encoding": form.encoding} if form.encoding != "utf-8" else {}
     if isinstance(form, Delimited):
-        told["delimiter"] = form.delimiter
-        told |= {"header": False} if not form.header else {}
-        told |= {"skip_lines": form.skip_lines} if form.skip_lines else {}
+        options["delimiter"] = form.delimiter
+        options |= {"header": False} if not form.header else {}
+        options |= {"skip_lines": form.skip_lines} if form.skip_lines else {}
     if isinstance(form, JsonDocument) and form.record_path:
-        told["record_path"] = form.record_path
-    lines += [f"  {k}: {scalar(v)}" for k, v in told.items()]
+        options["record_path"] = form.record_path
+    lines += [f"  {k}: {scalar(v)}" for k, v in options.items()]
     lines.append(listed("columns", form.columns))
     if form.members:
         lines.append(listed("members", form.members))
     return lines
 
 
-def _contract(sector: str, name: str, looked: _Looked) -> str:
+def _contract(sector: str, name: str, examined: _Examined) -> str:
     properties = [
         Property(
             name=c.name,
             type=c.type,
             description=_meaning(c),
-            key_position=looked.key.index(c.name) + 1 if c.name in looked.key else None,
+            key_position=examined.key.index(c.name) + 1 if c.name in examined.key else None,
             required=c.required,
             transform=c.transform,
             unit=c.unit,
             classification=c.entry.classification if c.entry else None,
             enum=c.enum,
         )
-        for c in looked.columns
+        for c in examined.columns
     ]
     not_empty = {
         "name": "not_empty", "type": "library", "metric": "rowCount", "dimension": "completeness", "severity": "error",
@@ -201,25 +201,25 @@ def _try_out(name: str) -> None:
     _ = Split(source, terms, lake.Workspace("proposal")).typed
 
 
-def _told(given: str, name: str, looked: _Looked) -> list[str]:
-    form, sample = looked.form, looked.sample
+def _report(given: str, name: str, examined: _Examined) -> list[str]:
+    form, sample = examined.form, examined.sample
     layout = f"{form.type}, {form.encoding}"
     if isinstance(form, Delimited):
         layout += f", {'header' if form.header else 'no usable header'}, delimiter {form.delimiter!r}"
         layout += f", {form.skip_lines} lines skipped" if form.skip_lines else ""
-    lines = [f"found: {layout}; {looked.rows.num_rows:,} rows looked at; key {', '.join(looked.key)}"]
+    lines = [f"found: {layout}; {examined.rows.num_rows:,} rows read; key {', '.join(examined.key)}"]
     if sample.others:
         lines.append(f"left out of the archive: {', '.join(sample.others[:5])}")
-    if looked.refused:
-        lines.append(f"{len(looked.refused):,} records would go to quarantine, such as {looked.refused[0]}")
-    named = [c.name for c in looked.columns if c.entry]
+    if examined.refused:
+        lines.append(f"{len(examined.refused):,} records would go to quarantine, such as {examined.refused[0]}")
+    named = [c.name for c in examined.columns if c.entry]
     if named:
         lines.append(f"meaning, type and unit from the column dictionary: {', '.join(named)}")
-    lines += [f"look at {c.name}: {c.doubt}" for c in looked.columns if c.doubt]
-    figures = [c.name for c in looked.columns if c.name in looked.key and is_measure(c)]
+    lines += [f"look at {c.name}: {c.doubt}" for c in examined.columns if c.doubt]
+    figures = [c.name for c in examined.columns if c.name in examined.key and is_measure(c)]
     if figures:
         lines.append(f"look at the key: {', '.join(figures)} is a figure; rows that differ in nothing else need a look")
-    lines += _next_steps(given, name, looked.sample.connector)
+    lines += _next_steps(given, name, examined.sample.connector)
     return lines
 
 
