@@ -1,4 +1,4 @@
-"""The one place that opens the engine: embedded Sail, or any Spark Connect server, behind the same session."""
+"""The one place that opens the engine: embedded Sail or any Spark Connect server, behind the same session."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ from jobs.settings import s3_endpoint, settings
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
-# Of Spark Connect, where the address names none.
+# Spark Connect's, if the address names none.
 _PORT = 15002
 _PATIENCE_SECONDS = 5.0
-# Under which a Connect server of our own is told its name.
+# The setting that holds the name of a Connect server that we start ourselves.
 SERVER = "spark.exchange.server"
 _OPTIONS = {
     "spark.sql.session.timeZone": "UTC",
-    # Delta on Spark otherwise reads no version older than a week, as its files might be gone: upkeep keeps those that
-    # are in use. A longer time of the table's own would keep what was removed in every checkpoint, for good.
+    # Otherwise Delta on Spark reads no version older than a week, because its files might be gone; but upkeep keeps
+    # those in use. A longer retention set on the table would keep removed files in every checkpoint for good.
     "spark.databricks.delta.vacuum.enforceTimeTravelWithinDeletedFileRetentionDuration": "false",
 }
-# A server that ended took its sessions along: asking it again for ten minutes, as the client would, brings none back.
-# These are some six seconds, for a network that lost a packet; where nobody listens, not even those.
+# A server that ended took its sessions with it: asking again for ten minutes, as the client would, brings none back.
+# These are some six seconds, for a network that lost a packet; where nothing listens there is no retry at all.
 _RETRIES: dict[str, Any] = {"max_retries": 6, "initial_backoff": 100, "max_backoff": 4_000, "backoff_multiplier": 2.0}
-# One whose machine is gone says nothing at all. More often than every five minutes its library does not let itself be
-# asked.
+# A server whose machine is gone does not answer at all. Its library does not allow pings more often than every five
+# minutes.
 _KEPT_ALIVE = [("grpc.keepalive_time_ms", 310_000), ("grpc.keepalive_timeout_ms", 20_000)]
 
 _open: dict[tuple[str, int], tuple[SparkSession, Any]] = {}
@@ -53,7 +53,7 @@ def connect() -> SparkSession:
     """The session of all threads of the process, opened at first use; tables are reached through `jobs.lake`.
 
     Raises:
-        ExchangeError: EXCHANGE_SPARK names no engine, or none answers there.
+        ExchangeError: EXCHANGE_SPARK names no engine, or nothing answers there.
     """
     address = settings().spark
     key = (address, os.getpid())
@@ -68,21 +68,21 @@ def connect() -> SparkSession:
 
 
 def refresh() -> None:
-    """Let go of a session whose server ended or was started again since, so that the next use opens a new one.
+    """Drop a session whose server has ended or was restarted, so that the next use opens a new one.
 
-    A step asks before its work, as what it has named in a session is gone with it.
+    A step calls this before its work, because whatever it named in a session is gone with the session.
 
     Raises:
-        ExchangeError: no server answers there.
+        ExchangeError: no server answers.
     """
     address = settings().spark
-    held = _open.get((address, os.getpid()))
-    if held is None or address == "embedded":
+    opened = _open.get((address, os.getpid()))
+    if opened is None or address == "embedded":
         return
     from pyspark.errors import PySparkException
 
     try:
-        _see_somebody(address)
+        _require_listener(address)
         ping()
     except (PySparkException, ExchangeError) as error:
         # To close it would be to ask the server that is not there.
@@ -92,24 +92,24 @@ def refresh() -> None:
 
 
 def ping() -> None:
-    """See that the session's server still knows it; what was named in a session that it does not know is gone.
+    """Ask the session's server whether the session is still there, with all that was named in it.
 
     Raises:
-        PySparkException: it does not, or is not there.
+        PySparkException: it is not, or the server is gone.
     """
     connect().conf.get("spark.sql.session.timeZone")
 
 
-def _make_active(found: SparkSession) -> None:
-    """Let pyspark know which session is the active one, as Great Expectations asks for it by that name.
+def _make_active(session: SparkSession) -> None:
+    """Tell pyspark which session is the active one, because Great Expectations asks pyspark for it.
 
-    pyspark sets it once and then keeps to it, also when its connection has been closed, and offers no public way to
-    name another over Spark Connect.
+    pyspark sets it once and keeps it even after its connection was closed, and has no public way to set another over
+    Spark Connect.
     """
-    kind: Any = type(found)
-    if kind.getActiveSession() is not found:
-        kind._default_session = found
-        kind._active_session.session = found
+    kind: Any = type(session)
+    if kind.getActiveSession() is not session:
+        kind._default_session = session
+        kind._active_session.session = session
 
 
 def describe_engine() -> str:
@@ -123,29 +123,29 @@ def describe_engine() -> str:
 
 
 def without_token(address: str) -> str:
-    """What may be shown of an engine's address."""
+    """The part of an engine's address that may be shown."""
     return address.split(";")[0].rstrip("/")
 
 
 def engine_message(error: Exception) -> str:
-    """What the engine says in an error, as one line: without the codes, plans and traces that Spark adds."""
-    words = str(error).partition("JVM stacktrace:")[0]
-    of_connection = re.search(r'^\s*details = "(.*)"$', words, re.MULTILINE)
+    """The engine's message in one line, without the codes, plans and traces that Spark adds."""
+    text = str(error).partition("JVM stacktrace:")[0]
+    of_connection = re.search(r'^\s*details = "(.*)"$', text, re.MULTILINE)
     if of_connection:
         return of_connection[1]
-    return " ".join(re.split(r"\s*SQLSTATE: ", words)[0].split())
+    return " ".join(re.split(r"\s*SQLSTATE: ", text)[0].split())
 
 
 def writer() -> str:
-    """By what name the engine writes: all clients of one Connect server write through its one driver.
+    """The engine's name as a writer: all clients of one Connect server write through its one driver.
 
-    A server of our own that is started again keeps its name, as it can only listen where it did once the one before it
-    is dead; what it was killed in the middle of need not be waited for.
+    A server of ours that is restarted keeps its name: it can listen on that port only once its predecessor is dead, so
+    nobody needs to wait for what that one was killed in the middle of.
     """
     if settings().spark == "embedded":
         return "the embedded engine"
-    known = connect().conf
-    return f"the Connect server {known.get(SERVER, None) or known.get('spark.app.id')}"
+    conf = connect().conf
+    return f"the Connect server {conf.get(SERVER, None) or conf.get('spark.app.id')}"
 
 
 def close() -> None:
@@ -161,7 +161,7 @@ def _embedded() -> tuple[SparkSession, Any]:
     # Sail logs to stderr from Rust, and its notices about normal work would drown the user's output.
     os.environ.setdefault("RUST_LOG", "off")
     if s3_endpoint().startswith("http://"):
-        # Whoever gave that address meant it.
+        # Whoever set that address meant it.
         os.environ.setdefault("AWS_ALLOW_HTTP", "true")
     from pysail.spark import SparkConnectServer
 
@@ -172,8 +172,8 @@ def _embedded() -> tuple[SparkSession, Any]:
     return _remote(f"sc://{host}:{port}"), server
 
 
-def _see_somebody(address: str) -> None:
-    """Find out at once whether anybody is there: the client would go on asking for minutes."""
+def _require_listener(address: str) -> None:
+    """Find out at once whether anything listens there: the client would go on asking for minutes."""
     place = urlsplit(address.replace(";", "?", 1))
     try:
         with socket.create_connection((place.hostname or "", place.port or _PORT), timeout=_PATIENCE_SECONDS):
@@ -183,7 +183,7 @@ def _see_somebody(address: str) -> None:
             f"no engine answers at {without_token(address)} ({error})",
             where="EXCHANGE_SPARK",
             expected="a Spark Connect server",
-            next_step="start it (`exchange cluster status` tells of one on this machine), or correct the address",
+            next_step="start it (`exchange cluster status` shows one on this machine), or correct the address",
         ) from error
 
 
@@ -195,15 +195,15 @@ def _remote(address: str) -> SparkSession:
             expected="embedded, or sc://host:port",
             next_step="correct the variable, or unset it for the embedded engine",
         )
-    _see_somebody(address)
+    _require_listener(address)
     from pyspark.errors import PySparkException
     from pyspark.sql import SparkSession
     from pyspark.sql.connect.client import ChannelBuilder
 
-    _say_refusals_once()
+    _report_errors_once()
     _let_processes_end()
-    known: Any = ChannelBuilder
-    known.GRPC_DEFAULT_OPTIONS = [*(o for o in known.GRPC_DEFAULT_OPTIONS if o not in _KEPT_ALIVE), *_KEPT_ALIVE]
+    builder: Any = ChannelBuilder
+    builder.GRPC_DEFAULT_OPTIONS = [*(o for o in builder.GRPC_DEFAULT_OPTIONS if o not in _KEPT_ALIVE), *_KEPT_ALIVE]
     try:
         opened: Any = SparkSession.builder.remote(address).create()
         opened.client.set_retry_policies([_retries()])
@@ -217,32 +217,32 @@ def _remote(address: str) -> SparkSession:
 def _retries() -> Any:
     from pyspark.sql.connect.client.retries import DefaultPolicy
 
-    class WhereSomebodyListens(DefaultPolicy):
+    class UnlessConnectionRefused(DefaultPolicy):
         def can_retry(self, exception: BaseException) -> bool:
             return "Connection refused" not in str(exception) and bool(super().can_retry(exception))
 
-    return WhereSomebodyListens(**_RETRIES)
+    return UnlessConnectionRefused(**_RETRIES)
 
 
 def _refused(error: Exception, address: str) -> ExchangeError:
     where = f"the engine at {without_token(address)}"
     if "UNAUTHENTICATED" in str(error):
         return ExchangeError(
-            f"{where} does not take the token",
+            f"{where} rejected the token",
             where="EXCHANGE_SPARK",
             expected="sc://host:port/;token=…, with the token that the server was started with",
             next_step="correct the token; the file `env` of a cluster on this machine has it",
         )
     return ExchangeError(
-        f"{where} gives no session: {(engine_message(error) or type(error).__name__)[:300]}",
+        f"{where} refused the session: {(engine_message(error) or type(error).__name__)[:300]}",
         where="EXCHANGE_SPARK",
         expected="a Spark Connect server of Spark 4.1",
-        next_step="see what its log says, or correct the address",
+        next_step="read its log, or correct the address",
     )
 
 
-def _say_refusals_once() -> None:
-    """Keep the client from logging every refusal, with plan and trace, before it raises it: who catches it tells it."""
+def _report_errors_once() -> None:
+    """Keep the client from logging every error, with plan and trace, before raising it: who catches it reports it."""
     from pyspark.logger import PySparkLogger
 
     warnings.filterwarnings("ignore", message=r"\[RETRIES_EXCEEDED\]")
@@ -254,8 +254,8 @@ def _say_refusals_once() -> None:
 def _let_processes_end() -> None:
     """Let a process end when it is done, whatever became of its server.
 
-    pyspark asks the server at exit to forget models, of which there are none here, and goes on asking one that is gone
-    for ten minutes; it also does so for a session that was refused or closed, and has no switch for it.
+    At exit pyspark asks the server to drop machine-learning models, of which there are none here, and goes on asking
+    one that is gone for ten minutes. It does so even for a session that was refused or closed, and no setting stops it.
     """
     from pyspark.sql.connect.client import SparkConnectClient
 

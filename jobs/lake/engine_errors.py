@@ -1,4 +1,4 @@
-"""Turns what the engine says when it stops into one line that says what to do."""
+"""Translates the engine's errors into one line that says what to do."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ _FULL = (
     "Disk quota exceeded",
     "os error 122",
     "File too large",
-    # Hadoop looks for a folder with room before it writes.
+    # Hadoop looks for a folder with enough space before it writes.
     "Could not find any valid local directory",
 )
 _NO_DELTA = ("Failed to find the data source: delta", "DELTA_CONFIGURE_SPARK_SESSION_WITH_EXTENSION_AND_CATALOG")
 _VALUES = ("by zero", "Cannot cast", "CAST_INVALID_INPUT", "CANNOT_PARSE", "invalid parsed", "verflow", "OutOfBounds")
 
-# Of two that write one table at once Delta refuses the later; the other may be what a killed process asked for.
-_MEANWHILE = ("DELTA_CONCURRENT_", "DELTA_METADATA_CHANGED", "DELTA_PROTOCOL_CHANGED")
+# Delta refuses the later of two writers to one table; the earlier may be what a killed process asked for.
+_CONCURRENT = ("DELTA_CONCURRENT_", "DELTA_METADATA_CHANGED", "DELTA_PROTOCOL_CHANGED")
 _GONE = (
     "StatusCode.UNAVAILABLE",
     "SESSION_CHANGED",
@@ -39,7 +39,7 @@ _GONE = (
     "NO_ACTIVE_SESSION",
     "Cannot invoke RPC on closed channel",
 )
-# As delta-rs, Sail and Hadoop say it.
+# In the words of delta-rs, Sail and Hadoop.
 _STORE_AWAY = (
     "Generic S3 error",
     "Unable to execute HTTP request",
@@ -53,26 +53,26 @@ _STORE_AWAY = (
 
 @contextmanager
 def translate_engine_errors(where: Path | str) -> Iterator[None]:
-    """Explain whatever stops the engine, the reading or the writing of a table within the block.
+    """Translate the errors that the engine, the table format, the object store or the system raise within the block.
 
     Args:
         where: the declaration that the work follows.
 
     Raises:
-        ExchangeError: instead of what the engine, the table format, the object store or the system raised.
+        ExchangeError: in place of the error; other errors pass through as they are.
     """
     try:
         yield
     except ExchangeError:
         raise
     except Exception as error:
-        found = _explanation(error, str(where))
-        if found is None:
+        translated = _translated(error, str(where))
+        if translated is None:
             raise
-        raise found from error
+        raise translated from error
 
 
-def _explanation(error: Exception, where: str) -> ExchangeError | None:
+def _translated(error: Exception, where: str) -> ExchangeError | None:
     from deltalake.exceptions import DeltaError
     from pyspark.errors import PySparkException
 
@@ -86,7 +86,7 @@ def _explanation(error: Exception, where: str) -> ExchangeError | None:
 
 
 def no_delta(error: Exception) -> ExchangeError | None:
-    """What to do about an engine that does not know Delta Lake; None if it is not that."""
+    """What to do about an engine without Delta Lake; None if the error is another."""
     if not any(sign in str(error) for sign in _NO_DELTA):
         return None
     return ExchangeError(
@@ -99,20 +99,20 @@ def no_delta(error: Exception) -> ExchangeError | None:
 
 def _stopped(error: Exception, where: str) -> ExchangeError:
     text = str(error).strip()
-    known = no_delta(error)
-    if known:
-        return known
+    without_delta = no_delta(error)
+    if without_delta:
+        return without_delta
     if any(sign in text for sign in _FULL):
         return _disk_full(of_engine=True)
     if any(sign in text for sign in _GONE):
         return _engine_gone()
     first = (engine_message(error) or type(error).__name__)[:300]
-    if any(sign in text for sign in _MEANWHILE):
+    if any(sign in text for sign in _CONCURRENT):
         return ConcurrentWrite(
-            f"a table was written by somebody else in the middle of this step: {first}",
+            f"somebody else wrote a table during this step: {first}",
             where=where,
             expected="one writer at a time",
-            next_step="see who else writes it, then run the step again",
+            next_step="find out who else writes it, then run the step again",
         )
     if any(sign in text for sign in _STORE_AWAY):
         return objects.store_unavailable(settings().store, first)
@@ -132,18 +132,18 @@ def _stopped(error: Exception, where: str) -> ExchangeError:
 
 def _engine_gone() -> ExchangeError:
     return ExchangeError(
-        "the engine went away in the middle of the work, and its session with it",
+        "the engine went away during the work, and its session with it",
         where=without_token(settings().spark),
-        expected="a Spark Connect server that stays",
-        next_step="see that it runs (`exchange cluster up` starts what is not up on this machine), then run the step "
-        "again; readers have the version that they had",
+        expected="a Spark Connect server that stays up",
+        next_step="make sure that it runs (`exchange cluster up` starts what is down on this machine), then run the "
+        "step again; readers keep the version they had",
     )
 
 
 def _disk_full(*, of_engine: bool = False) -> ExchangeError:
     remote = of_engine and settings().spark != "embedded"
     return ExchangeError(
-        f"the disk is full{', of one of the machines that work for the engine' if remote else ''}",
+        f"the disk is full{', on one of the machines that work for the engine' if remote else ''}",
         where=without_token(settings().spark) if remote else str(settings().lake),
         next_step="free some space (no table was changed), then run the step again",
     )

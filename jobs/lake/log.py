@@ -21,14 +21,14 @@ from jobs.lake.place import location, storage_options
 if TYPE_CHECKING:
     from deltalake import DeltaTable
 
-# A value of each partition column, as text.
+# The value of each partition column, as text.
 Partition = tuple[tuple[str, str | None], ...]
 
 # A table's log is read by one thread at a time: what is brought up to date for one would change under the other.
 _reading: dict[str, threading.RLock] = {}
-# The newest log of each table that this process has read, brought up to date at each use.
+# The newest log of each table that this process has read, updated at each use.
 _newest: dict[tuple[str, int, int], DeltaTable] = {}
-# Files of the versions last asked for; a version never changes.
+# Files of the versions asked for last; a version never changes.
 _listed: dict[tuple[str, int, int, int], tuple[DataFile, ...]] = {}
 _LISTS_KEPT = 8
 _listing = threading.Lock()
@@ -91,7 +91,7 @@ def _newest_log(table: str) -> DeltaTable:
 
     key = _identity(table)
     if key in _newest:
-        # What has not been looked at for long may have lost the commits that would bring it up to date.
+        # The commits that would update a log read long ago may have been removed since.
         with suppress(DeltaError):
             _newest[key].update_incremental()
             return _newest[key]
@@ -108,14 +108,14 @@ def _older_log(folder: str, _created: int, _process: int, version: int) -> Delta
 
 
 def drop_cached_logs() -> None:
-    """Drop what this process has read of logs, so that what somebody did to them since is seen."""
+    """Drop all logs that this process has read, so that the next look sees what others have done to them since."""
     _newest.clear()
     _listed.clear()
     _older_log.cache_clear()
 
 
 def _identity(table: str) -> tuple[str, int, int]:
-    """Tells a table from another that is, or was, in the same place, within this process."""
+    """Distinguishes a table from another that is, or was, in the same place, within this process."""
     first = location(table) / "_delta_log" / f"{0:020d}.json"
     return str(location(table)), int(first.stat().st_mtime * 1e6) if first.exists() else 0, os.getpid()
 
@@ -126,7 +126,7 @@ def version(table: str) -> int | None:
 
 
 def made_by(table: str) -> str:
-    """Digest of the declarations by which the newest version's rows were made; empty if nobody told."""
+    """Digest of the declarations by which the newest version's rows were made; empty if unrecorded."""
     with _one_reader(table):
         return str(delta(table).metadata().configuration.get(MADE_BY) or "")
 
@@ -151,7 +151,7 @@ def files_of(log: DeltaTable, folder: Path) -> tuple[DataFile, ...]:
 
     Args:
         log: the log.
-        folder: of its table, where files are counted whose rows the log does not tell.
+        folder: the table's; rows are counted in the files there where the log does not say how many they have.
     """
     actions = log.get_add_actions(flatten=True)
     names = [n for n in actions.schema.names if n.startswith("partition.")]
@@ -191,18 +191,18 @@ def rows(table: str, at: int | None = None) -> int:
 
 def changed_partitions(table: str, since: int, until: int) -> tuple[Partition, ...]:
     """Partitions whose files differ between two versions, sorted; one empty tuple if the table has no partitions."""
-    known = _changed(table, since, until)
-    if known is None:
+    changed = _changed_files(table, since, until)
+    if changed is None:
         before = {f.path: f.partition for f in files(table, since)}
         after = {f.path: f.partition for f in files(table, until)}
-        known = {p: before.get(p) or after.get(p) or () for p in before.keys() ^ after.keys()}
-    return tuple(sorted(set(known.values()), key=str))
+        changed = {p: before.get(p) or after.get(p) or () for p in before.keys() ^ after.keys()}
+    return tuple(sorted(set(changed.values()), key=str))
 
 
-def _changed(table: str, since: int, until: int) -> dict[str, Partition] | None:
-    """Files that came or went between two versions, with their partitions, from the commits in between alone.
+def _changed_files(table: str, since: int, until: int) -> dict[str, Partition] | None:
+    """Files added or removed between two versions, with their partitions, from the commits in between alone.
 
-    So the cost is that of the commits, not of the table. None if a commit is not there or does not say enough.
+    So the cost is that of the commits, not of the table. None if a commit is missing or does not say enough.
     """
     first: dict[str, bool] = {}
     last: dict[str, bool] = {}
@@ -215,7 +215,7 @@ def _changed(table: str, since: int, until: int) -> dict[str, Partition] | None:
         for line in file.read_text(encoding="utf-8").splitlines():
             action = json.loads(line)
             kind = "add" if "add" in action else "remove" if "remove" in action else None
-            # Small files brought together are other files with the same rows.
+            # Compaction writes other files with the same rows.
             if kind is None or action[kind].get("dataChange") is False:
                 continue
             path, values = action[kind]["path"], action[kind].get("partitionValues")
@@ -224,12 +224,12 @@ def _changed(table: str, since: int, until: int) -> dict[str, Partition] | None:
             first.setdefault(path, kind == "add")
             last[path] = kind == "add"
             partitions[path] = tuple((n, _text((values or {}).get(n))) for n in names)
-    # What was added first was not there before; what was removed last is not there after.
+    # A file whose first action is an add was not there before; one whose last is a remove is not there after.
     return {path: partitions[path] for path in first if first[path] == last[path]}
 
 
 def predicate(partitions: Iterable[Partition], alias: str = "") -> str:
-    """SQL that holds exactly for the rows of these partitions; partition columns are compared by their literals."""
+    """SQL that is true exactly for the rows of these partitions; it compares partition columns with literals."""
     prefix = f"{alias}." if alias else ""
     values = sorted(partitions, key=str)
     if not values:

@@ -1,4 +1,4 @@
-"""Keeps files in an object store that speaks S3, whole or not at all and never over another, and fetches them."""
+"""Stores files in an object store that speaks S3, whole or not at all and never over another, and reads them."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from jobs.settings import S3_PATIENCE
 _SCHEME = "s3://"
 # S3's own smallest part is 5 MiB; a part is what is sent again after a fault.
 _PART = 16 << 20
-# What is fetched at once for a reader who goes on reading.
+# Read ahead for a reader who goes on reading.
 _AHEAD = 4 << 20
 _ONCE = {"IfNoneMatch": "*"}
 _VERIFIED = {"ChecksumAlgorithm": "SHA256"}
 _OF_DELTA_RS = "Generic S3 error"
-# As what s3fs raises the store's own faults (500, 503 and others).
+# Error numbers with which s3fs raises the store's own faults (500, 503 and others).
 _ANSWERED = (errno.EIO, errno.EBUSY, errno.EREMOTEIO, errno.EINVAL, errno.EPERM)
 _TAKEN = ("PreconditionFailed", "ConditionalRequestConflict")
 _VARIABLES = (
@@ -45,13 +45,13 @@ def is_object(address: Path | str) -> bool:
 
 
 def put_if_absent(target: Path, source: Path | bytes) -> bool:
-    """Store a file or some bytes under a name that nothing has yet; tells whether it was free.
+    """Store a file or bytes under a name, unless it is taken; returns whether it was free.
 
-    Large files go up in parts, of which the last step makes an object, so that a reader finds all of it or nothing. The
-    store compares each part with its SHA-256.
+    Large files are sent in parts that the last request makes one object, so that a reader finds all of it or nothing.
+    The store compares each part with its SHA-256.
 
     Raises:
-        ExchangeError: the store cannot be reached, or does not let it be written.
+        ExchangeError: the store cannot be reached, or refuses to write it.
     """
     from botocore.exceptions import ClientError
 
@@ -86,25 +86,25 @@ def _put_in_parts(place: dict[str, str], source: Path) -> None:
                 parts.append({"PartNumber": number, "ETag": sent["ETag"]} | checksum)
         client.complete_multipart_upload(**upload, MultipartUpload={"Parts": parts}, **_ONCE)
     except BaseException:
-        # Parts that nobody makes an object of are kept, and paid for, until somebody says so.
+        # Parts that never become an object are kept, and paid for, until the upload is aborted.
         client.abort_multipart_upload(**upload)
         raise
 
 
 def require_bucket(root: Path) -> None:
-    """See that the bucket is there and can be listed.
+    """Require that the bucket exists and can be listed.
 
     Raises:
-        ExchangeError: it is not, or the store cannot be reached with these keys.
+        ExchangeError: it does not or cannot, or the store cannot be reached with these keys.
     """
     _list_one(root)
 
 
 def clock_skew(root: Path) -> float:
-    """Seconds by which the store's clock is ahead of this machine's; to the second, as it tells no more."""
-    told = parsedate_to_datetime(_list_one(root)["ResponseMetadata"]["HTTPHeaders"]["date"])
-    behind = (told - datetime.now(UTC)).total_seconds()
-    return 0.0 if -1.0 <= behind <= 0.0 else behind
+    """Seconds by which the store's clock is ahead of this machine's, whole ones, because its answers have no more."""
+    store_time = parsedate_to_datetime(_list_one(root)["ResponseMetadata"]["HTTPHeaders"]["date"])
+    ahead = (store_time - datetime.now(UTC)).total_seconds()
+    return 0.0 if -1.0 <= ahead <= 0.0 else ahead
 
 
 def _list_one(root: Path) -> dict[str, Any]:
@@ -116,11 +116,11 @@ def _list_one(root: Path) -> dict[str, Any]:
 
 @contextmanager
 def on_disk(address: Path | str) -> Iterator[Path]:
-    """A file for those who need one on a disk: itself, or a copy that is gone after the block.
+    """A file on a disk: itself, or a copy from the store that is removed after the block.
 
     Raises:
-        FileNotFoundError: it is not there.
-        ExchangeError: the store cannot be reached, or does not let it be read.
+        FileNotFoundError: there is no such file.
+        ExchangeError: the store cannot be reached, or refuses to read it.
     """
     if not is_object(address):
         yield Path(address)
@@ -167,12 +167,12 @@ def listed(folder: Path) -> Iterator[Listed]:
     """All files below a folder, in no order; of an object store they are asked for a thousand at a time."""
     if not is_object(folder):
         for path in folder.rglob("*"):
-            # Somebody else may take one away meanwhile.
+            # Another process may remove one meanwhile.
             with suppress(FileNotFoundError):
-                found = path.stat()
-                if not S_ISDIR(found.st_mode):
-                    modified_at = datetime.fromtimestamp(found.st_mtime, UTC)
-                    yield Listed(path.relative_to(folder).as_posix(), found.st_size, modified_at)
+                status = path.stat()
+                if not S_ISDIR(status.st_mode):
+                    modified_at = datetime.fromtimestamp(status.st_mtime, UTC)
+                    yield Listed(path.relative_to(folder).as_posix(), status.st_size, modified_at)
         return
     bucket, key = _place(folder)
     prefix = f"{key}/" if key else ""
@@ -194,24 +194,24 @@ def sha256_of(file: Path) -> str:
 
 @contextmanager
 def translate_store_errors(where: Path | str) -> Iterator[None]:
-    """Say in one line what keeps the object store from serving.
+    """Translate errors of the object store's clients within the block into one line that says what to do.
 
     Raises:
-        ExchangeError: instead of what its client raises.
+        ExchangeError: in place of the client's error.
     """
     try:
         yield
     except Exception as error:
-        known = store_error(error, where)
-        if known is None:
+        translated = store_error(error, where)
+        if translated is None:
             raise
-        raise known from error
+        raise translated from error
 
 
 def store_error(error: Exception, where: Path | str) -> ExchangeError | None:
-    """What keeps the object store from serving, by what one of its clients raised; None if it is about something else.
+    """Why the object store does not serve, from what one of its clients raised; None if the error is another.
 
-    The one behind paths turns what the store answers into errors of files, and keeps the answer as their cause.
+    The client behind paths turns the store's answers into file errors, and keeps the answer as their cause.
     """
     if "botocore" not in sys.modules:
         return None
@@ -220,38 +220,38 @@ def store_error(error: Exception, where: Path | str) -> ExchangeError | None:
     from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError, SSLError
     from fsspec.exceptions import FSTimeoutError
 
-    told = error.__cause__ if isinstance(error, OSError) and isinstance(error.__cause__, ClientError) else error
-    if isinstance(told, NoCredentialsError):
+    answer = error.__cause__ if isinstance(error, OSError) and isinstance(error.__cause__, ClientError) else error
+    if isinstance(answer, NoCredentialsError):
         return ExchangeError(
             "there are no keys for the object store", where=str(where), expected=_SETTINGS,
             next_step="set these variables, or give this machine a role of its own",
         )  # fmt: skip
-    if isinstance(told, SSLError):
+    if isinstance(answer, SSLError):
         return ExchangeError(
             "the object store's certificate is not trusted here", where=str(where),
             expected="one of an authority that this machine knows, for the name in AWS_ENDPOINT_URL",
             next_step="name the authority's file by AWS_CA_BUNDLE and SSL_CERT_FILE, see infra/README.md",
         )  # fmt: skip
-    if isinstance(told, (ClientError, Boto3Error)):
-        return _refused(told, where)
-    if isinstance(told, (BotoCoreError, ConnectionFault, FSTimeoutError, TimeoutError, ConnectionError)):
-        return store_unavailable(where, type(told).__name__)
+    if isinstance(answer, (ClientError, Boto3Error)):
+        return _refused(answer, where)
+    if isinstance(answer, (BotoCoreError, ConnectionFault, FSTimeoutError, TimeoutError, ConnectionError)):
+        return store_unavailable(where, type(answer).__name__)
     if isinstance(error, OSError) and _OF_DELTA_RS in str(error):
         return store_unavailable(where, "Delta's reader gave up")
     if getattr(error, "filename", None):
-        # Of a file on a disk.
+        # It is about a file on a disk.
         return None
     if isinstance(error, PermissionError) or (isinstance(error, OSError) and error.errno in _ANSWERED):
         return _refused(error, where)
     return None
 
 
-def store_unavailable(where: Path | str, told: str) -> ExchangeError:
-    """The error of a store that cannot be reached, or is not able to serve."""
+def store_unavailable(where: Path | str, reason: str) -> ExchangeError:
+    """The error of a store that cannot be reached, or cannot serve now."""
     return ExchangeError(
-        f"the object store does not answer ({told})", where=str(where),
+        f"the object store does not answer ({reason})", where=str(where),
         expected="an address that serves S3, in AWS_ENDPOINT_URL unless it is AWS itself",
-        next_step="see that the store runs and can be reached, then run the step again; nothing was lost",
+        next_step="make sure that the store runs and can be reached, then run the step again; nothing was lost",
     )  # fmt: skip
 
 
@@ -259,11 +259,11 @@ def _refused(error: Exception, where: Path | str) -> ExchangeError:
     text = str(error)
     rights = "the rights that infra/README.md lists"
     reasons = {
-        "NoSuchBucket": ("the bucket is not there", "a bucket made beforehand", "make it, or correct EXCHANGE_LAKE"),
+        "NoSuchBucket": ("the bucket does not exist", "an existing bucket", "create it, or correct EXCHANGE_LAKE"),
         "AccessDenied": ("the object store does not allow it", rights, "give them to the key in AWS_ACCESS_KEY_ID"),
         "InvalidAccessKeyId": ("the object store does not know the key", _SETTINGS, "correct AWS_ACCESS_KEY_ID"),
         "SignatureDoesNotMatch": ("the secret is not that of the key", _SETTINGS, "correct AWS_SECRET_ACCESS_KEY"),
-        "Forbidden": ("the object store does not allow it", rights, "see AWS_ACCESS_KEY_ID and its secret, and rights"),
+        "Forbidden": ("the object store does not allow it", rights, "check AWS_ACCESS_KEY_ID, its secret and rights"),
     }
     for sign, (what, expected, next_step) in reasons.items():
         if sign in text:
@@ -275,7 +275,7 @@ def _refused(error: Exception, where: Path | str) -> ExchangeError:
 
 
 def make_bucket(name: str, address: str, key: tuple[str, str], region: str) -> None:
-    """Make a bucket in the store at an address, unless it is there; asks once and waits ten seconds at most.
+    """Create a bucket in the store at an address, unless it exists; asks once and waits ten seconds at most.
 
     Args:
         name: of the bucket.
@@ -301,7 +301,7 @@ def make_bucket(name: str, address: str, key: tuple[str, str], region: str) -> N
 
 
 def _client() -> Any:
-    # A client is no good after a fork, nor with another key or address.
+    # A client cannot be used after a fork, nor with another key or address.
     return _made_client(os.getpid(), tuple(map(os.environ.get, _VARIABLES)))
 
 

@@ -1,4 +1,4 @@
-"""Says where each table lies, and how engine and log reader reach it."""
+"""Says where each table is, and how the engine and the log reader reach it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from jobs.errors import ExchangeError
 from jobs.settings import s3_endpoint, settings
 
-# As patient as the other clients of the store; of itself it gives up after three seconds.
+# As patient as the store's other clients; by default delta-rs gives up after three seconds.
 _PATIENCE = {
     "backoff_config.init_backoff": "500ms",
     "backoff_config.max_backoff": "8s",
@@ -28,39 +28,39 @@ def location(table: str) -> Path:
 
 
 def relative(table: str) -> str:
-    """The table's folder as manifests name it, relative to what holds tables and landed bytes."""
+    """The table's folder as manifests name it, relative to the folder of tables and landed bytes."""
     return "/".join(("lake", *table.split(".", 1)))
 
 
 def from_path(table: str) -> str:
-    """What SQL calls a table that is not attached."""
+    """The name of a table in SQL if it is not attached."""
     return f"delta.`{address(location(table))}`"
 
 
 def address(folder: Path) -> str:
     """A folder's path in characters that the engine leaves as they are.
 
-    Sail 0.7 takes a location for an address: of a blank, an accent or a bracket it makes an escape, and then writes
-    into another folder than the one it reads from. Such a folder is reached through a descriptor instead.
+    Sail 0.7 treats a location as a URL: it escapes a blank, an accent or a bracket, and then writes to another folder
+    than the one it reads from. Such a folder is reached through a descriptor instead.
 
     Raises:
-        ExchangeError: Spark would take it for a pattern, and read all folders that are like it.
+        ExchangeError: Spark would treat the path as a pattern, and read every folder that matches.
     """
     root = settings().store
     if settings().is_remote or _PLAIN_PATH.fullmatch(str(root)):
         return str(folder)
     if not is_embedded():
-        return _no_pattern(folder)
+        return _require_no_pattern(folder)
     root.mkdir(parents=True, exist_ok=True)
     return f"/proc/self/fd/{_descriptor(root)}/{folder.relative_to(root)}"
 
 
-def _no_pattern(folder: Path) -> str:
-    found = _PATTERN.search(str(folder))
-    if found is None:
+def _require_no_pattern(folder: Path) -> str:
+    character = _PATTERN.search(str(folder))
+    if character is None:
         return str(folder)
     raise ExchangeError(
-        f"Spark reads no folder with {found[0]} in its path",
+        f"Spark cannot read a folder with {character[0]} in its path",
         where=str(settings().store),
         expected="a path without any of [ ] { } * ? ` \\",
         next_step="move the exchange's home (EXCHANGE_HOME), or keep the lake in an object store (EXCHANGE_LAKE)",
@@ -78,7 +78,7 @@ def is_embedded() -> bool:
 
 
 def storage_options() -> dict[str, str] | None:
-    """How delta-rs reaches an object store; keys it takes from the usual variables of AWS by itself."""
+    """How delta-rs reaches an object store; it takes the keys from the usual AWS variables itself."""
     endpoint = s3_endpoint()
     if not settings().is_remote:
         return None

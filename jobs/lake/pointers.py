@@ -22,105 +22,105 @@ def checked(table: str) -> Pointer:
     Raises:
         NotFound: no version of it has passed its expectations yet.
     """
-    found = pointer(table)
-    if found is None:
+    current = pointer(table)
+    if current is None:
         raise NotFound(
             f"{table} has no checked version",
             expected="a version that passed its expectations",
             next_step="bring it in with `exchange run`, or see `exchange runs` for what stopped it",
         )
-    return found
+    return current
 
 
 def move(
     table: str, to: int, *, check: Check, landing_id: int | None, inputs: dict[str, Any] | None, run_id: str
 ) -> None:
-    """Record a passed check and let the table's pointer stand on the version it checked, in one transaction."""
+    """Record a passed check and move the table's pointer to the version it checked, in one transaction."""
     guard.require_lock()
     with transaction() as db:
         db.add(check)
         db.flush()
-        found = db.get(Pointer, table) or Pointer(table_name=table)
-        found.delta_version = found.head_version = to
-        found.check_id, found.contract_digest = check.id, check.contract_digest
-        found.landing_id, found.inputs, found.run_id = landing_id, inputs, run_id
-        found.moved_at = datetime.now(UTC)
-        db.add(found)
+        current = db.get(Pointer, table) or Pointer(table_name=table)
+        current.delta_version = current.head_version = to
+        current.check_id, current.contract_digest = check.id, check.contract_digest
+        current.landing_id, current.inputs, current.run_id = landing_id, inputs, run_id
+        current.moved_at = datetime.now(UTC)
+        db.add(current)
 
 
 def confirm(table: str, check: Check) -> None:
-    """Record that the checked version passed again, by the contract as it is now."""
+    """Record that the checked version passed again, under the current contract."""
     guard.require_lock()
     with transaction() as db:
         db.add(check)
         db.flush()
-        found = db.get_one(Pointer, table)
-        found.check_id, found.contract_digest = check.id, check.contract_digest
+        current = db.get_one(Pointer, table)
+        current.check_id, current.contract_digest = check.id, check.contract_digest
 
 
 def advance(table: str, *, landing_id: int | None = None, inputs: dict[str, Any] | None = None) -> None:
-    """Note that more input has been taken in although no row of the table changed."""
+    """Record that the table has taken in more input although none of its rows changed."""
     guard.require_lock()
     with transaction() as db:
-        found = db.get_one(Pointer, table)
-        found.landing_id = landing_id if landing_id is not None else found.landing_id
-        found.inputs = inputs if inputs is not None else found.inputs
+        current = db.get_one(Pointer, table)
+        current.landing_id = landing_id if landing_id is not None else current.landing_id
+        current.inputs = inputs if inputs is not None else current.inputs
 
 
 def rebase(table: str, to: int) -> None:
-    """Let a pointer, and all that was built from where it stood, stand on a version of the same rows."""
+    """Move a pointer to a version with the same rows, and with it the inputs of all tables built from that version."""
     guard.require_lock()
     with transaction() as db:
-        found = db.get_one(Pointer, table)
-        before = found.delta_version
-        found.delta_version = found.head_version = to
+        current = db.get_one(Pointer, table)
+        before = current.delta_version
+        current.delta_version = current.head_version = to
         for reader, version in pointers_built_from(db, table):
             if version == before:
                 reader.inputs = _reading(reader, table, to)
 
 
 def drop_pointer(table: str) -> None:
-    """Drop the pointer of a table that is gone; what was built from its versions no longer counts as current."""
+    """Drop the pointer of a table that is gone; tables built from its versions no longer count as current."""
     with transaction() as db:
-        found = db.get(Pointer, table)
-        if found is not None:
-            db.delete(found)
+        current = db.get(Pointer, table)
+        if current is not None:
+            db.delete(current)
         for reader, _ in pointers_built_from(db, table):
             # The table's versions begin again at 0: an earlier number no longer names the same rows.
             reader.inputs = _reading(reader, table, -1) | {"query": None}
 
 
 def begin(table: str) -> Pointer | None:
-    """Make the table's newest version equal to its checked one, whatever a killed or failed build left.
+    """Make the table's newest version equal to its checked one, whatever a killed or failed build left behind.
 
     Raises:
-        ExchangeError: the table has a checked version, but is gone.
+        ExchangeError: the table has a checked version, but is missing.
     """
-    found = pointer(table)
+    current = pointer(table)
     head = log.version(table)
     guard.expect(table, head)
-    if head is None and found is not None:
+    if head is None and current is not None:
         raise ExchangeError(
-            f"{table} is gone, of which version {found.delta_version} was checked",
+            f"{table} is missing; its checked version was {current.delta_version}",
             where=str(place.location(table)),
             expected="the table's folder with its log",
-            next_step=f"bring it back from a backup, or make it anew: exchange rebuild {table}",
+            next_step=f"restore it from a backup, or run: exchange rebuild {table}",
         )
     if head is None:
         return None
-    if found is None:
+    if current is None:
         if log.rows(table):
             tables.restore(table, 0)
         return None
-    if head != found.head_version:
-        take_back(table, found)
-    return found
+    if head != current.head_version:
+        take_back(table, current)
+    return current
 
 
-def take_back(table: str, found: Pointer | None) -> None:
-    """Restore the checked version, or the empty table if none was ever checked."""
-    restored = tables.restore(table, found.delta_version if found else 0)
-    if found:
+def take_back(table: str, current: Pointer | None) -> None:
+    """Restore the checked version, or the empty table if there is none."""
+    restored = tables.restore(table, current.delta_version if current else 0)
+    if current:
         with transaction() as db:
             db.get_one(Pointer, table).head_version = restored
 

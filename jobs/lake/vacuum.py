@@ -1,4 +1,4 @@
-"""Finds what lies in a table's folder that no version in use needs any more, and takes it away."""
+"""Finds files in a table's folder that no version in use references, and removes them."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from jobs.lake.objects import Listed, listed
 from jobs.lake.place import location
 
 _LOG = "_delta_log"
-# Commits, checkpoints and checksums begin with the number of their version.
+# Names of commits, checkpoints and checksums begin with the number of their version.
 _NUMBERED = re.compile(r"(\d{20})\..+")
 _CHECKPOINT = re.compile(r"(\d{20})\.checkpoint\.parquet")
 
 
 def unneeded(table: str, versions: Iterable[int], since: datetime) -> Iterator[tuple[str, int]]:
-    """Data files that none of some versions has, nor any that was the newest since an instant.
+    """Data files that none of these versions references, nor any version that was the newest after an instant.
 
     Yields:
         Path relative to the table's folder, and size, of each that was last written before that instant.
@@ -33,10 +33,10 @@ def unneeded(table: str, versions: Iterable[int], since: datetime) -> Iterator[t
 
 
 def unneeded_log(table: str, versions: Iterable[int], since: datetime) -> Iterator[tuple[str, int]]:
-    """Parts of a table's log that nobody needs who reads one of some versions, or any that was the newest since.
+    """Parts of a table's log that no reader of these versions needs, nor of any that was the newest after an instant.
 
     A reader begins at the newest checkpoint that is not after the version it wants, and reads the commits that follow.
-    The log is never cut but before a checkpoint, and so every version from that one on stays readable.
+    The log is cut only before a checkpoint, so every version from that checkpoint on stays readable.
 
     Yields:
         as `unneeded`.
@@ -51,7 +51,7 @@ def unneeded_log(table: str, versions: Iterable[int], since: datetime) -> Iterat
 
 
 def remove(folder: Path, names: Iterable[str]) -> None:
-    """Take files of a folder away that `unneeded`, `unneeded_log` or `leftovers` found there."""
+    """Remove files of a folder that `unneeded`, `unneeded_log` or `leftovers` listed."""
     for name in names:
         (folder / name).unlink(missing_ok=True)
 
@@ -61,18 +61,18 @@ def _names(log: list[Listed]) -> Iterator[str]:
 
 
 def _newest_at(log: list[Listed], instant: datetime) -> int:
-    """The version that was the newest one at an instant; the first that is known if all are younger."""
+    """The version that was the newest at an instant; the oldest in the log if all are younger."""
     commits = {int(f.name[:20]): f.modified_at for f in log if re.fullmatch(r"\d{20}\.json", f.name)}
     return max((v for v, at in commits.items() if at < instant), default=min(commits, default=0))
 
 
 def _removed_since(table: str, since: datetime) -> set[str]:
-    """Files that a version of after that instant no longer has: who began to read before may still be reading them."""
-    gone: set[str] = set()
+    """Files removed by a commit after that instant: whoever began to read before it may still be reading them."""
+    removed: set[str] = set()
     folder = location(table) / _LOG
     for file in listed(folder):
         if not file.name.endswith(".json") or file.modified_at < since:
             continue
         actions = map(json.loads, (folder / file.name).read_text(encoding="utf-8").splitlines())
-        gone |= {unquote(action["remove"]["path"]) for action in actions if "remove" in action}
-    return gone
+        removed |= {unquote(action["remove"]["path"]) for action in actions if "remove" in action}
+    return removed

@@ -1,4 +1,4 @@
-"""Gives a session its names: checked tables, releases and the record of runs, for Spark SQL users and for products."""
+"""Names the checked tables, the releases and the record of runs in a session, for users of Spark SQL and products."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from jobs.registry.runs import list_runs
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
 
-# How the engine's refusal to read a view of ours is told from its own.
+# Distinguishes the error that a view of ours raises from the engine's own.
 UNREADABLE = "exchange: "
 
 
@@ -43,20 +43,20 @@ def current_rows(table: str, version: int) -> DataFrame:
 
 
 def keeps_revisions(table: str, version: int) -> bool:
-    """Whether a version of a table also holds rows that later ones superseded."""
+    """Whether a version of a table also has rows that later ones superseded."""
     return "_superseded_at" in log.columns_at(table, version)
 
 
 def register(spark: SparkSession) -> None:
     """Create the views silver.x, silver.x_revisions, gold.x, release.x, release.x_v1_2_0, quarantine.x and ops.runs.
 
-    A table whose files are gone does not keep the others from being read: whoever reads it is told that, and how to
-    bring it back.
+    A table whose files are gone does not prevent reading the others: whoever reads its view gets an error that says so,
+    and how to restore it.
     """
     for database in ("silver", "gold", "release", "quarantine", "ops"):
         spark.sql(f"CREATE DATABASE IF NOT EXISTS {database}").collect()
-    for stands in pointers():
-        _view(spark, stands.table_name, stands.table_name, stands.delta_version)
+    for checked in pointers():
+        _view(spark, checked.table_name, checked.table_name, checked.delta_version)
     for name in load_sources().sources:
         if log.exists(f"quarantine.{name}"):
             _view(spark, f"quarantine.{name}", f"quarantine.{name}", None)
@@ -66,17 +66,17 @@ def register(spark: SparkSession) -> None:
 
 def _view(spark: SparkSession, name: str, table: str, version: int | None) -> None:
     try:
-        found = _select(table, version)
-    except ExchangeError as gone:
-        _tell(spark, name, table, gone)
+        query = _select(table, version)
+    except ExchangeError as missing:
+        _explain(spark, name, table, missing)
         return
     layer, own = name.split(".", 1)
-    revisions = "_superseded_at" in found.columns
+    revisions = "_superseded_at" in query.columns
     where = f" WHERE {CURRENT}" if revisions else ""
-    spark.sql(f"CREATE OR REPLACE VIEW {layer}.{quote(own)} AS {found.sql}{where}").collect()
+    spark.sql(f"CREATE OR REPLACE VIEW {layer}.{quote(own)} AS {query.sql}{where}").collect()
     if revisions:
         every = f"{layer}.{quote(own + '_revisions')}"
-        spark.sql(f"CREATE OR REPLACE VIEW {every} AS {found.sql}").collect()
+        spark.sql(f"CREATE OR REPLACE VIEW {every} AS {query.sql}").collect()
 
 
 @dataclass(frozen=True)
@@ -91,19 +91,20 @@ def _select(table: str, version: int | None) -> _Select:
     return _Select(f"SELECT * FROM {tables.attach(table)} VERSION AS OF {at}", columns)
 
 
-def _tell(spark: SparkSession, name: str, table: str, gone: ExchangeError) -> None:
-    """Create a view that has the columns which the contract promises, and says what happened to whoever reads it."""
+def _explain(spark: SparkSession, name: str, table: str, missing: ExchangeError) -> None:
+    """Create a view with the columns that the contract promises, which raises what happened when it is read."""
     try:
         columns = [(c.name, c.type) for c in load_contract(table).columns]
     except ExchangeError:
         columns = [("nothing", "STRING")]
-    told = f"raise_error({literal(f'{UNREADABLE}{name} cannot be read: {gone}')})"
-    # Each value tells it, as Spark would see that a null fulfils no condition, and never ask; and so do the rows, for
-    # who only counts them.
-    values = ", ".join(f"CAST({told} AS {kind}) AS {quote(column)}" for column, kind in columns)
+    raised = f"raise_error({literal(f'{UNREADABLE}{name} cannot be read: {missing}')})"
+    # Each value raises it: Spark would see that a null meets no condition, and never evaluate one. The filter raises it
+    # too, for queries that only count rows.
+    values = ", ".join(f"CAST({raised} AS {kind}) AS {quote(column)}" for column, kind in columns)
     layer, own = name.split(".", 1)
     for view in (own, f"{own}_revisions") if _declares_revisions(table) else (own,):
-        spark.sql(f"CREATE OR REPLACE VIEW {layer}.{quote(view)} AS SELECT {values} WHERE {told} IS NOT NULL").collect()
+        query = f"SELECT {values} WHERE {raised} IS NOT NULL"
+        spark.sql(f"CREATE OR REPLACE VIEW {layer}.{quote(view)} AS {query}").collect()
 
 
 def _declares_revisions(table: str) -> bool:

@@ -1,4 +1,4 @@
-"""How the registry's database is reached: one engine per address and process, migrated before its first use."""
+"""Opens the registry's database: one engine per address and process, migrated before its first use."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class Records:
     expected: str
 
     def refusal(self, what: str) -> ExchangeError:
-        """Say why that setting does not serve."""
+        """The error of a setting that cannot be used."""
         return ExchangeError(
             what, where=self.variable, expected=self.expected,
             next_step="correct it, or unset it to use SQLite under EXCHANGE_HOME",
@@ -85,25 +85,25 @@ def engine(url: str | None = None) -> Engine:
     """
     address = url or settings().registry_url
     key = (address, os.getpid())
-    found = _engines.get(key)
-    if found is not None:
-        return found
+    opened_engine = _engines.get(key)
+    if opened_engine is not None:
+        return opened_engine
     with _guard:
-        found = _engines.get(key)
-        if found is None:
-            found = _open(address)
-            _to_head(found)
-            _engines[key] = found
-    return found
+        opened_engine = _engines.get(key)
+        if opened_engine is None:
+            opened_engine = _open(address)
+            _to_head(opened_engine)
+            _engines[key] = opened_engine
+    return opened_engine
 
 
 @contextmanager
 def transaction() -> Iterator[Session]:
     """Give a session for reading and writing; it is committed at the end, or rolled back if the block raises.
 
-    On SQLite the transaction takes the write lock when it begins, so it never fails half way because another process
-    wrote in between. Objects stay readable after the end. Keep it short: writers wait for each other. One transaction
-    cannot begin within another: it would wait for itself.
+    On SQLite the transaction takes the write lock when it begins, so it never fails half-way because another process
+    wrote in between. Objects stay readable after the end. Keep it short: writers wait for each other. A transaction
+    cannot begin within another, because it would wait for itself.
 
     Raises:
         Locked: another writer kept the lock for more than 30 seconds.
@@ -128,13 +128,13 @@ def reading() -> Iterator[Session]:
     """
     with _session(engine().execution_options(exchange_begin="DEFERRED")) as session:
         yield session
-        # Taken out first, what was read stays usable; whatever was changed by mistake is not written.
+        # Objects that leave the session first stay usable, and a change made by mistake is not written.
         session.expunge_all()
 
 
 @contextmanager
 def own_connection() -> Iterator[Connection]:
-    """Give a connection that nobody else gets afterwards, each statement a transaction: it ends with the block.
+    """Give a connection that is never shared or reused and ends with the block; each statement is a transaction.
 
     Raises:
         ExchangeError: the database cannot be reached.
@@ -157,14 +157,14 @@ def _session(bind: Engine) -> Iterator[Session]:
         with Session(bind, expire_on_commit=False) as session, session.begin():
             yield session
     except (IntegrityError, DataError, ProgrammingError):
-        # Not the database's fault; whoever wrote the statement knows what it means.
+        # Not the database's fault; the caller who wrote the statement knows what it means.
         raise
     except DBAPIError as error:
         raise database_error(error, bind.url) from error
 
 
 def opened(address: str, records: Records, **options: Any) -> Engine:
-    """Make an engine, which reaches its database at first use.
+    """Make an engine, which connects to its database at first use.
 
     Args:
         address: SQLAlchemy address.
@@ -177,7 +177,7 @@ def opened(address: str, records: Records, **options: Any) -> Engine:
     try:
         return create_engine(make_url(address), hide_parameters=True, **options)
     except (ArgumentError, NoSuchModuleError, ImportError, ValueError) as error:
-        # The address itself is not repeated: it may carry a password.
+        # The message does not repeat the address: it may have a password.
         raise records.refusal(f"the address of {records.name} cannot be used ({type(error).__name__})") from error
 
 
@@ -185,12 +185,12 @@ def _open(address: str) -> Engine:
     kind, _, place = address.partition("://")
     is_sqlite = kind.startswith("sqlite")
     if is_sqlite and place.strip("/") in ("", ":memory:"):
-        raise REGISTRY.refusal("a registry in memory would be gone with the process")
-    # The sharing server answers in up to 40 threads, each of which needs a connection for some milliseconds.
-    found = opened(address, REGISTRY, pool_pre_ping=not is_sqlite, pool_size=5, max_overflow=40)
+        raise REGISTRY.refusal("a registry in memory would be lost when the process ends")
+    # The sharing server answers in up to 40 threads, each of which needs a connection for a few milliseconds.
+    registry = opened(address, REGISTRY, pool_pre_ping=not is_sqlite, pool_size=5, max_overflow=40)
     if is_sqlite:
-        _listen(found)
-    return found
+        _listen(registry)
+    return registry
 
 
 def _make_folder(folder: Path) -> None:
@@ -204,15 +204,15 @@ def _make_folder(folder: Path) -> None:
         ) from error
 
 
-def _listen(made: Engine) -> None:
-    @event.listens_for(made, "connect")
+def _listen(registry: Engine) -> None:
+    @event.listens_for(registry, "connect")
     def _pragmas(connection: sqlite3.Connection, _record: object) -> None:
-        # The driver would begin transactions by itself, late and DEFERRED; _begin below does it instead.
+        # The driver would begin transactions itself, late and DEFERRED; _begin below does it instead.
         connection.isolation_level = None
         connection.execute(f"PRAGMA busy_timeout = {BUSY_SECONDS * 1000}")
         connection.execute("PRAGMA foreign_keys = ON")
 
-    @event.listens_for(made, "begin")
+    @event.listens_for(registry, "begin")
     def _begin(connection: Connection) -> None:
         # A DEFERRED transaction that reads first and writes later fails at once with "database is locked" when
         # somebody else wrote in between, whatever the timeout: IMMEDIATE waits at the beginning instead.
@@ -221,11 +221,11 @@ def _listen(made: Engine) -> None:
 
 
 def _before_fork() -> None:
-    # SQLite's locks belong to the process: a child that inherits an open connection believes that it holds locks
-    # which only its parent has, even for connections it opens itself. So idle connections are closed before a fork.
-    for (_, pid), known in list(_engines.items()):
+    # SQLite's locks belong to the process: a child that inherits an open connection believes that it holds locks that
+    # only its parent has, even for connections it opens itself. So idle connections are closed before a fork.
+    for (_, pid), opened_engine in list(_engines.items()):
         if pid == os.getpid():
-            known.dispose()
+            opened_engine.dispose()
 
 
 def _after_fork_in_child() -> None:
@@ -238,7 +238,7 @@ os.register_at_fork(before=_before_fork, after_in_child=_after_fork_in_child)
 
 
 def revision(bind: Engine) -> str | None:
-    """Tell the schema revision that a database is at, None if it has none yet."""
+    """The schema revision of a database; None if it has none yet."""
     try:
         with bind.execution_options(exchange_begin="DEFERRED").connect() as connection:
             return connection.execute(text("select version_num from alembic_version")).scalar()
@@ -308,8 +308,8 @@ def _to_head(bind: Engine) -> None:
 
 
 def _write_ahead(bind: Engine) -> None:
-    # The mode is a property of the file. To change it SQLite needs the file for itself and does not wait for that as it
-    # waits for a lock: processes that meet an empty database at the same moment do it one after the other.
+    # The mode is a property of the file. To change it SQLite needs exclusive access and does not wait for that as it
+    # waits for a lock, so processes that find an empty database at the same moment take turns.
     with _migration_lock(bind), closing(bind.raw_connection()) as connection:
         connection.cursor().execute("PRAGMA journal_mode = WAL")
 
@@ -338,8 +338,8 @@ def _shown(url: URL) -> str:
 
 
 def database_error(error: Exception, url: URL, records: Records = REGISTRY) -> ExchangeError:
-    """Say in one line why the database of some records does not serve."""
-    # SQLAlchemy's own text repeats the statement; the driver's says what is wrong, in its first line.
+    """Translate an error of the database that keeps some records into one line."""
+    # SQLAlchemy's text repeats the statement; the first line of the driver's says what is wrong.
     cause = (str(getattr(error, "orig", None) or error).strip() or type(error).__name__).splitlines()[0]
     if "database is locked" in cause or "database table is locked" in cause:
         return Locked(

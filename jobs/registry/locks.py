@@ -1,7 +1,7 @@
-"""Lets one process at a time work on a source, a product or a whole lake; a dead holder loses its lock by itself.
+"""Lets one process at a time work on a source, a product or a whole lake; when the holder dies, its lock is free.
 
-On one machine a locked file does it. Processes of several machines, or with several EXCHANGE_HOMEs, that share a
-PostgreSQL registry are kept apart by a lock of the database too, which lives as long as the connection that took it.
+On one machine a locked file is enough. Processes on several machines, or with several EXCHANGE_HOMEs, that share a
+PostgreSQL registry also take an advisory lock there, which lives as long as the connection that took it.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from jobs.settings import settings
 if TYPE_CHECKING:
     from sqlalchemy import Connection
 
-# A machine that is gone is noticed, and its locks are free, after 10 + 3 × 5 seconds.
+# The server notices that a machine is gone, and frees its locks, after 10 + 3 × 5 seconds.
 _KEPT_ALIVE = "SET tcp_keepalives_idle = 10; SET tcp_keepalives_interval = 5; SET tcp_keepalives_count = 3"
-# Registries in several schemas of one database have locks of their own.
+# Registries in several schemas of one database each have their own locks.
 _KEY = "hashtextextended(current_schema() || ' ' || :name, 0)"
 _TAKE = f"SELECT pg_try_advisory_lock({_KEY})"
 _GIVE_BACK = f"SELECT pg_advisory_unlock({_KEY})"
@@ -37,7 +37,7 @@ AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database()
 AND (l.classid::bigint << 32) | l.objid::bigint = {_KEY}
 """
 
-# The server needs a moment to see that a process which held a lock was killed.
+# The server needs a moment to notice that the process which held a lock was killed.
 _TRIES = 5
 _BETWEEN_TRIES = 0.2
 
@@ -51,11 +51,11 @@ def hold(name: str, *, shared: bool = True) -> Iterator[None]:
     """Hold the lock of that name for the block.
 
     Args:
-        name: what the lock is of.
-        shared: whether it is of something that processes with other EXCHANGE_HOMEs work on too.
+        name: what it locks, such as ``source.<name>``.
+        shared: whether processes with other EXCHANGE_HOMEs work on the same thing.
 
     Raises:
-        Locked: another living process holds it; the message says which and since when.
+        Locked: another living process holds it; the message says which, and since when.
     """
     folder = settings().locks
     folder.mkdir(parents=True, exist_ok=True)
@@ -64,8 +64,8 @@ def hold(name: str, *, shared: bool = True) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             file.seek(0)
-            known = json.loads(file.read() or "{}")
-            raise _locked(name, f"process {known.get('pid', '?')}", known.get("since", "?")) from None
+            holder = json.loads(file.read() or "{}")
+            raise _locked(name, f"process {holder.get('pid', '?')}", holder.get("since", "?")) from None
         file.truncate(0)
         file.write(json.dumps({"pid": os.getpid(), "since": datetime.now(UTC).isoformat(timespec="seconds")}))
         file.flush()
@@ -106,20 +106,20 @@ def _hold_among_machines(name: str) -> Iterator[None]:
 
     with own_connection() as connection:
         connection.execute(text(_KEPT_ALIVE))
-        # So others are told who holds it; names longer than 63 bytes are cut by the server.
+        # Tells others who holds it; the server cuts names longer than 63 bytes.
         me = f"{os.getpid()} on {socket.gethostname()}"
         connection.execute(text("SELECT set_config('application_name', :me, false)"), {"me": f"exchange {me}"})
         if not _take(connection, name):
             holder = connection.execute(text(_HOLDER), {"name": name}).first()
-            who, since = holder or ("one that has just ended", "?")
+            who, since = holder or ("a process that has just ended", "?")
             raise _locked(name, str(who).replace("exchange", "process"), since)
         before = _held.set((*_held.get(), (name, connection)))
         try:
             yield
         finally:
             _held.reset(before)
-            # A closed connection would do, but the server sees that some time after this process has gone on. A lost
-            # one has given back its locks by itself.
+            # Closing the connection frees the lock too, but only some time after this process has gone on. A lost
+            # connection has freed its locks already.
             with suppress(SQLAlchemyError):
                 connection.execute(text(_GIVE_BACK), {"name": name})
 
@@ -137,7 +137,7 @@ def _take(connection: Connection, name: str) -> bool:
 
 def _locked(name: str, holder: str, since: str) -> Locked:
     return Locked(
-        f"'{name}' is being worked on by {holder} since {since}",
+        f"'{name}' is locked by {holder} since {since}",
         expected="one writer at a time",
-        next_step="wait until it is done, or end that process, and try again",
+        next_step="wait until it is done or stop that process, then try again",
     )

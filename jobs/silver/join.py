@@ -7,12 +7,9 @@ from jobs.declared.catalog import SilverMode
 from jobs.declared.contract import Contract
 from jobs.declared.sql import quote
 from jobs.lake import ORIGIN, connect
-from jobs.lake.partitions import lying_together, partition_filter
+from jobs.lake.partitions import APART_FROM_ROWS, lying_together, partition_filter
 from jobs.silver.change import Change, Incoming, differs
 from jobs.silver.deduplicate import refusals, same_key
-
-# From so many rows on it is worth a look how they lie before they are written.
-_MANY_ROWS = 1_000_000
 
 
 def changes(work: lake.Workspace, table: str, batch: Incoming, contract: Contract, mode: SilverMode) -> Change:
@@ -39,7 +36,7 @@ def write(work: lake.Workspace, table: str, change: Change, contract: Contract) 
     if change.how == "append":
         if not change.written:
             return None
-        apart = lying_together(contract, work.view("good_rows")) if change.written >= _MANY_ROWS else None
+        apart = lying_together(contract, work.view("good_rows")) if change.written >= APART_FROM_ROWS else None
         return lake.append(table, connect().sql(change.view), apart=apart)
     merged = work.show("merged", connect().sql(change.view))
     columns = list(lake.columns_at(table))

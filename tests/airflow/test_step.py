@@ -68,7 +68,7 @@ def test_a_table_somebody_else_writes_is_tried_again() -> None:
     with hold("source.source_0"), pytest.raises(AirflowException) as tried:
         land().execute(context())
     assert not isinstance(tried.value, AirflowFailException)
-    assert "being worked on" in str(tried.value)
+    assert "is locked by process" in str(tried.value)
 
 
 def test_anything_else_fails_at_once_with_one_line() -> None:

@@ -77,7 +77,7 @@ def test_workers_run_functions_of_this_project() -> None:
 def test_whoever_has_no_token_gets_no_session(settings: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
     address, _, _ = settings["EXCHANGE_SPARK"].partition(";")
     monkeypatch.setenv("EXCHANGE_SPARK", f"{address};token=guessed")
-    with pytest.raises(ExchangeError, match="does not take the token") as refused:
+    with pytest.raises(ExchangeError, match="rejected the token") as refused:
         connect()
     assert "guessed" not in str(refused.value)
 

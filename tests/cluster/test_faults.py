@@ -231,7 +231,7 @@ def test_a_disk_is_full_on_a_worker(faults: Faults, life: Life) -> None:
         try:
             source.step("silver")
         except ExchangeError as error:
-            assert "the disk is full, of one of the machines that work for the engine" in str(error), error
+            assert "the disk is full, on one of the machines that work for the engine" in str(error), error
         filler.unlink()
         said = (faults.cluster.folder / "logs" / "connect.log").read_text(encoding="utf-8")
         signs = ("No space left on device", "Could not find any valid local directory")
@@ -270,7 +270,7 @@ for step in ("land", "bronze"):
 
     with locks.hold(f"source.{source.name}"):
         refused = other()
-        assert all(f"'source.{source.name}' is being worked on by process {os.getpid()} on" in x for x in refused)
+        assert all(f"'source.{source.name}' is locked by process {os.getpid()} on" in x for x in refused)
         with transaction() as db:
             db.execute(text("SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory'"))
         with pytest.raises(Locked, match=r"the lock of .* was lost"):

@@ -53,7 +53,7 @@ def wrong(settings: dict[str, str], variable: str) -> dict[str, str]:
 WRONG = {
     "EXCHANGE_DATABASE_URL": ("database", "password authentication failed"),
     "EXCHANGE_AIRFLOW_DATABASE_URL": ("airflow", "password authentication failed"),
-    "EXCHANGE_SPARK": ("engine", "does not take the token"),
+    "EXCHANGE_SPARK": ("engine", "rejected the token"),
 }
 
 
@@ -76,7 +76,7 @@ def test_wrong_passwords_and_tokens_are_found_at_once_and_at_every_start(
     )  # fmt: skip
     assert done.returncode == 1
     said = " ".join((done.stdout + done.stderr).split())
-    assert "does not take the token; expected" in said
+    assert "rejected the token; expected" in said
     assert PLANTED not in said
     assert "Traceback" not in said
 

@@ -90,7 +90,7 @@ def test_a_build_tells_what_was_refused_and_what_will_cost_more_each_day(exchang
     source.drop([("a", "2026-01-01", "1"), ("b", "2026-01-01", "x")])
     for step in ("land", "bronze"):
         shell.good(step, source.name)
-    whole = "every run reads the whole table: it is partitioned by day, which is not seen to follow from the key (id)"
+    whole = "every run reads the whole table: nothing shows that its partition (day) follows from its key (id)"
     told = shell.json("silver", source.name)["message"]
     assert told.startswith(f"1 row refused, see `exchange quarantine {source.name}`; {whole}")
     shell.good("check", source.name)
@@ -306,7 +306,7 @@ def test_somebody_else_at_work_is_exit_code_1(meters: Source, shell: Terminal) -
     from jobs.registry.locks import hold
 
     with hold(f"source.{meters.name}"):
-        assert "being worked on" in shell.bad(1, "land", meters.name)
+        assert "is locked by process" in shell.bad(1, "land", meters.name)
 
 
 def test_the_server_stops_at_ctrl_c(meters: Source) -> None:

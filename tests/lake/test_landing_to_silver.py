@@ -402,7 +402,7 @@ def test_a_large_file_is_read_by_several_workers_each_row_once(
 def test_many_rows_are_written_whole_however_their_partitions_lie(
     exchange: Exchange, monkeypatch: pytest.MonkeyPatch, together: bool
 ) -> None:
-    monkeypatch.setattr("jobs.silver.join._MANY_ROWS", 1)
+    monkeypatch.setattr("jobs.silver.join.APART_FROM_ROWS", 1)
     source = exchange.source({"id": "INT", "area": "STRING", "nth": "INT"}, ("id",), partition=("area", "nth"))
     areas = ("a", "it's", "", None)
     rows = [(n, areas[n // 10 if together else n % 4], n % 40 // 20 if together else None) for n in range(40)]

@@ -258,7 +258,7 @@ def test_a_folder_that_spark_takes_for_a_pattern_is_refused(
     monkeypatch.setenv("EXCHANGE_HOME", str(tmp_path / "lake [1]"))
     source = exchange.source(COLUMNS, ["meter", "read_on"])
     source.land([("m1", "2026-01-01", "1")])
-    with pytest.raises(ExchangeError, match=r"Spark reads no folder with \[ in its path.*EXCHANGE_LAKE"):
+    with pytest.raises(ExchangeError, match=r"Spark cannot read a folder with \[ in its path.*EXCHANGE_LAKE"):
         source.step("bronze")
     assert [file.name for file in tmp_path.glob("lake*")] == ["lake [1]"]
 
@@ -338,6 +338,6 @@ def test_a_table_that_is_gone_is_told_and_bronze_comes_back_by_itself(exchange: 
     assert [row[0] for row in source.rows()] == ["m1", "m2"]
     shutil.rmtree(lake.location(source.table))
     assert source.step("land", 2).status == "succeeded", "so that a run gets as far as to tell it"
-    with pytest.raises(ExchangeError, match=f"{source.table} is gone, .*Next: .*exchange rebuild"):
+    with pytest.raises(ExchangeError, match=f"{source.table} is missing; .*Next: .*exchange rebuild"):
         source.step("silver", 2)
     assert not lake.exists(source.table)

@@ -196,7 +196,7 @@ def test_a_table_that_somebody_works_on_is_left_for_the_next_time(source: Source
     with hold(f"source.{source.name}"):
         (kept,) = upkeep([source.table]).tables
     assert kept.status == "skipped"
-    assert "is being worked on" in kept.message
+    assert "is locked by" in kept.message
     assert len(lake.files(source.table)) == DAYS
 
 

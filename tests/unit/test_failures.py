@@ -15,7 +15,7 @@ from jobs.lake import engine_message
 from jobs.lake.engine_errors import translate_engine_errors
 
 AWAY = "the object store does not answer"
-GONE = "the engine went away in the middle of the work"
+GONE = "the engine went away during the work"
 
 
 @pytest.fixture(autouse=True)
@@ -37,15 +37,15 @@ def a_lake_in_a_store(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         (SparkConnectGrpcException("[INVALID_HANDLE.SESSION_CHANGED] The handle is invalid"), GONE),
         (
             SparkConnectGrpcException("(java.io.IOException) No space left on device"),
-            "full, of one of the machines that",
+            "full, on one of the machines that",
         ),
         (
             SparkConnectGrpcException("DiskErrorException: Could not find any valid local directory for s3ablock"),
-            "full, of one of the machines that",
+            "full, on one of the machines that",
         ),
         (
             SparkConnectGrpcException("[DELTA_CONCURRENT_WRITE] A concurrent transaction has"),
-            "written by somebody else",
+            "somebody else wrote a table",
         ),
         (SparkConnectGrpcException("AWSClientIOException: Unable to execute HTTP request: refused"), AWAY),
     ],
