@@ -11,6 +11,8 @@ from jobs.lake.engine import (
     SERVER,
     close,
     connect,
+    delta_coordinates,
+    delta_release,
     describe_engine,
     engine_message,
     ping,
@@ -62,9 +64,9 @@ from jobs.lake.views import session
 __all__ = [
     "BOOKKEEPING", "CURRENT", "ORIGIN", "REVISION_FIELDS", "SERVER", "DataFile", "Field", "Partition", "Workspace",
     "append", "attach", "bookkeeping_fields", "changed_partitions", "close", "columns_at", "compact", "connect",
-    "create", "delete", "delta", "describe_engine", "drop_cached_logs", "engine_message", "exists",
-    "fields_of", "files", "files_in", "files_of", "from_path", "is_shaped", "leftovers", "location", "made_by",
-    "merge", "overwrite", "ping", "predicate", "read_table", "refresh", "relative", "remove", "replace", "restore",
-    "rewritten", "rows", "rows_in", "session", "show", "try_engine", "unneeded", "unneeded_log", "version",
-    "workspace",
+    "create", "delete", "delta", "delta_coordinates", "delta_release", "describe_engine", "drop_cached_logs",
+    "engine_message", "exists", "fields_of", "files", "files_in", "files_of", "from_path", "is_shaped", "leftovers",
+    "location", "made_by", "merge", "overwrite", "ping", "predicate", "read_table", "refresh", "relative", "remove",
+    "replace", "restore", "rewritten", "rows", "rows_in", "session", "show", "try_engine", "unneeded",
+    "unneeded_log", "version", "workspace",
 ]  # fmt: skip

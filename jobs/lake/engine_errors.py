@@ -9,8 +9,7 @@ from pathlib import Path
 
 from jobs.errors import ConcurrentWrite, ExchangeError
 from jobs.lake import objects
-from jobs.lake.delta_release import delta_release
-from jobs.lake.engine import engine_message, without_token
+from jobs.lake.engine import delta_release, engine_message, without_token
 from jobs.settings import settings
 
 _FULL = (

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from jobs.errors import ExchangeError, PublisherError, Tampered
-from jobs.lake.delta_release import delta_coordinates
+from jobs.lake import delta_coordinates
 from jobs.operate.cluster import jars
 from jobs.operate.cluster.database import find_postgres
 from jobs.operate.cluster.java import find_java

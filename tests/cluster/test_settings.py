@@ -16,8 +16,7 @@ from sqlalchemy import text
 from sqlalchemy.engine import make_url
 
 from jobs.errors import ExchangeError
-from jobs.lake import close
-from jobs.lake.delta_release import delta_release
+from jobs.lake import close, delta_release
 from jobs.operate.cluster import engine as engines
 from jobs.operate.cluster.jars import spark_home
 from jobs.operate.doctor import examine, require_working

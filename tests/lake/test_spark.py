@@ -54,7 +54,7 @@ def test_lakes_on_one_server_may_have_tables_of_one_name(
         assert [row[0] for row in session().sql(f"SELECT id FROM {source.table}").collect()] == [value]
 
 
-@pytest.mark.both_engines("a server that is killed", "lake.delta_release")
+@pytest.mark.both_engines("a server that is killed")
 @pytest.mark.parametrize("engine", ["spark"], indirect=True)
 def test_a_check_whose_engine_goes_away_says_so_at_once_and_nothing_of_the_rows(
     exchange: Exchange, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -5,7 +5,7 @@ from __future__ import annotations
 import tomllib
 from pathlib import Path
 
-from jobs.lake.delta_release import delta_release
+from jobs.lake import delta_release
 from jobs.operate.cluster.jars import read_lock
 
 UV_LOCK = Path(__file__).parents[2] / "uv.lock"

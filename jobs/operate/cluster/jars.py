@@ -16,7 +16,7 @@ from pathlib import Path
 from xml.sax.saxutils import quoteattr
 
 from jobs.errors import ExchangeError, PublisherError, Tampered
-from jobs.lake.delta_release import delta_coordinates
+from jobs.lake import delta_coordinates
 from jobs.lake.objects import sha256_of
 from jobs.operate.cluster.java import find_java
 from jobs.operate.processes import last_words

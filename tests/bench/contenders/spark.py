@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from jobs.lake.delta_release import delta_coordinates
+from jobs.lake import delta_coordinates
 from tests.bench.contenders.work import CODES, CONTRADICTION, FILE_NAME, KEY, LOGICAL_DATE, RUN_ID, Work, hold
 
 _ORIGIN = ("_file", "_row", "_landing_sha256", "_run_id", "_logical_date")
