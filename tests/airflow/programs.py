@@ -9,8 +9,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -122,11 +121,3 @@ class Template:
     @property
     def _marker(self) -> Path:
         return self.home / "airflow" / "migrated"
-
-
-def wait_until(true: Callable[[], object], seconds: float = 400.0) -> None:
-    """Wait for something to become true; fail if it does not."""
-    deadline = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.1)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import shlex
 import shutil
-import socket
 import subprocess
 import sys
 import urllib.error
@@ -16,7 +15,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.airflow.programs import CHECKOUT, Exchange, wait_until
+from jobs.operate.processes import free_port
+from tests.airflow.programs import CHECKOUT, Exchange
+from tests.waiting import wait_until
 
 pytestmark = [pytest.mark.airflow, pytest.mark.timeout(1500)]
 
@@ -129,10 +130,7 @@ def reader(exchange: Exchange) -> Iterator[Reader]:
         shutil.copytree(CHECKOUT / folder, exchange.catalogue / folder, ignore=shutil.ignore_patterns("__pycache__"))
     (exchange.catalogue / "meters.csv").write_text(METERS, encoding="utf-8")
     (exchange.catalogue / "city_load.sql").write_text(LOAD, encoding="utf-8")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    made = Reader(exchange.catalogue, exchange.environment() | {"EXCHANGE_SHARE_PORT": str(port)})
+    made = Reader(exchange.catalogue, exchange.environment() | {"EXCHANGE_SHARE_PORT": str(free_port(0))})
     yield made
     for server in made.servers:
         server.terminate()

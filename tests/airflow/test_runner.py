@@ -11,7 +11,8 @@ import psutil
 import pytest
 
 from tests.airflow import generated
-from tests.airflow.programs import Exchange, wait_until
+from tests.airflow.programs import Exchange
+from tests.waiting import wait_until
 
 GOOD = [("2026-01-01", "north", "1.5"), ("2026-01-02", "north", "2.5"), ("2026-01-01", "south", "4")]
 

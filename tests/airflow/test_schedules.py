@@ -25,9 +25,11 @@ import httpx
 import psutil
 import pytest
 
+from jobs.operate.processes import free_port
 from tests.airflow import generated, wire
-from tests.airflow.programs import CHECKOUT, Exchange, Template, wait_until
+from tests.airflow.programs import CHECKOUT, Exchange, Template
 from tests.airflow.reading import table_rows
+from tests.waiting import is_listening, wait_until
 
 # Nobody listens there: a package index that is away.
 NO_INDEX = {"PIP_INDEX_URL": "http://127.0.0.1:9/", "PIP_RETRIES": "0", "PIP_TIMEOUT": "1", "PIP_FIND_LINKS": ""}
@@ -147,7 +149,7 @@ def running(tmp_path_factory: pytest.TempPathFactory, template: Template, strays
     """`exchange up` after its first round, in which only the settled source has files and one index is away."""
     del strays
     root = tmp_path_factory.mktemp("up")
-    exchange = Exchange(root / "home", root / "catalogue", NO_INDEX | {"EXCHANGE_SHARE_PORT": str(free_port())})
+    exchange = Exchange(root / "home", root / "catalogue", NO_INDEX | {"EXCHANGE_SHARE_PORT": str(free_port(0))})
     template.copy_to(exchange.home)
     declare(exchange.catalogue)
     generated.drop(exchange.home, SETTLED, "january.csv", JANUARY)
@@ -330,17 +332,6 @@ def said_until(started: subprocess.Popen[str], words: str) -> str:
         assert line, said
         said += line
     return said
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def is_listening(port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 def listening(started: subprocess.Popen[str]) -> list[tuple[str, int]]:

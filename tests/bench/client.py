@@ -18,6 +18,7 @@ from urllib.request import ProxyHandler, build_opener
 from rich.console import Console
 from rich.table import Table
 
+from jobs.operate.processes import free_port
 from jobs.settings import CHECKOUT
 from tests.bench.catalogue import PRODUCT
 
@@ -55,7 +56,7 @@ def bench(console: Console, scratch: Path, rows: int, rounds: int) -> dict[str, 
     """
     os.environ["EXCHANGE_HOME"] = str(scratch / "home")
     files = _release(rows)
-    port = _free_port()
+    port = free_port(0)
     env = dict(os.environ) | {"NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1"}
     server = subprocess.Popen([sys.executable, "-c", _SERVER, str(port)], env=env, cwd=CHECKOUT)
     try:
@@ -151,14 +152,6 @@ def _release(rows: int) -> list[Path]:
 def _sha256(file: Path) -> str:
     with file.open("rb") as data:
         return hashlib.file_digest(data, "sha256").hexdigest()
-
-
-def _free_port() -> int:
-    import socket
-
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def _wait(server: subprocess.Popen[bytes], port: int) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import time
 from pathlib import Path
 
 import psutil
@@ -13,6 +12,7 @@ from jobs.operate.cluster import jars
 from jobs.operate.cluster.classes import classes_file, java_options
 from jobs.operate.cluster.rehearsal import prepare
 from tests.cluster.running import QUICK, Cluster, skip_without_java
+from tests.waiting import wait_until
 
 
 def _maps(process: psutil.Process, file: Path) -> bool:
@@ -41,11 +41,12 @@ def test_every_java_of_a_cluster_maps_the_file_that_its_setting_asks_for(
     parts = {name: psutil.Process(part["pid"]) for name, part in other_cluster.parts().items()}
     javas = {name: process for name, process in parts.items() if process.name() == "java"}
     assert javas.keys() == {"master", "worker-1", "worker-2", "connect"}
-    deadline = time.monotonic() + 280
-    while len(executors := _executors(javas["worker-1"]) + _executors(javas["worker-2"])) < 2:
-        assert time.monotonic() < deadline
-        time.sleep(0.2)
-    assert [process.pid for process in [*javas.values(), *executors] if not _maps(process, kept)] == []
+
+    def executors() -> list[psutil.Process]:
+        return _executors(javas["worker-1"]) + _executors(javas["worker-2"])
+
+    wait_until(lambda: len(executors()) >= 2, 280)
+    assert [process.pid for process in [*javas.values(), *executors()] if not _maps(process, kept)] == []
 
 
 def test_a_java_that_cannot_make_the_file_is_asked_once_if_at_all(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterable, Iterator
@@ -25,6 +24,7 @@ from sqlalchemy.engine import make_url
 from jobs.errors import ExchangeError
 from jobs.lake import close, connect
 from tests.cluster.running import Cluster
+from tests.waiting import wait_until
 
 PARTS = {"store", "database", "master", "worker-1", "worker-2", "connect"}
 
@@ -193,7 +193,7 @@ def test_everything_listens_on_the_loopback_interface_only(cluster: Cluster) -> 
 def test_a_part_that_was_killed_is_told_and_started_again_where_it_was(cluster: Cluster) -> None:
     before = cluster.parts()["worker-2"]
     psutil.Process(before["pid"]).kill()
-    _wait_until(lambda: cluster.parts()["worker-2"]["state"] == "down")
+    wait_until(lambda: cluster.parts()["worker-2"]["state"] == "down", 280)
 
     code, said = cluster.run("up")
 
@@ -248,7 +248,7 @@ def test_logs_follow_what_a_part_says(cluster: Cluster) -> None:
 @pytest.mark.long
 def test_down_ends_what_a_killed_starter_left(other_cluster: Cluster) -> None:
     starter = other_cluster.start("up")
-    _wait_until(lambda: {"master", "store", "database"} <= set(_names(other_cluster)))
+    wait_until(lambda: {"master", "store", "database"} <= set(_names(other_cluster)), 280)
     starter.kill()
     starter.communicate()
     assert other_cluster.left_running() != []
@@ -284,11 +284,3 @@ def _ports(cluster: Cluster) -> dict[str, int]:
 
 def _names(cluster: Cluster) -> list[str]:
     return list(cluster.parts()) if (cluster.folder / "cluster.json").exists() else []
-
-
-def _wait_until(true: object, seconds: float = 280.0) -> None:
-    assert callable(true)
-    deadline = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.1)

@@ -6,7 +6,6 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.cluster.running import CHECKOUT, QUICK, skip_without_java
+from tests.waiting import wait_until
 
 # Prints the address of every executor that ran a part of the work, with a shuffle between them.
 _ASK = """
@@ -149,18 +149,17 @@ def _ip(*words: str) -> None:
         pytest.skip(f"NOT RUN: several hosts, as no network namespaces can be made here ({done.stderr.strip()})")
 
 
-def _wait_for(log: Path, said: str, times: int = 1, seconds: float = 280.0) -> None:
-    deadline = time.monotonic() + seconds
-    while log.read_text(errors="replace").count(said) < times:
-        assert time.monotonic() < deadline, f"{log}: {log.read_text()[-3000:]}"
-        time.sleep(0.1)
+def _wait_for(log: Path, text: str, times: int = 1) -> None:
+    wait_until(
+        lambda: log.read_text(errors="replace").count(text) >= times, 280, lambda: f"{log}: {log.read_text()[-3000:]}"
+    )
 
 
-def _wait_until_served(host: Host, port: int, seconds: float = 280.0) -> None:
+def _wait_until_served(host: Host, port: int) -> None:
     ask = f"import socket; socket.create_connection(('localhost', {port}), 1).close()"
-    deadline = time.monotonic() + seconds
-    while subprocess.run(
-        ["ip", "netns", "exec", host.name, sys.executable, "-c", ask], capture_output=True, check=False
-    ).returncode:
-        assert time.monotonic() < deadline, f"nobody serves port {port}"
-        time.sleep(0.5)
+    command = ["ip", "netns", "exec", host.name, sys.executable, "-c", ask]
+    wait_until(
+        lambda: not subprocess.run(command, capture_output=True, check=False).returncode,
+        280,
+        lambda: f"nobody serves port {port}",
+    )

@@ -9,7 +9,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,10 +21,11 @@ from botocore.exceptions import SSLError
 from jobs.lake import objects
 from jobs.operate.cluster import store as stores
 from jobs.operate.cluster.credentials import Credentials
-from jobs.operate.processes import Mark, free_port, is_free, launch
+from jobs.operate.processes import Mark, free_port, launch
 from tests.cluster.authority import Certified, certify
 from tests.cluster.running import CHECKOUT
 from tests.lake.trial import Exchange
+from tests.waiting import is_listening, wait_until
 
 pytestmark = pytest.mark.long
 
@@ -74,10 +74,8 @@ class Store:
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         )  # fmt: skip
         try:
-            deadline = time.monotonic() + 280
-            while is_free(self.ports["share"]):
-                assert serving.poll() is None and time.monotonic() < deadline
-                time.sleep(0.1)
+            wait_until(lambda: serving.poll() is not None or is_listening(self.ports["share"]), 280)
+            assert serving.poll() is None
             yield
         finally:
             serving.terminate()

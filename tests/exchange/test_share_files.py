@@ -25,12 +25,14 @@ from hypothesis import strategies as st
 
 from jobs.exchange import usage
 from jobs.exchange.grants import create_grant, revoke
+from jobs.operate.processes import free_port
 from jobs.registry.models import Usage
 from jobs.settings import settings
 from jobs.share import tickets
 from jobs.share.ranges import Span, Unsatisfiable, requested
 from jobs.share.tickets import Signer, Ticket, signer
 from tests.exchange.wares import Door, build, days, recall, release, set_grant
+from tests.waiting import is_listening, wait_until
 
 TABLE = "/shares/exchange/schemas/products/tables/rates"
 
@@ -277,9 +279,7 @@ def test_the_key_is_the_owners_alone() -> None:
 def test_no_secret_in_any_log_or_table(home_with_registry: Path, tmp_path: Path) -> None:
     build("rates", days(5))
     release("rates", "1.0.0")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port(0)
     program = (
         "import logging; logging.basicConfig(level=logging.DEBUG)\n"
         f"from jobs.share.server import serve; serve(port={port})"
@@ -290,12 +290,7 @@ def test_no_secret_in_any_log_or_table(home_with_registry: Path, tmp_path: Path)
     try:
         door = Door(f"http://127.0.0.1:{port}", tmp_path)
         grant, token = door.grant("rates")
-        for _ in range(200):
-            try:
-                httpx.get(door.address, trust_env=False)
-                break
-            except httpx.ConnectError:
-                time.sleep(0.05)
+        wait_until(lambda: is_listening(port), 120, lambda: "the server did not start")
         secrets = [token, "the-wrong-token"]
         assert len(delta_sharing.load_as_pandas(door.url(token, "rates"))) == 5
         url = _file(door, token)["url"]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -44,6 +43,7 @@ from jobs.release.manifest import (
 from jobs.release.snapshot import snapshot
 from jobs.release.step import CREDENTIAL_KIND
 from jobs.settings import settings
+from tests.waiting import wait_until
 
 FIRST_RELEASE = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -176,10 +176,8 @@ def open_door(folder: Path) -> Iterator[Door]:
     server = uvicorn.Server(configuration(create_app(), "127.0.0.1", 0))
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
-    deadline = time.monotonic() + 120
-    while not server.started:
-        assert thread.is_alive() and time.monotonic() < deadline, "the server did not start"
-        time.sleep(0.01)
+    wait_until(lambda: server.started or not thread.is_alive(), 120, lambda: "the server did not start")
+    assert thread.is_alive(), "the server ended"
     port = server.servers[0].sockets[0].getsockname()[1]
     yield Door(f"http://127.0.0.1:{port}", folder)
     server.should_exit = True

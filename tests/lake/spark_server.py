@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import secrets
 import signal
-import socket
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +16,7 @@ from jobs.operate.cluster import engine
 from jobs.operate.cluster.java import find_java
 from jobs.operate.cluster.rehearsal import prepare
 from jobs.operate.processes import Mark, end_gently, free_port, last_words, launch
+from tests.waiting import is_listening, wait_until
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 # Fetched once for all runs of the tests, as they are for all starts of a cluster.
@@ -70,21 +69,14 @@ def served(folder: Path, java_options: str = _OF_FEW_ROWS) -> Iterator[str]:
             command.words, mark=mark, log=log, environment=command.environment, folder=folder, ends_with_parent=True
         )
     try:
-        deadline = time.monotonic() + _PATIENCE_SECONDS
-        while not _answers(port):
-            assert started.poll() is None, f"Spark ended: {last_words(log)}"
-            assert time.monotonic() < deadline, f"Spark is not ready: {last_words(log)}"
-            time.sleep(0.2)
+        wait_until(
+            lambda: started.poll() is not None or is_listening(port),
+            _PATIENCE_SECONDS,
+            lambda: f"Spark is not ready: {last_words(log)}",
+        )
+        assert started.poll() is None, f"Spark ended: {last_words(log)}"
         # A token is sent in clear to this name only.
         yield f"sc://localhost:{port}/;token={token}"
     finally:
         end_gently([psutil.Process(started.pid)], signal.SIGTERM, 5.0)
         mark.end_all()
-
-
-def _answers(port: int) -> bool:
-    try:
-        with socket.create_connection((_HOST, port), timeout=1):
-            return True
-    except OSError:
-        return False
