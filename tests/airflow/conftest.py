@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.airflow.programs import CHECKOUT, Exchange, Template
+from tests.airflow.programs import CHECKOUT, Installation, Template
 
 # Prints, as JSON, what Airflow makes of the DAG files, and which modules that took.
 _READ_DAGS = """
@@ -47,15 +47,15 @@ def template(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRe
 
 
 @pytest.fixture
-def new_exchange(tmp_path: Path) -> Iterator[Exchange]:
+def new_exchange(tmp_path: Path) -> Iterator[Installation]:
     """An exchange in a home that does not exist yet."""
-    made = Exchange(tmp_path / "home", tmp_path / "catalogue")
+    made = Installation(tmp_path / "home", tmp_path / "catalogue")
     yield made
     made.end()
 
 
 @pytest.fixture
-def exchange(new_exchange: Exchange, template: Template) -> Exchange:
+def exchange(new_exchange: Installation, template: Template) -> Installation:
     """An exchange whose databases are up to date."""
     template.copy_to(new_exchange.home)
     return new_exchange

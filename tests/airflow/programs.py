@@ -30,7 +30,7 @@ with reading():
 
 
 @dataclass
-class Exchange:
+class Installation:
     """One EXCHANGE_HOME with a catalogue of its own; whatever was started in it is ended at the end of the test."""
 
     home: Path

@@ -83,7 +83,7 @@ def test_a_product_reads_all_its_inputs_and_products_may_read_products(tmp_path:
         ("dags/sources/utility/source_1/source.yaml", "title: G", "title: [G", "source.yaml:", True),
         ("dags/products/product_1/query.sql", "FROM silver.source_1", "FROM FROM", "query.sql", True),
         ("dags/products/product_1/query.sql", "silver.source_1", "silver.nowhere", "query.sql", False),
-        ("expectations/silver/source_1.yaml", "physicalType: DATE", "physicalType: DAY", "source_1.yaml:12", False),
+        ("expectations/silver/source_1.yaml", "physicalType: DATE", "physicalType: DAY", "source_1.yaml:13", False),
         ("expectations/gold/product_1.yaml", "kind: DataContract", "kind: Nothing", "product_1.yaml:2", False),
     ],
 )

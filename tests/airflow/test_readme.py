@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from jobs.operate.processes import free_port
-from tests.airflow.programs import CHECKOUT, Exchange
+from tests.airflow.programs import CHECKOUT, Installation
 from tests.waiting import wait_until
 
 pytestmark = [pytest.mark.airflow, pytest.mark.timeout(1500)]
@@ -125,7 +125,7 @@ def commands() -> list[Command]:
 
 
 @pytest.fixture
-def reader(exchange: Exchange) -> Iterator[Reader]:
+def reader(exchange: Installation) -> Iterator[Reader]:
     for folder in ("dags", "expectations"):
         shutil.copytree(CHECKOUT / folder, exchange.catalogue / folder, ignore=shutil.ignore_patterns("__pycache__"))
     (exchange.catalogue / "meters.csv").write_text(METERS, encoding="utf-8")
@@ -137,7 +137,7 @@ def reader(exchange: Exchange) -> Iterator[Reader]:
         server.wait()
 
 
-def test_every_command_of_the_readme_runs(reader: Reader, exchange: Exchange) -> None:
+def test_every_command_of_the_readme_runs(reader: Reader, exchange: Installation) -> None:
     wanted = commands()
     assert {c.kind for c in wanted} == {"make", "shell", "python"}
     code, said = exchange.run()

@@ -27,7 +27,7 @@ import pytest
 
 from jobs.operate.processes import free_port
 from tests.airflow import generated, wire
-from tests.airflow.programs import CHECKOUT, Exchange, Template
+from tests.airflow.programs import CHECKOUT, Installation, Template
 from tests.airflow.reading import table_rows
 from tests.waiting import is_listening, wait_until
 
@@ -49,7 +49,7 @@ pytestmark = [pytest.mark.airflow, pytest.mark.timeout(900)]
 class Running:
     """A catalogue that Airflow keeps, and its REST interface."""
 
-    exchange: Exchange
+    exchange: Installation
     said: str
     airflow: httpx.Client
     readers: Executor
@@ -149,7 +149,7 @@ def running(tmp_path_factory: pytest.TempPathFactory, template: Template, strays
     """`exchange up` after its first round, in which only the settled source has files and one index is away."""
     del strays
     root = tmp_path_factory.mktemp("up")
-    exchange = Exchange(root / "home", root / "catalogue", NO_INDEX | {"EXCHANGE_SHARE_PORT": str(free_port(0))})
+    exchange = Installation(root / "home", root / "catalogue", NO_INDEX | {"EXCHANGE_SHARE_PORT": str(free_port(0))})
     template.copy_to(exchange.home)
     declare(exchange.catalogue)
     generated.drop(exchange.home, SETTLED, "january.csv", JANUARY)
@@ -178,9 +178,9 @@ def declare(catalogue: Path) -> None:
     for i in (IN_ORDER, LATE, BACKFILLED):
         change(sources[i], "mode: merge", "mode: revisions")
     # A backfill is of the days of a schedule.
-    change(sources[BACKFILLED], 'cadence: "0 0 29 2 *"', 'cadence: "0 16 * * 1-5"')
+    change(sources[BACKFILLED], "cadence: 0 0 29 2 *", "cadence: 0 16 * * 1-5")
     index = 'type: package, package: nothing, version: "1.0", files: ["nothing/*.csv"]'
-    change(sources[AWAY], 'type: drop, files: ["*.csv"]', index)
+    change(sources[AWAY], "type: drop, files: ['*.csv']", index)
     for i in (LATE, BACKFILLED, AWAY):
         shutil.rmtree(catalogue / f"dags/products/product_{i}")
     query = catalogue / f"dags/products/product_{IN_ORDER}/query.sql"

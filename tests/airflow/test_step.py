@@ -55,7 +55,10 @@ def test_a_publisher_that_is_away_is_tried_again_until_patience_ends(
     monkeypatch.delenv("PIP_FIND_LINKS", raising=False)
     file = tmp_path / "dags/sources/utility/source_0/source.yaml"
     connector = 'connector: {type: package, package: nothing, version: "1.0", files: ["nothing/*.csv"]}'
-    file.write_text(file.read_text().replace('connector: {type: drop, files: ["*.csv"]}', connector), encoding="utf-8")
+    text = file.read_text(encoding="utf-8")
+    dropped = "connector: {type: drop, files: ['*.csv']}"
+    assert dropped in text
+    file.write_text(text.replace(dropped, connector), encoding="utf-8")
 
     with pytest.raises(AirflowException) as tried:
         land().execute(context(tries=2, try_number=1))

@@ -26,7 +26,7 @@ from jobs.registry.models import Lease
 from jobs.settings import settings
 from tests.cluster.faults import Faults
 from tests.cluster.running import CHECKOUT, Cluster
-from tests.lake.trial import Exchange, Source, checked_rows, landings, runs, table_rows
+from tests.lake.trial import Source, Trial, checked_rows, landings, runs, table_rows
 
 # A Spark that does everything for the first time takes its time on a busy machine.
 pytestmark = pytest.mark.timeout(1800)
@@ -87,7 +87,7 @@ def begun(faults: Faults, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     with pytest.MonkeyPatch.context() as patch:
         for name, value in variables.items():
             patch.setenv(name, value)
-        made = Life(Exchange(folder / "catalogue").source(COLUMNS, ("meter", "read_on"), partition=("read_on",)))
+        made = Life(Trial(folder / "catalogue").source(COLUMNS, ("meter", "read_on"), partition=("read_on",)))
         made.live()
         yield made
         close()

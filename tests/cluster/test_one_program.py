@@ -31,7 +31,7 @@ from jobs.release.manifest import Manifest
 from jobs.release.step import find
 from jobs.release.verify import verify
 from tests.cluster.running import CHECKOUT, Place
-from tests.lake.trial import Exchange, checked_rows, day, run_steps, table_rows
+from tests.lake.trial import Trial, checked_rows, day, run_steps, table_rows
 
 # A Spark that does everything for the first time takes its time on a busy machine.
 pytestmark = pytest.mark.timeout(1800)
@@ -92,9 +92,9 @@ def test_default_sources_and_products_are_equal_on_both_engines(on_disk: Place, 
         assert found.ok, found.findings
 
 
-def declared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Exchange:
+def declared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Trial:
     monkeypatch.setenv("EXCHANGE_CATALOGUE", str(tmp_path / "catalogue"))
-    return Exchange(tmp_path / "catalogue")
+    return Trial(tmp_path / "catalogue")
 
 
 def test_a_lake_moves_to_the_cluster_and_goes_on_on_either_engine(

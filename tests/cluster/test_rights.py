@@ -24,7 +24,7 @@ from jobs.operate.cluster.credentials import Credentials
 from jobs.operate.processes import Mark, free_port, launch
 from tests.cluster.authority import Certified, certify
 from tests.cluster.running import CHECKOUT
-from tests.lake.trial import Exchange
+from tests.lake.trial import Trial
 from tests.waiting import is_listening, wait_until
 
 pytestmark = pytest.mark.long
@@ -131,7 +131,7 @@ def _alive(started: subprocess.Popen[bytes]) -> None:
 
 
 def _declare(made: Store) -> None:
-    exchange = Exchange(made.catalogue)
+    exchange = Trial(made.catalogue)
     source = exchange.source({"meter": "STRING", "kwh": "DECIMAL(8,2)"}, ("meter",), name="readings")
     exchange.product({"meter": "STRING", "kwh": "DECIMAL(18,2)"}, ("meter",), PRODUCT, name="load")
     source.drop([("m1", "1.50"), ("m2", "2.25")])

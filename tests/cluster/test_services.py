@@ -23,7 +23,7 @@ from psycopg import sql
 
 from jobs.operate import processes
 from tests.cluster.running import CHECKOUT, Cluster
-from tests.lake.trial import Exchange
+from tests.lake.trial import Trial
 
 pytestmark = [pytest.mark.airflow, pytest.mark.timeout(1800)]
 
@@ -91,7 +91,7 @@ def ran(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Ran:
     catalogue = tmp_path_factory.mktemp("catalogue")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("EXCHANGE_HOME", str(cluster.home))
-        exchange = Exchange(catalogue)
+        exchange = Trial(catalogue)
         source = exchange.source({"meter": "STRING", "kwh": "DECIMAL(8,2)"}, ("meter",), name="readings")
         query = "SELECT meter, sum(kwh) AS kwh FROM silver.readings GROUP BY meter"
         exchange.product({"meter": "STRING", "kwh": "DECIMAL(18,2)"}, ("meter",), query, name="load")

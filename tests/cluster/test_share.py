@@ -20,7 +20,7 @@ from jobs.flow import run_step
 from jobs.lake.objects import on_disk
 from tests.cluster.running import Place
 from tests.exchange.wares import Door, open_door
-from tests.lake.trial import Exchange, day
+from tests.lake.trial import Trial, day
 
 pytestmark = pytest.mark.timeout(1800)
 
@@ -39,7 +39,7 @@ AT_ONCE = (4 << 20) + (512 << 10)
 def product(on_cluster: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """A product of one large file, released on the cluster."""
     monkeypatch.setenv("EXCHANGE_CATALOGUE", str(tmp_path / "catalogue"))
-    exchange = Exchange(tmp_path / "catalogue")
+    exchange = Trial(tmp_path / "catalogue")
     on_cluster.enter()
     source = exchange.source({"meter": "STRING"}, ("meter",))
     source.take([("m1",)])

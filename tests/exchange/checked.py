@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import yaml
 from deltalake import DeltaTable, write_deltalake
 
 from jobs.check import evidence
@@ -20,6 +19,8 @@ from jobs.registry import transaction
 from jobs.registry.models import Check, Landing
 from jobs.release.step import Release, release
 from jobs.settings import settings
+from tests import declaring
+from tests.declaring import declare_contract, declare_product, declare_source, write
 
 PRODUCT, SOURCE = "load_by_day", "meters"
 CAUTIONS = ("Days are those of UTC.", "A zero is a reading")
@@ -46,40 +47,33 @@ class Desk:
 
     def declare(self, licence: str = "CC-BY-4.0", redistribution: str = "yes") -> None:
         """Write the declarations of the source and the product."""
-        source = {
-            "title": "Meters", "publisher": {"name": "Grid", "url": "https://grid.example"}, "owner": "data",
-            "licence": {"id": "ODbL-1.0", "url": "https://opendatacommons.org/licenses/odbl/1-0/"},
-            "rights": {"redistribution": redistribution, "basis": "open_licence", "evidence": "its terms"},
-            "cadence": "0 1 * * *", "connector": {"type": "drop", "files": ["*.csv"]},
-            "format": {"type": "delimited", "columns": ["meter", "day", "kwh"]}, "silver": {"mode": "append"},
-        }  # fmt: skip
-        product = {
-            "title": "Load by day", "question": "How much does each meter draw a day?", "buyers": ["lenders"],
-            "owner": "desk", "licence": {"id": licence, "url": "https://creativecommons.org/licenses/by/4.0/"},
-            "cautions": list(CAUTIONS),
-        }  # fmt: skip
-        write(self.root / "dags/sources/utility" / SOURCE / "source.yaml", yaml.safe_dump(source))
-        write(self.root / "dags/products" / PRODUCT / "product.yaml", yaml.safe_dump(product))
-        write(self.root / "dags/products" / PRODUCT / "query.sql", f"SELECT * FROM silver.{SOURCE}")
+        source = declaring.source(
+            ("meter", "day", "kwh"),
+            title="Meters",
+            publisher={"name": "Grid", "url": "https://grid.example"},
+            licence={"id": "ODbL-1.0", "url": "https://opendatacommons.org/licenses/odbl/1-0/"},
+            rights={"redistribution": redistribution, "basis": "open_licence", "evidence": "its terms"},
+            silver={"mode": "append"},
+        )
+        product = declaring.product(
+            title="Load by day",
+            question="How much does each meter draw a day?",
+            licence={"id": licence, "url": "https://creativecommons.org/licenses/by/4.0/"},
+            cautions=list(CAUTIONS),
+        )
+        declare_source(self.root, SOURCE, source)
+        declare_product(self.root, PRODUCT, product, f"SELECT * FROM silver.{SOURCE}")
 
     def agree(self, schema: pa.Schema, key: tuple[str, ...], required: tuple[str, ...] = ()) -> None:
         """Write the product's contract for columns, key and columns that are never absent."""
-        properties = []
-        for field in schema:
-            physical = PHYSICAL.get(field.type) or f"DECIMAL({field.type.precision},{field.type.scale})"
-            entry: dict[str, Any] = {
-                "name": field.name, "logicalType": "string", "physicalType": physical, "description": "…",
-            }  # fmt: skip
-            if field.name in key:
-                entry |= {"primaryKey": True, "primaryKeyPosition": key.index(field.name) + 1}
-            if field.name in required:
-                entry["required"] = True
-            properties.append(entry)
-        document = {
-            "apiVersion": "v3.1.0", "kind": "DataContract", "id": "load", "version": "1.0.0", "status": "active",
-            "schema": [{"name": PRODUCT, "properties": properties}],
-        }  # fmt: skip
-        write(self.root / "expectations/gold" / f"{PRODUCT}.yaml", yaml.safe_dump(document, sort_keys=False))
+        columns = {
+            field.name: {
+                "physicalType": PHYSICAL.get(field.type) or f"DECIMAL({field.type.precision},{field.type.scale})",
+                **({"required": True} if field.name in required else {}),
+            }
+            for field in schema
+        }
+        declare_contract(self.root, f"gold.{PRODUCT}", declaring.contract(PRODUCT, columns, key))
 
     def land(self, text: str) -> str:
         """Land a file, and return its sha256."""
@@ -145,12 +139,6 @@ class Desk:
             result_sha256=result, passed=passed, score=97.5, grade=grade,
             dimensions={"validity": 1.0, "accuracy": None}, scope=None, run_id="r", checked_at=NOW,
         )  # fmt: skip
-
-
-def write(file: Path, text: str) -> None:
-    """Write a file and the folders above it."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(text)
 
 
 def meters(*rows: tuple[Any, ...], names: tuple[str, ...] = ("meter", "day", "kwh")) -> pa.Table:

@@ -24,7 +24,8 @@ from jobs.release.archive import folder_of
 from jobs.release.manifest import Manifest
 from jobs.release.verify import Finding, verify
 from jobs.settings import settings
-from tests.exchange.checked import PRODUCT, SOURCE, Desk, meters, write
+from tests.declaring import write
+from tests.exchange.checked import PRODUCT, SOURCE, Desk, meters
 
 
 @pytest.fixture(scope="module")

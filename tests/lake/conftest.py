@@ -23,7 +23,7 @@ import pytest
 from jobs.lake import close
 from jobs.settings import CHECKOUT
 from tests.lake.spark_server import served, skip_without_java
-from tests.lake.trial import Exchange
+from tests.lake.trial import Trial
 
 
 @pytest.fixture(scope="session")
@@ -70,7 +70,7 @@ def _calls_of(modules: Sequence[str]) -> Iterator[None]:
 
 
 @pytest.fixture
-def exchange(engine: str, new_registry: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Exchange:
+def exchange(engine: str, new_registry: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Trial:
     """An exchange with nothing in it, and the process's settings pointed at it."""
     del engine  # It is where the settings point by now.
     home = tmp_path / "home"
@@ -80,4 +80,4 @@ def exchange(engine: str, new_registry: Path, tmp_path: Path, monkeypatch: pytes
     monkeypatch.setenv("EXCHANGE_CATALOGUE", str(tmp_path / "catalogue"))
     monkeypatch.delenv("EXCHANGE_DATABASE_URL", raising=False)
     monkeypatch.delenv("EXCHANGE_LAKE", raising=False)
-    return Exchange(tmp_path / "catalogue")
+    return Trial(tmp_path / "catalogue")

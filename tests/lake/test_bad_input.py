@@ -13,7 +13,7 @@ from jobs import lake
 from jobs.errors import RefusedFile, Tampered
 from jobs.lake.pointers import pointer
 from jobs.settings import settings
-from tests.lake.trial import FIRST, Exchange, Source, balanced, landings, run_steps, runs
+from tests.lake.trial import FIRST, Source, Trial, balanced, landings, run_steps, runs
 
 READINGS = {"meter": "STRING", "read_on": "DATE", "kwh": "DECIMAL(8,2)"}
 HEADER = "meter,read_on,kwh\n"
@@ -38,7 +38,7 @@ def tarred(**members: bytes) -> bytes:
 
 
 @pytest.fixture
-def source(exchange: Exchange) -> Source:
+def source(exchange: Trial) -> Source:
     return exchange.source(READINGS, ["meter", "read_on"])
 
 
@@ -138,7 +138,7 @@ def test_an_open_quote_does_not_swallow_what_follows(source: Source) -> None:
     assert "format.quote_not_closed" in {rule for rule, *_ in source.quarantine()}
 
 
-def test_members_of_an_archive_keep_their_names(exchange: Exchange) -> None:
+def test_members_of_an_archive_keep_their_names(exchange: Trial) -> None:
     source = exchange.source(READINGS, ["meter", "read_on"], format={"members": ["*.csv"]})
     source.take(
         tarred(a=(HEADER + "m1,2026-01-01,1\nm1,x,1\n").encode(), b=(HEADER + "m2,2026-01-01,2\n").encode()),

@@ -19,7 +19,8 @@ from jobs import lake
 from jobs.cli import program
 from jobs.declared.catalog import load_sources
 from jobs.settings import settings
-from tests.lake.trial import Exchange, Source, landings, write
+from tests.declaring import write
+from tests.lake.trial import Source, Trial, landings
 
 Spoken = tuple[int, str, str]
 
@@ -56,7 +57,7 @@ def shell(capsys: pytest.CaptureFixture[str]) -> Terminal:
 
 
 @pytest.fixture
-def meters(exchange: Exchange) -> Source:
+def meters(exchange: Trial) -> Source:
     """A source with two good days to come, one refused row in the first."""
     source = exchange.source(
         {"meter": "STRING", "read_at": "TIMESTAMP",
@@ -70,7 +71,7 @@ def meters(exchange: Exchange) -> Source:
 
 
 def test_a_table_that_is_gone_keeps_no_other_from_being_read(
-    exchange: Exchange, meters: Source, shell: Terminal
+    exchange: Trial, meters: Source, shell: Terminal
 ) -> None:
     meters.take([("c", "2026-01-01 00:00:00", "1")])
     other = exchange.source({"day": "DATE", "n": "INT"}, ["day"], "revisions")
@@ -85,7 +86,7 @@ def test_a_table_that_is_gone_keeps_no_other_from_being_read(
     assert "a file of the table is gone" in shell.bad(2, "sql", f"SELECT * FROM {meters.table}")
 
 
-def test_a_build_tells_what_was_refused_and_what_will_cost_more_each_day(exchange: Exchange, shell: Terminal) -> None:
+def test_a_build_tells_what_was_refused_and_what_will_cost_more_each_day(exchange: Trial, shell: Terminal) -> None:
     source = exchange.source({"id": "STRING", "day": "DATE", "n": "INT"}, ["id"], partition=["day"])
     source.drop([("a", "2026-01-01", "1"), ("b", "2026-01-01", "x")])
     for step in ("land", "bronze"):
@@ -105,7 +106,7 @@ def brought_in(meters: Source, shell: Terminal, date: str = "2026-01-01") -> Non
         shell.good(step, meters.name, "--date", date)
 
 
-def product_of(exchange: Exchange, meters: Source) -> str:
+def product_of(exchange: Trial, meters: Source) -> str:
     return exchange.product(
         {"meter": "STRING", "energy_kwh": "DECIMAL(22,6)", "readings": "BIGINT"},
         ("meter",),

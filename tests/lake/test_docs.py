@@ -6,18 +6,18 @@ import re
 from pathlib import Path
 
 import pytest
-import yaml
 
 from jobs.check import evidence
 from jobs.errors import Tampered
 from jobs.portal.tables import SHOWN_CHECKS, build_docs
 from jobs.settings import settings
+from tests.declaring import declare_product, product
 from tests.lake.test_evaluate import Table, good
-from tests.lake.trial import Exchange, write
+from tests.lake.trial import Trial
 
 
 @pytest.fixture
-def table(exchange: Exchange) -> Table:
+def table(exchange: Trial) -> Table:
     return Table(exchange.root)
 
 
@@ -87,14 +87,8 @@ def test_checks_go_on_after_the_site_was_built_in_the_same_process(table: Table)
 
 def test_a_product_shows_its_cautions(table: Table) -> None:
     table.check(*good(1))
-    product = {
-        "title": "Meters", "question": "How much does a meter draw?", "buyers": ["lenders"], "owner": "desk",
-        "licence": {"id": "CC-BY-4.0", "url": "https://creativecommons.org/licenses/by/4.0/"},
-        "cautions": ["Times are those of <UTC>."],
-    }  # fmt: skip
-    folder = table.root / "dags/products/profile"
-    write(folder / "query.sql", "SELECT * FROM silver.meters")
-    write(folder / "product.yaml", yaml.safe_dump(product))
+    sold = product(question="How much does a meter draw?", cautions=["Times are those of <UTC>."])
+    declare_product(table.root, "profile", sold, "SELECT * FROM silver.meters")
     text = build_docs().read_text("utf-8")
     assert "How much does a meter draw?" in text
     assert "<li>Times are those of &lt;UTC&gt;.</li>" in text

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from pyspark.sql.connect.dataframe import DataFrame
 
 from jobs.check import evidence
@@ -20,7 +19,8 @@ from jobs.check.step import _shown as told
 from jobs.declared.contract import load_contract
 from jobs.errors import DeclarationError
 from jobs.lake import close, connect
-from tests.lake.trial import Exchange
+from tests.declaring import contract, declare_contract
+from tests.lake.trial import Trial
 
 NOW = datetime(2026, 3, 10, 16, tzinfo=UTC)
 SCHEMA = "meter_code string, read_on date, read_at timestamp, energy_kwh double, cost decimal(9,2), quality_code string"
@@ -30,41 +30,34 @@ def sql(name: str, query: str, **more: Any) -> dict[str, Any]:
     return {"type": "sql", "name": name, "query": query, **more}
 
 
-CONTRACT: dict[str, Any] = {
-    "apiVersion": "v3.1.0", "kind": "DataContract", "id": "gold-profile", "version": "1.0.0", "status": "active",
-    "schema": [{
-        "name": "profile",
-        "properties": [
-            {"name": "meter_code", "logicalType": "string", "physicalType": "STRING", "primaryKey": True,
-             "primaryKeyPosition": 1, "classification": "personal",
-             "logicalTypeOptions": {"pattern": r"^m\d+$", "minLength": 2, "maxLength": 4}},
-            {"name": "read_on", "logicalType": "date", "physicalType": "DATE", "primaryKey": True,
-             "primaryKeyPosition": 2, "logicalTypeOptions": {"minimum": "2020-01-01"}},
-            {"name": "read_at", "logicalType": "timestamp", "physicalType": "TIMESTAMP",
-             "logicalTypeOptions": {"maximum": "2026-12-31T00:00:00Z"}},
-            {"name": "energy_kwh", "logicalType": "number", "physicalType": "DOUBLE", "required": True,
-             "logicalTypeOptions": {"exclusiveMinimum": 0, "maximum": 100},
-             "quality": [{"metric": "nullValues", "mustBeLessThan": 50, "unit": "percent", "dimension": "completeness",
-                          "severity": "warning"}]},
-            {"name": "cost", "logicalType": "number", "physicalType": "DECIMAL(9,2)",
-             "logicalTypeOptions": {"minimum": 0}},
-            {"name": "quality_code", "logicalType": "string", "physicalType": "STRING",
-             "enum": [{"value": "01"}, {"value": "02"}],
-             "quality": [{"metric": "nullValues", "mustBe": 0, "dimension": "completeness", "severity": "warning"}]},
-        ],
-        "quality": [
-            {"metric": "rowCount", "mustBeBetween": [1, 1000], "dimension": "completeness"},
-            sql("cost_follows_energy", "SELECT COUNT(*) FROM ${table} WHERE NOT (cost >= energy_kwh / 100)", mustBe=0,
-                dimension="consistency", description="a reading costs at least a hundredth of its energy"),
-            sql("one_total", "SELECT SUM(energy_kwh) FROM ${table}", mustBeLessThan=10000, dimension="accuracy",
-                description="all energy is less than ten thousand"),
-            {"type": "custom", "name": "mean", "engine": "greatExpectations", "dimension": "accuracy",
-             "implementation": {"type": "expect_column_mean_to_be_between",
-                                "kwargs": {"column": "energy_kwh", "min_value": 0, "max_value": 90}}},
-        ],
-    }],
-    "slaProperties": [{"property": "latency", "value": 2, "unit": "d", "element": "profile.read_on"}],
+COLUMNS: dict[str, dict[str, Any]] = {
+    "meter_code": {"physicalType": "STRING", "classification": "personal",
+                   "logicalTypeOptions": {"pattern": r"^m\d+$", "minLength": 2, "maxLength": 4}},
+    "read_on": {"physicalType": "DATE", "logicalTypeOptions": {"minimum": "2020-01-01"}},
+    "read_at": {"physicalType": "TIMESTAMP", "logicalTypeOptions": {"maximum": "2026-12-31T00:00:00Z"}},
+    "energy_kwh": {"physicalType": "DOUBLE", "required": True,
+                   "logicalTypeOptions": {"exclusiveMinimum": 0, "maximum": 100},
+                   "quality": [{"metric": "nullValues", "mustBeLessThan": 50, "unit": "percent",
+                                "dimension": "completeness", "severity": "warning"}]},
+    "cost": {"physicalType": "DECIMAL(9,2)", "logicalTypeOptions": {"minimum": 0}},
+    "quality_code": {"physicalType": "STRING", "enum": [{"value": "01"}, {"value": "02"}],
+                     "quality": [{"metric": "nullValues", "mustBe": 0, "dimension": "completeness",
+                                  "severity": "warning"}]},
 }  # fmt: skip
+QUALITY: list[dict[str, Any]] = [
+    {"metric": "rowCount", "mustBeBetween": [1, 1000], "dimension": "completeness"},
+    sql("cost_follows_energy", "SELECT COUNT(*) FROM ${table} WHERE NOT (cost >= energy_kwh / 100)", mustBe=0,
+        dimension="consistency", description="a reading costs at least a hundredth of its energy"),
+    sql("one_total", "SELECT SUM(energy_kwh) FROM ${table}", mustBeLessThan=10000, dimension="accuracy",
+        description="all energy is less than ten thousand"),
+    {"type": "custom", "name": "mean", "engine": "greatExpectations", "dimension": "accuracy",
+     "implementation": {"type": "expect_column_mean_to_be_between",
+                        "kwargs": {"column": "energy_kwh", "min_value": 0, "max_value": 90}}},
+]  # fmt: skip
+CONTRACT = contract(
+    "profile", COLUMNS, ("meter_code", "read_on"), quality=QUALITY,
+    slaProperties=[{"property": "latency", "value": 2, "unit": "d", "element": "profile.read_on"}],
+)  # fmt: skip
 
 DAY = NOW.date()
 GOOD: dict[str, Any] = {
@@ -80,9 +73,7 @@ class Table:
     document: dict[str, Any] = field(default_factory=lambda: deepcopy(CONTRACT))
 
     def check(self, *rows: dict[str, Any], scope: str | None = None) -> Outcome:
-        file = self.root / "expectations" / "gold" / "profile.yaml"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(yaml.safe_dump(self.document, sort_keys=False))
+        declare_contract(self.root, "gold.profile", self.document)
         return evaluate(
             frame(*rows), load_contract("gold.profile"), delta_version=7, scope=scope, logical_date=NOW, run_id="r1"
         )
@@ -104,7 +95,7 @@ def good(count: int) -> list[dict[str, Any]]:
 
 
 @pytest.fixture
-def table(exchange: Exchange) -> Table:
+def table(exchange: Trial) -> Table:
     return Table(exchange.root)
 
 

@@ -9,11 +9,11 @@ import pytest
 from jobs.errors import ExpectationsFailed
 from jobs.flow import run_step
 from tests.lake.extending import CONNECTOR, FORMAT, RULE, STEP, site_in
-from tests.lake.trial import Exchange, day, run_steps, runs
+from tests.lake.trial import Trial, day, run_steps, runs
 
 
 def test_a_source_of_added_parts_lands_loads_is_checked_and_goes_through_an_added_step(
-    exchange: Exchange, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    exchange: Trial, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     site = site_in(tmp_path / "site", monkeypatch)
     for group, name, module in (

@@ -10,14 +10,14 @@ from jobs import lake
 from jobs.errors import DeclarationError, ExchangeError, NotFound
 from jobs.flow import run_step, stale_products
 from jobs.lake.pointers import checked, pointer
-from tests.lake.trial import Exchange, Source, build_product, day, files_of, runs, table_rows
+from tests.lake.trial import Source, Trial, build_product, day, files_of, runs, table_rows
 
 READINGS = {"meter": "STRING", "read_on": "DATE", "kwh": "INT"}
 DAILY = {"read_on": "DATE", "meters": "BIGINT", "kwh": "BIGINT"}
 QUERY = "SELECT read_on, count(*) AS meters, sum(kwh) AS kwh FROM silver.{} GROUP BY read_on"
 
 
-def parted(exchange: Exchange, mode: str = "merge") -> Source:
+def parted(exchange: Trial, mode: str = "merge") -> Source:
     source = exchange.source(READINGS, ["meter", "read_on"], mode, partition=["read_on"])
     source.take([(f"m{n}", f"2026-01-0{d}", str(n)) for n in (1, 2) for d in range(1, 6)], 0)
     return source
@@ -28,7 +28,7 @@ def totals(name: str) -> list[tuple[object, ...]]:
 
 
 @pytest.mark.both_engines("a product's query and its write")
-def test_built_whole_then_unchanged(exchange: Exchange) -> None:
+def test_built_whole_then_unchanged(exchange: Trial) -> None:
     source = parted(exchange)
     name = exchange.product(DAILY, ["read_on"], QUERY.format(source.name))
     assert build_product(name).rows == 5
@@ -42,7 +42,7 @@ def test_built_whole_then_unchanged(exchange: Exchange) -> None:
 
 @pytest.mark.both_engines("replaceWhere over partitions")
 @pytest.mark.parametrize("mode", ["merge", "revisions", "append"])
-def test_only_moved_partitions_are_rebuilt(exchange: Exchange, mode: str) -> None:
+def test_only_moved_partitions_are_rebuilt(exchange: Trial, mode: str) -> None:
     source = parted(exchange, mode)
     name = exchange.product(DAILY, ["read_on"], QUERY.format(source.name), partition="read_on")
     build_product(name)
@@ -59,7 +59,7 @@ def test_only_moved_partitions_are_rebuilt(exchange: Exchange, mode: str) -> Non
 
 
 @pytest.mark.both_engines("files of two versions compared")
-def test_a_new_version_of_an_input_without_other_rows_makes_no_version(exchange: Exchange) -> None:
+def test_a_new_version_of_an_input_without_other_rows_makes_no_version(exchange: Trial) -> None:
     source = parted(exchange)
     name = exchange.product(DAILY, ["read_on"], QUERY.format(source.name), partition="read_on")
     build_product(name)
@@ -79,7 +79,7 @@ def test_a_new_version_of_an_input_without_other_rows_makes_no_version(exchange:
 
 
 @pytest.mark.both_engines("replaceWhere without rows")
-def test_a_partition_that_is_gone_from_the_inputs_is_gone_from_the_product(exchange: Exchange) -> None:
+def test_a_partition_that_is_gone_from_the_inputs_is_gone_from_the_product(exchange: Trial) -> None:
     moving = exchange.source({"id": "STRING", "place": "STRING"}, ["id"], partition=["place"])
     moving.take([("a", "x"), ("b", "y"), ("c", None)], 0)
     columns = {"place": "STRING", "things": "BIGINT"}
@@ -94,7 +94,7 @@ def test_a_partition_that_is_gone_from_the_inputs_is_gone_from_the_product(excha
 
 
 @pytest.mark.both_engines("REPLACE TABLE")
-def test_a_changed_query_or_contract_rebuilds_all_of_it(exchange: Exchange) -> None:
+def test_a_changed_query_or_contract_rebuilds_all_of_it(exchange: Trial) -> None:
     source = parted(exchange)
     name = exchange.product(DAILY, ["read_on"], QUERY.format(source.name), partition="read_on")
     build_product(name)
@@ -132,7 +132,7 @@ def test_a_changed_query_or_contract_rebuilds_all_of_it(exchange: Exchange) -> N
 
 
 @pytest.mark.both_engines("RESTORE to an empty table")
-def test_a_first_version_that_never_passed_leaves_no_trace_in_the_next_contract(exchange: Exchange) -> None:
+def test_a_first_version_that_never_passed_leaves_no_trace_in_the_next_contract(exchange: Trial) -> None:
     source = parted(exchange)
     name = exchange.product(DAILY, ["read_on"], QUERY.format(source.name))
     run_step("gold", name, day(0), "r")
@@ -143,7 +143,7 @@ def test_a_first_version_that_never_passed_leaves_no_trace_in_the_next_contract(
 
 
 @pytest.mark.both_engines("views of revisions", "lake.views", "silver.revisions")
-def test_a_product_reads_revisions_as_they_stand_and_other_products(exchange: Exchange) -> None:
+def test_a_product_reads_revisions_as_they_stand_and_other_products(exchange: Trial) -> None:
     source = parted(exchange, "revisions")
     source.take([("m1", "2026-01-01", "100")], 1)
     daily = exchange.product(DAILY, ["read_on"], QUERY.format(source.name))
@@ -159,7 +159,7 @@ def test_a_product_reads_revisions_as_they_stand_and_other_products(exchange: Ex
 
 
 @pytest.mark.both_engines("an engine's words for a query that cannot run", "lake.engine_errors")
-def test_what_does_not_fit_is_told_with_file_and_expectation(exchange: Exchange) -> None:
+def test_what_does_not_fit_is_told_with_file_and_expectation(exchange: Trial) -> None:
     source = parted(exchange)
 
     def refused(query: str, columns: dict[str, str] = DAILY, key: str = "read_on") -> str:
@@ -182,7 +182,7 @@ def test_what_does_not_fit_is_told_with_file_and_expectation(exchange: Exchange)
 
 
 @pytest.mark.both_engines("names of inputs")
-def test_an_input_without_a_checked_version_is_named(exchange: Exchange) -> None:
+def test_an_input_without_a_checked_version_is_named(exchange: Trial) -> None:
     source = exchange.source(READINGS, ["meter", "read_on"])
     name = exchange.product(DAILY, ["read_on"], QUERY.format(source.name))
     with pytest.raises(NotFound, match=f"{source.table} has no checked version"):
@@ -196,7 +196,7 @@ def test_an_input_without_a_checked_version_is_named(exchange: Exchange) -> None
 
 
 @pytest.mark.both_engines("partition columns of each type", "lake.partitions")
-def test_a_partition_must_have_one_way_to_be_written(exchange: Exchange) -> None:
+def test_a_partition_must_have_one_way_to_be_written(exchange: Trial) -> None:
     source = parted(exchange)
     query = f"SELECT CAST(read_on AS TIMESTAMP) AS at, count(*) AS n FROM silver.{source.name} GROUP BY 1"
     name = exchange.product({"at": "TIMESTAMP", "n": "BIGINT"}, ["at"], query, partition="at")

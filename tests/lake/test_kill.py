@@ -15,7 +15,7 @@ from jobs import lake
 from jobs.flow import run_step
 from jobs.lake.pointers import pointer
 from tests.lake.killed import Undertaker
-from tests.lake.trial import Exchange, Source, accept, checked_rows, day, landings, runs, table_rows
+from tests.lake.trial import Source, Trial, accept, checked_rows, day, landings, runs, table_rows
 
 COLUMNS = {"meter": "STRING", "read_on": "DATE", "kwh": "INT"}
 DAILY = {"read_on": "DATE", "meters": "BIGINT", "kwh": "BIGINT"}
@@ -104,7 +104,7 @@ def _set(mode: str, root: Path) -> Scene:
     patch = pytest.MonkeyPatch()
     patch.setenv("EXCHANGE_HOME", str(root / "home"))
     patch.setenv("EXCHANGE_CATALOGUE", str(root / "catalogue"))
-    exchange = Exchange(root / "catalogue")
+    exchange = Trial(root / "catalogue")
     source = exchange.source(COLUMNS, ["meter", "read_on"], mode, partition=["read_on"])
     query = f"SELECT read_on, count(*) AS meters, sum(kwh) AS kwh FROM silver.{source.name} GROUP BY read_on"
     product = exchange.product(DAILY, ["read_on"], query, partition="read_on")
@@ -204,7 +204,7 @@ def test_killed_while_a_table_is_made_anew(
     changed = Path(shutil.copytree(scene.catalogue, tmp_path / "catalogue"))
     told = {**scene.source.settings, "columns": {**COLUMNS, "kwh": "BIGINT"}, "format": {"null_values": ["", "much"]}}
     source = Source(
-        Exchange(changed), scene.source.name, scene.source.published, scene.source.mode, scene.source.key, told
+        Trial(changed), scene.source.name, scene.source.published, scene.source.mode, scene.source.key, told
     )
     source.exchange.write_source(source)
     struck = scene.copy(tmp_path / "struck", monkeypatch)

@@ -12,7 +12,7 @@ from jobs import lake
 from jobs.flow import run_step
 from jobs.operate.upkeep import upkeep
 from jobs.release.verify import verify
-from tests.lake.trial import Exchange, Source, checked_rows, day, table_rows
+from tests.lake.trial import Source, Trial, checked_rows, day, table_rows
 
 CHECKPOINT_EVERY = 3
 # So many that the engine has written checkpoints on the way, also before and after the release.
@@ -22,7 +22,7 @@ READINGS = {"meter": "STRING", "kwh": "DECIMAL(8,2)"}
 
 
 @pytest.fixture
-def source(exchange: Exchange) -> Source:
+def source(exchange: Trial) -> Source:
     return exchange.source(READINGS, ("meter",))
 
 
@@ -41,7 +41,7 @@ def grow_old(table: str, days: float = 30) -> None:
 
 @pytest.mark.both_engines("checkpoints, and what each engine keeps of a log", "lake.vacuum")
 def test_old_commits_go_and_everything_in_use_stays_readable(
-    exchange: Exchange, source: Source, monkeypatch: pytest.MonkeyPatch
+    exchange: Trial, source: Source, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("jobs.lake.tables._CHECKPOINT_EVERY", CHECKPOINT_EVERY)
     product = exchange.product(READINGS, ("meter",), f"SELECT meter, kwh FROM silver.{source.name}")

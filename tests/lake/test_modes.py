@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from tests.lake.trial import Exchange, Source, balanced, day, landings, runs
+from tests.lake.trial import Source, Trial, balanced, day, landings, runs
 
 COLUMNS = {
     "site": "STRING",
@@ -150,7 +150,7 @@ def refused(given: Sequence[File], mode: str) -> list[Row]:
     return sorted(found)
 
 
-def declared(exchange: Exchange, mode: str, partition: tuple[str, ...]) -> Source:
+def declared(exchange: Trial, mode: str, partition: tuple[str, ...]) -> Source:
     return exchange.source(COLUMNS, KEY, mode, published=PUBLISHED, partition=partition)
 
 
@@ -184,7 +184,7 @@ def compare(source: Source, given: Sequence[File]) -> None:
 )
 @pytest.mark.parametrize("mode", ["append", "merge", "revisions"])
 def test_order_and_grouping_do_not_matter(
-    exchange: Exchange, mode: str, seed: int, partition: tuple[str, ...], groupings: tuple[list[int], ...]
+    exchange: Trial, mode: str, seed: int, partition: tuple[str, ...], groupings: tuple[list[int], ...]
 ) -> None:
     given = files(seed, 5)
     for grouping in groupings:

@@ -12,13 +12,13 @@ import pytest
 from jobs import lake
 from jobs.errors import ConcurrentWrite
 from jobs.lake import guard
-from tests.lake.trial import Exchange
+from tests.lake.trial import Trial
 
 FIELDS = (lake.Field("meter", "STRING"),)
 
 
 @pytest.fixture
-def tables(exchange: Exchange) -> tuple[str, str]:
+def tables(exchange: Trial) -> tuple[str, str]:
     """Two empty tables of two sources."""
     names = "silver.guarded_one", "silver.guarded_other"
     del exchange  # It is where the settings point by now.

@@ -20,7 +20,8 @@ from jobs.registry import reading, transaction
 from jobs.registry.models import Landing, Release
 from jobs.release.verify import verify
 from jobs.settings import settings
-from tests.lake.trial import Exchange, Source, checked_rows, day, landings, runs, table_rows, write
+from tests.declaring import write
+from tests.lake.trial import Source, Trial, checked_rows, day, landings, runs, table_rows
 
 COLUMNS = {"site": "STRING", "read_on": "DATE", "amount": "DECIMAL(12,3)", "note": "STRING"}
 KEY = ("site", "read_on")
@@ -39,7 +40,7 @@ DAYS: tuple[Rows, ...] = (
 _brought_in: dict[tuple[str, str], tuple[Source, Path]] = {}
 
 
-def checked_source(exchange: Exchange, mode: str = "merge") -> Source:
+def checked_source(exchange: Trial, mode: str = "merge") -> Source:
     """A source whose three days were brought in one by one, as Airflow does."""
     kind = (settings().spark, mode)
     if kind in _brought_in:
@@ -59,7 +60,7 @@ def checked_source(exchange: Exchange, mode: str = "merge") -> Source:
     return source
 
 
-def released_product(exchange: Exchange, source: Source) -> str:
+def released_product(exchange: Trial, source: Source) -> str:
     query = f"SELECT site, count(*) AS days FROM {source.table} GROUP BY site"
     name = exchange.product({"site": "STRING", "days": "BIGINT"}, ("site",), query)
     for step in ("gold", "check", "release"):
@@ -73,7 +74,7 @@ def by_table(made: Sequence[Rebuilt]) -> dict[str, Rebuilt]:
 
 @pytest.mark.both_engines("REPLACE TABLE, then every landing at once", cases=("merge",))
 @pytest.mark.parametrize("mode", ["append", "merge", "revisions"])
-def test_a_rebuilt_table_is_equal_in_every_mode(exchange: Exchange, mode: str) -> None:
+def test_a_rebuilt_table_is_equal_in_every_mode(exchange: Trial, mode: str) -> None:
     source = checked_source(exchange, mode)
     before = {t: table_rows(t) for t in (source.table, f"bronze.{source.name}", f"quarantine.{source.name}")}
     old = checked(source.table).delta_version
@@ -87,13 +88,13 @@ def test_a_rebuilt_table_is_equal_in_every_mode(exchange: Exchange, mode: str) -
     assert again.status == "unchanged"
 
 
-def test_quarantine_is_rebuilt_with_its_source(exchange: Exchange) -> None:
+def test_quarantine_is_rebuilt_with_its_source(exchange: Trial) -> None:
     source = checked_source(exchange)
     made = by_table(rebuild(f"quarantine.{source.name}", "again"))
     assert made[f"quarantine.{source.name}"].rows == len(source.quarantine()) == 3
 
 
-def test_bronze_alone_leaves_silver_where_it_is(exchange: Exchange) -> None:
+def test_bronze_alone_leaves_silver_where_it_is(exchange: Trial) -> None:
     source = checked_source(exchange)
     stands = checked(source.table).delta_version
     made = rebuild(f"bronze.{source.name}", "again")
@@ -102,7 +103,7 @@ def test_bronze_alone_leaves_silver_where_it_is(exchange: Exchange) -> None:
     assert run_step("silver", source.name, day(4), "later").status == "unchanged"
 
 
-def test_its_steps_are_on_record(exchange: Exchange) -> None:
+def test_its_steps_are_on_record(exchange: Trial) -> None:
     source = checked_source(exchange)
     rebuild(source.table, "again")
     assert [r.step for r in runs(source.name) if r.run_id == "again" and r.status == "succeeded"] == [
@@ -110,7 +111,7 @@ def test_its_steps_are_on_record(exchange: Exchange) -> None:
     ]  # fmt: skip
 
 
-def test_it_says_when_the_result_differs(exchange: Exchange) -> None:
+def test_it_says_when_the_result_differs(exchange: Trial) -> None:
     source = checked_source(exchange)
     doubled = {"physicalType": "DECIMAL(12,3)", "transformLogic": "try_cast(amount as decimal(12,3)) * 2"}
     source.declare({**COLUMNS, "amount": doubled})
@@ -120,7 +121,7 @@ def test_it_says_when_the_result_differs(exchange: Exchange) -> None:
 
 
 @pytest.mark.both_engines("tables made where there were others")
-def test_a_lake_that_is_gone_is_made_again(exchange: Exchange) -> None:
+def test_a_lake_that_is_gone_is_made_again(exchange: Trial) -> None:
     source = checked_source(exchange, "revisions")
     product = released_product(exchange, source)
     rows, sold = checked_rows(source.table), checked_rows(f"gold.{product}")
@@ -138,7 +139,7 @@ def test_a_lake_that_is_gone_is_made_again(exchange: Exchange) -> None:
     assert run_step("gold", product, day(5), "later").status == "unchanged"
 
 
-def test_one_silver_table_that_is_gone_makes_its_products_build_anew(exchange: Exchange) -> None:
+def test_one_silver_table_that_is_gone_makes_its_products_build_anew(exchange: Trial) -> None:
     source = checked_source(exchange)
     product = released_product(exchange, source)
     sold = checked_rows(f"gold.{product}")
@@ -152,7 +153,7 @@ def test_one_silver_table_that_is_gone_makes_its_products_build_anew(exchange: E
     assert run_step("release", product, day(5), "later").status == "unchanged"
 
 
-def test_a_damaged_log_is_put_aside_and_not_deleted(exchange: Exchange) -> None:
+def test_a_damaged_log_is_put_aside_and_not_deleted(exchange: Trial) -> None:
     source = checked_source(exchange)
     rows = checked_rows(source.table)
     for commit in (lake.location(source.table) / "_delta_log").glob("*.*"):
@@ -162,7 +163,7 @@ def test_a_damaged_log_is_put_aside_and_not_deleted(exchange: Exchange) -> None:
     assert list(lake.location(source.table).parent.glob(f"{source.name}.damaged-*"))
 
 
-def test_missing_data_files_do_not_stop_it(exchange: Exchange) -> None:
+def test_missing_data_files_do_not_stop_it(exchange: Trial) -> None:
     source = checked_source(exchange)
     rows = checked_rows(source.table)
     for file in lake.location(source.table).rglob("*.parquet"):
@@ -172,7 +173,7 @@ def test_missing_data_files_do_not_stop_it(exchange: Exchange) -> None:
     assert checked_rows(source.table) == rows
 
 
-def test_a_registry_that_forgot_what_landed_is_told_by_the_manifests(exchange: Exchange) -> None:
+def test_a_registry_that_forgot_what_landed_is_told_by_the_manifests(exchange: Trial) -> None:
     source = checked_source(exchange, "append")
     rows, known = checked_rows(source.table), [x.sha256 for x in landings(source.name)]
     with transaction() as db:
@@ -184,7 +185,7 @@ def test_a_registry_that_forgot_what_landed_is_told_by_the_manifests(exchange: E
     assert source.land(DAYS[0], 5).status == "unchanged"
 
 
-def test_changed_bytes_stop_it_before_anything_is_touched(exchange: Exchange) -> None:
+def test_changed_bytes_stop_it_before_anything_is_touched(exchange: Trial) -> None:
     source = checked_source(exchange)
     rows, stands = checked_rows(source.table), pointer(source.table)
     landed = settings().home / landings(source.name)[1].path
@@ -198,7 +199,7 @@ def test_changed_bytes_stop_it_before_anything_is_touched(exchange: Exchange) ->
     assert all(x.loaded_at for x in landings(source.name))
 
 
-def test_readers_keep_the_old_version_if_the_new_one_breaks_a_rule(exchange: Exchange) -> None:
+def test_readers_keep_the_old_version_if_the_new_one_breaks_a_rule(exchange: Trial) -> None:
     source = checked_source(exchange)
     rows, stands = checked_rows(source.table), checked(source.table).delta_version
     source.declare(quality=[{"type": "library", "metric": "rowCount", "mustBeGreaterThan": 1000}])
@@ -208,7 +209,7 @@ def test_readers_keep_the_old_version_if_the_new_one_breaks_a_rule(exchange: Exc
     assert checked_rows(source.table) == rows
 
 
-def test_a_release_survives_a_rebuild_of_its_product(exchange: Exchange) -> None:
+def test_a_release_survives_a_rebuild_of_its_product(exchange: Trial) -> None:
     source = checked_source(exchange)
     product = released_product(exchange, source)
     found = by_table(rebuild(f"gold.{product}", "again"))[f"gold.{product}"]
@@ -218,13 +219,13 @@ def test_a_release_survives_a_rebuild_of_its_product(exchange: Exchange) -> None
 
 
 @pytest.mark.parametrize("table", ["release.x", "x", "ops.runs", "silver.nowhere", "gold.nowhere", "silver."])
-def test_what_cannot_be_rebuilt_is_named(exchange: Exchange, table: str) -> None:
+def test_what_cannot_be_rebuilt_is_named(exchange: Trial, table: str) -> None:
     exchange.source(COLUMNS, KEY)
     with pytest.raises(NotFound):
         rebuild(table, "again")
 
 
-def test_a_source_of_which_nothing_landed_has_nothing_to_rebuild(exchange: Exchange) -> None:
+def test_a_source_of_which_nothing_landed_has_nothing_to_rebuild(exchange: Trial) -> None:
     source = exchange.source(COLUMNS, KEY)
     with pytest.raises(NotFound, match="exchange land"):
         rebuild(source.table, "again")

@@ -21,7 +21,8 @@ from jobs.errors import DeclarationError, ExchangeError, NotFound, RefusedFile
 from jobs.flow import run_step
 from jobs.scaffold import new_product, new_source
 from jobs.settings import settings
-from tests.lake.trial import Exchange, day, runs, table_rows, write
+from tests.declaring import write
+from tests.lake.trial import Trial, day, runs, table_rows
 
 DATA = Path(os.environ.get("EXCHANGE_TEST_DATA", Path(__file__).resolve().parents[3] / "shared" / "data"))
 
@@ -272,7 +273,7 @@ def written_columns(table: str) -> dict[str, dict[str, Any]]:
     return {p["name"]: p for p in document["schema"][0]["properties"]}
 
 
-def test_a_sample_takes_meaning_type_and_unit_from_the_column_dictionary(exchange: Exchange, tmp_path: Path) -> None:
+def test_a_sample_takes_meaning_type_and_unit_from_the_column_dictionary(exchange: Trial, tmp_path: Path) -> None:
     write(exchange.root / "expectations/columns.yaml", DICTIONARY)
     text = "AreaCode,Year,Persons,Mood\n17,2020,1200,good\n18,2020,3,bad\n"
     contract = proposed(write(tmp_path / "people.csv", text), "people")
@@ -289,7 +290,7 @@ def test_a_sample_takes_meaning_type_and_unit_from_the_column_dictionary(exchang
     ]  # fmt: skip
 
 
-def test_values_that_do_not_fit_the_column_dictionary_are_named(exchange: Exchange, tmp_path: Path) -> None:
+def test_values_that_do_not_fit_the_column_dictionary_are_named(exchange: Trial, tmp_path: Path) -> None:
     write(exchange.root / "expectations/columns.yaml", DICTIONARY)
     text = "meter,year,kwh\nm1,2020,1.5\nm2,2020/21,2.5\nm3,2021,3.0001\n"
     lines = new_source("utility", "unfit", str(write(tmp_path / "unfit.csv", text)))
@@ -308,7 +309,7 @@ def test_an_absent_sample_is_not_found() -> None:
         new_source("utility", "absent", "package:something==1.0#data.pkl")
 
 
-def checked_meters(exchange: Exchange) -> str:
+def checked_meters(exchange: Trial) -> str:
     source = exchange.source(
         {"meter": {"physicalType": "STRING", "classification": "personal"}, "read_on": "DATE", "kwh": "DECIMAL(12,3)"},
         ("meter", "read_on"),
@@ -319,7 +320,7 @@ def checked_meters(exchange: Exchange) -> str:
     return source.table
 
 
-def test_a_product_from_a_query_is_built_checked_and_released_as_it_is(exchange: Exchange, tmp_path: Path) -> None:
+def test_a_product_from_a_query_is_built_checked_and_released_as_it_is(exchange: Trial, tmp_path: Path) -> None:
     table = checked_meters(exchange)
     text = f"SELECT m.meter, sum(m.kwh) AS kwh, max(m.read_on) AS last_on FROM {table} AS m GROUP BY m.meter;"
     query = write(tmp_path / "q.sql", text)
@@ -338,7 +339,7 @@ def test_a_product_from_a_query_is_built_checked_and_released_as_it_is(exchange:
     ]  # fmt: skip
 
 
-def test_a_product_takes_what_the_column_dictionary_says(exchange: Exchange, tmp_path: Path) -> None:
+def test_a_product_takes_what_the_column_dictionary_says(exchange: Trial, tmp_path: Path) -> None:
     table = checked_meters(exchange)
     dictionary = DICTIONARY.replace("(22,3)", "(12,3)").replace("The meter", "the meter")
     write(exchange.root / "expectations/columns.yaml", dictionary.replace("Energy drawn", "the kwh"))
@@ -353,14 +354,14 @@ def test_a_product_takes_what_the_column_dictionary_says(exchange: Exchange, tmp
     assert run_step("gold", "scaffold_known", day(1), "r").rows == 2
 
 
-def test_digits_that_depend_on_the_engine_are_told(exchange: Exchange, tmp_path: Path) -> None:
+def test_digits_that_depend_on_the_engine_are_told(exchange: Trial, tmp_path: Path) -> None:
     text = f"SELECT meter, avg(kwh) AS mean_kwh FROM {checked_meters(exchange)} GROUP BY meter"
     told = new_product("scaffold_mean", write(tmp_path / "q.sql", text), None)
     (digits,) = [line for line in told if line.startswith("look at the digits")]
     assert "AVG(" in digits
 
 
-def test_a_product_from_a_table_begins_with_its_columns(exchange: Exchange) -> None:
+def test_a_product_from_a_table_begins_with_its_columns(exchange: Trial) -> None:
     table = checked_meters(exchange)
     new_product("scaffold_copy", None, table)
     assert load_contract("gold.scaffold_copy").key == ("meter", "read_on")
@@ -383,7 +384,7 @@ def test_a_product_from_a_table_begins_with_its_columns(exchange: Exchange) -> N
     ],
 )
 def test_a_query_that_cannot_be_a_product_is_refused_and_nothing_is_written(
-    exchange: Exchange, query: str, reason: str, tmp_path: Path
+    exchange: Trial, query: str, reason: str, tmp_path: Path
 ) -> None:
     file = write(tmp_path / "q.sql", query.format(t=checked_meters(exchange)))
     with pytest.raises(ExchangeError, match=reason):
@@ -391,7 +392,7 @@ def test_a_query_that_cannot_be_a_product_is_refused_and_nothing_is_written(
     assert not (exchange.root / "dags" / "products").exists()
 
 
-def test_an_input_without_a_checked_version_is_named(exchange: Exchange, tmp_path: Path) -> None:
+def test_an_input_without_a_checked_version_is_named(exchange: Trial, tmp_path: Path) -> None:
     source = exchange.source({"a": "STRING"}, ("a",))
     with pytest.raises(NotFound, match=f"{source.table} has no checked version"):
         new_product("scaffold_early", write(tmp_path / "q.sql", f"SELECT a FROM {source.table}"), None)

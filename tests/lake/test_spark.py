@@ -22,7 +22,7 @@ from jobs.operate.cluster.java import find_java
 from jobs.registry import reading
 from jobs.registry.models import Check
 from tests.lake.spark_server import served
-from tests.lake.trial import Exchange
+from tests.lake.trial import Trial
 
 
 @pytest.mark.both_engines("the active session", "lake.engine")
@@ -45,7 +45,7 @@ def test_the_session_is_active_even_after_another_broke_off() -> None:
 @pytest.mark.both_engines("one catalogue for all clients of a server")
 @pytest.mark.parametrize("engine", ["spark"], indirect=True)  # Of the embedded engine each process has its own.
 def test_lakes_on_one_server_may_have_tables_of_one_name(
-    exchange: Exchange, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    exchange: Trial, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = exchange.source({"id": "INT"}, ["id"], name="of_one_name")
     for home, value in (("one", 1), ("other", 2)):
@@ -57,7 +57,7 @@ def test_lakes_on_one_server_may_have_tables_of_one_name(
 @pytest.mark.both_engines("a server that is killed")
 @pytest.mark.parametrize("engine", ["spark"], indirect=True)
 def test_a_check_whose_engine_goes_away_says_so_at_once_and_nothing_of_the_rows(
-    exchange: Exchange, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    exchange: Trial, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = exchange.source({"id": "INT", "name": "STRING"}, ["id"])
     decide = evaluate._decide

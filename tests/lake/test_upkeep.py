@@ -19,7 +19,7 @@ from jobs.operate.upkeep import Kept, orphans, plan, upkeep
 from jobs.registry.locks import hold
 from jobs.release.verify import verify
 from jobs.settings import settings
-from tests.lake.trial import Exchange, Source, checked_rows, day, table_rows
+from tests.lake.trial import Source, Trial, checked_rows, day, table_rows
 
 DAYS = 12
 READINGS = {"meter": "STRING", "read_on": "DATE", "kwh": "DECIMAL(8,2)"}
@@ -27,7 +27,7 @@ TOTALS = {"meter": "STRING", "kwh": "DECIMAL(18,2)"}
 
 
 @pytest.fixture
-def source(exchange: Exchange) -> Source:
+def source(exchange: Trial) -> Source:
     made = exchange.source(READINGS, ("meter", "read_on"))
     made.take([(f"m{n}", "2026-01-01", "0.5") for n in range(3)])
     for number in range(1, DAYS):
@@ -40,7 +40,7 @@ def steps(source: Source, number: int) -> None:
         assert source.step(step, number).status == "succeeded"
 
 
-def product_of(exchange: Exchange, source: Source) -> str:
+def product_of(exchange: Trial, source: Source) -> str:
     query = f"SELECT meter, sum(kwh) AS kwh FROM silver.{source.name} GROUP BY meter"
     return exchange.product(TOTALS, ("meter",), query)
 
@@ -67,7 +67,7 @@ def files_on_disk(table: str) -> set[Path]:
 
 
 @pytest.mark.both_engines("OPTIMIZE")
-def test_many_small_files_become_one_and_nobody_notices(exchange: Exchange, source: Source) -> None:
+def test_many_small_files_become_one_and_nobody_notices(exchange: Trial, source: Source) -> None:
     product = product_of(exchange, source)
     assert publish(product, 0) == ["succeeded"] * 3
     before = checked_rows(source.table)
@@ -85,7 +85,7 @@ def test_many_small_files_become_one_and_nobody_notices(exchange: Exchange, sour
 @pytest.mark.both_engines("OPTIMIZE beside a reader", cases=("20",))
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize("days", [20, 75, pytest.param(200, marks=pytest.mark.long)])
-def test_many_daily_runs_become_few_files_while_somebody_reads(exchange: Exchange, days: int) -> None:
+def test_many_daily_runs_become_few_files_while_somebody_reads(exchange: Trial, days: int) -> None:
     source = exchange.source(READINGS, ("meter", "read_on"), "append")
     product = product_of(exchange, source)
     source.take([(f"m{n}", "2026-01-01", "1.5") for n in range(3)])
@@ -124,7 +124,7 @@ def test_many_daily_runs_become_few_files_while_somebody_reads(exchange: Exchang
     assert checked_rows(source.table) == before
 
 
-def test_only_partitions_with_many_small_files_are_written_again(exchange: Exchange) -> None:
+def test_only_partitions_with_many_small_files_are_written_again(exchange: Trial) -> None:
     source = exchange.source(READINGS | {"area": "STRING"}, ("meter", "area"), "append", partition=("area",))
     for number in range(9):
         rows = [(f"m{number}", "2026-01-01", "1", area) for area in ("north", "south")]
@@ -139,7 +139,7 @@ def test_only_partitions_with_many_small_files_are_written_again(exchange: Excha
 
 @pytest.mark.both_engines("which files each engine compacts together")
 def test_a_dry_run_foretells_what_is_written_again_and_large_files_stay(
-    exchange: Exchange, monkeypatch: pytest.MonkeyPatch
+    exchange: Trial, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = exchange.source(READINGS, ("meter", "read_on"), "append")
     for number, rows in enumerate((1_000, 20_000, *[1] * 9)):
@@ -156,7 +156,7 @@ def test_a_dry_run_foretells_what_is_written_again_and_large_files_stay(
 
 
 @pytest.mark.both_engines("VACUUM")
-def test_what_no_version_in_use_needs_is_taken_away_and_releases_stay_whole(exchange: Exchange, source: Source) -> None:
+def test_what_no_version_in_use_needs_is_taken_away_and_releases_stay_whole(exchange: Trial, source: Source) -> None:
     product = product_of(exchange, source)
     assert publish(product, 0) == ["succeeded"] * 3
     for number in (DAYS, DAYS + 1):
@@ -222,7 +222,7 @@ def test_landed_files_that_nobody_knows_are_told_and_stay(source: Source) -> Non
     assert stranger.exists()
 
 
-def test_what_machines_that_are_gone_staged_is_removed_and_what_is_in_use_stays(exchange: Exchange) -> None:
+def test_what_machines_that_are_gone_staged_is_removed_and_what_is_in_use_stays(exchange: Trial) -> None:
     exchange.source(READINGS, ("meter",))
     gone, younger = (settings().lake / "_stage" / name / "typed" / "part-0.parquet" for name in ("gone-7", "there-8"))
     replaced, shown = (settings().lake / "_shown" / f"ops.runs-{key}" / "part-0.parquet" for key in ("a1", "b2"))

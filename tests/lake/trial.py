@@ -6,14 +6,13 @@ import csv
 import io
 import itertools
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from jobs import lake
 from jobs.declared.catalog import load_catalog
@@ -25,6 +24,8 @@ from jobs.registry.models import Check, Landing, Run
 from jobs.registry.runs import StepOutcome, last_build, recorded
 from jobs.settings import settings
 from jobs.steps import steps_of
+from tests import declaring
+from tests.declaring import Columns, declare_contract, declare_product, declare_source, write
 
 FIRST = datetime(2026, 1, 1, tzinfo=UTC)
 BOOKKEEPING = ("_landing_sha256", "_file", "_row", "_logical_date")
@@ -32,53 +33,9 @@ BOOKKEEPING = ("_landing_sha256", "_file", "_row", "_logical_date")
 # Tables are told apart by name, because one process has one catalogue for all of its tests.
 _numbers = itertools.count(1)
 
-_LOGICAL = {
-    "TINYINT": "integer",
-    "SMALLINT": "integer",
-    "INT": "integer",
-    "BIGINT": "integer",
-    "FLOAT": "number",
-    "DOUBLE": "number",
-    "DECIMAL": "number",
-    "BOOLEAN": "boolean",
-    "DATE": "date",
-    "TIMESTAMP": "timestamp",
-}
-
-Columns = Mapping[str, str | dict[str, Any]]
-
-
 def day(number: int) -> datetime:
     """The logical date of a day of the test."""
     return FIRST + timedelta(days=number)
-
-
-def write(file: Path, text: str | bytes) -> Path:
-    """Write a file with its folders."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_bytes(text.encode() if isinstance(text, str) else text)
-    return file
-
-
-def contract_text(name: str, columns: Columns, key: Sequence[str], partition: Sequence[str], quality: list[Any]) -> str:
-    """An ODCS contract; a column is its physical type, or its properties."""
-    properties = []
-    for column, told in columns.items():
-        entry: dict[str, Any] = {"name": column, "description": f"the {column}"}
-        entry |= {"physicalType": told} if isinstance(told, str) else told
-        entry["logicalType"] = _LOGICAL.get(entry["physicalType"].split("(")[0], "string")
-        if column in key:
-            entry |= {"primaryKey": True, "primaryKeyPosition": list(key).index(column) + 1}
-        if column in partition:
-            entry |= {"partitioned": True, "partitionKeyPosition": list(partition).index(column) + 1}
-        properties.append(entry)
-    document = {
-        "apiVersion": "v3.1.0", "kind": "DataContract", "id": name, "version": "1.0.0", "status": "active",
-        "schema": [{"name": name, "physicalType": "table", "properties": properties}],
-    }  # fmt: skip
-    if quality:
-        document["schema"][0]["quality"] = quality  # type: ignore[index]  # the list was written just above
-    return yaml.safe_dump(document, sort_keys=False, allow_unicode=True)
 
 
 def csv_text(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
@@ -94,7 +51,7 @@ def csv_text(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
 class Source:
     """One source of a test."""
 
-    exchange: Exchange
+    exchange: Trial
     name: str
     published: tuple[str, ...]
     mode: str
@@ -196,7 +153,7 @@ class Source:
 
 
 @dataclass
-class Exchange:
+class Trial:
     """An exchange with nothing in it."""
 
     root: Path
@@ -214,24 +171,20 @@ class Exchange:
     def write_source(self, source: Source) -> None:
         """Write a source's declaration and contract as its settings say."""
         told = source.settings
-        declared: dict[str, Any] = {
-            "title": "A source", "publisher": {"name": "Somebody", "url": "https://example.org"}, "owner": "data",
-            "licence": {"id": "CC-BY-4.0", "url": "https://creativecommons.org/licenses/by/4.0/"},
-            "rights": {"redistribution": "yes", "basis": "open_licence", "evidence": "its terms"},
-            "cadence": "0 0 29 2 *",
-            "connector": told.get("connector") or {"type": "drop", "files": told.get("files", ["*"])},
-            "format": {"type": "delimited", "columns": list(source.published)} | told.get("format", {}),
-            "silver": {"mode": source.mode},
-        }  # fmt: skip
-        if declared["format"]["type"] == "delimited":
-            declared["format"].setdefault("delimiter", ",")
-        declared |= {k: told[k] for k in ("reshape", "drop") if k in told}
-        folder = self.root / "dags/sources/utility" / source.name
-        write(folder / "source.yaml", yaml.safe_dump(declared, sort_keys=False, allow_unicode=True))
-        if "sql" in told:
-            write(folder / "silver.sql", told["sql"])
-        text = contract_text(source.name, told["columns"], source.key, told["partition"], told["quality"])
-        write(self.root / f"expectations/silver/{source.name}.yaml", text)
+        form = told.get("format", {})
+        if form.get("type", "delimited") == "delimited":
+            form = {"delimiter": ","} | form
+        document = declaring.source(
+            source.published,
+            connector=told.get("connector") or {"type": "drop", "files": told.get("files", ["*"])},
+            format=form,
+            silver={"mode": source.mode},
+            **{name: told[name] for name in ("reshape", "drop") if name in told},
+        )
+        declare_source(self.root, source.name, document, sql=told.get("sql", ""))
+        declare_contract(self.root, source.table, declaring.contract(
+            source.name, told["columns"], source.key, partition=told["partition"], quality=told["quality"],
+        ))  # fmt: skip
 
     def product(
         self, columns: Columns, key: Sequence[str], query: str, *, partition: str | None = None,
@@ -239,17 +192,11 @@ class Exchange:
     ) -> str:  # fmt: skip
         """Declare a product; returns its name."""
         name = name or f"p{next(_numbers)}"
-        declared: dict[str, Any] = {
-            "title": "A product", "question": "What does it all come to?", "buyers": ["lenders"], "owner": "desk",
-            "licence": {"id": "CC-BY-4.0", "url": "https://creativecommons.org/licenses/by/4.0/"},
-        }  # fmt: skip
-        if partition:
-            declared["partition"] = partition
-        folder = self.root / "dags/products" / name
-        write(folder / "product.yaml", yaml.safe_dump(declared))
-        write(folder / "query.sql", query)
-        text = contract_text(name, columns, key, (partition,) if partition else (), quality or [])
-        write(self.root / f"expectations/gold/{name}.yaml", text)
+        document = declaring.product(**({"partition": partition} if partition else {}))
+        declare_product(self.root, name, document, query)
+        declare_contract(self.root, f"gold.{name}", declaring.contract(
+            name, columns, key, partition=(partition,) if partition else (), quality=quality or (),
+        ))  # fmt: skip
         return name
 
 

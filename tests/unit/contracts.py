@@ -1,59 +1,31 @@
-"""Writes contracts for tests into a catalogue of their own."""
+"""The contract of meter readings, which tests of declarations change at will."""
 
 from __future__ import annotations
 
-from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
-import yaml
+from tests.declaring import Document, contract, declare_contract
 
-READINGS: dict[str, Any] = {
-    "apiVersion": "v3.1.0",
-    "kind": "DataContract",
-    "id": "silver-readings",
-    "version": "1.0.0",
-    "status": "active",
-    "schema": [
-        {
-            "name": "readings",
-            "description": "energy read from meters",
-            "properties": [
-                {"name": "meter_code", "logicalType": "string", "physicalType": "STRING", "primaryKey": True,
-                 "primaryKeyPosition": 1},
-                {"name": "read_at", "logicalType": "timestamp", "physicalType": "TIMESTAMP", "primaryKey": True,
-                 "primaryKeyPosition": 2},
-                {"name": "energy_kwh", "logicalType": "number", "physicalType": "DOUBLE",
-                 "logicalTypeOptions": {"minimum": 0, "maximum": 100},
-                 "customProperties": [{"property": "unit", "value": "kWh"}]},
-                {"name": "quality_code", "logicalType": "string", "physicalType": "STRING",
-                 "enum": [{"value": "01"}, {"value": "02"}]},
-                {"name": "note", "logicalType": "string", "physicalType": "STRING"},
-            ],
-        }
-    ],
+_COLUMNS: dict[str, dict[str, Any]] = {
+    "meter_code": {"physicalType": "STRING"},
+    "read_at": {"physicalType": "TIMESTAMP"},
+    "energy_kwh": {
+        "physicalType": "DOUBLE", "logicalType": "number", "logicalTypeOptions": {"minimum": 0, "maximum": 100},
+        "customProperties": [{"property": "unit", "value": "kWh"}],
+    },
+    "quality_code": {"physicalType": "STRING", "enum": [{"value": "01"}, {"value": "02"}]},
+    "note": {"physicalType": "STRING"},
 }  # fmt: skip
 
 
-def write(root: Path, document: dict[str, Any] | str, table: str = "silver.readings") -> Path:
+def write(root: Path, document: Document | str, table: str = "silver.readings") -> Path:
     """Put a contract where the table's contract is looked for; returns the file."""
-    layer, name = table.split(".")
-    file = root / "expectations" / layer / f"{name}.yaml"
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(document if isinstance(document, str) else yaml.safe_dump(document, sort_keys=False), "utf-8")
-    return file
+    return declare_contract(root, table, document)
 
 
-def readings(**changes: Any) -> dict[str, Any]:
+def readings(**changes: Any) -> Document:
     """The contract of readings; a change named after a column updates that column, any other the document or table."""
-    document = deepcopy(READINGS)
-    table = document["schema"][0]
-    columns = {p["name"]: p for p in table["properties"]}
-    for name, change in changes.items():
-        if name in columns:
-            columns[name].update(change)
-        elif name == "quality":
-            table["quality"] = change
-        else:
-            document[name] = change
-    return document
+    columns = {name: {"description": None} | told | changes.pop(name, {}) for name, told in _COLUMNS.items()}
+    quality = changes.pop("quality", ())
+    return contract("readings", columns, ("meter_code", "read_at"), quality=quality, **changes)

@@ -9,53 +9,34 @@ import pytest
 from jobs.declared.catalog import find_source, load_catalog, load_products, load_sources
 from jobs.declared.sql import columns_read, input_tables
 from jobs.errors import DeclarationError, NotFound
+from tests.declaring import declaration_text, declare_product, product, source, write
 
-SOURCE = """title: Meters
-publisher: {name: City, url: "https://city.example/"}
-owner: data-engineering
-licence: {id: CC0-1.0, url: "https://creativecommons.org/publicdomain/zero/1.0/"}
-rights: {redistribution: yes, basis: own, evidence: ours}
-cadence: "@daily"
-connector: {type: drop, files: ["*.csv"]}
-format: {type: delimited, columns: [meter, day, kwh]}
-silver: {mode: merge}
-"""
-PRODUCT = """title: Load
-question: How much does the city draw?
-buyers: [lenders]
-owner: product-desk
-licence: {id: CC0-1.0, url: "https://creativecommons.org/publicdomain/zero/1.0/"}
-"""
+SOURCE = declaration_text(source(("meter", "day", "kwh"), title="Meters", cadence="@daily"))
+# People write it bare, which is no text by itself in YAML.
+SOURCE = SOURCE.replace("redistribution: 'yes'", "redistribution: yes")
 
 
 @pytest.fixture
 def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("EXCHANGE_CATALOGUE", str(tmp_path))
-    write(tmp_path, "utility", "good", SOURCE)
+    write_source(tmp_path, "utility", "good", SOURCE)
     return tmp_path
 
 
-def write(root: Path, sector: str, name: str, text: str) -> Path:
-    file = root / "dags" / "sources" / sector / name / "source.yaml"
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(text, encoding="utf-8")
-    return file
+def write_source(root: Path, sector: str, name: str, text: str) -> Path:
+    return write(root / "dags/sources" / sector / name / "source.yaml", text)
 
 
-def product(root: Path, name: str, query: str, text: str = PRODUCT) -> Path:
-    folder = root / "dags" / "products" / name
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "product.yaml").write_text(text, encoding="utf-8")
-    (folder / "query.sql").write_text(query, encoding="utf-8")
-    return folder
+def write_product(root: Path, name: str, query: str) -> Path:
+    return declare_product(root, name, product(title="Load"), query)
 
 
 @pytest.mark.parametrize(
     ("before", "after", "line", "field", "says"),
     [
-        ('cadence: "@daily"', "cadence: hourly", 6, "cadence", "not a cron line"),
-        ('cadence: "@daily"', "cadance: '@daily'", 6, "cadance", "did you mean 'cadence'"),
-        ("owner: data-engineering\n", "", 1, "owner", "a required field is missing; expected a value for 'owner'"),
+        ("cadence: '@daily'", "cadence: hourly", 6, "cadence", "not a cron line"),
+        ("cadence: '@daily'", "cadance: '@daily'", 6, "cadance", "did you mean 'cadence'"),
+        ("owner: data\n", "", 1, "owner", "a required field is missing; expected a value for 'owner'"),
         ("mode: merge", "mode: upsert", 9, "silver.mode", "'append', 'merge' or 'revisions'"),
         ("type: drop", "type: ftp", 7, "connector.type", "expected one of: drop, package"),
         ("redistribution: yes", "redistribution: perhaps", 5, "rights.redistribution", "unknown"),
@@ -67,7 +48,8 @@ def product(root: Path, name: str, query: str, text: str = PRODUCT) -> Path:
 def test_a_mistake_names_its_line_and_field(
     root: Path, before: str, after: str, line: int, field: str | None, says: str
 ) -> None:
-    file = write(root, "utility", "broken", SOURCE.replace(before, after))
+    assert before in SOURCE
+    file = write_source(root, "utility", "broken", SOURCE.replace(before, after))
     found = load_sources()
     assert list(found.sources) == ["good"]
     (mistake,) = found.mistakes
@@ -79,9 +61,9 @@ def test_a_mistake_names_its_line_and_field(
 
 
 def test_what_is_not_text_or_not_a_mapping_is_named(root: Path) -> None:
-    write(root, "utility", "broken", "- a list\n")
-    write(root, "utility", "empty", "")
-    binary = write(root, "utility", "binary", "")
+    write_source(root, "utility", "broken", "- a list\n")
+    write_source(root, "utility", "empty", "")
+    binary = write_source(root, "utility", "binary", "")
     binary.write_bytes(b"title: \xff\xfe")
     said = {m.file.parent.name: str(m) for m in load_sources().mistakes}
     assert "not a mapping" in said["broken"]
@@ -90,8 +72,8 @@ def test_what_is_not_text_or_not_a_mapping_is_named(root: Path) -> None:
 
 
 def test_names_come_from_folders_and_are_checked(root: Path) -> None:
-    write(root, "utility", "Bad-Name", SOURCE)
-    write(root, "media", "good", SOURCE)
+    write_source(root, "utility", "Bad-Name", SOURCE)
+    write_source(root, "media", "good", SOURCE)
     said = [str(m) for m in load_sources().mistakes]
     assert len(said) == 2
     assert any("'Bad-Name' cannot name a table" in s for s in said)
@@ -108,14 +90,15 @@ def test_an_unknown_name_lists_those_there_are() -> None:
 
 def test_an_unpivot_keeps_columns_that_exist(root: Path) -> None:
     text = SOURCE + "reshape: {unpivot: {keep: [date], name: a, value: b}}\n"
-    write(root, "utility", "wide", text)
+    write_source(root, "utility", "wide", text)
     (mistake,) = load_sources().mistakes
     assert (mistake.line, mistake.field) == (10, "reshape.unpivot.keep")
 
 
 def test_inputs_are_read_from_the_query(root: Path) -> None:
-    product(root, "load", "WITH good AS (SELECT * FROM silver.good) SELECT * FROM good JOIN gold.other AS o ON true")
-    product(root, "other", "SELECT 1 AS x FROM silver.Good")
+    query = "WITH good AS (SELECT * FROM silver.good) SELECT * FROM good JOIN gold.other AS o ON true"
+    write_product(root, "load", query)
+    write_product(root, "other", "SELECT 1 AS x FROM silver.Good")
     found = load_catalog()
     assert found.product("load").inputs == ("gold.other", "silver.good")
     assert found.product("other").inputs == ("silver.good",)
@@ -136,14 +119,14 @@ def test_inputs_are_read_from_the_query(root: Path) -> None:
     ],
 )
 def test_a_query_that_cannot_build_a_product_is_named(root: Path, query: str, says: str) -> None:
-    folder = product(root, "load", query)
+    folder = write_product(root, "load", query)
     (mistake,) = load_products().mistakes
     assert mistake.file == folder / "query.sql"
     assert says in str(mistake)
 
 
 def test_an_input_that_nothing_declares_is_named(root: Path) -> None:
-    product(root, "load", "SELECT * FROM silver.goood")
+    write_product(root, "load", "SELECT * FROM silver.goood")
     (mistake,) = load_catalog().mistakes
     assert "silver.goood, which nothing declares; expected one of: gold.load, silver.good" in str(mistake)
 
