@@ -129,6 +129,8 @@ class Site:
         announced = self.folder / f"{package}-1.0.dist-info" / "entry_points.txt"
         announced.parent.mkdir()
         announced.write_text(f"[{group}]\n{name} = {package}\n")
+        # Airflow brings a reader of its own of what is installed, which needs this file.
+        announced.with_name("METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: 1.0\n")
         return code, announced
 
 
