@@ -176,6 +176,7 @@ def compare(source: Source, given: Sequence[File]) -> None:
     "silver.change",
     "lake.stages",
     "lake.tables",
+    cases=("-grouped",),
 )
 @pytest.mark.parametrize(
     ("seed", "partition", "groupings"),

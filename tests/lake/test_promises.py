@@ -197,7 +197,7 @@ def test_two_runs_of_one_source_the_second_is_told_and_nothing_is_lost(
     assert source.step("silver").status == "unchanged"
 
 
-@pytest.mark.both_engines("the session's zone")
+@pytest.mark.both_engines("the session's zone", cases=("revisions",))
 @pytest.mark.parametrize("mode", ["merge", "revisions"])
 def test_the_zone_of_the_process_does_not_matter(exchange: Trial, undertaker: Undertaker, mode: str) -> None:
     day_in_utc = "try_cast(try_cast(at as timestamp) as date)"
