@@ -24,6 +24,7 @@ from jobs.lake import close, guard, lease
 from jobs.registry import locks, transaction
 from jobs.registry.models import Lease
 from jobs.settings import settings
+from jobs.steps import Step
 from tests.cluster.faults import Faults
 from tests.cluster.running import CHECKOUT, Cluster
 from tests.lake.trial import Source, Trial, checked_rows, landings, runs, table_rows
@@ -325,8 +326,8 @@ def test_a_commit_that_somebody_else_made_in_the_middle_of_a_step_is_found_out(
 def test_a_step_that_is_overtaken_again_and_again_says_so(life: Life, monkeypatch: pytest.MonkeyPatch) -> None:
     done: list[str] = []
 
-    def overtaken(step: str, *_: object) -> None:
-        done.append(step)
+    def overtaken(step: Step, *_: object) -> None:
+        done.append(step.name)
         raise ConcurrentWrite("a table was written by somebody else", next_step="see who else writes it")
 
     monkeypatch.setattr(flow, "_do", overtaken)
