@@ -5,8 +5,10 @@ from __future__ import annotations
 import multiprocessing
 import os
 import re
+import secrets
 import subprocess
 import sys
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 
@@ -14,7 +16,7 @@ import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import create_engine, inspect, select, text
+from sqlalchemy import URL, create_engine, inspect, select, text
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.schema import CreateIndex, CreateTable
 
@@ -23,20 +25,43 @@ from jobs.errors import ExchangeError, Locked, Tampered
 from jobs.registry import engine, reading, transaction
 from jobs.registry.models import Base, Landing, Participant, Release, Run
 from jobs.registry.refusals import refused_until
+from tests.exchange.postgres import new_schema, served
 
 pytestmark = pytest.mark.usefixtures("home")
 
 AN_INSTANT = datetime(2026, 3, 29, 1, 30, 15, 123456, tzinfo=UTC)
 
 
+@pytest.fixture(scope="module")
+def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[URL]:
+    """Address of a database of a real PostgreSQL."""
+    with served(tmp_path_factory.mktemp("postgres")) as address:
+        yield address
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def either_database(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, home: Path) -> str:
+    """The registry in an empty database of each kind in turn."""
+    del home  # Where SQLite has its file.
+    if request.param == "postgresql":
+        schema = f"test_{secrets.token_hex(4)}"
+        monkeypatch.setenv("EXCHANGE_DATABASE_URL", new_schema(request.getfixturevalue("postgres"), schema))
+    return request.param
+
+
 def _participant(name: str) -> Participant:
     return Participant(name=name, role="buyer", created_at=AN_INSTANT)
 
 
-def test_a_migrated_database_is_what_the_models_say() -> None:
+def test_a_migrated_database_has_what_the_models_say(either_database: str) -> None:
     with engine().connect() as connection:
+        assert connection.dialect.name == either_database
         context = MigrationContext.configure(connection, opts={"compare_type": True, "compare_server_default": True})
         assert compare_metadata(context, Base.metadata) == []
+
+
+def test_a_migrated_database_is_made_as_the_models_say() -> None:
+    with engine().connect() as connection:
         migrated = _definitions(connection)
     fresh = create_engine("sqlite://")
     Base.metadata.create_all(fresh)
@@ -53,6 +78,7 @@ def _definitions(connection) -> dict[str, list[str]]:
     return {name: sorted(re.split(r"[\s,]+", sql)) for name, sql in rows if not name.startswith("sqlite_")}
 
 
+@pytest.mark.usefixtures("either_database")
 def test_downgrading_leaves_nothing_and_upgrading_again_works() -> None:
     bind = engine()
     database.migrate(bind, "base")
@@ -63,6 +89,7 @@ def test_downgrading_leaves_nothing_and_upgrading_again_works() -> None:
     assert set(Base.metadata.tables) <= set(inspect(bind).get_table_names())
 
 
+@pytest.mark.usefixtures("either_database")
 def test_refused_batches_are_carried_over_from_the_record_of_runs() -> None:
     bind = engine()
     database.migrate(bind, "0002")
