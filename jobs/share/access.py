@@ -1,4 +1,4 @@
-"""Who makes a request, and what the exchange lets them see at that moment."""
+"""Authenticates a request and finds what its buyer may read at that moment."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from jobs.exchange.usage import Request
 from jobs.registry import reading
 from jobs.registry.models import Grant
 from jobs.registry.releases import published_in, state_in
-from jobs.share.refusal import Refusal, forbidden, invalid, missing, unauthenticated
+from jobs.share.errors import ShareError, forbidden, invalid, missing, unauthenticated
 from jobs.share.tickets import Ticket
 
 if TYPE_CHECKING:
@@ -57,38 +57,38 @@ class SharedTable:
         """Return the release at a Delta version.
 
         Raises:
-            Refusal: no published release is at this version.
+            ShareError: no published release has this version.
         """
         for release in self.versions:
             if release.delta_version == version:
                 return release
-        raise invalid(f"version {version} of {self.name} is not shared; {self.choice}")
+        raise invalid(f"version {version} of {self.name} is not shared; {self.shared_versions}")
 
     def as_of(self, instant: datetime) -> Version:
         """Return the release that was the latest at an instant.
 
         Raises:
-            Refusal: nothing had been released by then.
+            ShareError: the first release is later.
         """
         earlier = [version for version in self.versions if version.released_at <= instant]
         if not earlier:
-            raise invalid(f"nothing of {self.name} had been released by {instant.isoformat()}; {self.choice}")
+            raise invalid(f"{self.name} had no release by {instant.isoformat()}; {self.shared_versions}")
         return earlier[-1]
 
     def since(self, instant: datetime) -> Version:
         """Return the first release at or after an instant.
 
         Raises:
-            Refusal: nothing has been released since.
+            ShareError: there has been no release since.
         """
         for version in self.versions:
             if version.released_at >= instant:
                 return version
-        raise invalid(f"nothing of {self.name} has been released since {instant.isoformat()}; {self.choice}")
+        raise invalid(f"{self.name} has had no release since {instant.isoformat()}; {self.shared_versions}")
 
     @property
-    def choice(self) -> str:
-        """Which versions there are, for messages."""
+    def shared_versions(self) -> str:
+        """The versions that can be read, for messages."""
         versions = ", ".join(
             f"{v.delta_version} (release {v.number} of {v.released_at:%Y-%m-%d %H:%M:%S} UTC)" for v in self.versions
         )
@@ -108,7 +108,7 @@ class Visitor:
         """Return a table by its names, which are case-insensitive.
 
         Raises:
-            Refusal: there is none that this buyer may know of, or its right to it has ended.
+            ShareError: no such table is shared with this buyer, or its grant has ended.
         """
         require_schema(share, schema)
         key = name.casefold()
@@ -116,47 +116,46 @@ class Visitor:
             return self.tables[key]
         if key in self.lapsed:
             raise forbidden(self.lapsed[key])
-        raise missing(f"there is no table {share}.{schema}.{name[:255]} among what is shared with {self.buyer}")
+        raise missing(f"no table {share}.{schema}.{name[:255]} is shared with {self.buyer}")
 
 
 def require_share(share: str) -> None:
-    """Refuse every share but the only one."""
+    """Raise unless a share is the only one there is."""
     if share.casefold() != SHARE:
         raise missing(f"there is no share {share[:255]}; the only one is {SHARE}")
 
 
 def require_schema(share: str, schema: str) -> None:
-    """Refuse every schema but the only one."""
+    """Raise unless a schema is the only one there is."""
     require_share(share)
     if schema.casefold() != SCHEMA:
         raise missing(f"there is no schema {share[:255]}.{schema[:255]}; the only one is {SCHEMA}")
 
 
-def enter(authorization: str | None, entry: Request) -> Visitor:
-    """Let a request in by its ``Authorization`` header, and note the buyer on its meter entry.
+def authenticate(authorization: str | None, entry: Request) -> Visitor:
+    """Find the buyer behind a request's ``Authorization`` header, and record them on its meter entry.
 
     Raises:
-        Refusal: there is no token, or it is unknown, expired or revoked.
+        ShareError: there is no token, or it is unknown, expired or revoked.
     """
     token = _bearer(authorization)
     now = datetime.now(UTC)
     with reading() as session:
         own = grant_of(session, token)
         if own is None:
-            raise unauthenticated("unknown token; check the bearerToken of the profile")
+            raise unauthenticated("unknown token; check bearerToken in the profile")
         entry.buyer, entry.grant_id = own.buyer.name, own.id
-        refusal = _worthless(own, now)
-        if refusal is not None:
-            raise refusal
+        if standing(own, now) is not Standing.LIVE:
+            raise _token_refused(own, now)
         held = grants_of_buyer(session, own.buyer_id)
         return _visitor(session, own, held, now)
 
 
 def require_live(ticket: Ticket, entry: Request) -> None:
-    """Check everything that a file's ticket rests on, as it is now, and note the buyer on the meter entry.
+    """Check the grants and the release behind a file's ticket as they are now, and record the buyer on its meter entry.
 
     Raises:
-        Refusal: the token's grant or the product's is over, or the release is recalled.
+        ShareError: the token's grant or the product's grant has ended, or the release is recalled.
     """
     now = datetime.now(UTC)
     with reading() as session:
@@ -167,7 +166,7 @@ def require_live(ticket: Ticket, entry: Request) -> None:
         entry.buyer, entry.grant_id, entry.product = covering.buyer.name, covering.id, covering.product
         for grant in grants.values():
             if standing(grant, now) is not Standing.LIVE:
-                raise forbidden(_ended(grant, now))
+                raise forbidden(_why_not_live(grant, now))
         release = state_in(session, ticket.release)
     if release is None or release.product != covering.product:
         raise forbidden("this ticket belongs to a release that its grant does not cover")
@@ -183,7 +182,7 @@ def _visitor(session: Session, own: Grant, held: list[Grant], now: datetime) -> 
     for grant in held:
         key = grant.product.casefold()
         if standing(grant, now) is not Standing.LIVE:
-            lapsed.setdefault(key, _ended(grant, now))
+            lapsed.setdefault(key, _why_not_live(grant, now))
         elif grant.product not in versions:
             lapsed[key] = (
                 f"every release of {grant.product} has been recalled; ask the exchange when the next one is due"
@@ -195,7 +194,7 @@ def _visitor(session: Session, own: Grant, held: list[Grant], now: datetime) -> 
 
 def _published(session: Session, products: set[str]) -> dict[str, tuple[Version, ...]]:
     by_product: dict[str, dict[int, Version]] = {}
-    # Stable, so that releases of one version stay in the order of their numbers.
+    # The sort is stable: releases of one version stay in the order of their numbers.
     for release in sorted(published_in(session, products), key=attrgetter("delta_version")):
         # Two releases may pin the same version of the table; buyers see it once, under the later number.
         by_product.setdefault(release.product, {})[release.delta_version] = Version(
@@ -206,27 +205,23 @@ def _published(session: Session, products: set[str]) -> dict[str, tuple[Version,
 
 def _bearer(authorization: str | None) -> str:
     if not authorization:
-        raise unauthenticated("this request has no token; send the header `Authorization: Bearer <bearerToken>`")
+        raise unauthenticated("the request has no token; send the header `Authorization: Bearer <bearerToken>`")
     scheme, _, token = authorization.partition(" ")
     token = token.strip()
     if scheme.lower() != "bearer" or not token or len(token) > _LONGEST_TOKEN:
-        raise unauthenticated("the Authorization header is not understood; expected `Bearer <bearerToken>`")
+        raise unauthenticated("the Authorization header is malformed; expected `Bearer <bearerToken>`")
     return token
 
 
-def _worthless(grant: Grant, now: datetime) -> Refusal | None:
-    worth = standing(grant, now)
-    if worth is Standing.LIVE:
-        return None
-    if worth is Standing.REVOKED:
-        return forbidden(_ended(grant, now))
-    return unauthenticated(_ended(grant, now))
+def _token_refused(grant: Grant, now: datetime) -> ShareError:
+    answer = forbidden if standing(grant, now) is Standing.REVOKED else unauthenticated
+    return answer(_why_not_live(grant, now))
 
 
-def _ended(grant: Grant, now: datetime) -> str:
-    worth = standing(grant, now)
-    if worth is Standing.REVOKED and grant.revoked_at is not None:
+def _why_not_live(grant: Grant, now: datetime) -> str:
+    state = standing(grant, now)
+    if state is Standing.REVOKED and grant.revoked_at is not None:
         return f"the grant of {grant.product} was revoked on {grant.revoked_at:%Y-%m-%d %H:%M:%S} UTC; ask the exchange"
-    if worth is Standing.EARLY:
+    if state is Standing.EARLY:
         return f"the grant of {grant.product} begins on {grant.not_before:%Y-%m-%d %H:%M:%S} UTC"
     return f"the grant of {grant.product} expired on {grant.expires_at:%Y-%m-%d %H:%M:%S} UTC; ask for a new one"

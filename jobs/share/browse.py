@@ -1,4 +1,4 @@
-"""What there is: the share, its schema, and the tables that the buyer who asks may read."""
+"""Lists the share, its schema, and the tables that the buyer who asks may read."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
 
 from jobs.share import paging
-from jobs.share.access import SCHEMA, SHARE, Visitor, enter, require_schema, require_share
+from jobs.share.access import SCHEMA, SHARE, Visitor, authenticate, require_schema, require_share
 from jobs.share.meter import metered
 from jobs.share.tickets import signer
 
 router = APIRouter()
 
-# Names make ids, so that an id stays the same as long as its table's name does, on every server.
+# Ids are derived from names, so every server gives a table the same id for as long as it keeps its name.
 _IDS = uuid.UUID("6f0b8f7e-2f0c-4c41-9a0f-3d2f3d7a5b11")
 
 
 @router.get("/shares")
 def list_shares(http: Request) -> JSONResponse:
-    """List the shares: there is one."""
+    """List the shares; there is only one."""
     with metered(http, "list") as entry:
-        visitor = enter(http.headers.get("authorization"), entry)
+        visitor = authenticate(http.headers.get("authorization"), entry)
         return _listing(http, visitor, "shares", {SHARE: _share()})
 
 
@@ -31,16 +31,16 @@ def list_shares(http: Request) -> JSONResponse:
 def get_share(http: Request, share: str) -> JSONResponse:
     """Describe a share."""
     with metered(http, "list") as entry:
-        enter(http.headers.get("authorization"), entry)
+        authenticate(http.headers.get("authorization"), entry)
         require_share(share)
         return JSONResponse({"share": _share()})
 
 
 @router.get("/shares/{share}/schemas")
 def list_schemas(http: Request, share: str) -> JSONResponse:
-    """List the schemas of a share: there is one."""
+    """List the schemas of a share; there is only one."""
     with metered(http, "list") as entry:
-        visitor = enter(http.headers.get("authorization"), entry)
+        visitor = authenticate(http.headers.get("authorization"), entry)
         require_share(share)
         return _listing(http, visitor, "schemas", {SCHEMA: {"name": SCHEMA, "share": SHARE}})
 
@@ -49,7 +49,7 @@ def list_schemas(http: Request, share: str) -> JSONResponse:
 def list_tables(http: Request, share: str, schema: str) -> JSONResponse:
     """List the tables of a schema that this buyer may read."""
     with metered(http, "list") as entry:
-        visitor = enter(http.headers.get("authorization"), entry)
+        visitor = authenticate(http.headers.get("authorization"), entry)
         require_schema(share, schema)
         return _listing(http, visitor, "tables", _tables(visitor))
 
@@ -58,7 +58,7 @@ def list_tables(http: Request, share: str, schema: str) -> JSONResponse:
 def list_all_tables(http: Request, share: str) -> JSONResponse:
     """List the tables of all schemas that this buyer may read."""
     with metered(http, "list") as entry:
-        visitor = enter(http.headers.get("authorization"), entry)
+        visitor = authenticate(http.headers.get("authorization"), entry)
         require_share(share)
         return _listing(http, visitor, "all-tables", _tables(visitor))
 

@@ -1,10 +1,10 @@
-"""What a client says that it understands, and the response format that follows from it."""
+"""Reads what a client says it supports, and chooses the response format."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from jobs.share.refusal import invalid, unsupported
+from jobs.share.errors import invalid, unsupported
 
 HEADER = "delta-sharing-capabilities"
 FILE_ID_HEADER = "fileidhash"
@@ -15,7 +15,7 @@ DELTA = "delta"
 
 @dataclass(frozen=True)
 class Capabilities:
-    """The header ``delta-sharing-capabilities``, read."""
+    """The parsed header ``delta-sharing-capabilities``."""
 
     formats: frozenset[str] = frozenset({PARQUET})
     reader_features: frozenset[str] = field(default_factory=frozenset)
@@ -23,13 +23,13 @@ class Capabilities:
     file_id_hash: str | None = None
 
     def choose(self, min_reader_version: int, table_features: frozenset[str]) -> str:
-        """Choose the format of the answer.
+        """Choose the response format.
 
-        A client that takes both gets delta: the official one then fetches each file with one request instead of about
-        twelve, and loads it faster.
+        A client that accepts both gets delta: the official client then fetches each file with one request instead of
+        about twelve, and loads it faster.
 
         Raises:
-            Refusal: no format that the client takes can carry this table.
+            ShareError: the client accepts no format that can carry this table.
         """
         lacking = {feature for feature in table_features if feature.lower() not in self.reader_features}
         needs_delta = min_reader_version > 1
@@ -39,7 +39,7 @@ class Capabilities:
             return PARQUET
         needed = ",".join(sorted(table_features)) or "none"
         raise unsupported(
-            "this table cannot be sent in a form that the client says it understands: it needs "
+            "the client does not support this table: it needs "
             f"responseformat={DELTA if needs_delta else 'parquet or delta'} and the reader features {needed}"
         )
 
@@ -50,13 +50,13 @@ class Capabilities:
 
 
 def read(header: str | None, file_id_hash: str | None = None) -> Capabilities:
-    """Read the capability headers; what is not known is ignored, as the protocol asks for.
+    """Read the capability headers; unknown capabilities are ignored, as the protocol requires.
 
     Raises:
-        Refusal: no known response format among those named, or an unknown ``fileidhash``.
+        ShareError: none of the response formats is known, or ``fileidhash`` is unknown.
     """
-    found = dict(_pairs(header or ""))
-    formats = frozenset(found.get("responseformat", {PARQUET})) & {PARQUET, DELTA}
+    capabilities = dict(_pairs(header or ""))
+    formats = frozenset(capabilities.get("responseformat", {PARQUET})) & {PARQUET, DELTA}
     if not formats:
         raise invalid(f"{HEADER}: responseformat must name parquet, delta or both")
     hash_of = file_id_hash.strip().lower() if file_id_hash is not None else None
@@ -64,8 +64,8 @@ def read(header: str | None, file_id_hash: str | None = None) -> Capabilities:
         raise invalid(f"{FILE_ID_HEADER} must be parquet or delta")
     return Capabilities(
         formats=formats,
-        reader_features=frozenset(found.get("readerfeatures", ())),
-        end_stream_action="true" in found.get("includeendstreamaction", ()),
+        reader_features=frozenset(capabilities.get("readerfeatures", ())),
+        end_stream_action="true" in capabilities.get("includeendstreamaction", ()),
         file_id_hash=hash_of,
     )
 

@@ -1,4 +1,4 @@
-"""Leaving out files that a client's hints rule out. A file is left out only if no row of it can be wanted."""
+"""Skips the files that a client's hints rule out: those of which no row can match."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
-from jobs.share.snapshot import DataFile, Snapshot
+from jobs.share.snapshot import SharedFile, SharedSnapshot
 
 _INTEGERS = frozenset({"byte", "short", "integer", "long"})
 
-# Writers cut the statistics of a timestamp to milliseconds, so the true largest value may lie up to one later.
+# Writers truncate a timestamp's statistics to milliseconds, so the true maximum may be up to one millisecond later.
 _CUT = timedelta(milliseconds=1)
 
 _LAST_INSTANT = datetime.max.replace(tzinfo=UTC) - _CUT
 
-# Trees deeper than any real predicate are not followed.
+# Deeper than any real predicate; what lies below is not evaluated.
 _MAX_DEPTH = 100
 
 
 @dataclass(frozen=True)
 class _Outcome:
-    """What a condition may be for the rows of one file; neither, where it is null for all of them."""
+    """Whether a condition can be true, or false, for some row of a file; neither if it is null for every row."""
 
     true: bool
     false: bool
@@ -35,22 +35,24 @@ _NEVER = _Outcome(False, False)
 
 @dataclass(frozen=True)
 class _Bounds:
-    """Between which values a column of one file lies. They need not occur; all non-null values are within."""
+    """Bounds of a column's non-null values in one file. The bounds themselves need not occur."""
 
     lower: Any
     upper: Any
 
 
-def select_files(snapshot: Snapshot, *, predicate: str | None, limit: int | None, other_hints: bool) -> list[DataFile]:
+def select_files(
+    snapshot: SharedSnapshot, *, predicate: str | None, limit: int | None, other_hints: bool
+) -> list[SharedFile]:
     """Return the files that a query needs, given its hints.
 
     Args:
-        snapshot: the version that is read.
-        predicate: ``jsonPredicateHints`` as received; ignored as a whole where it is no JSON, and in parts where an
+        snapshot: the version to read.
+        predicate: ``jsonPredicateHints`` as received; ignored entirely if it is not JSON, and in part where an
             operation, type or value is unknown.
-        limit: ``limitHint``; used only without predicates, because the files' row counts say nothing about how
-            many of the rows the client will keep.
-        other_hints: whether there are predicates of another kind (``predicateHints``), which are not evaluated.
+        limit: ``limitHint``; used only without predicates, because a file's row count does not say how many of its
+            rows the client will keep.
+        other_hints: whether the query has ``predicateHints``, which are not evaluated.
     """
     tree = _parse(predicate)
     if tree is not None:
@@ -60,8 +62,8 @@ def select_files(snapshot: Snapshot, *, predicate: str | None, limit: int | None
     return _enough(snapshot.files, limit)
 
 
-def _enough(files: Sequence[DataFile], limit: int) -> list[DataFile]:
-    chosen: list[DataFile] = []
+def _enough(files: Sequence[SharedFile], limit: int) -> list[SharedFile]:
+    chosen: list[SharedFile] = []
     rows = 0
     for file in files:
         if rows >= limit:
@@ -81,7 +83,7 @@ def _parse(predicate: str | None) -> dict[str, Any] | None:
     return tree if isinstance(tree, dict) else None
 
 
-def _evaluate(node: Any, file: DataFile, types: dict[str, Any], depth: int) -> _Outcome:
+def _evaluate(node: Any, file: SharedFile, types: dict[str, Any], depth: int) -> _Outcome:
     if not isinstance(node, dict) or depth == 0:
         return _UNKNOWN
     children = node.get("children")
@@ -108,7 +110,7 @@ def _combine(operation: str, outcomes: list[_Outcome]) -> _Outcome:
     return _Outcome(outcomes[0].false, outcomes[0].true)
 
 
-def _is_null(child: Any, file: DataFile) -> _Outcome:
+def _is_null(child: Any, file: SharedFile) -> _Outcome:
     name = _column(child)
     if name is None:
         return _UNKNOWN
@@ -121,7 +123,7 @@ def _is_null(child: Any, file: DataFile) -> _Outcome:
     return _Outcome(nulls > 0, nulls < file.rows)
 
 
-def _compare(operation: str, left: Any, right: Any, file: DataFile, types: dict[str, Any]) -> _Outcome:
+def _compare(operation: str, left: Any, right: Any, file: SharedFile, types: dict[str, Any]) -> _Outcome:
     name, literal = _column(left), right
     if name is None:
         name, literal, operation = _column(right), left, _MIRRORED[operation]
@@ -164,16 +166,16 @@ def _column(node: Any) -> str | None:
     return name if isinstance(name, str) else None
 
 
-def _all_null(name: str, file: DataFile) -> bool:
+def _all_null(name: str, file: SharedFile) -> bool:
     if name in file.partition:
         return file.partition[name] in (None, "")
     return file.rows is not None and file.nulls.get(name) == file.rows
 
 
-def _bounds(name: str, kind: Any, file: DataFile) -> _Bounds | None:
+def _bounds(name: str, kind: Any, file: SharedFile) -> _Bounds | None:
     if name in file.partition:
         text = file.partition[name]
-        value = None if text is None else _typed(text, kind, zone_given=False)
+        value = None if text is None else _typed(text, kind, needs_zone=False)
         return None if value is None else _Bounds(value, value)
     lower, upper = file.lower.get(name), file.upper.get(name)
     if lower is None or upper is None:
@@ -190,11 +192,11 @@ def _value(literal: dict[str, Any], kind: Any) -> Any:
     fits["timestamp"] = {"timestamp"}
     if not isinstance(text, str) or not isinstance(declared, str) or kind not in fits.get(declared, ()):
         return None
-    return _typed(text, kind, zone_given=True)
+    return _typed(text, kind, needs_zone=True)
 
 
-def _typed(text: str, kind: Any, *, zone_given: bool) -> Any:
-    # Floating point is missing on purpose: NaN is larger than every number and stands in no statistics.
+def _typed(text: str, kind: Any, *, needs_zone: bool) -> Any:
+    # No floating point: NaN sorts above every number but does not appear in statistics.
     try:
         if kind in _INTEGERS:
             return int(text)
@@ -203,15 +205,15 @@ def _typed(text: str, kind: Any, *, zone_given: bool) -> Any:
         if kind == "boolean":
             return {"true": True, "false": False}.get(text.lower())
         if kind == "timestamp":
-            return _instant(text, zone_given=zone_given)
+            return _instant(text, needs_zone=needs_zone)
     except ValueError:
         return None
     return text if kind == "string" else None
 
 
-def _instant(text: str, *, zone_given: bool) -> datetime | None:
-    # A client's timestamp without a zone is in a zone that only the client knows. A partition's is in UTC.
-    found = datetime.fromisoformat(text)
-    if found.tzinfo is None:
-        return None if zone_given else found.replace(tzinfo=UTC)
-    return found
+def _instant(text: str, *, needs_zone: bool) -> datetime | None:
+    # Without a zone, a client's timestamp is in a zone that only the client knows; a partition's is in UTC.
+    moment = datetime.fromisoformat(text)
+    if moment.tzinfo is None:
+        return None if needs_zone else moment.replace(tzinfo=UTC)
+    return moment

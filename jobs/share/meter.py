@@ -1,4 +1,4 @@
-"""One row in the meter for every request at the door, and one line in the log, neither with anything secret in it."""
+"""Writes one meter row and one log line per request, neither with a secret in it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from fastapi import Request
 
 from jobs.exchange import usage
-from jobs.share.refusal import Refusal, internal
+from jobs.share.errors import ShareError, internal
 
 log = logging.getLogger("exchange.share")
 
@@ -32,15 +32,15 @@ def metered(http: Request, operation: str) -> Iterator[usage.Request]:
 
 @contextmanager
 def note_outcome(entry: usage.Request) -> Iterator[None]:
-    """Note on a meter entry how its request ended; a fault of ours becomes an answer that tells nothing of it.
+    """Record on a meter entry how its request ended; an internal error becomes an answer that discloses nothing.
 
     Raises:
-        Refusal: the request was refused, or failed.
+        ShareError: the request was refused, or failed.
     """
     try:
         yield
-    except Refusal as refusal:
-        entry.status, entry.allowed, entry.reason = refusal.status, not refusal.denied, refusal.message
+    except ShareError as error:
+        entry.status, entry.allowed, entry.reason = error.status, not error.denied, error.message
         raise
     except Exception as error:
         log.exception("%s %s failed", entry.request_id, entry.operation)
@@ -52,11 +52,11 @@ def note_outcome(entry: usage.Request) -> Iterator[None]:
 def write(entry: usage.Request) -> None:
     """Write a finished entry to the meter and the log."""
     usage.record(entry)
-    tell(entry)
+    log_entry(entry)
 
 
-def tell(entry: usage.Request) -> None:
-    """Write an entry to the log; not the address or a header, which hold tickets and tokens."""
+def log_entry(entry: usage.Request) -> None:
+    """Log an entry, without the address and headers, which hold tickets and tokens."""
     log.info(
         "%s %s %s product=%s version=%s buyer=%s files=%s bytes=%s",
         entry.request_id,

@@ -1,10 +1,10 @@
-"""Long lists in pieces: page tokens that say where to go on, and that nobody can make up."""
+"""Serves long lists in pages, with signed page tokens that say where the next page starts."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from jobs.share.refusal import invalid
+from jobs.share.errors import invalid
 from jobs.share.tickets import Signer
 
 DEFAULT_RESULTS = 500
@@ -18,16 +18,16 @@ def page(
 
     Args:
         names: all names.
-        listing: which list this is; a token of one list is refused by another.
-        signer: who signs the tokens.
-        max_results: the client's wish, as received.
-        page_token: the client's token, as received; None or empty for the first page.
+        listing: the list's name; a token is valid for its own list only.
+        signer: signs and verifies the tokens.
+        max_results: ``maxResults`` as received.
+        page_token: ``pageToken`` as received; None or empty for the first page.
 
     Returns:
-        The names of this page in order, and the token of the next page, None if this is the last.
+        The names of this page in order, and the token of the next page; None if this is the last.
 
     Raises:
-        Refusal: the wish is no number of at least 0, or the token is none of this list.
+        ShareError: ``max_results`` is not a whole number of at least 0, or the token is not one of this list.
     """
     size = _size(max_results)
     rest = sorted(names)
@@ -35,13 +35,13 @@ def page(
     if page_token:
         value = signer.verify(f"page:{listing}", page_token)
         if value is None:
-            raise invalid("pageToken is none that this listing returned; leave it out to start from the beginning")
+            raise invalid("pageToken did not come from this list; leave it out to start from the beginning")
         after = str(value[0])
         rest = [name for name in rest if name > after]
-    cut = rest[:size]
-    if len(cut) == len(rest):
-        return cut, None
-    return cut, signer.sign(f"page:{listing}", [cut[-1] if cut else after])
+    names_here = rest[:size]
+    if len(names_here) == len(rest):
+        return names_here, None
+    return names_here, signer.sign(f"page:{listing}", [names_here[-1] if names_here else after])
 
 
 def _size(max_results: str | None) -> int:

@@ -1,4 +1,4 @@
-"""What a client asks for, read from addresses and bodies and checked before anything is done with it."""
+"""Reads and validates what a client asks for, from query parameters and bodies."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 from fastapi import Request
 
-from jobs.share.refusal import Refusal, invalid, malformed
+from jobs.share.errors import ShareError, invalid, malformed
 
 MAX_BODY_BYTES = 1024 * 1024
 
@@ -37,8 +37,8 @@ class Query:
 
 
 @dataclass(frozen=True)
-class Window:
-    """The versions between which changes are asked for."""
+class VersionRange:
+    """The versions whose changes a client asks for."""
 
     starting_version: int | None = None
     starting_timestamp: datetime | None = None
@@ -47,10 +47,10 @@ class Window:
     historical_metadata: bool = False
 
 
-async def bounded_body(http: Request) -> bytes | Refusal:
-    """Read a request's body; a body of more than 1 MiB is not read to its end.
+async def bounded_body(http: Request) -> bytes | ShareError:
+    """Read a request's body, stopping once it is larger than 1 MiB.
 
-    The refusal is returned, not raised, so that whoever handles the request can find out first who sent it.
+    The error is returned, not raised, so that the handler can authenticate the request first.
     """
     body = bytearray()
     async for piece in http.stream():
@@ -64,7 +64,7 @@ def read_query(body: bytes) -> Query:
     """Read the body of a query; an empty one asks for everything.
 
     Raises:
-        Refusal: it is no JSON object, or a field has a value that cannot be used.
+        ShareError: it is not a JSON object, or a field has an invalid value.
     """
     try:
         fields = json.loads(body) if body.strip() else {}
@@ -85,17 +85,17 @@ def read_query(body: bytes) -> Query:
         ending_version=_whole(fields, "endingVersion"),
     )
     if sum(value is not None for value in (query.version, query.timestamp, query.starting_version)) > 1:
-        raise invalid("only one of version, timestamp and startingVersion can be given")
+        raise invalid("give only one of version, timestamp and startingVersion")
     return query
 
 
-def read_window(http: Request) -> Window:
-    """Read from its address which changes a client asks for.
+def read_version_range(http: Request) -> VersionRange:
+    """Read the range of changes from a request's query parameters.
 
     Raises:
-        Refusal: no start, more than one start or end, or a value that cannot be used.
+        ShareError: there is no start, more than one start or end, or an invalid value.
     """
-    window = Window(
+    versions = VersionRange(
         starting_version=version_parameter(http, "startingVersion"),
         starting_timestamp=timestamp_parameter(http, "startingTimestamp"),
         ending_version=version_parameter(http, "endingVersion"),
@@ -103,29 +103,29 @@ def read_window(http: Request) -> Window:
         # The Python client writes True.
         historical_metadata=http.query_params.get("includeHistoricalMetadata", "").lower() == "true",
     )
-    if (window.starting_version is None) == (window.starting_timestamp is None):
-        raise invalid("one of startingVersion and startingTimestamp must be given, and not both")
-    if window.ending_version is not None and window.ending_timestamp is not None:
-        raise invalid("endingVersion and endingTimestamp cannot both be given")
-    return window
+    if (versions.starting_version is None) == (versions.starting_timestamp is None):
+        raise invalid("give either startingVersion or startingTimestamp")
+    if versions.ending_version is not None and versions.ending_timestamp is not None:
+        raise invalid("give endingVersion or endingTimestamp, not both")
+    return versions
 
 
 def version_parameter(http: Request, name: str) -> int | None:
-    """Read a version from the address."""
+    """Read a version from a query parameter."""
     text = http.query_params.get(name)
     return None if text is None else _version(name, text)
 
 
 def timestamp_parameter(http: Request, name: str) -> datetime | None:
-    """Read a timestamp from the address."""
+    """Read a timestamp from a query parameter."""
     return _instant_or_none(name, http.query_params.get(name))
 
 
 def instant(name: str, text: str) -> datetime:
-    """Read a timestamp in either of the protocol's spellings; one without a zone is in UTC, the server's own.
+    """Read a timestamp in either of the protocol's spellings; without a zone it is in UTC, the server's own.
 
     Raises:
-        Refusal: it is none.
+        ShareError: the text is in neither.
     """
     try:
         early = _EARLY_TIMESTAMP.fullmatch(text)
@@ -133,10 +133,10 @@ def instant(name: str, text: str) -> datetime:
             *parts, fraction = early.groups()
             microsecond = int((fraction or "0").ljust(6, "0")[:6])
             return datetime(*(int(part) for part in parts), microsecond, tzinfo=UTC)  # type: ignore[misc, arg-type] # six parts, by the pattern
-        found = datetime.fromisoformat(text)
-        return found.replace(tzinfo=UTC) if found.tzinfo is None else found.astimezone(UTC)
+        moment = datetime.fromisoformat(text)
+        return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
     except (ValueError, OverflowError):
-        raise invalid(f"{name} must be a timestamp such as 2026-11-22T08:00:00Z or 2026-11-22 08:00:00") from None
+        raise invalid(f"{name} must be a timestamp, like 2026-11-22T08:00:00Z or 2026-11-22 08:00:00") from None
 
 
 def _instant_or_none(name: str, text: str | None) -> datetime | None:
@@ -154,7 +154,7 @@ def _whole(fields: dict[str, Any], name: str) -> int | None:
     value = fields.get(name)
     if value is None:
         return None
-    # Some clients write 64-bit numbers as strings, which JSON numbers in other languages cannot hold.
+    # Some clients write 64-bit integers as strings: their language's JSON numbers cannot hold them.
     if isinstance(value, str):
         return _version(name, value)
     if isinstance(value, bool) or not isinstance(value, int):

@@ -1,4 +1,4 @@
-"""The lines of a Delta Sharing answer, in both response formats."""
+"""Writes the lines of a Delta Sharing response, in both formats."""
 
 from __future__ import annotations
 
@@ -11,54 +11,54 @@ from typing import Any
 
 from jobs.share.access import Version
 from jobs.share.capabilities import DELTA, PARQUET
-from jobs.share.snapshot import DataFile, Snapshot
+from jobs.share.snapshot import SharedFile, SharedSnapshot
 
 CONTENT_TYPE = "application/x-ndjson; charset=utf-8"
 
-# Delta readers only give a change feed for tables that are said to have one. Ours is computed from whole files, which
-# is what a feed amounts to where nothing is updated in place; the writer version is the first that knows the feature.
+# Delta readers give a change feed only for tables that declare one. Ours is computed from whole files, which amounts to
+# the same where nothing is updated in place. The writer version is the first to support the feature.
 _CHANGE_FEED = "delta.enableChangeDataFeed"
 _CHANGE_FEED_WRITER = 4
 
 
 @dataclass(frozen=True)
-class Change:
-    """A data file that came or went with a version."""
+class ChangedFile:
+    """A data file that a version added or removed."""
 
     kind: str
-    file: DataFile
+    file: SharedFile
     version: Version
     held_by: Version
 
 
 @dataclass(frozen=True)
 class Writer:
-    """Writes the lines of one answer.
+    """Writes the lines of one response.
 
     Args:
         format: ``parquet`` or ``delta``.
-        id_hash: which format's hash makes the file ids.
-        url_of: gives the address of a file of a release.
+        id_hash: the format whose hash makes the file ids.
+        url_of: returns the address of a file of a release.
         expires: when the addresses stop working, in milliseconds since 1970.
     """
 
     format: str
     id_hash: str
-    url_of: Callable[[DataFile, Version], str]
+    url_of: Callable[[SharedFile, Version], str]
     expires: int
 
-    def head(self, snapshot: Snapshot, *, version: int | None = None, change_feed: bool = False) -> Iterator[str]:
-        """Write the protocol and the metadata; ``version`` says which version they are of, where that matters."""
+    def head(self, snapshot: SharedSnapshot, *, version: int | None = None, change_feed: bool = False) -> Iterator[str]:
+        """Write the protocol and the metadata; ``version`` is stated only where the client needs it."""
         yield self.protocol(snapshot, change_feed=change_feed)
         yield self.metadata(snapshot, version=version, change_feed=change_feed)
 
-    def protocol(self, snapshot: Snapshot, *, change_feed: bool = False) -> str:
-        """Write what a reader must know."""
+    def protocol(self, snapshot: SharedSnapshot, *, change_feed: bool = False) -> str:
+        """Write what a reader must support."""
         if self.format == PARQUET:
             return _line({"protocol": {"minReaderVersion": 1}})
         return _line({"protocol": {"deltaProtocol": _delta_protocol(snapshot, change_feed)}})
 
-    def metadata(self, snapshot: Snapshot, *, version: int | None = None, change_feed: bool = False) -> str:
+    def metadata(self, snapshot: SharedSnapshot, *, version: int | None = None, change_feed: bool = False) -> str:
         """Write schema, partitioning and size."""
         facts: dict[str, Any] = {
             "id": snapshot.table_id,
@@ -77,16 +77,16 @@ class Writer:
             facts["createdTime"] = snapshot.created
         return _line({"metaData": {"deltaMetadata": facts} | versioned | sizes})
 
-    def file(self, file: DataFile, version: Version, *, dated: bool) -> str:
-        """Write one file of a snapshot; with version and time where the client asked for a version."""
+    def file(self, file: SharedFile, version: Version, *, dated: bool) -> str:
+        """Write one file of a snapshot; ``dated`` adds version and time, for a client that asked for a version."""
         when = {"version": version.delta_version, "timestamp": version.milliseconds} if dated else {}
         address = self.url_of(file, version)
         if self.format == DELTA:
             return self._delta({"add": _add(file, address)}, file, when)
         return _line({"file": self._parquet(file, address) | when})
 
-    def change(self, change: Change) -> str:
-        """Write one file that came or went."""
+    def change(self, change: ChangedFile) -> str:
+        """Write one added or removed file."""
         when = {"version": change.version.delta_version, "timestamp": change.version.milliseconds}
         address = self.url_of(change.file, change.held_by)
         if self.format == PARQUET:
@@ -96,10 +96,10 @@ class Writer:
         return self._delta({"remove": _remove(change.file, address, change.version)}, change.file, when)
 
     def end(self) -> str:
-        """Write the line that says that nothing is missing."""
+        """Write the line that marks a complete response."""
         return _line({"endStreamAction": {"minUrlExpirationTimestamp": self.expires}})
 
-    def _parquet(self, file: DataFile, address: str) -> dict[str, Any]:
+    def _parquet(self, file: SharedFile, address: str) -> dict[str, Any]:
         facts: dict[str, Any] = {
             "url": address,
             "id": self._id(file),
@@ -110,31 +110,33 @@ class Writer:
         statistics = _statistics(file)
         return facts | ({"stats": statistics} if statistics else {})
 
-    def _delta(self, action: dict[str, Any], file: DataFile, when: dict[str, int]) -> str:
+    def _delta(self, action: dict[str, Any], file: SharedFile, when: dict[str, int]) -> str:
         facts = {"id": self._id(file), "size": file.size, "expirationTimestamp": self.expires}
         return _line({"file": facts | when | {"deltaSingleAction": action}})
 
-    def _id(self, file: DataFile) -> str:
-        # As the reference server does it: MD5 of the path for parquet, SHA-256 for delta. Clients cache by it.
+    def _id(self, file: SharedFile) -> str:
+        # As in the reference server: MD5 of the path for parquet, SHA-256 for delta. Clients cache by it.
         if self.id_hash == DELTA:
             return file.key
         return hashlib.md5(file.path.encode(), usedforsecurity=False).hexdigest()
 
 
-def changes_between(before: tuple[Version, Snapshot] | None, after: tuple[Version, Snapshot]) -> Iterator[Change]:
-    """Tell which files went and came between a release and the one before it, None for the first release.
+def changes_between(
+    before: tuple[Version, SharedSnapshot] | None, after: tuple[Version, SharedSnapshot]
+) -> Iterator[ChangedFile]:
+    """Return the files that a release removed and added, compared with the one before it (None for the first release).
 
-    A file that went is still handed out under the earlier release, which keeps it.
+    A removed file is still served under the earlier release, which keeps it.
     """
     version, snapshot = after
     old = {file.path: file for file in before[1].files} if before else {}
     new = {file.path for file in snapshot.files}
     for path, file in old.items():
         if before is not None and path not in new:
-            yield Change("remove", file, version, before[0])
+            yield ChangedFile("remove", file, version, before[0])
     for file in snapshot.files:
         if file.path not in old:
-            yield Change("add", file, version, version)
+            yield ChangedFile("add", file, version, version)
 
 
 def body(lines: Iterable[str]) -> bytes:
@@ -146,7 +148,7 @@ def _line(action: dict[str, Any]) -> str:
     return json.dumps(action, separators=(",", ":"), ensure_ascii=False)
 
 
-def _delta_protocol(snapshot: Snapshot, change_feed: bool) -> dict[str, Any]:
+def _delta_protocol(snapshot: SharedSnapshot, change_feed: bool) -> dict[str, Any]:
     writer_features = set(snapshot.writer_features)
     min_writer = snapshot.min_writer_version
     if change_feed and writer_features:
@@ -161,7 +163,7 @@ def _delta_protocol(snapshot: Snapshot, change_feed: bool) -> dict[str, Any]:
     return facts
 
 
-def _add(file: DataFile, address: str) -> dict[str, Any]:
+def _add(file: SharedFile, address: str) -> dict[str, Any]:
     statistics = _statistics(file)
     return {
         "path": address,
@@ -172,7 +174,7 @@ def _add(file: DataFile, address: str) -> dict[str, Any]:
     } | ({"stats": statistics} if statistics else {})
 
 
-def _remove(file: DataFile, address: str, version: Version) -> dict[str, Any]:
+def _remove(file: SharedFile, address: str, version: Version) -> dict[str, Any]:
     return {
         "path": address,
         "deletionTimestamp": version.milliseconds,
@@ -183,8 +185,8 @@ def _remove(file: DataFile, address: str, version: Version) -> dict[str, Any]:
     }
 
 
-def _statistics(file: DataFile) -> str | None:
-    """Write the statistics of which JSON keeps the exact value: counts, integers, text and dates."""
+def _statistics(file: SharedFile) -> str | None:
+    """Write the statistics that JSON represents exactly: counts, integers, text and dates."""
     if file.rows is None:
         return None
     lower = {name: _exact(value) for name, value in file.lower.items() if _exact(value) is not None}
@@ -202,7 +204,7 @@ def _statistics(file: DataFile) -> str | None:
 
 
 def _exact(value: Any) -> Any:
-    # type() because a datetime is a date and a bool is an int, and neither is meant.
+    # type(), not isinstance(): a datetime is a date and a bool is an int, and neither belongs here.
     if type(value) is date:
         return value.isoformat()
     return value if type(value) in (int, str) else None

@@ -1,7 +1,7 @@
-"""Which bytes of a file a ``Range`` header asks for (RFC 9110, section 14).
+"""Reads which bytes of a file a ``Range`` header asks for (RFC 9110, section 14).
 
-Starlette's FileResponse answers ranges too, but sends the file by itself: what was sent could not be metered as it
-goes, nor stopped when the grant is revoked on the way.
+Starlette's FileResponse serves ranges too, but sends the file by itself: sending could be neither metered as it goes
+nor stopped when the grant is revoked halfway.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ def requested(header: str | None, size: int) -> Span | None:
     """Read a ``Range`` header for a file of ``size`` bytes.
 
     Returns:
-        The bytes asked for; None where the whole file is the right answer: without a header, and for what may be
-        ignored, which is another unit than bytes, several ranges, and a header that cannot be understood.
+        The bytes asked for; None if the whole file is the right answer: without a header, and for headers that may be
+        ignored (a unit other than bytes, several ranges, a malformed header).
 
     Raises:
-        Unsatisfiable: one range, and no byte of the file is in it.
+        Unsatisfiable: there is one range, and no byte of the file is in it.
     """
     match = _ONE_RANGE.fullmatch(header.strip()) if header else None
     if match is None:
@@ -63,5 +63,5 @@ def _suffix(length: int, size: int) -> Span:
 def _number(digits: str) -> int | None:
     if not digits:
         return None
-    # Nothing is that large; reading thousands of digits would only cost time.
+    # No file is that large; parsing thousands of digits would only cost time.
     return int(digits) if len(digits) <= 18 else 10**18

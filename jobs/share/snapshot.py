@@ -1,4 +1,4 @@
-"""One released version of a table as its Delta log and its manifest describe it; both never change, so it is kept."""
+"""Describes a released version of a table from its Delta log and manifest; neither ever changes, so it is cached."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from jobs.errors import Tampered
 from jobs.registry.releases import pinned
 from jobs.release.manifest import description
 from jobs.settings import settings
-from jobs.share.refusal import unsupported
+from jobs.share.errors import unsupported
 
 if TYPE_CHECKING:
     from deltalake import DeltaTable
 
-# Deletion vectors and column mapping change what a data file means; a buyer whose client does not know them would read
+# Deletion vectors and column mapping change what a data file means: a client that does not support them would read
 # deleted rows or wrong columns. Tables for release are built without them.
 SAFE_FEATURES = frozenset({"timestampNtz"})
 
 
 @dataclass(frozen=True)
-class DataFile:
-    """One Parquet file of a version, with what the log tells about its rows."""
+class SharedFile:
+    """One Parquet file of a version, with the log's statistics of its rows."""
 
     path: str
     size: int
@@ -44,12 +44,12 @@ class DataFile:
 
     @cached_property
     def key(self) -> str:
-        """What names this file within its table, in tickets and as its id."""
+        """Identifies this file within its table, in tickets and as its id."""
         return hashlib.sha256(self.path.encode()).hexdigest()
 
 
 @dataclass(frozen=True)
-class Snapshot:
+class SharedSnapshot:
     """A released version of a table."""
 
     folder: Path
@@ -64,7 +64,7 @@ class Snapshot:
     partition_columns: tuple[str, ...]
     configuration: dict[str, str]
     created: int | None
-    files: tuple[DataFile, ...]
+    files: tuple[SharedFile, ...]
 
     @property
     def size(self) -> int:
@@ -77,24 +77,24 @@ class Snapshot:
         return {column["name"]: column["type"] for column in json.loads(self.schema_string)["fields"]}
 
     @cached_property
-    def by_key(self) -> dict[str, DataFile]:
-        """The files by the key that a ticket names them with."""
+    def by_key(self) -> dict[str, SharedFile]:
+        """The files by the key that tickets use."""
         return {file.key: file for file in self.files}
 
 
-def snapshot(release_id: int) -> Snapshot:
-    """Return what a release pins, from its manifest and the Delta log at its version.
+def shared_snapshot(release_id: int) -> SharedSnapshot:
+    """Return the version that a release pins, from its manifest and the Delta log.
 
     Raises:
-        Tampered: log, manifest and the files on disk do not agree.
-        Refusal: the table uses a feature that must not be shared.
+        Tampered: log, manifest and files on disk disagree.
+        ShareError: the table uses a Delta feature that is not shared.
     """
     return _snapshot(_Release(settings().registry_url, settings().lake / "gold", release_id))
 
 
 @dataclass(frozen=True)
 class _Release:
-    """What a kept snapshot is known by: a release's number means something in one registry only."""
+    """Cache key of a snapshot: a release's number is unique in one registry only."""
 
     registry_url: str
     gold: Path
@@ -102,7 +102,7 @@ class _Release:
 
 
 @lru_cache(maxsize=128)
-def _snapshot(release: _Release) -> Snapshot:
+def _snapshot(release: _Release) -> SharedSnapshot:
     content = pinned(release.number)
     product, version = content.product, content.delta_version
     folder = release.gold / product
@@ -111,7 +111,7 @@ def _snapshot(release: _Release) -> Snapshot:
     features = frozenset(protocol.reader_features or ())
     if features - SAFE_FEATURES or protocol.min_reader_version == 2:
         raise unsupported(f"{product} version {version} uses features that cannot be shared: {', '.join(features)}")
-    return Snapshot(
+    return SharedSnapshot(
         folder=folder,
         min_reader_version=protocol.min_reader_version,
         min_writer_version=protocol.min_writer_version,
@@ -129,12 +129,12 @@ def _snapshot(release: _Release) -> Snapshot:
 
 
 def _description(manifest: dict[str, Any]) -> str | None:
-    """What the release says of itself; older releases have no cautions."""
+    """Return the release's own description; older releases have no cautions."""
     title = manifest.get("title")
     return description(title, manifest.get("cautions", ())) if title else None
 
 
-def _files(table: DeltaTable, folder: Path, manifest: dict[str, Any]) -> tuple[DataFile, ...]:
+def _files(table: DeltaTable, folder: Path, manifest: dict[str, Any]) -> tuple[SharedFile, ...]:
     listed = {_on_disk(folder, entry["path"]): entry for entry in manifest["files"]}
     files = []
     for action in _actions(table):
@@ -142,7 +142,7 @@ def _files(table: DeltaTable, folder: Path, manifest: dict[str, Any]) -> tuple[D
         entry = listed.get(path)
         if entry is None or entry["size"] != action["size_bytes"]:
             raise Tampered(
-                "a file of this version is not what the manifest of its release says",
+                "a file of this version differs from its release's manifest",
                 where=str(folder / path),
                 next_step="run `exchange verify` on the release",
             )
@@ -157,13 +157,13 @@ def _actions(table: DeltaTable) -> list[dict[str, Any]]:
     try:
         rows: list[dict[str, Any]] = actions.to_pylist()
     except (ValueError, OverflowError):
-        # Statistics may hold dates that Parquet can write and Python cannot; files are then handed out without.
+        # Statistics may hold dates that Python cannot represent; files are then served without statistics.
         rows = actions.drop_columns(["min", "max"]).to_pylist()
     return rows
 
 
-def _file(path: str, action: dict[str, Any], sha256: str) -> DataFile:
-    return DataFile(
+def _file(path: str, action: dict[str, Any], sha256: str) -> SharedFile:
+    return SharedFile(
         path=path,
         size=action["size_bytes"],
         sha256=sha256,

@@ -1,4 +1,4 @@
-"""Signed notes that the server gives out and gets back: tickets for files, and page tokens."""
+"""Signs what the server hands out and gets back: tickets for files, and page tokens."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from jobs.settings import settings
 
 KEY_BYTES = 32
 
-# How long a client may take from the listing to the last file it opens. A ticket is no permission: the grant is looked
-# up again for every request for bytes, so a longer life does not outlive a revocation.
+# How long a client may take from the query to the last file it opens. A ticket is not a permission: every request for
+# bytes checks the grant again, so no ticket outlives a revocation.
 TICKET_SECONDS = 3600
 
 
 @dataclass(frozen=True)
 class Ticket:
-    """One file of one release, for the holder of two grants: whose token asked, and which one covers the product."""
+    """One file of one release, with two grants: that of the token, and the one that covers the product."""
 
     token_grant: int
     product_grant: int
@@ -36,15 +36,15 @@ class Ticket:
 
 
 class _ExactSigner(itsdangerous.Signer):
-    """Compares a signature as text: several texts decode to the same bytes, and only the one we wrote is accepted."""
+    """Compares signatures as text: several texts decode to the same bytes, and only the one we wrote is accepted."""
 
     def verify_signature(self, value: str | bytes, sig: str | bytes) -> bool:
-        """Whether this is, character by character, the signature of the value; takes constant time."""
+        """Whether this is exactly the value's signature; takes constant time."""
         return hmac.compare_digest(self.get_signature(value), want_bytes(sig))
 
 
 class Signer:
-    """Signs small JSON values with a secret of this server (HMAC-SHA256), each for one purpose only."""
+    """Signs small JSON values with this server's secret (HMAC-SHA256), each for one purpose only."""
 
     def __init__(self, key: bytes) -> None:
         self._serializer = URLSafeSerializer(
@@ -56,7 +56,7 @@ class Signer:
         return self._serializer.dumps(value, salt=purpose)
 
     def verify(self, purpose: str, text: str) -> list[Any] | None:
-        """Return the value that was signed for this purpose; None if a single character differs."""
+        """Return the value signed for this purpose; None if a single character differs."""
         try:
             value = self._serializer.loads(text.encode("ascii"), salt=purpose)
         except (BadData, ValueError):
@@ -76,7 +76,7 @@ class Signer:
 
 
 def signer() -> Signer:
-    """Return the signer with this exchange's key, which is made at first use and readable by its owner only."""
+    """Return the signer with this exchange's key, which is created at first use and readable by its owner only."""
     return Signer(_key(settings().keys / "share.key"))
 
 
@@ -93,7 +93,7 @@ def _make_key(path: Path) -> None:
     descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(descriptor, "wb") as file:
         file.write(secrets.token_bytes(KEY_BYTES))
-    # A link fails where a rename would replace: of two servers that start together, both use the first one's key.
+    # A link fails where a rename would replace, so two servers that start together both use the first one's key.
     with suppress(FileExistsError):
         path.hardlink_to(draft)
     draft.unlink()

@@ -17,8 +17,8 @@ from jobs.exchange import usage
 from jobs.exchange.grants import Standing, create_grant, grants, revoke, standing
 from jobs.exchange.participants import enrol, participants
 from jobs.registry.models import Grant
-from jobs.share.access import enter
-from jobs.share.refusal import Refusal
+from jobs.share.access import authenticate
+from jobs.share.errors import ShareError
 from tests.exchange.wares import build, days, recall, release, set_grant
 
 pytestmark = pytest.mark.usefixtures("home_with_registry")
@@ -95,7 +95,7 @@ def test_an_unknown_role_is_refused() -> None:
 
 def shown_to(token: str) -> set[int]:
     """The grants by which the holder of a token may read something now."""
-    visitor = enter(f"Bearer {token}", usage.Request("list"))
+    visitor = authenticate(f"Bearer {token}", usage.Request("list"))
     return {table.product_grant for table in visitor.tables.values()}
 
 
@@ -108,14 +108,14 @@ def test_a_token_shows_all_that_its_buyer_holds_while_its_own_grant_lives(rates:
     token, other_token = profile["bearerToken"], other["bearerToken"]
     assert shown_to(token) == {first.id, second.id}
     revoke("contract ended", grant_id=first.id)
-    with pytest.raises(Refusal, match="the grant of rates was revoked"):
+    with pytest.raises(ShareError, match="the grant of rates was revoked"):
         shown_to(token)
     assert shown_to(other_token) == {second.id}
     set_grant(second, expires_at=datetime.now(UTC) + timedelta(seconds=-1), not_before=datetime(2026, 1, 1, tzinfo=UTC))
-    with pytest.raises(Refusal, match="the grant of loads expired"):
+    with pytest.raises(ShareError, match="the grant of loads expired"):
         shown_to(other_token)
     for unknown in ("invented", "\udcff"):
-        with pytest.raises(Refusal, match="unknown token"):
+        with pytest.raises(ShareError, match="unknown token"):
             shown_to(unknown)
 
 

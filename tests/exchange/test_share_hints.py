@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from jobs.share.hints import select_files
-from jobs.share.snapshot import Snapshot, snapshot
+from jobs.share.snapshot import SharedSnapshot, shared_snapshot
 from tests.exchange.wares import build, release
 
 Row = dict[str, Any]
@@ -56,7 +56,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Any:
             partition_by=["half"],
         )
     made = release("facts", "1.0.0")
-    state = snapshot(made.id)
+    state = shared_snapshot(made.id)
     rows: dict[str, list[Row]] = {}
     for file in state.files:
         read = pq.ParquetFile(state.folder / file.path).read().to_pylist()
@@ -136,7 +136,7 @@ _TREES = st.recursive(
 
 @settings(max_examples=400, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])
 @given(tree=_TREES)
-def test_no_row_that_is_wanted_is_lost(world: tuple[Snapshot, dict[str, list[Row]]], tree: dict[str, Any]) -> None:
+def test_no_matching_row_is_lost(world: tuple[SharedSnapshot, dict[str, list[Row]]], tree: dict[str, Any]) -> None:
     state, rows = world
     kept = {file.path for file in select_files(state, predicate=json.dumps(tree), limit=1, other_hints=False)}
     for path, content in rows.items():
@@ -181,11 +181,11 @@ def _compare(name: str, operation: str, value: str, kind: str) -> dict[str, Any]
         ({"op": ["and"], "children": [1, None, "x"]}, 7),
     ],
 )
-def test_files_that_are_kept(world: tuple[Snapshot, dict[str, list[Row]]], tree: dict[str, Any], files: int) -> None:
+def test_files_kept(world: tuple[SharedSnapshot, dict[str, list[Row]]], tree: dict[str, Any], files: int) -> None:
     assert len(select_files(world[0], predicate=json.dumps(tree), limit=None, other_hints=False)) == files
 
 
-def test_limits_count_rows_only_where_all_rows_count(world: tuple[Snapshot, dict[str, list[Row]]]) -> None:
+def test_limits_count_rows_only_where_all_rows_count(world: tuple[SharedSnapshot, dict[str, list[Row]]]) -> None:
     state = world[0]
     for limit, files in ((0, 0), (1, 1), (4, 1), (5, 2), (28, 7), (1000, 7)):
         assert len(select_files(state, predicate=None, limit=limit, other_hints=False)) == files
@@ -193,7 +193,7 @@ def test_limits_count_rows_only_where_all_rows_count(world: tuple[Snapshot, dict
     assert len(select_files(state, predicate="not json", limit=1, other_hints=False)) == 7
 
 
-def test_a_tree_without_end_is_survived(world: tuple[Snapshot, dict[str, list[Row]]]) -> None:
+def test_a_very_deep_tree_is_survived(world: tuple[SharedSnapshot, dict[str, list[Row]]]) -> None:
     tree = _compare("n", "equal", "0", "long")
     for _ in range(300):
         tree = {"op": "not", "children": [tree]}
@@ -234,4 +234,4 @@ def test_the_files_of_a_release_must_be_those_of_its_manifest(tmp_path: Path, mo
             session.flush()
             number = session.query(Release.id).order_by(Release.id.desc()).first()[0]
         with pytest.raises(Tampered):
-            snapshot(number)
+            shared_snapshot(number)

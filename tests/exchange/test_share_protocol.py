@@ -19,7 +19,7 @@ from jobs.lake import close
 from jobs.registry import reading
 from jobs.registry.models import Usage
 from jobs.share.capabilities import read
-from jobs.share.refusal import Refusal
+from jobs.share.errors import ShareError
 from tests.exchange.checked import PRODUCT, Desk, meters
 from tests.exchange.wares import Door, build, days, release
 
@@ -372,11 +372,11 @@ def test_a_fault_of_ours_tells_nothing(door: Door, token: str, caplog: pytest.Lo
 @given(st.text(st.characters(codec="latin-1"), max_size=200))
 def test_any_capability_header_is_read_or_refused(header: str) -> None:
     try:
-        found = read(header)
-    except Refusal as refusal:
-        assert refusal.status == 400
+        capabilities = read(header)
+    except ShareError as error:
+        assert error.status == 400
         return
-    assert found.formats <= {"parquet", "delta"} and found.formats
+    assert capabilities.formats <= {"parquet", "delta"} and capabilities.formats
 
 
 def test_formats_are_chosen_by_what_client_and_table_can_do() -> None:
@@ -388,7 +388,7 @@ def test_formats_are_chosen_by_what_client_and_table_can_do() -> None:
     assert read("responseformat=parquet,later").choose(1, plain) == "parquet"
     assert read("responseformat=delta;readerfeatures=timestampntz").choose(3, ntz) == "delta"
     for cannot in (None, "responseformat=delta", "responseformat=parquet,delta;readerfeatures=deletionvectors"):
-        with pytest.raises(Refusal, match="timestampNtz"):
+        with pytest.raises(ShareError, match="timestampNtz"):
             read(cannot).choose(3, ntz)
-    with pytest.raises(Refusal, match="responseformat"):
+    with pytest.raises(ShareError, match="responseformat"):
         read("responseformat=csv")
