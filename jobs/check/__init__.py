@@ -1,4 +1,4 @@
-"""Check: expectations run on the very version that was built, and decide, score and keep the evidence."""
+"""Check: runs a table's expectations on the version just built, decides, scores, and keeps the evidence."""
 
 import os
 
@@ -6,6 +6,6 @@ from jobs.check.evidence import read_evidence
 
 __all__ = ["read_evidence"]
 
-# Set before anything here imports Great Expectations: it reports its usage by default, and without internet the process
-# would then hang at exit.
+# Set before anything here imports Great Expectations, which by default reports its usage: without internet, the process
+# then hangs at exit.
 os.environ["GX_ANALYTICS_ENABLED"] = "false"

@@ -1,14 +1,14 @@
-"""Lets Great Expectations decide, on the very Delta version just built, whether a table keeps its contract.
+"""Has Great Expectations decide, on the Delta version just built, whether a table satisfies its contract.
 
-One pass over all expectations asks GX only for yes or no; only those that failed are asked again for counts and
-examples. An expectation that could not be evaluated has failed. Examples of personal columns are masked before anything
-is kept or shown, because the evidence goes to buyers.
+A first pass over all expectations asks GX only for yes or no; a second asks for counts and examples of those that
+failed. An expectation that cannot be evaluated has failed. Values of personal columns are masked before anything is
+stored or shown, because the evidence goes to buyers.
 
-Whatever the number of row rules, a table that passes costs GX one aggregate query and one grouping by a hash of the
-key. Measured on Sail, 2 cores, as processor time for 8 row rules, a key of text and instant, and freshness, beside the
+However many row rules it has, a table that passes costs GX one aggregate query and one grouping by a hash of the key.
+Measured on Sail, 2 cores, as processor time for 8 row rules, a key of text and instant, and freshness, relative to the
 same rules as two plain SQL statements (one aggregate, one grouping by the key): 1.1 times at 2 million rows, 0.7 times
 at 10 million; with GX's own `UnexpectedRowsExpectation` for the key: 1.75 and 1.25 times; with its detailed result for
-all rules: 2 and 1.25 times. What does not grow with the rows is a tenth of a second, GX's own work in Python.
+all rules: 2 and 1.25 times. The part that does not grow with the rows is GX's own work in Python, a tenth of a second.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from jobs.check import evidence
 from jobs.check.examples import MASK, personal_columns
-from jobs.check.grade import WEIGHTS, Finding, Grade, grade
+from jobs.check.grade import WEIGHTS, Grade, RuleResult, grade
 from jobs.declared.compile import compile_rules
 from jobs.declared.contract import Contract
 from jobs.declared.rules import Rule
@@ -41,21 +41,21 @@ if TYPE_CHECKING:
     from great_expectations.expectations.expectation import Expectation
     from pyspark.sql import DataFrame, SparkSession
 
-# What GX found that is a count and names nobody; everything else in the result of a personal column is masked.
+# The counts in GX's results, which reveal no value; everything else in the result of a personal column is masked.
 _COUNTS = frozenset({"element_count", "missing_count", "missing_percent", "unexpected_count", "unexpected_percent",
                      "unexpected_percent_total", "unexpected_percent_nonmissing"})  # fmt: skip
-# GX has one project per process, whose one batch is the one asked for last; and Python's warnings, which are turned off
-# meanwhile, are the process's too.
+# GX has one project per process, with one current batch; and Python's warning filters, changed meanwhile, are the whole
+# process's too.
 _one_at_a_time = threading.Lock()
 
 
 @dataclass(frozen=True)
 class FailedRule:
-    """A rule that does not hold.
+    """A rule that failed.
 
     Attributes:
-        unexpected: rows that break it; None where the rule is about the whole table.
-        observed: the value found, where the rule is about one value.
+        unexpected: rows that break it; None if the rule is about the whole table.
+        observed: the value found, if the rule is about one value.
         example: one offending row (personal values masked), or why the rule could not be evaluated.
     """
 
@@ -69,8 +69,15 @@ class FailedRule:
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """What a check came to; `passed` means that no rule of severity error failed. `seconds` leaves GX's import out."""
+class RuleOutcome:
+    """The result of all rules of a contract.
+
+    Attributes:
+        passed: no rule of severity error failed.
+        rules: number of rules evaluated.
+        rows: number of rows evaluated.
+        seconds: time taken, without GX's import.
+    """
 
     passed: bool
     score: float
@@ -85,24 +92,24 @@ class Outcome:
 
 
 @dataclass(frozen=True)
-class _Found:
+class _Result:
     rule: Rule
-    result: ExpectationValidationResult
+    validation: ExpectationValidationResult
     error: str | None = None
 
     @property
     def passed(self) -> bool:
-        return bool(self.result.success) and self.error is None
+        return bool(self.validation.success) and self.error is None
 
     @property
     def unexpected(self) -> int | None:
         if self.rule.kind.breaks == "value" or self.error:
             return None
-        return 0 if self.passed else int((self.result.result or {}).get("unexpected_count") or 0)
+        return 0 if self.passed else int((self.validation.result or {}).get("unexpected_count") or 0)
 
     @property
     def observed(self) -> Any:
-        return (self.result.result or {}).get("observed_value")
+        return (self.validation.result or {}).get("observed_value")
 
 
 def evaluate(
@@ -114,21 +121,21 @@ def evaluate(
     logical_date: datetime,
     run_id: str,
     rows: int | None = None,
-) -> Outcome:
-    """Check a version of a table against its contract, and keep the evidence.
+) -> RuleOutcome:
+    """Check a version of a table against its contract, and store the evidence.
 
     Args:
-        frame: the version just built: whole, or only the rows that `scope` selects.
-        contract: what must hold.
+        frame: the rows of the version just built: all, or those that `scope` selects.
+        contract: the rules to evaluate.
         delta_version: the version of the Delta table that `frame` reads, for the evidence.
-        scope: the SQL predicate that made `frame` from the table; None for the whole table.
-        logical_date: the instant freshness is measured from; UTC where it has no zone.
-        run_id: who ran it, for the evidence.
-        rows: the number of rows of `frame`, where it is known; they are counted otherwise.
+        scope: the SQL predicate that selects `frame` from the table; None for the whole table.
+        logical_date: the instant that freshness is measured from; UTC if it has no zone.
+        run_id: the run of this check, for the evidence.
+        rows: the number of rows of `frame`; None to count them.
 
     Raises:
-        DeclarationError: a rule of the contract that Great Expectations cannot take; file, line and field are named.
-        PySparkException: the engine went away.
+        DeclarationError: Great Expectations cannot take a rule of the contract; names file, line and field.
+        PySparkException: the engine is gone.
     """
     rules = compile_rules(contract)
     _import_once()
@@ -138,9 +145,9 @@ def evaluate(
         from jobs.check.kinds import suite_of
 
         suite = suite_of(contract, rules)
-        found = _decide(frame, rules, suite, contract, {"logical_date": instant.isoformat()})
+        results = _decide(frame, rules, suite, contract, {"logical_date": instant.isoformat()})
         rows = frame.count() if rows is None else rows
-    graded = grade((Finding(f.rule.dimension, f.rule.severity, f.passed, _for_score(f)) for f in found), rows)
+    graded = grade((RuleResult(r.rule.dimension, r.rule.severity, r.passed, _bad_rows(r)) for r in results), rows)
     suite_document = _suite_document(suite)
     suite_digest = evidence.digest_of(suite_document)
     digest = evidence.keep(
@@ -156,13 +163,13 @@ def evaluate(
             "whole_table_rules_over": "table" if scope is None else "scope",
             "suite": suite_document,
             "great_expectations": version("great_expectations"),
-            "rules": [_rule_document(f, contract) for f in found],
+            "rules": [_rule_document(r, contract) for r in results],
             "weights": WEIGHTS,
             **_grade_document(graded),
         }
     )
-    failed = tuple(_failed_rule(f, frame, contract) for f in found if not f.passed)
-    return Outcome(
+    failed = tuple(_failed_rule(r, frame, contract) for r in results if not r.passed)
+    return RuleOutcome(
         passed=graded.passed, score=graded.score, grade=graded.grade, dimensions=graded.dimensions, failed=failed,
         result_sha256=digest, suite_digest=suite_digest, rules=len(rules), rows=rows,
         seconds=time.perf_counter() - started,
@@ -175,21 +182,21 @@ def _decide(
     suite: ExpectationSuite,
     contract: Contract,
     parameters: dict[str, Any],
-) -> list[_Found]:
-    """What GX finds, in the suite's order."""
+) -> list[_Result]:
+    """The result of each rule, in the suite's order."""
     expectations = {str((e.meta or {})["rule"]): e for e in suite.expectations}
     personal = bool(personal_columns(contract))
     batch = _batch_definition(frame.sparkSession).get_batch(batch_parameters={"dataframe": frame})
-    results = _results(batch, suite.name, {r.id: expectations[r.id] for r in rules}, parameters)
-    found = {r.id: _Found(r, results[r.id], _shown_error(results[r.id], personal)) for r in rules}
-    return [found[name] for name in expectations]
+    validated = _validate_all(batch, suite.name, {r.id: expectations[r.id] for r in rules}, parameters)
+    results = {r.id: _Result(r, validated[r.id], _masked_error(validated[r.id], personal)) for r in rules}
+    return [results[name] for name in expectations]
 
 
-def _results(
+def _validate_all(
     batch: Batch, name: str, expectations: dict[str, Expectation], parameters: dict[str, Any]
 ) -> dict[str, ExpectationValidationResult]:
     quick = _validate(batch, name, list(expectations.values()), "BOOLEAN_ONLY", parameters)
-    # All aggregates travel in one query, so one that the engine refuses takes the others with it: ask them one by one.
+    # All aggregates share one query, so one that the engine rejects fails the others too: retry them one by one.
     for rule_id in [n for n, result in quick.items() if _error(result)]:
         quick |= _validate(batch, name, [expectations[rule_id]], "BOOLEAN_ONLY", parameters)
     broken = [expectations[n] for n, result in quick.items() if not result.success and not _error(result)]
@@ -206,11 +213,11 @@ def _validate(
     from great_expectations import ExpectationSuite
 
     part = ExpectationSuite(name=name, expectations=[e.copy() for e in expectations])
-    done = batch.validate(part, result_format=result_format, expectation_parameters=parameters)
-    if any(_error(result) for result in done.results):
-        # GX makes whatever is raised a result; an engine that went away says nothing about the rows.
+    validation = batch.validate(part, result_format=result_format, expectation_parameters=parameters)
+    if any(_error(result) for result in validation.results):
+        # GX turns every exception into a failed result, but an engine that is gone proves nothing about the rows.
         ping()
-    return {_rule_of(result): result for result in done.results}
+    return {_rule_of(result): result for result in validation.results}
 
 
 def _rule_of(result: ExpectationValidationResult) -> str:
@@ -219,7 +226,7 @@ def _rule_of(result: ExpectationValidationResult) -> str:
 
 
 def _error(result: ExpectationValidationResult) -> str | None:
-    """Why GX could not evaluate an expectation, in one line, or None."""
+    """Why GX could not evaluate an expectation, in one line; None if it could."""
     info = result.exception_info or {}
     reports = [info] if "raised_exception" in info else [r for r in info.values() if isinstance(r, dict)]
     for report in reports:
@@ -229,42 +236,42 @@ def _error(result: ExpectationValidationResult) -> str | None:
     return None
 
 
-def _shown_error(result: ExpectationValidationResult, personal: bool) -> str | None:
+def _masked_error(result: ExpectationValidationResult, personal: bool) -> str | None:
     error = _error(result)
-    # An engine that cannot convert a value quotes it.
+    # An engine that cannot convert a value quotes it in its message.
     return re.sub(r"'[^']*'|\"[^\"]*\"", f"'{MASK}'", error) if error and personal else error
 
 
-def _rule_document(found: _Found, contract: Contract) -> dict[str, Any]:
-    rule = found.rule
-    result: dict[str, Any] = found.result.to_json_dict()
-    # GX's own account of an error is a traceback of this machine.
-    result["exception_info"] = {"raised_exception": found.error is not None, "exception_message": found.error}
+def _rule_document(result: _Result, contract: Contract) -> dict[str, Any]:
+    rule = result.rule
+    document: dict[str, Any] = result.validation.to_json_dict()
+    # GX's own account of an error is a traceback with this machine's paths.
+    document["exception_info"] = {"raised_exception": result.error is not None, "exception_message": result.error}
     if _touches_personal(rule, contract):
-        result["result"] = _masked(result.get("result") or {}, rule)
+        document["result"] = _masked(document.get("result") or {}, rule)
     return {
         "id": rule.id, "kind": rule.kind.name, "dimension": rule.dimension, "severity": rule.severity,
-        "description": rule.description, "success": found.passed, "error": found.error,
-        "by_row": rule.kind.breaks == "each_row", "unexpected": found.unexpected,
-        "observed": (result.get("result") or {}).get("observed_value"), "result": result,
+        "description": rule.description, "success": result.passed, "error": result.error,
+        "by_row": rule.kind.breaks == "each_row", "unexpected": result.unexpected,
+        "observed": (document.get("result") or {}).get("observed_value"), "result": document,
     }  # fmt: skip
 
 
-def _for_score(found: _Found) -> int | None:
-    return found.unexpected if found.rule.kind.breaks == "each_row" else None
+def _bad_rows(result: _Result) -> int | None:
+    return result.unexpected if result.rule.kind.breaks == "each_row" else None
 
 
-def _failed_rule(found: _Found, frame: DataFrame, contract: Contract) -> FailedRule:
-    rule = found.rule
+def _failed_rule(result: _Result, frame: DataFrame, contract: Contract) -> FailedRule:
+    rule = result.rule
     hidden = _touches_personal(rule, contract) and rule.kind.shows_values
-    example: dict[str, str | None] | str | None = f"could not be evaluated: {found.error}" if found.error else None
-    if not found.error:
+    example: dict[str, str | None] | str | None = f"could not be evaluated: {result.error}" if result.error else None
+    if not result.error:
         from jobs.check.kinds import example_of
 
         example = example_of(rule, frame, contract)
     return FailedRule(
-        rule.id, rule.severity, rule.dimension, rule.description, found.unexpected,
-        MASK if hidden and found.observed is not None else found.observed, example,
+        rule.id, rule.severity, rule.dimension, rule.description, result.unexpected,
+        MASK if hidden and result.observed is not None else result.observed, example,
     )  # fmt: skip
 
 
@@ -277,11 +284,11 @@ def _touches_personal(rule: Rule, contract: Contract) -> bool:
 
 def _masked(result: Mapping[str, Any], rule: Rule) -> dict[str, Any]:
     shown = _COUNTS if rule.kind.shows_values else _COUNTS | {"observed_value"}
-    return {k: v if k in shown or v in (None, [], {}) else _hidden(v) for k, v in result.items()}
+    return {k: v if k in shown or v in (None, [], {}) else _masked_value(v) for k, v in result.items()}
 
 
-def _hidden(value: Any) -> Any:
-    """The value's shape without its content, because Data Docs expect lists of values and of counted values."""
+def _masked_value(value: Any) -> Any:
+    """The value's shape without its content: Data Docs expect lists of values and of counted values."""
     if isinstance(value, list):
         return [{"value": MASK, "count": v["count"]} if isinstance(v, dict) and "count" in v else MASK for v in value]
     return MASK
@@ -310,25 +317,25 @@ def _grade_document(graded: Grade) -> dict[str, Any]:
 
 def _import_once() -> None:
     with _one_at_a_time, quiet():
-        import jobs.check.kinds  # noqa: F401 - the import is what costs
+        import jobs.check.kinds  # noqa: F401 - the import takes seconds, which the measured time leaves out
 
 
 @lru_cache(maxsize=1)
 def _batch_definition(_session: SparkSession) -> Any:
-    """One GX context and dataframe asset per session of the engine, as GX keeps the session that it finds first."""
+    """One GX context and dataframe asset per engine session, because a context keeps the first session it sees."""
     import great_expectations as gx
     from great_expectations.data_context.types.base import ProgressBarsConfig
 
     context = gx.get_context(mode="ephemeral")
     context.variables.progress_bars = ProgressBarsConfig(globally=False)
-    # Persisting would compute the frame once more than needed, and Sail ignores it.
+    # Persisting would compute the frame once more than necessary, and Sail ignores it.
     source = context.data_sources.add_spark("exchange", persist=False)
     return source.add_dataframe_asset("version").add_batch_definition_whole_dataframe("whole")
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Keep GX's chatter out of the user's output: what it has to say is in its results."""
+    """Silence GX's log and warnings: everything that matters is in its results."""
     logger = logging.getLogger("great_expectations")
     level = logger.level
     logger.setLevel(logging.CRITICAL)

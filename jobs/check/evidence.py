@@ -1,4 +1,4 @@
-"""Keeps what checks found, each document under the sha256 of its bytes, so that a certificate can point at it."""
+"""Stores the evidence of checks, each document under the sha256 of its bytes, so that certificates can refer to it."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ import rfc8785
 from jobs.errors import NotFound, Tampered
 from jobs.settings import settings
 
-# Integers beyond this are not exact in every JSON reader, and RFC 8785 refuses them.
+# Not every JSON reader keeps larger integers exact, and RFC 8785 forbids them.
 _LARGEST = 2**53 - 1
 
 
 def keep(document: Mapping[str, Any]) -> str:
-    """Store a document in canonical JSON (RFC 8785), once; returns its sha256.
+    """Store a document in canonical JSON (RFC 8785), unless it is stored already; returns its sha256.
 
     Raises:
-        Tampered: the document is already kept and its bytes have been changed since.
+        Tampered: the document is stored already, but its bytes have changed.
     """
     content = rfc8785.dumps(plain(document))
     digest = hashlib.sha256(content).hexdigest()
@@ -45,27 +45,27 @@ def keep(document: Mapping[str, Any]) -> str:
 
 
 def read_evidence(digest: str) -> dict[str, Any]:
-    """The kept document of that sha256.
+    """The stored document with this sha256.
 
     Raises:
-        NotFound: nothing is kept under it.
-        Tampered: the bytes no longer have that sha256.
+        NotFound: no document has this sha256.
+        Tampered: the stored bytes no longer have this sha256.
     """
     file = _file(digest)
     try:
         content = file.read_bytes()
     except FileNotFoundError:
         raise NotFound(
-            f"no evidence is kept under {digest}",
+            f"no evidence with sha256 {digest}",
             where=str(file.parent),
-            next_step="run the check again to make it anew",
+            next_step="run the check again to recreate it",
         ) from None
-    found = hashlib.sha256(content).hexdigest()
-    if found != digest:
+    actual = hashlib.sha256(content).hexdigest()
+    if actual != digest:
         raise Tampered(
-            "the evidence has been changed since it was kept",
+            "the evidence was changed after it was stored",
             where=str(file),
-            expected=f"sha256 {digest}, found {found}",
+            expected=f"sha256 {digest}, found {actual}",
             next_step="restore the file from a copy, or run the check again",
         )
     document: dict[str, Any] = json.loads(content)
@@ -73,7 +73,7 @@ def read_evidence(digest: str) -> dict[str, Any]:
 
 
 def digests() -> Iterator[str]:
-    """The sha256 of everything kept, oldest first."""
+    """The sha256 of every stored document, oldest first."""
     files = settings().evidence.glob("[0-9a-f]*.json")
     for file in sorted(files, key=lambda f: (f.stat().st_mtime_ns, f.name)):
         yield file.stem
@@ -85,7 +85,7 @@ def digest_of(value: Any) -> str:
 
 
 def plain(value: Any) -> Any:
-    """A value as JSON can carry it exactly: instants, dates, decimals, huge integers and non-numbers become text."""
+    """A value in types that JSON keeps exact: instants, dates, decimals, huge integers, NaN, infinities become text."""
     if isinstance(value, Mapping):
         return {str(k): plain(v) for k, v in value.items()}
     if isinstance(value, list | tuple | set | frozenset):

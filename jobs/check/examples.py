@@ -1,4 +1,4 @@
-"""One row that breaks a rule, for whoever has to correct the data; personal values are masked."""
+"""Shows one row that breaks a rule to those who correct the data; personal values are masked."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ if TYPE_CHECKING:
 
 MASK = "***"
 _PERSONAL = ("personal", "sensitive_personal")
-# Where a row came from, as far as the table says; the file's name may itself be personal.
+# The columns that say where a row came from, without the file's name, which may itself be personal.
 _ORIGIN = ("_landing_sha256", "_row")
 
 Example = dict[str, str | None]
 
 
 def personal_columns(contract: Contract) -> frozenset[str]:
-    """The columns whose values may name somebody."""
+    """The columns classified as personal or sensitive personal."""
     return frozenset(c.name for c in contract.columns if c.classification in _PERSONAL)
 
 
 def bad_row(rule: Rule, frame: DataFrame, contract: Contract) -> Example | None:
-    """A row that a rule counts as bad: its key, the columns of the rule and its origin; None for rules of no rows."""
+    """A row that breaks a rule: its key, the rule's columns and its origin; None if the rule is not about rows."""
     if rule.good is None:
         return None
     origin = [n for n in _ORIGIN if n in frame.columns]
@@ -39,7 +39,7 @@ def bad_row(rule: Rule, frame: DataFrame, contract: Contract) -> Example | None:
 
 
 def repeated_key(rule: Rule, frame: DataFrame, contract: Contract) -> Example | None:
-    """A key that more than one row has."""
+    """A key that several rows share."""
     from pyspark.sql import functions as F
 
     names = list(rule.columns)
@@ -49,20 +49,19 @@ def repeated_key(rule: Rule, frame: DataFrame, contract: Contract) -> Example | 
 
 
 def counted_row(rule: Rule, frame: DataFrame, contract: Contract) -> Example | None:
-    """One of the rows that a rule's query counts; None where it does not count, or may show personal values."""
-    counted = re.match(r"select\s+count\(\*\)\s+from\s", rule.parameters["query"], re.I)
-    if not counted or personal_columns(contract):
+    """One of the rows that a rule's query counts; None if it does not count rows, or might show personal values."""
+    prefix = re.match(r"select\s+count\(\*\)\s+from\s", rule.parameters["query"], re.I)
+    if not prefix or personal_columns(contract):
         return None
     from pyspark.errors import PySparkException
 
     with lake.workspace("example", uuid.uuid4().hex) as work:
         rows = work.show("rows", frame)
-        query = "SELECT * FROM " + rule.parameters["query"][counted.end() :].replace("${table}", rows)
+        query = "SELECT * FROM " + rule.parameters["query"][prefix.end() :].replace("${table}", rows)
         try:
             row = frame.sparkSession.sql(query).limit(1).collect()
         except PySparkException:
-            # Not every query that counts rows can also show them, for example one that groups; the count is shown
-            # alone.
+            # A query that counts rows cannot always return them: one that groups, for example. The count must do.
             return None
     return {name: None if value is None else str(value) for name, value in row[0].asDict().items()} if row else None
 

@@ -1,12 +1,12 @@
-"""The exchange's own expectations, which Great Expectations decides as it does those that it brings along.
+"""Expectations of the exchange's own, for rules that Great Expectations' types would answer with a query each.
 
-Importing this module imports Great Expectations (seconds), so it is imported inside functions, once per process.
+Importing this module imports Great Expectations (seconds), so import it inside functions.
 
-GX's own expectation types are used where they need no query of their own. Others would: a predicate over several
-columns, the share of bad rows, uniqueness, a value computed by a query. Those are expectations of ours, whose metrics
-GX puts into the one aggregate query that it sends for all rules of a batch (`table.rows_breaking`), or which need
-exactly one query (`table.repeated_keys`, `table.scalar`). Bounds of dates and instants are predicates too, so that they
-are compared in the column's type, as the split into good and quarantined rows compares them.
+GX's own types serve wherever they need no query of their own. They would need one for a predicate over several columns,
+the share of bad rows, uniqueness, and a value computed by a query. Our types for these have metrics that GX puts into
+the one aggregate query of a batch (`table.rows_breaking`), or that take exactly one query (`table.repeated_keys`,
+`table.scalar`). Bounds of dates and instants are predicates too, so that they are compared in the column's type, as in
+the split into good and quarantined rows.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ Kwargs = dict[str, Any]
 
 
 class RowsBreaking(TableMetricProvider):
-    """How many rows a predicate is false for; bundled by GX with every other aggregate of the batch."""
+    """The number of rows for which a predicate is false; GX bundles it with all other aggregates of the batch."""
 
     metric_name = "table.rows_breaking"
     value_keys = ("predicate",)
@@ -55,10 +55,10 @@ class RowsBreaking(TableMetricProvider):
 
 
 class RepeatedKeys(TableMetricProvider):
-    """How many keys occur more than once, and how many rows are beyond the first of their key.
+    """How many keys occur more than once, and how many rows come after the first of their key.
 
-    Rows are grouped by a 64-bit hash of the key first, which is cheaper than by the key itself when that is text.
-    Distinct hashes prove distinct keys; only if rows share a hash is the key itself grouped, so the answer is exact.
+    Rows are first grouped by a 64-bit hash of the key, which is cheaper than grouping by a textual key. Distinct hashes
+    prove distinct keys; rows are grouped by the key itself only if hashes repeat, so the answer is exact.
     """
 
     metric_name = "table.repeated_keys"
@@ -102,14 +102,14 @@ class Scalar(TableMetricProvider):
 
 
 class _Rule(BatchExpectation):
-    """What the exchange's own expectations share: they are about the whole batch and written for Spark."""
+    """Base of the exchange's own expectations, which are about a whole batch and run on Spark only."""
 
     library_metadata: ClassVar[dict[str, Any]] = {"maturity": "production", "tags": ["exchange"], "contributors": []}
     args_keys: ClassVar[tuple[str, ...]] = ()
 
 
 class ExpectRowsToSatisfy(_Rule):
-    """Every row satisfies an SQL predicate; a row for which it is unknown (a null in it) does not break it."""
+    """Every row satisfies an SQL predicate; a row for which it is null does not break it."""
 
     predicate: str
     metric_dependencies = ("table.row_count", "table.rows_breaking")
@@ -144,7 +144,7 @@ class ExpectShareOfRowsToBe(_Rule):
 
 
 class ExpectKeyToBeUnique(_Rule):
-    """No two rows agree in all of these columns; rows with a null among them are not compared."""
+    """No two rows have the same values in all of these columns; rows with a null among them are not compared."""
 
     columns: list[str]
     metric_dependencies = ("table.row_count", "table.repeated_keys")
@@ -160,7 +160,7 @@ class ExpectKeyToBeUnique(_Rule):
 
 
 class ExpectQueryResultToBe(_Rule):
-    """The one value a query returns is within a limit; no value is not."""
+    """The one value that a query returns is within a limit; null is not."""
 
     query: str
     sign: str
@@ -177,7 +177,7 @@ class ExpectQueryResultToBe(_Rule):
 
 
 class ExpectColumnToBeFresh(_Rule):
-    """The newest value of a column is at most so many days older than the instant a check is made for."""
+    """The newest value of a column is at most `days` days older than the check's logical date, `as_of`."""
 
     column: str
     days: float
@@ -209,7 +209,7 @@ def _counted(rows: int, broken: int) -> dict[str, Any]:
 
 
 def _instant(value: Any) -> datetime:
-    """The last instant (UTC) that a value or its ISO text can mean; a date is as young as its last moment."""
+    """The last instant (UTC) that a value or its ISO text can mean: for a date, its last microsecond."""
     if isinstance(value, str):
         value = date.fromisoformat(value) if len(value) == _DATE_LENGTH else datetime.fromisoformat(value)
     if isinstance(value, datetime):

@@ -1,10 +1,10 @@
-"""Turns what expectations found into a score per dimension, a total and a grade that a buyer can recompute.
+"""Turns the results of rules into a score per dimension, a total and a grade that a buyer can recompute.
 
-Every rule weighs the same, whatever its severity, except that ``info`` rules inform and do not count. A rule about
-rows scores the share of rows that keep it; a rule about the whole table scores 1 or 0. A dimension's score is the mean
-of its rules, the total is the mean over the assessed dimensions, both out of 100. A dimension that nothing checks is
-not assessed (None) and caps the grade at C. A failed rule of severity ``error`` gives E, whatever the score. The
-arithmetic is exact; shown scores are cut, not rounded, to four decimals, so that a shown 95 is never a B.
+Every rule weighs the same, whatever its severity, except ``info`` rules, which do not count. A rule about rows scores
+the share of rows that satisfy it; a rule about the whole table scores 1 or 0. A dimension's score is the mean of its
+rules, the total is the mean over the assessed dimensions, both out of 100. A dimension without rules is not assessed
+(None) and caps the grade at C. A failed rule of severity ``error`` gives E, whatever the score. The arithmetic is
+exact; shown scores are truncated, not rounded, to four decimals, so that a shown 95 is never a B.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ _DECIMALS = 10**4
 
 
 @dataclass(frozen=True)
-class Finding:
-    """What a rule came to.
+class RuleResult:
+    """Whether a rule passed, and what its result counts for.
 
     Attributes:
-        unexpected: rows that break the rule; None where the rule is about the whole table.
+        unexpected: rows that break the rule; None if the rule is about the whole table.
     """
 
     dimension: str
@@ -38,7 +38,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Grade:
-    """A table's quality: total 0 to 100, letter, and score per dimension (None where nothing checks it)."""
+    """A table's quality: total 0 to 100, letter, and score per dimension (None if no rule assesses it)."""
 
     passed: bool
     score: float
@@ -46,49 +46,49 @@ class Grade:
     dimensions: dict[str, float | None]
 
 
-def grade(findings: Iterable[Finding], rows: int) -> Grade:
-    """Score and grade the findings of one check over so many rows."""
-    found = tuple(findings)
-    exact = {name: _dimension([f for f in found if f.dimension == name], rows) for name in DIMENSIONS}
+def grade(results: Iterable[RuleResult], rows: int) -> Grade:
+    """Score and grade the results of one check of a number of rows."""
+    results = tuple(results)
+    exact = {name: _dimension([r for r in results if r.dimension == name], rows) for name in DIMENSIONS}
     assessed = [score for score in exact.values() if score is not None]
     total = sum(assessed, Fraction(0)) / len(assessed) if assessed else Fraction(0)
-    passed = all(f.passed for f in found if f.severity == "error")
+    passed = all(r.passed for r in results if r.severity == "error")
     return Grade(
         passed=passed,
-        score=_shown(total),
+        score=_truncated(total),
         grade=_letter(total, complete=len(assessed) == len(exact)) if passed else "E",
-        dimensions={name: None if score is None else _shown(score) for name, score in exact.items()},
+        dimensions={name: None if score is None else _truncated(score) for name, score in exact.items()},
     )
 
 
 def recompute(evidence: Mapping[str, Any]) -> Grade:
-    """The grade that a kept evidence document implies, from its own observations."""
-    findings = (
-        Finding(rule["dimension"], rule["severity"], rule["success"], rule["unexpected"] if rule["by_row"] else None)
+    """Grade an evidence document anew, from the rule results that it records."""
+    results = (
+        RuleResult(rule["dimension"], rule["severity"], rule["success"], rule["unexpected"] if rule["by_row"] else None)
         for rule in evidence["rules"]
     )
-    return grade(findings, evidence["rows"])
+    return grade(results, evidence["rows"])
 
 
-def _dimension(findings: list[Finding], rows: int) -> Fraction | None:
-    weight = sum(WEIGHTS[f.severity] for f in findings)
+def _dimension(results: list[RuleResult], rows: int) -> Fraction | None:
+    weight = sum(WEIGHTS[r.severity] for r in results)
     if not weight:
         return None
-    return 100 * sum((WEIGHTS[f.severity] * _ratio(f, rows) for f in findings), Fraction(0)) / weight
+    return 100 * sum((WEIGHTS[r.severity] * _ratio(r, rows) for r in results), Fraction(0)) / weight
 
 
-def _ratio(finding: Finding, rows: int) -> Fraction:
-    if finding.passed:
+def _ratio(result: RuleResult, rows: int) -> Fraction:
+    if result.passed:
         return Fraction(1)
-    if finding.unexpected is None or rows <= 0:
+    if result.unexpected is None or rows <= 0:
         return Fraction(0)
-    return max(Fraction(0), 1 - Fraction(finding.unexpected, rows))
+    return max(Fraction(0), 1 - Fraction(result.unexpected, rows))
 
 
 def _letter(total: Fraction, *, complete: bool) -> str:
-    letter = next(name for name, least in THRESHOLDS if total >= least)
+    letter = next(name for name, minimum in THRESHOLDS if total >= minimum)
     return letter if complete else max(letter, _CAP)
 
 
-def _shown(score: Fraction) -> float:
+def _truncated(score: Fraction) -> float:
     return int(score * _DECIMALS) / _DECIMALS

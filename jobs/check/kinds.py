@@ -1,6 +1,6 @@
-"""How each kind of rule is checked: the expectation that decides it, and an example of what breaks it.
+"""Maps each kind of rule to the expectation that decides it, and to an example of what breaks it.
 
-Importing this module imports Great Expectations (seconds), so it is imported inside functions, once per process.
+Importing this module imports Great Expectations (seconds), so import it inside functions.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from jobs.declared.rules import Kind, Rule
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
 
-# A type of expectation, or the name of one of GX's own, and its arguments.
+# An expectation type, or the name of one of GX's own, and its arguments.
 Expected = tuple[type[Expectation] | str, Kwargs]
 
 _SEVERITIES = {
@@ -55,20 +55,20 @@ def suite_of(contract: Contract, compiled: tuple[Rule, ...]) -> ExpectationSuite
 
     Raises:
         DeclarationError: a rule names an expectation type that GX does not have, or arguments it does not take.
-        ExchangeError: the package that added a rule's kind is not installed or broken.
+        ExchangeError: the package that adds a rule's kind is broken or not installed.
     """
     expectations = [_expectation(contract, rule) for rule in compiled]
     return ExpectationSuite(name=contract.table, expectations=expectations)
 
 
 def example_of(rule: Rule, frame: DataFrame, contract: Contract) -> Example | None:
-    """One row of ``frame`` that breaks a rule, personal values masked; None where the kind of rule has none to show."""
+    """One row of ``frame`` that breaks a rule, personal values masked; None if this kind of rule has none to show."""
     return _procedure(rule.kind).example(rule, frame, contract)
 
 
 def _expectation(contract: Contract, rule: Rule) -> Expectation:
     chosen, kwargs = _procedure(rule.kind).expectation(rule)
-    kind = _published(contract, rule, chosen) if isinstance(chosen, str) else chosen
+    kind = _gx_expectation(contract, rule, chosen) if isinstance(chosen, str) else chosen
     try:
         return kind(
             **kwargs,
@@ -85,21 +85,20 @@ def _expectation(contract: Contract, rule: Rule) -> Expectation:
         ) from None
 
 
-def _published(contract: Contract, rule: Rule, name: str) -> type[Expectation]:
-    """GX's own expectation of a name."""
+def _gx_expectation(contract: Contract, rule: Rule, name: str) -> type[Expectation]:
+    """GX's own expectation of this name."""
     try:
         return get_expectation_impl(name)
     except ExpectationNotFoundError:
         raise contract.mistake(
             f"{rule.id}: Great Expectations has no expectation '{name}'",
             rule.location,
-            expected="a type such as expect_column_mean_to_be_between",
+            expected="a type of GX, for example expect_column_mean_to_be_between",
         ) from None
 
 
 def _procedure(kind: Kind) -> _Procedure:
-    own = _PROCEDURES.get(kind)
-    return own or _Procedure(extensions.attribute(GROUP, kind.name, "expectation"))
+    return _PROCEDURES.get(kind) or _Procedure(extensions.attribute(GROUP, kind.name, "expectation"))
 
 
 def _not_null(rule: Rule) -> Expected:
@@ -119,10 +118,10 @@ def _length(rule: Rule) -> Expected:
 
 
 def _range(rule: Rule) -> Expected:
-    given = rule.parameters
-    if not given["plain"]:
+    parameters = rule.parameters
+    if not parameters["plain"]:
         return _rows(rule)
-    strict = {"strict_min": given["strict_minimum"], "strict_max": given["strict_maximum"]}
+    strict = {"strict_min": parameters["strict_minimum"], "strict_max": parameters["strict_maximum"]}
     return "expect_column_values_to_be_between", _column(rule) | _bounds(rule) | strict
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from jobs import lake
 from jobs.declared.catalog import Product, Source
@@ -21,7 +21,7 @@ from jobs.registry.models import Check, Pointer, Run
 from jobs.registry.runs import Counts, Status, StepOutcome, check_before, last_build, leaving, was_built_since
 
 if TYPE_CHECKING:
-    from jobs.check.evaluate import Outcome
+    from jobs.check.evaluate import FailedRule, RuleOutcome
 
 Partitions = Sequence[lake.Partition]
 
@@ -32,98 +32,98 @@ def run(subject: Source | Product, logical_date: datetime, run_id: str) -> StepO
 
 
 def check(table: str, logical_date: datetime, run_id: str) -> StepOutcome:
-    """Evaluate the newest version of a table and let the pointer stand on it, or take the version back.
+    """Evaluate the newest version of a table, then move the pointer to it or, if it fails, take it back.
 
-    A version that stands already is evaluated again if the contract has changed in what leaves its rows as they are.
-    Only partitions that changed since the checked version are evaluated, as long as the contract is the same one and
-    all its rules can be decided partition by partition.
+    The checked version is evaluated again if its contract has changed without asking for a rebuild.
+    Only partitions that changed since the checked version are evaluated, as long as the contract is the same and all
+    its rules can be decided partition by partition.
 
     Raises:
-        ExpectationsFailed: a rule of severity error failed; the message names each with an example. Also, where nothing
-            was built since, if one failed last time: asking again must not look like passing.
-        ExchangeError: the newest version was made by no recorded build.
+        ExpectationsFailed: a rule of severity error failed; the message names each with an example. Also if one failed
+            last time and nothing was built since: asking again must not look like passing.
+        ExchangeError: no recorded build produced the newest version.
     """
-    stands = pointer(table)
+    current = pointer(table)
     head = lake.version(table)
-    if stands and stands.head_version == head and _is_to_be_checked_again(table, stands):
-        return _check_again(table, stands, logical_date, run_id)
-    if head is None or (stands and stands.head_version == head):
-        _refuse_failed(table, stands)
-        if stands is None:
+    if current and current.head_version == head and _needs_recheck(table, current):
+        return _check_again(table, current, logical_date, run_id)
+    if head is None or (current and current.head_version == head):
+        _refuse_failed(table, current)
+        if current is None:
             return StepOutcome(status="unchanged")
-        status: Status = "succeeded" if _was_cut_off(table, stands) else "unchanged"
-        return StepOutcome(status, output_version=stands.delta_version)
+        status: Status = "succeeded" if _was_cut_off(table, current) else "unchanged"
+        return StepOutcome(status, output_version=current.delta_version)
     built = last_build(table, head)
     if built is None:
-        if stands is None and not lake.rows(table):
-            _refuse_failed(table, stands)
+        if current is None and not lake.rows(table):
+            _refuse_failed(table, current)
             return StepOutcome(status="unchanged")
         raise ExchangeError(
-            f"version {head} of {table} was left by a build that did not end",
+            f"{table} version {head} comes from an unfinished build",
             next_step=f"run the build again: exchange {table.split('.')[0]} {table.split('.')[1]}",
         )
     contract = load_contract(table)
     rules = compile_rules(contract)
-    changed = _changed(table, contract, rules, stands, head)
+    changed = _changed(table, contract, rules, current, head)
     with translate_engine_errors(contract.file):
-        outcome = _evaluated(table, contract, head, changed, logical_date, run_id)
-        if changed is not None and {f.rule_id for f in outcome.failed} & _decided_by_all(rules, contract):
+        outcome = _evaluate(table, contract, head, changed, logical_date, run_id)
+        if changed is not None and {f.rule_id for f in outcome.failed} & _fail_only_on_all_rows(rules, contract):
             changed = None
-            outcome = _evaluated(table, contract, head, changed, logical_date, run_id)
+            outcome = _evaluate(table, contract, head, changed, logical_date, run_id)
     scope = lake.predicate(changed) if changed is not None else None
     row = _row(table, head, contract, outcome, scope, run_id)
-    checked = StepOutcome(counts=Counts(rows_in=outcome.rows), output_version=head, message=_told(outcome))
+    checked = StepOutcome(counts=Counts(rows_in=outcome.rows), output_version=head, message=_summary(outcome))
     with leaving(checked):
-        _decide(row, outcome, built, stands)
+        _decide(row, outcome, built, current)
     return checked
 
 
-def _refuse_failed(table: str, stands: Pointer | None) -> None:
+def _refuse_failed(table: str, current: Pointer | None) -> None:
     last = next(iter(latest_checks(table, limit=1)), None)
     if last is None or last.passed:
         return
-    if stands and last.delta_version == stands.delta_version:
-        # It failed an earlier contract; by the one of now it passed.
+    if current and last.delta_version == current.delta_version:
+        # It failed under an earlier contract and has passed since.
         return
     if not was_built_since(table, last.checked_at):
-        errors = [told for told in (last.scope or {}).get("failed") or [] if " (error: " in told]
-        raise _failure(table, errors, stands, f"nothing was built since version {last.delta_version} failed")
+        errors = [failure for failure in (last.scope or {}).get("failed") or [] if " (error: " in failure]
+        raise _failure(table, errors, current, f"nothing was built since version {last.delta_version} failed")
 
 
-def _is_to_be_checked_again(table: str, stands: Pointer) -> bool:
+def _needs_recheck(table: str, current: Pointer) -> bool:
     from jobs.declared.catalog import find_source
     from jobs.silver.step import is_to_be_checked_again
 
     layer, name = table.split(".", 1)
-    # A product is built anew whatever changes in its contract, which its release has in it.
-    return layer == "silver" and is_to_be_checked_again(find_source(name), load_contract(table), stands)
+    # Any change of a product's contract rebuilds the product, because its releases contain the contract.
+    return layer == "silver" and is_to_be_checked_again(find_source(name), load_contract(table), current)
 
 
-def _check_again(table: str, stands: Pointer, logical_date: datetime, run_id: str) -> StepOutcome:
+def _check_again(table: str, current: Pointer, logical_date: datetime, run_id: str) -> StepOutcome:
     contract = load_contract(table)
     with translate_engine_errors(contract.file):
-        outcome = _evaluated(table, contract, stands.delta_version, None, logical_date, run_id)
-    row = _row(table, stands.delta_version, contract, outcome, None, run_id)
+        outcome = _evaluate(table, contract, current.delta_version, None, logical_date, run_id)
+    row = _row(table, current.delta_version, contract, outcome, None, run_id)
     checked = StepOutcome(
-        counts=Counts(rows_in=outcome.rows), output_version=stands.delta_version, message=_told(outcome)
+        counts=Counts(rows_in=outcome.rows), output_version=current.delta_version, message=_summary(outcome)
     )
     with leaving(checked):
         if not outcome.passed:
             add_check(row)
-            raise _failure(table, _errors(outcome), stands)
+            raise _failure(table, _errors(outcome), current)
         confirm(table, row)
     return checked
 
 
-def _was_cut_off(table: str, stands: Pointer) -> bool:
-    """Whether the check before this one moved the pointer and was killed before it could tell anyone."""
+def _was_cut_off(table: str, current: Pointer) -> bool:
+    """Whether the previous check moved the pointer but was killed before it could record its success."""
     before = check_before(table)
-    return before is not None and before.status == "running" and before.started_at <= stands.moved_at
+    return before is not None and before.status == "running" and before.started_at <= current.moved_at
 
 
-def _evaluated(
+def _evaluate(
     table: str, contract: Contract, head: int, changed: Partitions | None, logical_date: datetime, run_id: str
-) -> Outcome:
+) -> RuleOutcome:
     from jobs.check.evaluate import evaluate
 
     frame = current_rows(table, head)
@@ -135,29 +135,29 @@ def _evaluated(
 
 
 def _rows(table: str, head: int, changed: Partitions | None) -> int | None:
-    """Number of rows to check, as the log tells it; it does not tell which of them are current."""
+    """Number of rows to check, from the Delta log; None for revisions, as the log does not say which are current."""
     if keeps_revisions(table, head):
         return None
     return sum(f.rows for f in lake.files(table, head) if changed is None or f.partition in changed)
 
 
 def _changed(
-    table: str, contract: Contract, rules: Sequence[Rule], stands: Pointer | None, head: int
+    table: str, contract: Contract, rules: Sequence[Rule], current: Pointer | None, head: int
 ) -> Partitions | None:
-    """The partitions that changed, if what holds of them and held before holds of all; None for all rows."""
-    if stands is None or not contract.partitions or stands.contract_digest != contract.digest:
+    """The changed partitions, if checking them and relying on earlier checks of the rest is enough; None: all rows."""
+    if current is None or not contract.partitions or current.contract_digest != contract.digest:
         return None
     if any(r.kind.partial(r, contract.key) == "says_nothing" for r in rules) or not follow_key(contract):
         return None
-    return lake.changed_partitions(table, stands.delta_version, head)
+    return lake.changed_partitions(table, current.delta_version, head)
 
 
-def _decided_by_all(rules: Sequence[Rule], contract: Contract) -> set[str]:
-    """Rules that hold of all rows if they hold of some, and whose failure only all rows can tell."""
+def _fail_only_on_all_rows(rules: Sequence[Rule], contract: Contract) -> set[str]:
+    """Rules that pass for the table if they pass for the changed rows, but whose failure only all rows can show."""
     return {r.id for r in rules if r.kind.partial(r, contract.key) == "may_pass"}
 
 
-def _decide(row: Check, outcome: Outcome, built: Run, stands: Pointer | None) -> None:
+def _decide(row: Check, outcome: RuleOutcome, built: Run, current: Pointer | None) -> None:
     table = row.table_name
     if outcome.passed:
         inputs = built.input or {}
@@ -167,42 +167,46 @@ def _decide(row: Check, outcome: Outcome, built: Run, stands: Pointer | None) ->
         )  # fmt: skip
         return
     add_check(row)
-    take_back(table, stands)
-    raise _failure(table, _errors(outcome), stands)
+    take_back(table, current)
+    raise _failure(table, _errors(outcome), current)
 
 
-def _row(table: str, version: int, contract: Contract, outcome: Outcome, scope: str | None, run_id: str) -> Check:
+def _row(table: str, version: int, contract: Contract, outcome: RuleOutcome, scope: str | None, run_id: str) -> Check:
     return Check(
         table_name=table, delta_version=version, contract_digest=contract.digest,
         suite_digest=outcome.suite_digest, result_sha256=outcome.result_sha256, passed=outcome.passed,
         score=outcome.score, grade=outcome.grade, dimensions=dict(outcome.dimensions),
-        scope={"where": scope, "failed": [_shown(f) for f in outcome.failed]},
+        scope={"where": scope, "failed": [describe_failure(f) for f in outcome.failed]},
         run_id=run_id, checked_at=datetime.now(UTC),
     )  # fmt: skip
 
 
-def _told(outcome: Outcome) -> str:
+def _summary(outcome: RuleOutcome) -> str:
     return f"grade {outcome.grade}, score {outcome.score:.1f}, {outcome.rules} rules"
 
 
-def _errors(outcome: Outcome) -> list[str]:
-    return [_shown(f) for f in outcome.failed if f.severity == "error"]
+def _errors(outcome: RuleOutcome) -> list[str]:
+    return [describe_failure(f) for f in outcome.failed if f.severity == "error"]
 
 
-def _shown(failed: Any) -> str:
-    example = f", such as {failed.example}" if failed.example is not None else ""
-    count = f"{failed.unexpected} rows" if failed.unexpected is not None else f"found {failed.observed}"
-    told = f"{failed.rule_id} ({failed.severity}: {failed.description}): "
+def describe_failure(failed: FailedRule) -> str:
+    """A failed rule in one line: id, severity, description, how often it failed and an example."""
+    rule = f"{failed.rule_id} ({failed.severity}: {failed.description}): "
     if failed.unexpected is None and failed.observed is None and failed.example is not None:
-        return f"{told}{failed.example}"
-    return f"{told}{count}{example}"
+        return f"{rule}{failed.example}"
+    count = f"{failed.unexpected} rows" if failed.unexpected is not None else f"found {failed.observed}"
+    example = f", for example {failed.example}" if failed.example is not None else ""
+    return f"{rule}{count}{example}"
 
 
-def _failure(table: str, errors: list[str], stands: Pointer | None, since: str = "") -> ExpectationsFailed:
-    kept = f"version {stands.delta_version} stays the checked one" if stands else "the table has no checked version"
-    told = f"{len(errors)} expectation{'s' if len(errors) != 1 else ''} failed: " + "; ".join(errors)
+def _failure(table: str, errors: list[str], current: Pointer | None, since: str = "") -> ExpectationsFailed:
+    kept = (
+        f"version {current.delta_version} remains the checked version" if current
+        else "the table has no checked version"
+    )  # fmt: skip
+    failures = f"{len(errors)} expectation{'s' if len(errors) != 1 else ''} failed: " + "; ".join(errors)
     return ExpectationsFailed(
-        f"{since}: {told}" if since else told,
+        f"{since}: {failures}" if since else failures,
         where=table,
         next_step=f"{kept}; see `exchange quality {table}`, then correct the source or the contract and run again",
     )

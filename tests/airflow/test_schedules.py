@@ -268,7 +268,7 @@ def test_a_failed_expectation_fails_its_task_at_once_and_stops_what_follows(runn
         "check": ("failed", 1),
     }
     said = running.log(ingest(FAILING), run_id, "check")
-    assert "amounts_positive (error: no amount is below zero): found 2, such as" in said
+    assert "amounts_positive (error: no amount is below zero): found 2, for example" in said
     assert "north" in said or "west" in said
 
     # Asked again without a new build it must not turn green.

@@ -110,7 +110,7 @@ def test_a_contract_that_leaves_the_rows_as_they_are_only_has_them_checked_again
 
     source.declare(quality=[{"metric": "rowCount", "mustBeGreaterThan": 9, "name": "many"}])
     for at in (3, 4):
-        with pytest.raises(ExpectationsFailed, match=r"table.many.*stays the checked one"):
+        with pytest.raises(ExpectationsFailed, match=r"table.many.*remains the checked version"):
             steps(at)
     assert (lake.version(source.table), checked(source.table).check_id) == (built, stands.check_id)
     source.declare(READINGS | {"kwh": kwh | {"logicalTypeOptions": {"maximum": 100}}}, [warning])

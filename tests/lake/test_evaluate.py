@@ -13,9 +13,9 @@ import pytest
 from pyspark.sql.connect.dataframe import DataFrame
 
 from jobs.check import evidence
-from jobs.check.evaluate import FailedRule, Outcome, evaluate
+from jobs.check.evaluate import FailedRule, RuleOutcome, evaluate
 from jobs.check.grade import recompute
-from jobs.check.step import _shown as told
+from jobs.check.step import describe_failure
 from jobs.declared.contract import load_contract
 from jobs.errors import DeclarationError
 from jobs.lake import close, connect
@@ -72,7 +72,7 @@ class Table:
     root: Path
     document: dict[str, Any] = field(default_factory=lambda: deepcopy(CONTRACT))
 
-    def check(self, *rows: dict[str, Any], scope: str | None = None) -> Outcome:
+    def check(self, *rows: dict[str, Any], scope: str | None = None) -> RuleOutcome:
         declare_contract(self.root, "gold.profile", self.document)
         return evaluate(
             frame(*rows), load_contract("gold.profile"), delta_version=7, scope=scope, logical_date=NOW, run_id="r1"
@@ -99,7 +99,7 @@ def table(exchange: Trial) -> Table:
     return Table(exchange.root)
 
 
-def only(outcome: Outcome) -> FailedRule:
+def only(outcome: RuleOutcome) -> FailedRule:
     assert [f.rule_id for f in outcome.failed] == [outcome.failed[0].rule_id]
     return outcome.failed[0]
 
@@ -231,7 +231,7 @@ def test_a_rule_that_cannot_be_evaluated_has_failed_and_takes_no_other_with_it(t
     for failed in outcome.failed:
         assert isinstance(failed.example, str)
         assert failed.example.startswith("could not be evaluated: ")
-        assert told(failed).endswith(f"): {failed.example}"), "and not that nothing was found"
+        assert describe_failure(failed).endswith(f"): {failed.example}"), "and not that nothing was found"
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jobs.check import evidence
-from jobs.check.grade import Finding, grade, recompute
+from jobs.check.grade import RuleResult, grade, recompute
 from jobs.declared.rules import DIMENSIONS
 from jobs.errors import NotFound, Tampered
 
@@ -20,18 +20,18 @@ ROWS = 1000
 
 
 @st.composite
-def findings(draw: st.DrawFn, severities: tuple[str, ...] = ("error", "warning", "info")) -> list[Finding]:
-    def one() -> Finding:
+def rule_results(draw: st.DrawFn, severities: tuple[str, ...] = ("error", "warning", "info")) -> list[RuleResult]:
+    def one() -> RuleResult:
         unexpected = draw(st.one_of(st.none(), st.integers(0, ROWS)))
         passed = draw(st.booleans()) if unexpected is None else unexpected == 0
-        return Finding(draw(st.sampled_from(DIMENSIONS)), draw(st.sampled_from(severities)), passed, unexpected)
+        return RuleResult(draw(st.sampled_from(DIMENSIONS)), draw(st.sampled_from(severities)), passed, unexpected)
 
     return [one() for _ in range(draw(st.integers(0, 12)))]
 
 
-@given(findings())
-def test_scores_stay_within_bounds(found: list[Finding]) -> None:
-    result = grade(found, ROWS)
+@given(rule_results())
+def test_scores_stay_within_bounds(results: list[RuleResult]) -> None:
+    result = grade(results, ROWS)
     assert 0 <= result.score <= 100
     assert result.grade in "ABCDE"
     for score in result.dimensions.values():
@@ -39,13 +39,13 @@ def test_scores_stay_within_bounds(found: list[Finding]) -> None:
     assert tuple(result.dimensions) == DIMENSIONS
 
 
-@given(findings(), st.data())
-def test_mending_a_rule_never_lowers_score_or_grade(found: list[Finding], data: st.DataObject) -> None:
-    if not found:
+@given(rule_results(), st.data())
+def test_mending_a_rule_never_lowers_score_or_grade(results: list[RuleResult], data: st.DataObject) -> None:
+    if not results:
         return
-    before = grade(found, ROWS)
-    position = data.draw(st.integers(0, len(found) - 1))
-    mended = list(found)
+    before = grade(results, ROWS)
+    position = data.draw(st.integers(0, len(results) - 1))
+    mended = list(results)
     mended[position] = replace(mended[position], passed=True, unexpected=0)
     after = grade(mended, ROWS)
     assert after.score >= before.score
@@ -53,28 +53,28 @@ def test_mending_a_rule_never_lowers_score_or_grade(found: list[Finding], data: 
     assert after.passed >= before.passed
 
 
-@given(findings())
-def test_a_failed_error_is_an_e_and_nothing_else_fails_a_table(found: list[Finding]) -> None:
-    result = grade(found, ROWS)
-    broken = any(not f.passed for f in found if f.severity == "error")
+@given(rule_results())
+def test_a_failed_error_is_an_e_and_nothing_else_fails_a_table(results: list[RuleResult]) -> None:
+    result = grade(results, ROWS)
+    broken = any(not f.passed for f in results if f.severity == "error")
     assert result.passed != broken
     if broken:
         assert result.grade == "E"
 
 
-@given(findings(("warning",)))
-def test_an_unassessed_dimension_caps_at_c(found: list[Finding]) -> None:
-    result = grade(found, ROWS)
+@given(rule_results(("warning",)))
+def test_an_unassessed_dimension_caps_at_c(results: list[RuleResult]) -> None:
+    result = grade(results, ROWS)
     assert result.passed
-    assert {n for n, s in result.dimensions.items() if s is None} == set(DIMENSIONS) - {f.dimension for f in found}
+    assert {n for n, s in result.dimensions.items() if s is None} == set(DIMENSIONS) - {f.dimension for f in results}
     if None in result.dimensions.values():
         assert result.grade >= "C"
 
 
-@given(findings())
-def test_information_never_counts(found: list[Finding]) -> None:
-    kept = [f for f in found if f.severity != "info"]
-    assert grade(found, ROWS) == grade(kept, ROWS)
+@given(rule_results())
+def test_information_never_counts(results: list[RuleResult]) -> None:
+    kept = [f for f in results if f.severity != "info"]
+    assert grade(results, ROWS) == grade(kept, ROWS)
 
 
 @pytest.mark.parametrize(
@@ -82,34 +82,34 @@ def test_information_never_counts(found: list[Finding]) -> None:
     [(0, "A"), (50, "A"), (51, "B"), (100, "B"), (101, "C"), (200, "C"), (201, "D"), (400, "D"), (401, "E")],
 )  # fmt: skip
 def test_thresholds_are_exact(unexpected: int, letter: str) -> None:
-    found = [Finding(d, "warning", passed=unexpected == 0, unexpected=unexpected) for d in DIMENSIONS]
-    result = grade(found, ROWS)
+    results = [RuleResult(d, "warning", passed=unexpected == 0, unexpected=unexpected) for d in DIMENSIONS]
+    result = grade(results, ROWS)
     assert result.grade == letter
     assert result.score == pytest.approx(100 - unexpected / 10)
 
 
 def test_a_score_just_below_a_threshold_is_not_shown_as_it() -> None:
-    found = [Finding(d, "warning", passed=False, unexpected=50_000_001) for d in DIMENSIONS]
-    result = grade(found, 1_000_000_000)
+    results = [RuleResult(d, "warning", passed=False, unexpected=50_000_001) for d in DIMENSIONS]
+    result = grade(results, 1_000_000_000)
     assert (result.grade, result.score) == ("B", 94.9999)
 
 
 def test_a_table_without_rows_scores_what_its_rules_say() -> None:
-    assert grade([Finding("completeness", "warning", passed=True, unexpected=0)], 0).score == 100
-    assert grade([Finding("completeness", "warning", passed=False)], 0).score == 0
+    assert grade([RuleResult("completeness", "warning", passed=True, unexpected=0)], 0).score == 100
+    assert grade([RuleResult("completeness", "warning", passed=False)], 0).score == 0
 
 
-@given(findings(), st.integers(1, 10**9))
-def test_the_grade_is_recomputed_from_the_evidence_alone(found: list[Finding], rows: int) -> None:
+@given(rule_results(), st.integers(1, 10**9))
+def test_the_grade_is_recomputed_from_the_evidence_alone(results: list[RuleResult], rows: int) -> None:
     document = {
         "rows": rows,
         "rules": [
             {"dimension": f.dimension, "severity": f.severity, "success": f.passed, "by_row": f.unexpected is not None,
              "unexpected": f.unexpected}
-            for f in found
+            for f in results
         ],
     }  # fmt: skip
-    assert recompute(evidence.plain(document)) == grade(found, rows)
+    assert recompute(evidence.plain(document)) == grade(results, rows)
 
 
 @pytest.fixture
