@@ -1,1 +1,1 @@
-"""The pages for staff and buyers."""
+"""Portal: the pages for staff and buyers."""

@@ -1,4 +1,4 @@
-"""Builds the documentation that people read: every table's columns and rules, and what its checks found (Data Docs)."""
+"""Builds the documentation site: every table's columns and rules, and the results of its checks (Data Docs)."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ from jobs.errors import DeclarationError
 from jobs.lake.partitions import whole_table_read
 from jobs.settings import settings
 
-# How many checks of a table have a page: all evidence stays kept, but pages cost time to build.
+# How many checks of a table get a page: all evidence is kept, but pages take time to build.
 SHOWN_CHECKS = 5
 
-# Data Docs as GX writes them fetch scripts, styles and a counting image from elsewhere. The exchange's pages fetch
-# nothing: what would is taken out, and the policy keeps a browser from running what a publisher's value may hold.
+# GX's Data Docs fetch scripts, styles and a tracking image from other sites. The exchange's pages fetch nothing: these
+# tags are removed, and the content policy keeps a browser from running code in a publisher's values.
 _REMOTE = re.compile(
     r"<script\b.*?</script>|<link\b[^>]*>|<img\b[^>]*>|<footer\b.*?</footer>|background: url\('https?:[^;]*;", re.DOTALL
 )
-_EFFECTS = {"error": "the version is not released", "warning": "the grade falls", "info": "it is shown"}
+_EFFECTS = {"error": "the version is not released", "warning": "the grade drops", "info": "shown only"}
 _templates = Environment(
     loader=PackageLoader("jobs.portal"),
     autoescape=True,
@@ -45,21 +45,21 @@ _templates = Environment(
 
 
 @dataclass(frozen=True)
-class _Checked:
-    """One kept check of a table, and where its page of Data Docs is, relative to the site."""
+class _Evidence:
+    """The evidence of one check of a table, and where its Data Docs page is."""
 
     digest: str
     document: dict[str, Any]
 
     @property
     def page(self) -> str:
-        """Address of its page, from the index."""
+        """Address of its page, relative to the index."""
         table, run, when, batch = (url_quote(part, safe="") for part in self.key)
         return f"gx/validations/{table.replace('.', '/')}/{run}/{when}/{batch}.html"
 
     @property
     def key(self) -> tuple[str, str, str, str]:
-        """What GX files its result under: suite, run, time and batch."""
+        """GX's key of its result: suite, run, time and batch."""
         name = f"{self.document['delta_version']}-{self.digest[:16]}"
         when = datetime.fromisoformat(self.document["logical_date"]).astimezone(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
         return self.document["table"], name, when, "version"
@@ -67,21 +67,21 @@ class _Checked:
 
 @dataclass(frozen=True)
 class _Table:
-    """What the index shows of a table: its contract, rules and last checks, or what is wrong with the contract.
+    """What the index shows of a table: contract, rules and latest checks, or what is wrong with the contract.
 
-    A table that is sold has the `product` that its folder declares.
+    `product` is the declaration that sells the table, if there is one.
     """
 
     name: str
     contract: Contract | None = None
     rules: Sequence[Rule] = ()
-    checks: Sequence[_Checked] = ()
+    checks: Sequence[_Evidence] = ()
     mistake: DeclarationError | None = None
     product: ProductDeclaration | None = None
 
     @property
     def purpose(self) -> str:
-        """What the table is for, in the contract's words."""
+        """The contract's description or purpose of the table."""
         if self.contract is None:
             return ""
         about = self.contract.document.get("description") or {}
@@ -89,18 +89,18 @@ class _Table:
 
     @property
     def remark(self) -> str | None:
-        """What the reader should know of how the table is checked."""
+        """A note for the reader about how the table is checked."""
         return whole_table_read(self.contract) if self.contract else None
 
 
 def build_docs() -> Path:
-    """Build the site under ``home/docs`` anew; returns its index page.
+    """Rebuild the site under ``home/docs``; returns its index page.
 
-    One page shows every table that has a contract, with its columns, rules and last checks; the checks' own pages are
-    made by Great Expectations from the evidence kept. Nothing in the site is fetched from elsewhere.
+    One page shows every table with a contract: columns, rules and latest checks. Great Expectations renders a page for
+    each check from the stored evidence. The site fetches nothing from other sites.
 
     Raises:
-        Tampered: kept evidence has been changed.
+        Tampered: stored evidence was changed.
     """
     home = settings().home
     home.mkdir(parents=True, exist_ok=True)
@@ -108,7 +108,7 @@ def build_docs() -> Path:
     site.mkdir()
     try:
         checks = _checks()
-        _data_docs([c for found in checks.values() for c in found], site / "gx")
+        _data_docs([c for latest in checks.values() for c in latest], site / "gx")
         (site / "index.html").write_text(_index(checks), encoding="utf-8")
         return _replace(site, home / "docs") / "index.html"
     finally:
@@ -124,34 +124,34 @@ def _replace(site: Path, place: Path) -> Path:
     return place
 
 
-def _checks() -> dict[str, list[_Checked]]:
-    """The last checks of each table, newest first."""
-    found: dict[str, list[_Checked]] = {}
+def _checks() -> dict[str, list[_Evidence]]:
+    """The latest checks of each table, newest first."""
+    by_table: dict[str, list[_Evidence]] = {}
     for digest in evidence.digests():
         document = evidence.read_evidence(digest)
         if "suite" in document:
-            found.setdefault(document["table"], []).append(_Checked(digest, document))
-    for checks in found.values():
+            by_table.setdefault(document["table"], []).append(_Evidence(digest, document))
+    for checks in by_table.values():
         checks.sort(key=lambda c: (c.document["logical_date"], c.document["delta_version"]), reverse=True)
         del checks[SHOWN_CHECKS:]
-    return found
+    return by_table
 
 
-def _data_docs(checks: list[_Checked], site: Path) -> None:
-    """Let GX render its pages of these checks into a folder."""
+def _data_docs(checks: list[_Evidence], site: Path) -> None:
+    """Have GX render the pages of these checks into a folder."""
     site.mkdir()
     if not checks:
         return
     with quiet(), tempfile.TemporaryDirectory() as scratch:
-        # Registers the expectations that the suites name, and readies GX itself for import.
-        import jobs.check.expectations  # noqa: F401, I001 - comes first, see above
+        # Registers the expectations that the suites name, and configures GX before its own import.
+        import jobs.check.expectations  # noqa: F401, I001 - must come first, see above
         import great_expectations as gx
         from great_expectations.data_context.types.base import ProgressBarsConfig
 
         context: Any = gx.get_context(mode="file", project_root_dir=scratch)
         context.variables.progress_bars = ProgressBarsConfig(globally=False)
         for check in checks:
-            _hand_back(context, check)
+            _store_result(context, check)
         context.add_data_docs_site(
             "exchange",
             {
@@ -169,8 +169,8 @@ def _data_docs(checks: list[_Checked], site: Path) -> None:
     (site / "index.html").write_text('<meta http-equiv="refresh" content="0; url=../index.html">', encoding="utf-8")
 
 
-def _hand_back(context: Any, check: _Checked) -> None:
-    """Give GX a result that it returned when the check ran."""
+def _store_result(context: Any, check: _Evidence) -> None:
+    """Put the result that GX returned when the check ran into GX's store."""
     from great_expectations.core.expectation_validation_result import expectationSuiteValidationResultSchema
     from great_expectations.core.run_identifier import RunIdentifier
     from great_expectations.data_context.types.resource_identifiers import (
@@ -213,7 +213,7 @@ def _hand_back(context: Any, check: _Checked) -> None:
 
 
 def _escaped(value: Any) -> Any:
-    """GX puts text into its pages as it is."""
+    """The value with HTML escaped, because GX puts text into its pages unescaped."""
     if isinstance(value, dict):
         return {k: _escaped(v) for k, v in value.items()}
     if isinstance(value, list):
@@ -223,18 +223,18 @@ def _escaped(value: Any) -> Any:
 
 def _self_contained(page: str, table: str) -> str:
     plain = _REMOTE.sub("", page)
-    # What GX links to as the suite's page, the index shows as the table's rules.
+    # The index shows the table's rules, so it replaces GX's page of the suite.
     plain = re.sub(r'href="((?:\.\./)+)expectations/[^"]*"', rf'href="\1../index.html#{table}"', plain)
     return plain.replace("</head>", f"{_templates.get_template('data_docs_head.html').render()}</head>", 1)
 
 
-def _index(checks: dict[str, list[_Checked]]) -> str:
+def _index(checks: dict[str, list[_Evidence]]) -> str:
     return _templates.get_template("tables.html").render(
         tables=list(_tables(checks)), dimensions=DIMENSIONS, effects=_EFFECTS
     )
 
 
-def _tables(checks: dict[str, list[_Checked]]) -> Iterator[_Table]:
+def _tables(checks: dict[str, list[_Evidence]]) -> Iterator[_Table]:
     """Every table that has a contract, gold first."""
     products = {p.table: p.declared for p in load_products().products.values()}
     for layer in ("gold", "silver"):
