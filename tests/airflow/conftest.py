@@ -1,4 +1,4 @@
-"""What the tests of Airflow share: a catalogue of their own, and programs run as a person runs them."""
+"""Fixtures of the Airflow tests: an exchange with its own catalogue, and DAG files read by Airflow itself."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 
 from tests.airflow.programs import CHECKOUT, Installation, Template
 
-# Prints, as JSON, what Airflow makes of the DAG files, and which modules that took.
+# Prints as JSON the DAGs that Airflow reads from the files, and the modules imported for that.
 _READ_DAGS = """
 import json, sys
 from airflow.dag_processing.dagbag import DagBag
@@ -41,7 +41,7 @@ print(json.dumps({"dags": facts, "errors": list(bag.import_errors.values()), "mo
 
 @pytest.fixture(scope="session")
 def template(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Template:
-    """One for all processes of this run of the tests."""
+    """One migrated home for all processes of this test run."""
     base = tmp_path_factory.getbasetemp()
     return Template((base.parent if hasattr(request.config, "workerinput") else base) / "template").make()
 
@@ -49,21 +49,21 @@ def template(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRe
 @pytest.fixture
 def new_exchange(tmp_path: Path) -> Iterator[Installation]:
     """An exchange in a home that does not exist yet."""
-    made = Installation(tmp_path / "home", tmp_path / "catalogue")
-    yield made
-    made.end()
+    installation = Installation(tmp_path / "home", tmp_path / "catalogue")
+    yield installation
+    installation.end()
 
 
 @pytest.fixture
 def exchange(new_exchange: Installation, template: Template) -> Installation:
-    """An exchange whose databases are up to date."""
+    """An exchange with migrated databases."""
     template.copy_to(new_exchange.home)
     return new_exchange
 
 
 @pytest.fixture
 def read_dags(tmp_path: Path) -> Callable[[Path], dict[str, Any]]:
-    """Reads one DAG file, or all of them, through Airflow's DagBag in a fresh interpreter."""
+    """A function that reads one DAG file, or all, with Airflow's DagBag in a fresh interpreter."""
 
     def read(catalogue: Path, file: str = "") -> dict[str, Any]:
         environment = dict(os.environ) | {

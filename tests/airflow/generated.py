@@ -1,4 +1,4 @@
-"""Declares generated sources and products in a catalogue of their own, to be read by the hundred or run for real."""
+"""Generates a catalogue of any number of sources and products that can be parsed or run."""
 
 from __future__ import annotations
 
@@ -53,26 +53,27 @@ _GOLD = {
 
 
 def declare(root: Path, count: int) -> None:
-    """Declare ``count`` sources of the kind ``drop``, and as many products that each read the source of its number."""
+    """Declare ``count`` drop sources, and as many products, each reading the source of the same number."""
     for i in range(count):
-        declared = source(
+        source_document = source(
             ("day", "area", "amount"), title=f"Generated source {i}", owner="data-engineering",
             publisher={"name": f"Publisher {i}", "url": f"https://example.org/{i}"}, licence=_LICENCE,
             connector={"type": "drop", "files": ["*.csv"]}, format={"delimiter": ","}, tags=["generated"],
         )  # fmt: skip
-        sold = product(
-            title=f"Generated product {i}", question="How much was drawn per area, beside the area's mean?",
-            owner="product-desk", licence=_LICENCE, tags=["generated"],
+        product_document = product(
+            title=f"Generated product {i}", owner="product-desk",
+            question="How much was drawn per area, compared with the mean of all areas?",
+            licence=_LICENCE, tags=["generated"],
         )  # fmt: skip
         silver = contract(f"source_{i}", _SILVER, ("read_on", "area_code"), quality=[_POSITIVE])
-        declare_source(root, f"source_{i}", declared)
-        declare_product(root, f"product_{i}", sold, _QUERY.format(i=i))
+        declare_source(root, f"source_{i}", source_document)
+        declare_product(root, f"product_{i}", product_document, _QUERY.format(i=i))
         declare_contract(root, f"silver.source_{i}", silver)
         declare_contract(root, f"gold.product_{i}", contract(f"product_{i}", _GOLD, ("area_code",)))
 
 
 def drop(home: Path, i: int, name: str, rows: list[tuple[str, str, str]]) -> None:
-    """Put a file of (day, area, amount) into the watched folder of source ``i``."""
+    """Write rows of (day, area, amount) to a file in the drop folder of source ``i``."""
     file = home / "drop" / f"source_{i}" / name
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text("day,area,amount\n" + "".join(",".join(row) + "\n" for row in rows), encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Programs of the exchange as the tests of Airflow see them: run as a person runs them, and what they leave."""
+"""Runs the exchange's commands as a user does, and inspects what they leave behind."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ import psutil
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 
-# Brings the databases of a home up to date, as the first start there does.
+# Migrates the databases of a home, as the first start does.
 _PREPARE = """
 from jobs.airflow.configuration import Pace
 from jobs.airflow.services import Services
@@ -31,7 +31,7 @@ with reading():
 
 @dataclass
 class Installation:
-    """One EXCHANGE_HOME with a catalogue of its own; whatever was started in it is ended at the end of the test."""
+    """An EXCHANGE_HOME with its own catalogue; `end` stops everything started in it."""
 
     home: Path
     catalogue: Path
@@ -40,23 +40,23 @@ class Installation:
 
     def start(self, command: str = "run") -> subprocess.Popen[str]:
         """Start `exchange run` or `exchange up`."""
-        started = subprocess.Popen(
+        process = subprocess.Popen(
             [sys.executable, "-m", "jobs.cli", command],
             cwd=CHECKOUT, env=self.environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-            preexec_fn=_heed_interrupts,
+            preexec_fn=_restore_interrupts,
         )  # fmt: skip
-        self._started.append(started)
-        return started
+        self._started.append(process)
+        return process
 
     def run(self) -> tuple[int, str]:
-        """Run `exchange run` to its end: exit code and all that it printed."""
-        started = self.start()
-        said, _ = started.communicate(timeout=500)
-        return started.returncode, said
+        """Run `exchange run` to its end; returns exit code and output."""
+        process = self.start()
+        output, _ = process.communicate(timeout=500)
+        return process.returncode, output
 
     def environment(self) -> dict[str, str]:
-        places = {"EXCHANGE_HOME": str(self.home), "EXCHANGE_CATALOGUE": str(self.catalogue)}
-        return dict(os.environ) | places | self.variables
+        folders = {"EXCHANGE_HOME": str(self.home), "EXCHANGE_CATALOGUE": str(self.catalogue)}
+        return dict(os.environ) | folders | self.variables
 
     def tables(self) -> dict[str, int]:
         """The checked version of each table."""
@@ -64,43 +64,43 @@ class Installation:
             return dict(registry.execute("select table_name, delta_version from pointers").fetchall())
 
     def services(self) -> Iterator[psutil.Process]:
-        """All processes that services of this home started."""
+        """All processes started by this home's services."""
         for process in psutil.process_iter():
             with suppress(psutil.Error):
                 if process.environ().get("EXCHANGE_SERVICES_OF") == str(self.home):
                     yield process
 
     def left_running(self) -> list[str]:
-        """Command lines of processes that services of this home left behind."""
-        found = []
+        """Command lines of this home's service processes that are still running."""
+        commands = []
         for process in self.services():
             with suppress(psutil.Error):
-                found.append(" ".join(process.cmdline()))
-        return found
+                commands.append(" ".join(process.cmdline()))
+        return commands
 
     def end(self) -> None:
-        for started in self._started:
-            if started.poll() is None:
-                started.kill()
-                started.wait()
-        for process in self.services():
-            with suppress(psutil.Error):
+        for process in self._started:
+            if process.poll() is None:
                 process.kill()
+                process.wait()
+        for service in self.services():
+            with suppress(psutil.Error):
+                service.kill()
 
 
-def _heed_interrupts() -> None:
-    """Let Ctrl-C be heard, as on a terminal: whoever runs the tests in the background had it ignored."""
+def _restore_interrupts() -> None:
+    """Handle SIGINT as on a terminal: a shell that runs the tests in the background ignores it for its children."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 @dataclass(frozen=True)
 class Template:
-    """A home whose databases are up to date and empty: Airflow's migrations take ten seconds of processor time."""
+    """A home with migrated, empty databases to copy: Airflow's migrations take ten seconds of processor time."""
 
     home: Path
 
     def make(self) -> Template:
-        """Make it, unless another process of this run of the tests has done so; the others wait for it."""
+        """Migrate the databases, unless another process of this test run has; concurrent callers wait."""
         self.home.parent.mkdir(parents=True, exist_ok=True)
         with self.home.with_suffix(".lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
@@ -110,11 +110,11 @@ class Template:
         return self
 
     def copy_to(self, home: Path) -> None:
-        """Give a home these databases. Secrets are none of them: each home makes its own."""
+        """Copy the databases into a home; secrets are not copied, each home makes its own."""
         (home / "airflow").mkdir(parents=True)
         for name in ("registry.db", "airflow/airflow.db"):
             shutil.copy(self.home / name, home / name)
-        # It also says of which database it speaks.
+        # The marker names its database.
         text = self._marker.read_text(encoding="utf-8").replace(str(self.home), str(home))
         (home / "airflow" / "migrated").write_text(text, encoding="utf-8")
 

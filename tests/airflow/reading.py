@@ -1,4 +1,4 @@
-"""Reads tables in a process of its own, which can import nothing of what the tests set up for themselves."""
+"""Reads tables in a separate process, so it imports nothing that the tests have set up."""
 
 from __future__ import annotations
 
@@ -9,5 +9,5 @@ from deltalake import DeltaTable
 
 
 def table_rows(place: Path, version: int) -> list[dict[str, Any]]:
-    """All rows of a version of a table."""
+    """All rows of a table's version."""
     return DeltaTable(place, version).to_pyarrow_table().to_pylist()

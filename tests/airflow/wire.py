@@ -1,4 +1,4 @@
-"""A network without a way out: who enters it reaches this machine only, and whatever was meant for others is noted."""
+"""A network namespace that reaches this machine only and records every packet sent elsewhere."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from contextlib import contextmanager
 _NEW_NETWORK = 0x40000000
 _EVERY_PROTOCOL = 3
 _ATTACH_FILTER = 26
-# Every address belongs to the loopback interface, so that a stray connection is refused at once and seen on the way.
+# Every address is routed to loopback, so a stray connection is refused immediately and its packet recorded.
 _LAYOUT = ("ip link set lo up", "ip route add local default dev lo", "ip -6 route add local default dev lo")
-# (code, if true, if false, operand): of IPv4 what does not go to 127.0.0.0/8, and all IPv6, of which there is little.
+# BPF as (code, jump if true, jump if false, operand): IPv4 not to 127.0.0.0/8, and all IPv6, of which there is little.
 _FILTER = (
     (0x28, 0, 0, 12), (0x15, 0, 2, 0x0800), (0x30, 0, 0, 30), (0x15, 2, 1, 127),
     (0x15, 0, 1, 0x86DD), (0x06, 0, 0, 0xFFFF), (0x06, 0, 0, 0),
@@ -24,18 +24,17 @@ _FILTER = (
 
 
 class CannotSeparate(Exception):
-    """This machine does not let the tests have a network of their own."""
+    """The tests cannot have their own network namespace on this machine."""
 
 
 @contextmanager
 def no_way_out() -> Iterator[list[str]]:
-    """Enter it, with all processes started from here on; gives the notes, which grow: one for each stray packet.
+    """Move this thread and all processes it starts into the namespace; yields a growing list, a line per stray packet.
 
-    A thread begun in here stays in here. Libraries that keep threads for the whole process belong into a process of
-    their own.
+    Threads started in the block stay in the namespace: run libraries with process-wide threads in another process.
 
     Raises:
-        CannotSeparate: it takes Linux, the right to make a network (root has it), and the program `ip`.
+        CannotSeparate: needs Linux, the right to create a network namespace (root has it) and the program `ip`.
     """
     libc = ctypes.CDLL(None, use_errno=True)
     notes: list[str] = []
@@ -48,7 +47,7 @@ def no_way_out() -> Iterator[list[str]]:
                 yield notes
         finally:
             if libc.setns(before, _NEW_NETWORK):
-                raise OSError(ctypes.get_errno(), "the way back into the first network is closed")
+                raise OSError(ctypes.get_errno(), "cannot return to the original network namespace")
 
 
 @contextmanager
@@ -85,15 +84,15 @@ def _note(sniffer: socket.socket, notes: list[str]) -> None:
             packet = sniffer.recv(2048)
         except OSError:
             return
-        note = _described(packet)
+        note = _describe(packet)
         if note:
             notes.append(note)
 
 
-def _described(packet: bytes) -> str:
+def _describe(packet: bytes) -> str:
     if packet[12:14] != b"\x08\x00":
         address = socket.inet_ntop(socket.AF_INET6, packet[38:54])
         return "" if address == "::1" else f"to {address}"
     port = int.from_bytes(packet[36:38], "big")
-    said = "".join(chr(byte) if 32 < byte < 127 else "." for byte in packet[42:120])
-    return f"to {socket.inet_ntoa(packet[30:34])} port {port} {said}"
+    payload = "".join(chr(byte) if 32 < byte < 127 else "." for byte in packet[42:120])
+    return f"to {socket.inet_ntoa(packet[30:34])} port {port} {payload}"

@@ -1,4 +1,4 @@
-"""An authority of the tests' own, and the certificate that it gives to this machine."""
+"""A certificate authority for tests, and the certificate it issues to this machine."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from cryptography.x509.oid import NameOID
 
 @dataclass(frozen=True)
 class Certified:
-    """Files in PEM: the authority that clients trust, the server's certificate and its key."""
+    """PEM files: the authority that clients trust, the server's certificate and its key."""
 
     authority: Path
     certificate: Path
@@ -23,14 +23,14 @@ class Certified:
 
 
 def certify(folder: Path) -> Certified:
-    """Make them: for ``localhost`` and ``127.0.0.1``, for an hour."""
-    signer, own = (ec.generate_private_key(ec.SECP256R1()) for _ in range(2))
-    made = Certified(folder / "authority.pem", folder / "server.pem", folder / "server.key")
+    """Issue a certificate for ``localhost`` and ``127.0.0.1``, valid for an hour."""
+    signer, server = (ec.generate_private_key(ec.SECP256R1()) for _ in range(2))
+    files = Certified(folder / "authority.pem", folder / "server.pem", folder / "server.key")
     pem = serialization.Encoding.PEM
-    made.authority.write_bytes(_certificate("authority", signer.public_key(), signer).public_bytes(pem))
-    made.certificate.write_bytes(_certificate("localhost", own.public_key(), signer).public_bytes(pem))
-    made.key.write_bytes(own.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()))
-    return made
+    files.authority.write_bytes(_certificate("authority", signer.public_key(), signer).public_bytes(pem))
+    files.certificate.write_bytes(_certificate("localhost", server.public_key(), signer).public_bytes(pem))
+    files.key.write_bytes(server.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()))
+    return files
 
 
 def _certificate(
@@ -38,23 +38,23 @@ def _certificate(
 ) -> x509.Certificate:  # fmt: skip
     now = datetime.now(UTC)
     is_authority = name == "authority"
-    identified = x509.AuthorityKeyIdentifier.from_issuer_public_key(signer.public_key())
+    authority_key = x509.AuthorityKeyIdentifier.from_issuer_public_key(signer.public_key())
     names = [x509.DNSName("localhost"), x509.IPAddress(ip_address("127.0.0.1"))]
     return (
         x509.CertificateBuilder()
-        .subject_name(_named(name))
-        .issuer_name(_named("authority"))
+        .subject_name(_x509_name(name))
+        .issuer_name(_x509_name("authority"))
         .public_key(key)
         .serial_number(x509.random_serial_number())
         .not_valid_before(now - timedelta(hours=1))
         .not_valid_after(now + timedelta(hours=1))
         .add_extension(x509.BasicConstraints(ca=is_authority, path_length=None), critical=True)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False)
-        .add_extension(identified, critical=False)
+        .add_extension(authority_key, critical=False)
         .add_extension(x509.SubjectAlternativeName(names), critical=False)
         .sign(signer, hashes.SHA256())
     )
 
 
-def _named(name: str) -> x509.Name:
+def _x509_name(name: str) -> x509.Name:
     return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])

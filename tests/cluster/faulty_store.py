@@ -1,4 +1,4 @@
-"""A door in front of the object store that a test can close, let refuse requests, or slow down."""
+"""A proxy in front of the object store that a test can close, slow down or make refuse requests."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ _BUSY = b'<?xml version="1.0" encoding="UTF-8"?><Error><Code>SlowDown</Code><Mes
 
 @dataclass
 class FaultyStore:
-    """The door: requests go through it to the store as they came, signed for the door's own address.
+    """The proxy: passes requests to the store unchanged, signed for the proxy's own address.
 
     Attributes:
-        refuse_each: answer 503 to every so many requests; 0 for none.
-        delay: seconds that each request waits.
-        before: called with method and path of each request; the store never sees one for which it returns True.
-        after: called likewise once the store has answered.
+        refuse_each: answer every nth request with 503; 0 for none.
+        delay: seconds to hold each request.
+        before: called with method and path of each request; if it returns True, the store never sees the request.
+        after: called with method and path once the store has answered.
     """
 
     port: int
@@ -38,7 +38,7 @@ class FaultyStore:
     _guard: threading.Lock = field(default_factory=threading.Lock)
 
     def open(self) -> FaultyStore:
-        """Let requests in."""
+        """Accept requests."""
         door = self
 
         class Handler(_Handler):
@@ -51,14 +51,14 @@ class FaultyStore:
             request_queue_size = 128
 
             def handle_error(self, request: object, client_address: object) -> None:
-                """Who breaks a connection off, breaks it off."""
+                """Ignore clients that break a connection off."""
 
         self._server = Server(("127.0.0.1", self.port), Handler)
         threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
         return self
 
     def close(self) -> None:
-        """Let nobody in any more, and break off whoever is in."""
+        """Refuse new connections and break off existing ones."""
         server, self._server = self._server, None
         if server:
             server.shutdown()
@@ -68,8 +68,8 @@ class FaultyStore:
     def is_open(self) -> bool:
         return self._server is not None
 
-    def is_to_refuse(self) -> bool:
-        """Count a request; whether it is one of those refused."""
+    def count_and_refuse(self) -> bool:
+        """Count a request; returns whether to refuse it."""
         with self._guard:
             self.served += 1
             refuse = bool(self.refuse_each) and self.served % self.refuse_each == 0
@@ -80,7 +80,7 @@ class FaultyStore:
 class _Handler(BaseHTTPRequestHandler):
     store: ClassVar[FaultyStore]
     protocol_version = "HTTP/1.1"
-    # Head and body of an answer are two writes, which the kernel would keep apart by 40 ms.
+    # Head and body of a response are two writes; Nagle's algorithm would delay the second by 40 ms.
     disable_nagle_algorithm = True
 
     def setup(self) -> None:
@@ -100,12 +100,12 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _pass_on(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-        lost = self.store.before is not None and self.store.before(self.command, self.path)
+        is_lost = self.store.before is not None and self.store.before(self.command, self.path)
         time.sleep(self.store.delay)
-        if lost or not self.store.is_open:
+        if is_lost or not self.store.is_open:
             self.close_connection = True
             return
-        if self.store.is_to_refuse():
+        if self.store.count_and_refuse():
             self.send_response_only(503)
             self._answer([("Content-Type", "application/xml")], _BUSY)
             return
@@ -123,7 +123,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._answer(headers, answer.read())
 
     def _ask(self, body: bytes) -> http.client.HTTPResponse:
-        # The signature covers the name of the host that the client asked.
+        # The signature covers the Host header that the client sent.
         self.onward.putrequest(self.command, self.path, skip_host=True, skip_accept_encoding=True)
         for name, value in self.headers.items():
             if name.lower() not in ("connection", "expect"):
@@ -142,6 +142,6 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(body)
 
     def log_message(self, format: str, *args: object) -> None:
-        """Say nothing."""
+        """Log nothing."""
 
     do_GET = do_PUT = do_POST = do_DELETE = do_HEAD = _pass_on

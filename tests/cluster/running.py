@@ -1,4 +1,4 @@
-"""A cluster as the tests see it: commands run as a person runs them, and what they leave."""
+"""Runs the commands of a cluster as a user does, and inspects what they leave behind."""
 
 from __future__ import annotations
 
@@ -43,65 +43,66 @@ class Cluster:
         )  # fmt: skip
 
     def run(self, *words: str) -> tuple[int, str]:
-        """Run it to its end: exit code and all that it printed."""
-        started = self.start(*words)
-        # One that makes the file of classes took 110 s longer on a slow machine.
-        said, _ = started.communicate(timeout=800)
-        return started.returncode, said
+        """Run `exchange cluster …` to its end; returns exit code and output."""
+        process = self.start(*words)
+        # Making the class archive took 110 s longer on a slow machine.
+        output, _ = process.communicate(timeout=800)
+        return process.returncode, output
 
     def parts(self) -> dict[str, dict[str, Any]]:
-        """What `status --json` tells, by part."""
-        code, said = self.run("status", "--json")
-        assert code == 0, said
-        return {part["part"]: part for part in json.loads(said)}
+        """The output of `status --json`, by part."""
+        code, output = self.run("status", "--json")
+        assert code == 0, output
+        return {part["part"]: part for part in json.loads(output)}
 
     def settings(self) -> dict[str, str]:
-        """The variables that the cluster's file sets, as a shell reads them."""
+        """The variables set by the cluster's env file, as a shell reads them."""
         text = (self.folder / "env").read_text(encoding="utf-8")
         words = [word for word in shlex.split(text) if word != "export"]
         return dict(word.split("=", 1) for word in words)
 
     def place(self, name: str, home: Path) -> dict[str, str]:
-        """The variables of an exchange with a lake of its own there, and records of its own in the database."""
-        found = self.settings()
-        url = found["EXCHANGE_DATABASE_URL"]
+        """Create a schema for an exchange with its own lake on the cluster; returns the exchange's variables."""
+        settings = self.settings()
+        url = settings["EXCHANGE_DATABASE_URL"]
         with psycopg.connect(url.replace("postgresql+psycopg", "postgresql"), autocommit=True) as connection:
             connection.execute(f'CREATE SCHEMA "{name}"')
-        return found | {
+        return settings | {
             "EXCHANGE_HOME": str(home),
-            "EXCHANGE_LAKE": f"{found['EXCHANGE_LAKE']}/{name}",
+            "EXCHANGE_LAKE": f"{settings['EXCHANGE_LAKE']}/{name}",
             "EXCHANGE_DATABASE_URL": f"{url}&options=-csearch_path%3D{name}",
         }
 
     def secrets(self) -> list[str]:
         """Every secret of the cluster."""
-        known = json.loads((self.folder / "secrets.json").read_text(encoding="utf-8"))
-        found = [value for key, value in known.items() if key != "database"]
-        return [*found, *known["database"].values(), (self.folder / "spark.secret").read_text(encoding="utf-8").strip()]
+        by_name = json.loads((self.folder / "secrets.json").read_text(encoding="utf-8"))
+        passwords = by_name.pop("database").values()
+        spark_secret = (self.folder / "spark.secret").read_text(encoding="utf-8").strip()
+        return [*by_name.values(), *passwords, spark_secret]
 
     def left_running(self) -> list[str]:
-        """Command lines of processes that belong to the cluster."""
-        found = []
+        """Command lines of the cluster's processes that are still running."""
+        commands = []
         for process in psutil.process_iter():
             try:
-                carried = process.environ().get("EXCHANGE_CLUSTER_OF") == str(self.home)
-                words = " ".join(process.cmdline())
+                is_marked = process.environ().get("EXCHANGE_CLUSTER_OF") == str(self.home)
+                command = " ".join(process.cmdline())
             except psutil.Error:
                 continue
-            if carried or str(self.home) in words:
-                found.append(words)
-        return found
+            if is_marked or str(self.home) in command:
+                commands.append(command)
+        return commands
 
 
 @dataclass
 class Place:
-    """Somewhere an exchange can be: settings of its own."""
+    """A place for an exchange, given by its environment variables."""
 
     patch: pytest.MonkeyPatch
     variables: dict[str, str]
 
     def enter(self) -> None:
-        """Let this process work there."""
+        """Point this process to it."""
         engine.close()
         for name in ("EXCHANGE_SPARK", "EXCHANGE_LAKE", "EXCHANGE_DATABASE_URL"):
             self.patch.delenv(name, raising=False)

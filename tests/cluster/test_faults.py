@@ -98,7 +98,7 @@ def begun(faults: Faults, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 def life(faults: Faults, begun: Life) -> Iterator[Life]:
     """One in which nothing is wrong yet, and at whose end all is brought back."""
     yield begun
-    faults.mend()
+    faults.repair()
 
 
 def fails(source: Source, step: str, number: int) -> str:
@@ -143,7 +143,7 @@ def test_the_store_refuses_and_is_slow_all_day(faults: Faults, life: Life) -> No
     faults.door.refuse_each, faults.door.delay = 3, 0.01
     life.live()
     assert faults.door.refused > 100
-    faults.mend()
+    faults.repair()
     assert life.is_whole()
 
 
@@ -315,7 +315,7 @@ def test_a_commit_that_somebody_else_made_in_the_middle_of_a_step_is_found_out(
     for step in ("land", "bronze"):
         source.step(step, number)
     # Rows of no key that the batch brings: so ours is committed on top of theirs before it is found out.
-    source.is_written_meanwhile("meter = 'm1'", monkeypatch)
+    source.commit_during_next_step("meter = 'm1'", monkeypatch)
     made = head(source.table)
     assert source.step("silver", number).status == "succeeded"
     assert head(source.table) > made + 2, "theirs, ours on top of it, and all taken back before it was done again"

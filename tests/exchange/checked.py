@@ -1,4 +1,4 @@
-"""An exchange with one product whose checked versions a test makes at will, on real tables and a real registry."""
+"""An exchange with one product; tests commit and check its versions directly, on real tables and a real registry."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ PHYSICAL = {pa.int64(): "BIGINT", pa.int32(): "INT", pa.string(): "STRING", pa.f
 
 @dataclass
 class Desk:
-    """Makes landings and checked versions of the product, and releases them."""
+    """Commits landings and checked versions of the product, and releases them."""
 
     root: Path
     landings: int = 0
@@ -65,7 +65,7 @@ class Desk:
         declare_product(self.root, PRODUCT, product, f"SELECT * FROM silver.{SOURCE}")
 
     def agree(self, schema: pa.Schema, key: tuple[str, ...], required: tuple[str, ...] = ()) -> None:
-        """Write the product's contract for columns, key and columns that are never absent."""
+        """Write the product's contract; `required` columns may not be null."""
         columns = {
             field.name: {
                 "physicalType": PHYSICAL.get(field.type) or f"DECIMAL({field.type.precision},{field.type.scale})",
@@ -76,7 +76,7 @@ class Desk:
         declare_contract(self.root, f"gold.{PRODUCT}", declaring.contract(PRODUCT, columns, key))
 
     def land(self, text: str) -> str:
-        """Land a file, and return its sha256."""
+        """Land a file; returns its sha256."""
         self.landings += 1
         sha256 = hashlib.sha256(text.encode()).hexdigest()
         path = settings().landing / SOURCE / "2026/03/01" / f"{sha256}.csv"
@@ -105,7 +105,7 @@ class Desk:
         mode: str = "overwrite",
         **options: Any,
     ) -> int:
-        """Commit a version with these rows; returns its number. It is not checked yet."""
+        """Commit a version with these rows, not yet checked; returns its number."""
         self.agree(rows.schema, key, required)
         self.table.parent.mkdir(parents=True, exist_ok=True)
         if mode == "overwrite" and "predicate" not in options and self.table.exists():
@@ -114,7 +114,7 @@ class Desk:
         return DeltaTable(str(self.table)).version()
 
     def passes(self, version: int, grade: str = "A", passed: bool = True) -> Check:
-        """Let the version pass its expectations, on all that has landed."""
+        """Record a check of the version, based on all landings so far, and move the pointers to it."""
         sha256 = evidence.keep({"version": version, "success": passed, "score": 97.0})
         silver = self._check(f"silver.{SOURCE}", version, sha256, grade, "0" * 64, True)
         move(f"silver.{SOURCE}", version, check=silver, landing_id=self.landings, inputs=None, run_id="r")
@@ -125,11 +125,11 @@ class Desk:
         return check
 
     def release(self, at: datetime = NOW, run_id: str = "run-1") -> Release:
-        """Release what is checked."""
+        """Release the checked version."""
         return release(self.product, run_id=run_id, now=at)
 
     def ship(self, rows: pa.Table, **options: Any) -> Release:
-        """Build, check and release."""
+        """Build, check and release a version."""
         self.passes(self.build(rows, **options))
         return self.release(NOW + timedelta(days=self.landings))
 
@@ -142,7 +142,7 @@ class Desk:
 
 
 def meters(*rows: tuple[Any, ...], names: tuple[str, ...] = ("meter", "day", "kwh")) -> pa.Table:
-    """Rows of the product; columns meter (text), day (whole number), kwh (double), unless told otherwise."""
+    """Rows of the product; by default with the columns meter (string), day (int64) and kwh (double)."""
     types = {"meter": pa.string(), "day": pa.int64(), "kwh": pa.float64()}
     columns = list(zip(*rows, strict=True)) or [() for _ in names]
     return pa.table({n: pa.array(c, types.get(n)) for n, c in zip(names, columns, strict=True)})

@@ -1,4 +1,4 @@
-"""What the tests of the registry and of the buyer's door share: an empty exchange and a real server."""
+"""Fixtures of the exchange tests: an empty exchange and a real sharing server."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.exchange.wares import Door, open_door
 
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An exchange with nothing in it."""
+    """The home of an empty exchange; its registry does not exist yet."""
     monkeypatch.setenv("EXCHANGE_HOME", str(tmp_path / "home"))
     monkeypatch.delenv("EXCHANGE_DATABASE_URL", raising=False)
     return tmp_path / "home"
@@ -22,7 +22,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def home_with_registry(home: Path, new_registry: Path) -> Path:
-    """An exchange with nothing in it, whose registry need not be migrated."""
+    """The home of an empty exchange with a migrated registry."""
     home.mkdir()
     shutil.copyfile(new_registry, home / "registry.db")
     return home
@@ -30,7 +30,7 @@ def home_with_registry(home: Path, new_registry: Path) -> Path:
 
 @pytest.fixture
 def door(home_with_registry: Path, caplog: pytest.LogCaptureFixture) -> Iterator[Door]:
-    """A real server on a port of this machine, with everything it logs kept."""
+    """A real sharing server on a local port; caplog keeps everything it logs."""
     caplog.set_level(logging.DEBUG)
     with open_door(home_with_registry.parent) as opened:
         yield opened

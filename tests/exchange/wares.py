@@ -1,4 +1,4 @@
-"""Releases in a small exchange, and a buyer who wants them: helpers of the tests at the buyer's door."""
+"""Releases of a small exchange and buyers' access to them, for tests of the sharing server."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ FIRST_RELEASE = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 def build(product: str, rows: pa.Table, mode: str = "append", **options: Any) -> int:
-    """Commit a version of a product's table, and return its number. Nothing is released by it."""
+    """Commit a version of a product's table, without releasing it; returns its number."""
     folder = settings().lake / "gold" / product
     folder.parent.mkdir(parents=True, exist_ok=True)
     write_deltalake(str(folder), rows, mode=mode, **options)
@@ -59,16 +59,16 @@ def build(product: str, rows: pa.Table, mode: str = "append", **options: Any) ->
 def release(
     product: str, number: str, *, version: int | None = None, at: datetime | None = None, without: tuple[str, ...] = ()
 ) -> Release:
-    """Release a version of a product's table, the latest unless given, with a manifest as the release step writes it.
+    """Release a version of a product's table, by default the latest, with a manifest as the release step writes it.
 
-    Neither declarations nor an engine are needed: the manifest names no source, its fingerprint is that of no rows, and
-    its difference that of the numbers of rows. `without` leaves out fields that older manifests may not have.
+    Needs neither declarations nor an engine: the manifest names no source, its fingerprint is that of an empty table,
+    and its difference only compares row counts. `without` names fields to leave out, as older manifests lack them.
     """
     table = f"gold.{product}"
     state = snapshot(table, lake.delta(table).version() if version is None else version)
     released_at = at or FIRST_RELEASE + timedelta(days=state.version)
-    before = newest_release(product)
-    more = state.rows - (before.rows if before else 0)
+    previous = newest_release(product)
+    added = state.rows - (previous.rows if previous else 0)
     fingerprint = Fingerprint()
     manifest = Manifest(
         product=product,
@@ -105,7 +105,9 @@ def release(
         ),
         inputs=(),
         landed=(),
-        diff=Changes(against=before.number if before else None, added=max(more, 0), removed=max(-more, 0), changed=0),
+        diff=Changes(
+            against=previous.number if previous else None, added=max(added, 0), removed=max(-added, 0), changed=0
+        ),
     )
     major, minor, patch = (int(part) for part in number.split("."))
     row = Release(
@@ -128,14 +130,14 @@ def release(
     return row
 
 
-def recall(made: Release) -> None:
+def recall(release: Release) -> None:
     """Recall a release."""
     with transaction() as session:
-        session.get_one(Release, made.id).status = "recalled"
+        session.get_one(Release, release.id).status = "recalled"
 
 
 def set_grant(grant: Grant, **columns: Any) -> None:
-    """Change a grant's row, as time or staff would."""
+    """Change columns of a grant's row."""
     with transaction() as session:
         row = session.get_one(Grant, grant.id)
         for name, value in columns.items():
@@ -144,25 +146,25 @@ def set_grant(grant: Grant, **columns: Any) -> None:
 
 @dataclass
 class Door:
-    """A running server, and how a buyer gets to it."""
+    """A running sharing server and its buyers' profiles."""
 
     address: str
     folder: Path
     profiles: dict[str, Path] = field(default_factory=dict)
 
     def grant(self, product: str, buyer: str = "acme", days: int = 30) -> tuple[Grant, str]:
-        """Grant a product, keep the profile as a file, and return the grant and the token."""
+        """Grant a product and write the profile to a file; returns the grant and its token."""
         grant, profile = create_grant(product, buyer, days, f"{self.address}/delta-sharing")
         self.profiles[profile["bearerToken"]] = self.folder / f"{grant.id}.share"
         self.profiles[profile["bearerToken"]].write_text(json.dumps(profile))
         return grant, profile["bearerToken"]
 
     def url(self, token: str, product: str) -> str:
-        """Return how the official client names a table."""
+        """The URL by which the official client names a table."""
         return f"{self.profiles[token]}#exchange.products.{product}"
 
     def client(self, token: str | None, **headers: str) -> httpx.Client:
-        """Return a plain HTTP client."""
+        """A plain HTTP client, with the token unless it is None."""
         if token is not None:
             headers["Authorization"] = f"Bearer {token}"
         return httpx.Client(base_url=f"{self.address}/delta-sharing", headers=headers, timeout=120, trust_env=False)
@@ -170,7 +172,7 @@ class Door:
 
 @contextmanager
 def open_door(folder: Path) -> Iterator[Door]:
-    """A real server on a port of this machine, within this process; buyers' profiles are kept in the folder."""
+    """Run a real server in this process, on a local port; buyers' profiles are written to the folder."""
     from jobs.share.server import configuration, create_app
 
     server = uvicorn.Server(configuration(create_app(), "127.0.0.1", 0))
@@ -186,7 +188,7 @@ def open_door(folder: Path) -> Iterator[Door]:
 
 
 def days(count: int, first: int = 0) -> pa.Table:
-    """Rows of the example product: one a day."""
+    """Rows of the example product, one per day."""
     start = datetime(2026, 1, 1, tzinfo=UTC)
     numbers = range(first, first + count)
     return pa.table(

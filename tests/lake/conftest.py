@@ -1,11 +1,11 @@
-"""What the tests of the lake share: an exchange with nothing in it, on each engine.
+"""Fixtures of the lake tests: an empty exchange on each engine.
 
-A test runs on the embedded engine. `@pytest.mark.both_engines(reason, *modules, cases=…)` runs it on Spark, too:
+A test runs on the embedded engine. `@pytest.mark.both_engines(reason, *modules, cases=…)` runs it on Spark as well:
 
-- reason: what the two engines might do differently, in a few words;
-- modules: those of `jobs` whose part in it the case on Spark proves, such as ``lake.tables``. A case that calls no
-  function of a module it names fails, so that `tests/unit/test_marks.py` can trust these labels;
-- cases: parts of the ids of the cases that run on Spark; otherwise the first of each table mode.
+- reason: what the engines might do differently, in a few words;
+- modules: the modules of `jobs` that the Spark case covers, e.g. ``lake.tables``. A case that never calls a function of
+  a named module fails, so `tests/unit/test_marks.py` can trust these labels;
+- cases: parts of the ids of the cases to run on Spark; by default the first of each table mode.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from tests.lake.trial import Trial
 
 @pytest.fixture(scope="session")
 def spark_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Address of the one Spark Connect server of this process."""
+    """Address of this process's only Spark Connect server."""
     skip_without_java()
     with served(tmp_path_factory.mktemp("spark")) as address:
         yield address
@@ -37,42 +37,42 @@ def spark_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.fixture(params=["embedded", "spark"])
 def engine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """The engine that this process works on, by its setting."""
+    """The engine this process uses, set by EXCHANGE_SPARK."""
     if request.param == "embedded":
         monkeypatch.setenv("EXCHANGE_SPARK", "embedded")
         yield "embedded"
         return
     monkeypatch.setenv("EXCHANGE_SPARK", str(request.getfixturevalue("spark_server")))
     mark = request.node.get_closest_marker("both_engines")
-    with _calls_of(mark.args[1:] if mark else ()):
+    with _require_calls(mark.args[1:] if mark else ()):
         yield "spark"
 
 
 @contextmanager
-def _calls_of(modules: Sequence[str]) -> Iterator[None]:
-    """Fail unless the block calls a function of each of these modules of `jobs`; importing one is no call."""
-    waiting = {str(CHECKOUT / "jobs" / f"{module.replace('.', '/')}.py"): module for module in modules}
+def _require_calls(modules: Sequence[str]) -> Iterator[None]:
+    """Fail unless the block calls a function of each of these modules of `jobs`; importing a module does not count."""
+    uncalled = {str(CHECKOUT / "jobs" / f"{module.replace('.', '/')}.py"): module for module in modules}
 
     def note(frame: FrameType, event: str, _: object) -> None:
         code = frame.f_code
-        if event == "call" and code.co_filename in waiting and code.co_flags & inspect.CO_OPTIMIZED:
-            del waiting[code.co_filename]
-            if not waiting:
+        if event == "call" and code.co_filename in uncalled and code.co_flags & inspect.CO_OPTIMIZED:
+            del uncalled[code.co_filename]
+            if not uncalled:
                 sys.setprofile(None)
 
-    if waiting:
+    if uncalled:
         sys.setprofile(note)
     try:
         yield
     finally:
         sys.setprofile(None)
-    assert not waiting, f"marked as proof on Spark of modules that it does not call: {sorted(waiting.values())}"
+    assert not uncalled, f"the mark names modules that the Spark case never calls: {sorted(uncalled.values())}"
 
 
 @pytest.fixture
 def exchange(engine: str, new_registry: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Trial:
-    """An exchange with nothing in it, and the process's settings pointed at it."""
-    del engine  # It is where the settings point by now.
+    """An empty exchange, with this process's settings pointing to it."""
+    del engine  # The settings point to it by now.
     home = tmp_path / "home"
     home.mkdir()
     shutil.copyfile(new_registry, home / "registry.db")

@@ -1,4 +1,4 @@
-"""What a partner's package adds to the exchange, written as pip leaves it: a module and the names it announces."""
+"""Packages of a partner that extend the exchange, installed as pip does: a module and its entry points."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from textwrap import dedent
 import pytest
 
 CONNECTOR = '''
-    """Hands out one file that it writes itself, so that a test needs no publisher."""
+    """Fetches a file that it writes itself, so a test needs no publisher."""
 
     from typing import Literal
 
@@ -18,7 +18,7 @@ CONNECTOR = '''
 
 
     class Spelled(Connector):
-        """The lines of a file, spelled out in the declaration."""
+        """A file whose lines are in the declaration."""
 
         type: Literal["spelled"] = "spelled"
         lines: tuple[str, ...]
@@ -36,7 +36,7 @@ CONNECTOR = '''
 '''
 
 FORMAT = '''
-    """Text with cells of fixed widths."""
+    """Text with fixed-width cells."""
 
     from typing import Literal
 
@@ -117,25 +117,25 @@ STEP = '''
 
 @dataclass(frozen=True)
 class Site:
-    """A folder on the import path, where packages are installed."""
+    """A folder on the import path for installed packages."""
 
     folder: Path
 
     def install(self, group: str, name: str, module: str) -> tuple[Path, ...]:
-        """Install a package that adds one thing of this name; returns the files that were written."""
+        """Install a package that adds one extension of this name; returns the package's own files."""
         package = f"partner_{name}"
         code = self.folder / f"{package}.py"
         code.write_text(dedent(module))
-        announced = self.folder / f"{package}-1.0.dist-info" / "entry_points.txt"
-        announced.parent.mkdir()
-        announced.write_text(f"[{group}]\n{name} = {package}\n")
-        # Airflow brings a reader of its own of what is installed, which needs this file.
-        announced.with_name("METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: 1.0\n")
-        return code, announced
+        entry_points = self.folder / f"{package}-1.0.dist-info" / "entry_points.txt"
+        entry_points.parent.mkdir()
+        entry_points.write_text(f"[{group}]\n{name} = {package}\n")
+        # Airflow reads installed packages in its own way, which needs this file.
+        entry_points.with_name("METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: 1.0\n")
+        return code, entry_points
 
 
 def site_in(folder: Path, patch: pytest.MonkeyPatch) -> Site:
-    """An empty place for packages, on the import path for the length of a test."""
+    """An empty site folder, on the import path for the length of a test."""
     folder.mkdir()
     patch.syspath_prepend(str(folder))
     for name in [name for name in sys.modules if name.startswith("partner_")]:

@@ -1,7 +1,7 @@
-"""Runs steps in processes that die at a named point or at any instant, for the tests of what that leaves behind.
+"""Runs steps in processes that die at a named point or at any instant, to test what that leaves behind.
 
-Started as a program it imports everything once, then forks one process for each order that it reads; what is imported
-costs nothing then, and the engine is started by the process that dies.
+Run as a program, it imports everything once, then forks a process for each order it reads: the fork need not import
+again, and the process that dies starts its own engine.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Step = tuple[str, str, int]
 
 @dataclass
 class Undertaker:
-    """The program, as its user sees it."""
+    """Starts the program and sends it orders."""
 
     process: subprocess.Popen[str]
 
@@ -44,16 +44,16 @@ class Undertaker:
         self, home: Path, catalogue: Path, steps: Sequence[Step], *, at: str = "", nth: int = 1, after: bool = True,
         seconds: float = 0.0, **environment: str,
     ) -> dict[str, Any]:  # fmt: skip
-        """Run steps of (step, name, day) in a process of their own.
+        """Run steps of (step, name, day) in a process that may die.
 
         Args:
             home: the exchange's state.
             catalogue: its declarations.
-            steps: what to run, one after the other.
-            at: a function, as ``module:name``, at whose nth call the process kills itself.
+            steps: steps to run, in order.
+            at: the function, as ``module:name``, whose nth call kills the process.
             nth: which call.
             after: whether it dies after the call or before it.
-            seconds: when to kill it, if at no function.
+            seconds: when to kill it, unless `at` is given.
             environment: further variables.
 
         Returns:
@@ -107,15 +107,15 @@ def _fork(order: dict[str, Any]) -> dict[str, Any]:
     if not child:
         os.close(reader)
         os.dup2(2, 1)
-        with os.fdopen(writer, "w") as told:
-            _work(order, told)
+        with os.fdopen(writer, "w") as reports:
+            _work(order, reports)
         os._exit(0)
     os.close(writer)
-    with os.fdopen(reader) as told:
+    with os.fdopen(reader) as reports:
         if order["seconds"]:
             _wait(order["seconds"])
             os.kill(child, signal.SIGKILL)
-        lines = [json.loads(line) for line in told]
+        lines = [json.loads(line) for line in reports]
     _, status = os.waitpid(child, 0)
     errors = [line["error"] for line in lines if "error" in line]
     return {
@@ -131,7 +131,7 @@ def _wait(seconds: float) -> None:
     time.sleep(seconds)
 
 
-def _work(order: dict[str, Any], told: Any) -> None:
+def _work(order: dict[str, Any], reports: Any) -> None:
     import time
 
     os.environ.update(order["environment"])
@@ -148,15 +148,15 @@ def _work(order: dict[str, Any], told: Any) -> None:
                 accept(name)
                 continue
             result = run_step(step, name, day(at), "killed")
-            told.write(json.dumps({"status": result.status}) + "\n")
-            told.flush()
+            reports.write(json.dumps({"status": result.status}) + "\n")
+            reports.flush()
     except ExchangeError as error:
-        told.write(json.dumps({"error": f"{type(error).__name__}: {error}"}) + "\n")
-        told.flush()
+        reports.write(json.dumps({"error": f"{type(error).__name__}: {error}"}) + "\n")
+        reports.flush()
 
 
 def _arm(at: str, nth: int, after: bool) -> None:
-    """Replace a function by one that kills the process at its nth call."""
+    """Replace a function with one that kills the process on its nth call."""
     module_name, name = at.split(":")
     owner: Any = importlib.import_module(module_name)
     *path, last = name.split(".")

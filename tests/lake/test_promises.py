@@ -228,7 +228,7 @@ def test_what_somebody_else_commits_in_the_middle_of_a_step_makes_it_be_done_aga
     source.take([(meter, "2026-01-01", "1") for meter in ("m1", "m2")], 0)
     source.land([("m1", "2026-01-01", "5"), ("m3", "2026-01-01", "3")], 1)
     source.step("bronze", 1)
-    source.is_written_meanwhile(f"meter = '{theirs}'", monkeypatch)
+    source.commit_during_next_step(f"meter = '{theirs}'", monkeypatch)
     assert source.step("silver", 1).status == "succeeded"
     assert [(row[0], row[2]) for row in source.rows()] == [("m1", 5), ("m2", 1), ("m3", 3)]
 

@@ -1,4 +1,4 @@
-"""An exchange whose sources and products a test declares, feeds and runs, on real files and the real engine."""
+"""An exchange for tests: declares sources and products, lands files and runs steps, on real files and a real engine."""
 
 from __future__ import annotations
 
@@ -30,11 +30,12 @@ from tests.declaring import Columns, declare_contract, declare_product, declare_
 FIRST = datetime(2026, 1, 1, tzinfo=UTC)
 BOOKKEEPING = ("_landing_sha256", "_file", "_row", "_logical_date")
 
-# Tables are told apart by name, because one process has one catalogue for all of its tests.
+# Every table gets its own name: all tests of a process share one engine catalogue.
 _numbers = itertools.count(1)
 
+
 def day(number: int) -> datetime:
-    """The logical date of a day of the test."""
+    """The logical date of a test's day; day 0 is `FIRST`."""
     return FIRST + timedelta(days=number)
 
 
@@ -49,7 +50,7 @@ def csv_text(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
 
 @dataclass
 class Source:
-    """One source of a test."""
+    """A source of a trial exchange."""
 
     exchange: Trial
     name: str
@@ -63,7 +64,7 @@ class Source:
         return f"silver.{self.name}"
 
     def drop(self, content: str | bytes | Iterable[Sequence[Any]], file: str | None = None) -> Path:
-        """Put a file into the source's folder, old enough to be taken at once; rows become CSV of its columns."""
+        """Put a file into the source's drop folder, old enough to be landed; rows are written as CSV."""
         if not isinstance(content, str | bytes):
             content = csv_text(self.published, content)
         path = settings().drop / self.name / (file or f"f{next(_numbers)}.csv")
@@ -82,26 +83,26 @@ class Source:
         return run_step(step, self.name, at if isinstance(at, datetime) else day(at), run_id)
 
     def build(self, at: int | datetime = 0) -> StepRun:
-        """Bronze, silver, and the checked version moved to what was built, without running expectations."""
+        """Run bronze and silver, then accept the new version without running expectations."""
         self.step("bronze", at)
-        built = self.step("silver", at)
-        if built.status == "succeeded":
+        silver = self.step("silver", at)
+        if silver.status == "succeeded":
             self.accept()
-        return built
+        return silver
 
     def accept(self) -> None:
-        """Let the checked version stand on the newest one, as a passed check does."""
+        """Move the checked version to the newest one, as a passed check does."""
         accept(self.table)
 
     def take(self, content: Any, at: int | datetime = 0, file: str | None = None) -> StepRun:
-        """Land one file and build with it."""
+        """Land one file and build."""
         self.land(content, at, file)
         return self.build(at)
 
     def append_again(self, number: int) -> None:
-        """The rows of the first day again, `number` days later by their column read_on, as a silver step leaves them.
+        """Append the rows of version 1 again, with read_on `number` days later, as a silver step would.
 
-        They are appended, recorded and let through: a day's commits without the steps that lead there.
+        The append is recorded and accepted: a day's commits without the cost of its steps.
         """
         moved = {"read_on": f"date_add(read_on, {number}) AS read_on"}
         rows = lake.read_table(self.table, 1).selectExpr(*[moved.get(c, c) for c in lake.columns_at(self.table)])
@@ -111,40 +112,40 @@ class Source:
         )  # fmt: skip
         self.accept()
 
-    def is_written_meanwhile(self, where: str, patch: pytest.MonkeyPatch) -> None:
-        """Let somebody else commit those rows of the table again, once the next step has staged something."""
+    def commit_during_next_step(self, where: str, patch: pytest.MonkeyPatch) -> None:
+        """Let another writer append a copy of the matching rows, right after the next step has staged something."""
         stage = lake.Workspace.stage
 
-        def late(*told: Any, **more: Any) -> str:
+        def stage_then_commit(*arguments: Any, **options: Any) -> str:
             patch.setattr(lake.Workspace, "stage", stage)
-            view = stage(*told, **more)
-            theirs = lake.read_table(self.table).where(where)
-            theirs.write.format("delta").mode("append").save(str(lake.location(self.table)))
+            view = stage(*arguments, **options)
+            copies = lake.read_table(self.table).where(where)
+            copies.write.format("delta").mode("append").save(str(lake.location(self.table)))
             return view
 
-        patch.setattr(lake.Workspace, "stage", late)
+        patch.setattr(lake.Workspace, "stage", stage_then_commit)
 
     def rows(self, *more: str, where: str = "true") -> list[tuple[Any, ...]]:
         """Rows of the silver table's newest version, sorted: the contract's columns, then `more`."""
         return table_rows(self.table, *load_contract(self.table).names, *more, where=where)
 
     def quarantine(self, *columns: str) -> list[tuple[Any, ...]]:
-        """Rows of quarantine: rule, column_name, value, or the columns wanted."""
+        """Rows of quarantine: rule, column_name and value unless other columns are given."""
         if not lake.exists(f"quarantine.{self.name}"):
             return []
         return table_rows(f"quarantine.{self.name}", *(columns or ("rule", "column_name", "value")))
 
     def bronze(self, *columns: str) -> list[tuple[Any, ...]]:
-        """Rows of bronze."""
+        """Rows of bronze: the published columns unless others are given."""
         return table_rows(f"bronze.{self.name}", *(columns or self.published))
 
     def last(self, step: str) -> Run:
-        """Record of the newest run of a step."""
+        """The record of a step's newest run."""
         return runs(self.name, step)[-1]
 
-    def declare(self, columns: Columns | None = None, quality: list[Any] | None = None, **changed: Any) -> None:
-        """Write the declarations again, changed."""
-        self.settings |= changed
+    def declare(self, columns: Columns | None = None, quality: list[Any] | None = None, **changes: Any) -> None:
+        """Write the declarations again with changes."""
+        self.settings |= changes
         if columns is not None:
             self.settings["columns"] = columns
         if quality is not None:
@@ -154,7 +155,7 @@ class Source:
 
 @dataclass
 class Trial:
-    """An exchange with nothing in it."""
+    """An exchange that starts empty."""
 
     root: Path
 
@@ -162,28 +163,28 @@ class Trial:
         self, columns: Columns, key: Sequence[str], mode: str = "merge", *, published: Sequence[str] = (),
         partition: Sequence[str] = (), name: str | None = None, **more: Any,
     ) -> Source:  # fmt: skip
-        """Declare a source; its published columns are those of the contract unless told."""
-        made = Source(self, name or f"s{next(_numbers)}", tuple(published or columns), mode, tuple(key))
-        made.settings = {"columns": columns, "partition": tuple(partition), "quality": [], **more}
-        self.write_source(made)
-        return made
+        """Declare a source; its published columns are those of the contract unless given."""
+        source = Source(self, name or f"s{next(_numbers)}", tuple(published or columns), mode, tuple(key))
+        source.settings = {"columns": columns, "partition": tuple(partition), "quality": [], **more}
+        self.write_source(source)
+        return source
 
     def write_source(self, source: Source) -> None:
-        """Write a source's declaration and contract as its settings say."""
-        told = source.settings
-        form = told.get("format", {})
-        if form.get("type", "delimited") == "delimited":
-            form = {"delimiter": ","} | form
+        """Write a source's declaration and contract from its settings."""
+        fields = source.settings
+        format_fields = fields.get("format", {})
+        if format_fields.get("type", "delimited") == "delimited":
+            format_fields = {"delimiter": ","} | format_fields
         document = declaring.source(
             source.published,
-            connector=told.get("connector") or {"type": "drop", "files": told.get("files", ["*"])},
-            format=form,
+            connector=fields.get("connector") or {"type": "drop", "files": fields.get("files", ["*"])},
+            format=format_fields,
             silver={"mode": source.mode},
-            **{name: told[name] for name in ("reshape", "drop") if name in told},
+            **{name: fields[name] for name in ("reshape", "drop") if name in fields},
         )
-        declare_source(self.root, source.name, document, sql=told.get("sql", ""))
+        declare_source(self.root, source.name, document, sql=fields.get("sql", ""))
         declare_contract(self.root, source.table, declaring.contract(
-            source.name, told["columns"], source.key, partition=told["partition"], quality=told["quality"],
+            source.name, fields["columns"], source.key, partition=fields["partition"], quality=fields["quality"],
         ))  # fmt: skip
 
     def product(
@@ -201,31 +202,31 @@ class Trial:
 
 
 def run_steps(name: str, logical_date: datetime, run_id: str) -> list[StepRun]:
-    """Run a source's or product's steps in order until one finds nothing new; a product's release runs all the same."""
+    """Run the steps of a source or product in order, up to an unchanged land or silver step."""
     is_source = name in load_catalog().sources
-    done: list[StepRun] = []
+    results: list[StepRun] = []
     for step in steps_of("source" if is_source else "product"):
-        done.append(run_step(step.name, name, logical_date, run_id))
-        if done[-1].status == "unchanged" and step.name in ("land", "silver"):
+        results.append(run_step(step.name, name, logical_date, run_id))
+        if results[-1].status == "unchanged" and step.name in ("land", "silver"):
             break
-    return done
+    return results
 
 
 def build_product(name: str, at: int = 0) -> StepRun:
-    """Gold, and the checked version moved to what was built."""
-    built = run_step("gold", name, day(at), "r")
-    if built.status == "succeeded":
+    """Run gold, then accept the new version."""
+    gold = run_step("gold", name, day(at), "r")
+    if gold.status == "succeeded":
         accept(f"gold.{name}")
-    return built
+    return gold
 
 
 def accept(table: str) -> None:
-    """Let a table's checked version stand on its newest one, as a passed check does."""
+    """Move a table's checked version to its newest one, as a passed check does."""
     head = lake.version(table)
     assert head is not None
-    built = last_build(table, head)
-    assert built is not None, f"version {head} of {table} was built by no recorded run"
-    told = built.input or {}
+    build = last_build(table, head)
+    assert build is not None, f"no recorded run built version {head} of {table}"
+    build_input = build.input or {}
     check = Check(
         table_name=table,
         delta_version=head,
@@ -241,50 +242,50 @@ def accept(table: str) -> None:
         checked_at=datetime.now(UTC),
     )
     move(
-        table, head, check=check, landing_id=told.get("landing_id"),
-        inputs=told if "tables" in told else None, run_id="r",
+        table, head, check=check, landing_id=build_input.get("landing_id"),
+        inputs=build_input if "tables" in build_input else None, run_id="r",
     )  # fmt: skip
 
 
 def table_rows(table: str, *columns: str, where: str = "true", at: int | None = None) -> list[tuple[Any, ...]]:
-    """Rows of a version of a table, sorted, as tuples of values; all columns but `_run_id` if none is named."""
+    """Rows of a version of a table as sorted tuples; all columns but `_run_id` if none is named."""
     import pyarrow as pa
 
     frame = lake.read_table(table, at).where(where)
     names = columns or tuple(c for c in frame.columns if c != "_run_id")
-    found: pa.Table = frame.toArrow()
-    return sorted(zip(*(found.column(n).to_pylist() for n in names), strict=True), key=repr)
+    rows: pa.Table = frame.toArrow()
+    return sorted(zip(*(rows.column(n).to_pylist() for n in names), strict=True), key=repr)
 
 
 def checked_rows(table: str) -> list[tuple[Any, ...]]:
     """Rows of a table's checked version without `_run_id`."""
-    stands = pointer(table)
-    assert stands is not None
-    return table_rows(table, at=stands.delta_version)
+    existing = pointer(table)
+    assert existing is not None
+    return table_rows(table, at=existing.delta_version)
 
 
 def files_of(table: str, at: int | None = None) -> dict[tuple[str | None, ...], frozenset[str]]:
-    """Paths of a version's files by partition."""
-    found: dict[tuple[str | None, ...], set[str]] = {}
+    """Paths of a version's files, by partition."""
+    paths: dict[tuple[str | None, ...], set[str]] = {}
     for file in lake.files(table, at):
-        found.setdefault(tuple(v for _, v in file.partition), set()).add(file.path)
-    return {k: frozenset(v) for k, v in found.items()}
+        paths.setdefault(tuple(v for _, v in file.partition), set()).add(file.path)
+    return {k: frozenset(v) for k, v in paths.items()}
 
 
 def runs(name: str, step: str | None = None) -> list[Run]:
-    """Records of a source's or product's runs, oldest first."""
+    """Records of the runs of a source or product, oldest first."""
     with reading() as db:
         return [r for r in db.query(Run).order_by(Run.id) if r.name == name and step in (None, r.step)]
 
 
 def landings(name: str) -> list[Landing]:
-    """What landed of a source, in order of arrival."""
+    """Landings of a source in order of arrival."""
     with reading() as db:
         return [x for x in db.query(Landing).order_by(Landing.id) if x.source == name]
 
 
 def balanced(run: Run) -> bool:
-    """Whether a silver run's counts add up."""
+    """Whether the counts of a silver run add up."""
     parts = (
         run.rows_out,
         run.rows_quarantined,

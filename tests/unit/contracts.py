@@ -1,4 +1,4 @@
-"""The contract of meter readings, which tests of declarations change at will."""
+"""A contract of meter readings that tests of declarations modify."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ _COLUMNS: dict[str, dict[str, Any]] = {
 
 
 def write(root: Path, document: Document | str, table: str = "silver.readings") -> Path:
-    """Put a contract where the table's contract is looked for; returns the file."""
+    """Write the contract of a table; returns the file."""
     return declare_contract(root, table, document)
 
 
 def readings(**changes: Any) -> Document:
-    """The contract of readings; a change named after a column updates that column, any other the document or table."""
-    columns = {name: {"description": None} | told | changes.pop(name, {}) for name, told in _COLUMNS.items()}
+    """The contract of readings; a change named after a column updates that column, any other the table or document."""
+    columns = {name: {"description": None} | fields | changes.pop(name, {}) for name, fields in _COLUMNS.items()}
     quality = changes.pop("quality", ())
     return contract("readings", columns, ("meter_code", "read_at"), quality=quality, **changes)
