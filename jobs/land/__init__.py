@@ -1,4 +1,4 @@
-"""Land: publishers' bytes come in, by connectors, and are kept as received."""
+"""Land: connectors fetch publishers' bytes, which are kept as received."""
 
 from jobs.land.containers import Member, Readable, members
 

@@ -1,4 +1,4 @@
-"""Opens what publishers wrap data in (gz, zip, tar) as streams, within bounds, and never writes a member to disk."""
+"""Opens the containers that publishers wrap data in (gz, zip, tar) as bounded streams; no member reaches the disk."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ MEMBER_LIMIT = 20 << 30
 RATIO_LIMIT = 1000
 RATIO_FREE = 100 << 20
 
-# What the standard library raises at damaged or cut bytes; a disk that fails to read is none of it.
+# What the standard library raises on damaged or truncated bytes. A failing disk raises OSError, which is not damage.
 _DAMAGE = (zlib.error, gzip.BadGzipFile, zipfile.BadZipFile, tarfile.TarError, EOFError, NotImplementedError)
 
 _GZIP, _ZIP = b"\x1f\x8b", (b"PK\x03\x04", b"PK\x05\x06", b"PK\x07\x08")
@@ -39,35 +39,35 @@ _FOREIGN = {
 
 
 class Readable(Protocol):
-    """The only thing a format needs of a stream."""
+    """All that a format needs from a stream."""
 
     def read(self, size: int, /) -> bytes:
-        """Return up to ``size`` bytes; nothing only at the end."""
+        """Return up to ``size`` bytes; empty only at the end."""
 
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """One file of data: the landed file itself, or a member of it. Its stream ends when the next one is asked for."""
+    """One data file: the landed file itself or a member of it. Its stream is valid until the next member is opened."""
 
     name: str
     stream: Readable
 
 
 def members(path: Path, file_name: str, globs: Sequence[str] = ()) -> Iterator[Member]:
-    """Open the files of data inside a landed file, one after the other.
+    """Open the data files inside a landed file, one after the other.
 
-    What a file is, is told by its first bytes, not by its name. A gz is one member; of a zip or tar the members
-    that match ``globs`` are opened (without globs it must hold one file). A member may itself be a gz; a zip or
-    tar inside an archive is refused.
+    The first bytes decide what a file is, not its name. A gz is one member. In a zip or tar, the members that match
+    ``globs`` are opened; without globs it must hold exactly one file. A member may itself be a gz; a zip or tar inside
+    an archive is refused.
 
     Raises:
-        NotFound: there is no such file.
-        RefusedFile: truncated, damaged, encrypted or unpacking to too much; or no member matches.
+        NotFound: the file does not exist.
+        RefusedFile: the file is truncated, damaged, encrypted or unpacks to too much, or no member matches.
     """
     try:
         raw = path.open("rb")
     except FileNotFoundError as error:
-        raise NotFound("the landed file is gone", where=str(path), next_step="restore it from a backup") from error
+        raise NotFound("the landed file is missing", where=str(path), next_step="restore it from a backup") from error
     with raw:
         budget = Budget(file_name, path.stat().st_size)
         head = raw.read(HEAD)
@@ -108,12 +108,12 @@ def _zip_members(raw: IO[bytes], file_name: str, globs: Sequence[str], budget: B
         names = [info.filename for info in files]
         if "[Content_Types].xml" in names:
             raise _foreign(file_name, "an Office document (xlsx, docx)")
-        wanted = _chosen(names, globs, file_name)
-        for info in (info for info in files if info.filename in wanted):
+        chosen = _chosen(names, globs, file_name)
+        for info in (info for info in files if info.filename in chosen):
             name = f"{file_name}!{info.filename}"
             if info.flag_bits & 0x1:
                 raise RefusedFile(
-                    "the member is encrypted", where=name, next_step="ask the publisher for a file without password"
+                    "the member is encrypted", where=name, next_step="ask the publisher for a file without a password"
                 )
             try:
                 member = archive.open(info)
@@ -145,7 +145,7 @@ def _tar_members(raw: Readable, file_name: str, globs: Sequence[str], budget: Bu
     except tarfile.TarError as error:
         raise _truncated(file_name, "tar", error) from error
     if not tail.is_closed_properly():
-        raise _truncated(file_name, "tar", "its end mark is missing")
+        raise _truncated(file_name, "tar", "its end-of-archive marker is missing")
     if not opened:
         _chosen(seen, globs, file_name)
 
@@ -165,9 +165,9 @@ def _inner(stream: Readable, name: str, budget: Budget) -> Member:
 
 
 def _plain(name: str, stream: Readable, head: bytes) -> Readable:
-    for magic, what in _FOREIGN.items():
+    for magic, kind in _FOREIGN.items():
         if head.startswith(magic):
-            raise _foreign(name, what)
+            raise _foreign(name, kind)
     return stream
 
 
@@ -204,10 +204,10 @@ def _is_tar(head: bytes, name: str) -> bool:
 
 
 def _read_fully(stream: Readable, size: int) -> bytes:
-    got = b""
-    while len(got) < size and (more := stream.read(size - len(got))):
-        got += more
-    return got
+    data = b""
+    while len(data) < size and (more := stream.read(size - len(data))):
+        data += more
+    return data
 
 
 def _listed(names: Sequence[str]) -> str:
@@ -218,8 +218,8 @@ def _several(where: str, names: list[str]) -> RefusedFile:
     return RefusedFile(
         f"the archive holds several files: {_listed(names)}",
         where=where,
-        expected="one file, or `members:` to say which",
-        next_step='declare for example `members: ["*.csv"]` in the format block',
+        expected="one file, or `members:` in the declaration",
+        next_step='choose with `members:` in the format block, for example `members: ["*.csv"]`',
     )
 
 
@@ -232,25 +232,25 @@ def _nested(where: str) -> RefusedFile:
     )
 
 
-def _foreign(where: str, what: str) -> RefusedFile:
+def _foreign(where: str, kind: str) -> RefusedFile:
     return RefusedFile(
-        f"{what} instead of text",
+        f"{kind} instead of text",
         where=where,
-        expected="delimited text or JSON, as it is or in gz, zip or tar",
+        expected="delimited text or JSON, plain or in a gz, zip or tar",
         next_step="open the file, then correct the connector or the format",
     )
 
 
-def _truncated(where: str, what: str, detail: object) -> RefusedFile:
+def _truncated(where: str, part: str, detail: object) -> RefusedFile:
     return RefusedFile(
-        f"the {what} is truncated or damaged ({str(detail).strip().rstrip('.') or type(detail).__name__})",
+        f"the {part} is truncated or damaged ({str(detail).strip().rstrip('.') or type(detail).__name__})",
         where=where,
-        next_step="fetch it again; if it comes the same, tell the publisher",
+        next_step="fetch it again; if it is still damaged, tell the publisher",
     )
 
 
 class Budget:
-    """Bytes unpacked from one landed file, so that a small file cannot become an endless one."""
+    """Counts the bytes unpacked from one landed file, so that a small file cannot unpack without end."""
 
     def __init__(self, file_name: str, packed: int) -> None:
         self.file_name = file_name
@@ -258,19 +258,19 @@ class Budget:
         self._unpacked = 0
 
     def spend(self, size: int) -> None:
-        """Count bytes; raise RefusedFile when they are out of proportion."""
+        """Count bytes; raise RefusedFile when they are out of proportion to the packed size."""
         self._unpacked += size
         if self._unpacked > RATIO_FREE and self._unpacked > RATIO_LIMIT * self._packed:
             raise RefusedFile(
                 f"{self._packed} bytes unpack to more than {self._unpacked} bytes: a zip bomb",
                 where=self.file_name,
                 expected=f"at most {RATIO_LIMIT} times the packed size",
-                next_step="look at the file before you trust its publisher again",
+                next_step="inspect the file before you trust its publisher again",
             )
 
 
 class Guarded:
-    """A stream of unpacked bytes that counts them and turns every kind of damage into a refusal."""
+    """A stream of unpacked bytes that counts them and raises RefusedFile on any damage."""
 
     def __init__(self, stream: Readable, name: str, budget: Budget) -> None:
         self._stream = stream
@@ -279,7 +279,7 @@ class Guarded:
         self._size = 0
 
     def read(self, size: int, /) -> bytes:
-        """Return up to ``size`` bytes; raise RefusedFile when they are damaged or too many."""
+        """Return up to ``size`` bytes; raise RefusedFile if they are damaged or too many."""
         try:
             data = self._stream.read(size)
         except _DAMAGE as error:
@@ -289,14 +289,14 @@ class Guarded:
             raise RefusedFile(
                 f"unpacks to more than {MEMBER_LIMIT >> 30} GiB",
                 where=self._name,
-                next_step="ask the publisher for it in parts",
+                next_step="ask the publisher to split it",
             )
         self._budget.spend(len(data))
         return data
 
 
 class _Rest:
-    """A stream whose beginning was already read."""
+    """A stream whose head was already read."""
 
     def __init__(self, head: bytes, stream: Readable) -> None:
         self._head = head
@@ -310,7 +310,7 @@ class _Rest:
 
 
 class _Tail:
-    """Remembers the end of a tar, because the standard library takes a cut one for a complete one."""
+    """Remembers the end of a tar, because the standard library takes a truncated one for complete."""
 
     def __init__(self, raw: Readable) -> None:
         self._raw = raw

@@ -1,4 +1,4 @@
-"""What a connector hands over: one file as it arrived, not yet landed."""
+"""What a connector yields: one file as it arrived, not yet landed."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ class Fetched:
     Attributes:
         path: where its bytes are now; landing copies them.
         file_name: its name at the publisher, without folders.
-        url: where it comes from, without secrets and without the address of an index or a machine.
+        url: its address at the publisher, without secrets and without the address of an index or a machine.
         etag: the publisher's own version mark.
-        published_at: when the publisher made it (UTC), where that can be known.
-        facts: what else the connector knows, such as package and version.
+        published_at: when the publisher made it (UTC), if known.
+        facts: other facts from the connector, for example package and version.
     """
 
     path: Path

@@ -1,4 +1,4 @@
-"""Keeps every byte as it was received, named by its sha256 and never changed, so that all else can be made again."""
+"""Keeps every file as received, named by its sha256 and never changed, so that everything else can be rebuilt."""
 
 from __future__ import annotations
 
@@ -31,15 +31,15 @@ _TIMES = ("published_at", "fetched_at", "logical_date")
 
 
 @dataclass(frozen=True, slots=True)
-class Landed:
-    """One file in landing, as its manifest tells it.
+class LandedFile:
+    """One file in landing, as its manifest describes it.
 
     Attributes:
-        path: of the bytes, relative to ``settings().store``.
+        path: path of the bytes, relative to ``settings().store``.
         size: bytes.
         published_at, fetched_at, logical_date: instants in UTC.
-        facts: what the connector knew.
-        is_new: False if these bytes were there already under that logical date; not part of the manifest.
+        facts: other facts from the connector.
+        is_new: False if these bytes had already landed under that logical date; not part of the manifest.
     """
 
     source: str
@@ -61,21 +61,21 @@ class Landed:
         return settings().store / self.path
 
 
-def store(fetched: Fetched, source: str, logical_date: datetime) -> Landed:
+def store(fetched: Fetched, source: str, logical_date: datetime) -> LandedFile:
     """Copy a fetched file into landing, with its manifest beside it.
 
     Bytes and manifest appear under their final names complete or not at all, and never replace anything: a process
-    killed at any instant, run again, ends with the same files. The same bytes of the same date again give the
-    first manifest back, with ``is_new`` False.
+    killed at any instant and run again ends with the same files. Storing the same bytes for the same date again
+    returns the first manifest, with ``is_new`` False.
 
     Args:
-        fetched: the file; it is left where it is.
+        fetched: the file, which stays where it is.
         source: the source's name.
-        logical_date: what the run works on, with its zone.
+        logical_date: the date that the run works on, timezone-aware.
 
     Raises:
-        ExchangeError: the disk is full or cannot be written.
-        Tampered: something else lies under the name that these bytes would have.
+        ExchangeError: the disk is full or not writable.
+        Tampered: other content is stored under the name that these bytes would have.
     """
     logical_date = logical_date.astimezone(UTC)
     folder = settings().landing / source / f"{logical_date:%Y/%m/%d}"
@@ -89,49 +89,49 @@ def store(fetched: Fetched, source: str, logical_date: datetime) -> Landed:
         raise disk_full(error, folder) from error
 
 
-def manifests(source: str) -> Iterator[Landed]:
-    """Go through all that was ever landed of a source, in order of logical date, then of fetching.
+def manifests(source: str) -> Iterator[LandedFile]:
+    """Yield every file ever landed for a source, by logical date and then by time of fetching.
 
     Raises:
         Tampered: a manifest cannot be read.
     """
     folder = settings().landing / source
-    every = [_read_manifest(path) for path in folder.glob(f"*/*/*/*{_MANIFEST}")]
-    yield from sorted(every, key=lambda landed: (landed.logical_date, landed.fetched_at, landed.sha256))
+    files = [_read_manifest(path) for path in folder.glob(f"*/*/*/*{_MANIFEST}")]
+    yield from sorted(files, key=lambda landed: (landed.logical_date, landed.fetched_at, landed.sha256))
 
 
 def names(source: str) -> dict[str, str]:
-    """Every file in landing of a source, by its path as records give it, with the sha256 that it is of.
+    """The sha256 of each of a source's files in landing, by its path as the registry records it.
 
-    Nothing is read but the folders, whatever was ever landed; files half-way to landing are left out.
+    Only folders are listed and no file is read; files that are still being written are left out.
     """
     folder = settings().landing / source
-    found = (file.name for file in objects.listed(folder))
-    last = ((name, name.rpartition("/")[2]) for name in found)
-    return {f"{settings().landing.name}/{source}/{name}": own[:64] for name, own in last if own[0] != "."}
+    paths = (file.name for file in objects.listed(folder))
+    named = ((path, path.rpartition("/")[2]) for path in paths)
+    return {f"{settings().landing.name}/{source}/{path}": name[:64] for path, name in named if name[0] != "."}
 
 
-def verify(landed: Landed) -> None:
-    """Compute the sha256 of landed bytes again.
+def verify(landed: LandedFile) -> None:
+    """Recompute the sha256 of landed bytes.
 
     Raises:
-        Tampered: the bytes are gone or are not those that were landed.
+        Tampered: the bytes are missing or have changed since they landed.
     """
-    next_step = "restore the file from a backup; what was built from it can be compared with `exchange rebuild`"
+    next_step = "restore the file from a backup; `exchange rebuild` compares what was built from it"
     try:
-        found = objects.sha256_of(landed.file)
+        sha256 = objects.sha256_of(landed.file)
     except FileNotFoundError as error:
-        raise Tampered("the landed bytes are gone", where=landed.path, next_step=next_step) from error
-    if found != landed.sha256:
+        raise Tampered("the landed bytes are missing", where=landed.path, next_step=next_step) from error
+    if sha256 != landed.sha256:
         raise Tampered(
-            f"the landed bytes changed: their sha256 is {found}",
+            f"the landed bytes changed: their sha256 is {sha256}",
             where=landed.path,
             expected=landed.sha256,
             next_step=next_step,
         )
 
 
-def _stored(fetched: Fetched, source: str, logical_date: datetime, folder: Path) -> Landed:
+def _stored(fetched: Fetched, source: str, logical_date: datetime, folder: Path) -> LandedFile:
     with fetched.path.open("rb") as original, _Draft(folder) as draft:
         sha256 = hashlib.sha256()
         while data := original.read(_CHUNK):
@@ -140,7 +140,7 @@ def _stored(fetched: Fetched, source: str, logical_date: datetime, folder: Path)
         size = draft.file.tell()
         target = folder / _name(sha256.hexdigest(), fetched.file_name)
         if not draft.keep_as(target):
-            _see_size(target, size)
+            _require_size(target, size)
     landed = _landed(fetched, source, logical_date, target, sha256.hexdigest(), size)
     manifest = folder / f"{landed.sha256}{_MANIFEST}"
     with _Draft(folder) as draft:
@@ -149,13 +149,13 @@ def _stored(fetched: Fetched, source: str, logical_date: datetime, folder: Path)
     return landed if is_new else replace(_read_manifest(manifest), is_new=False)
 
 
-def _uploaded(fetched: Fetched, source: str, logical_date: datetime, folder: Path) -> Landed:
-    # A file that changes on the way up would not be what its name says.
-    with _still(fetched.path) as original:
+def _uploaded(fetched: Fetched, source: str, logical_date: datetime, folder: Path) -> LandedFile:
+    # A file that changed during the upload would no longer match the sha256 in its name.
+    with _private_copy(fetched.path) as original:
         sha256, size = objects.sha256_of(original), original.stat().st_size
         target = folder / _name(sha256, fetched.file_name)
         if not objects.put_if_absent(target, original):
-            _see_size(target, size)
+            _require_size(target, size)
     landed = _landed(fetched, source, logical_date, target, sha256, size)
     manifest = folder / f"{sha256}{_MANIFEST}"
     is_new = objects.put_if_absent(manifest, _manifest_text(landed).encode())
@@ -163,8 +163,8 @@ def _uploaded(fetched: Fetched, source: str, logical_date: datetime, folder: Pat
 
 
 @contextmanager
-def _still(path: Path) -> Iterator[Path]:
-    """A copy of a file that nobody else writes to."""
+def _private_copy(path: Path) -> Iterator[Path]:
+    """A copy of a file that no other process writes to."""
     scratch = settings().home / "scratch"
     scratch.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=scratch) as folder:
@@ -181,10 +181,11 @@ def _name(sha256: str, file_name: str) -> str:
     return f"{sha256}{suffix.group() if suffix else ''}"
 
 
-def _see_size(target: Path, size: int) -> None:
-    if target.stat().st_size != size:
+def _require_size(target: Path, size: int) -> None:
+    actual = target.stat().st_size
+    if actual != size:
         raise Tampered(
-            "the landed bytes changed: their size is another",
+            f"the landed bytes changed: their size is {actual} bytes",
             where=str(target),
             expected=f"{size} bytes",
             next_step="restore the file from a backup",
@@ -193,8 +194,8 @@ def _see_size(target: Path, size: int) -> None:
 
 def _landed(
     fetched: Fetched, source: str, logical_date: datetime, target: Path, sha256: str, size: int
-) -> Landed:  # fmt: skip
-    return Landed(
+) -> LandedFile:  # fmt: skip
+    return LandedFile(
         source=source,
         sha256=sha256,
         path=f"landing/{source}/{logical_date:%Y/%m/%d}/{target.name}",
@@ -209,30 +210,30 @@ def _landed(
     )
 
 
-def _manifest_text(landed: Landed) -> str:
+def _manifest_text(landed: LandedFile) -> str:
     values = {name: getattr(landed, name) for name in landed.__dataclass_fields__ if name != "is_new"}
     for name in _TIMES:
         values[name] = values[name].isoformat() if values[name] else None
     return json.dumps(values, ensure_ascii=False, indent=1, sort_keys=True) + "\n"
 
 
-def _read_manifest(path: Path) -> Landed:
+def _read_manifest(path: Path) -> LandedFile:
     try:
         values = json.loads(path.read_bytes())
         for name in _TIMES:
             values[name] = datetime.fromisoformat(values[name]) if values[name] else None
-        return Landed(**values)
+        return LandedFile(**values)
     except (ValueError, TypeError, KeyError) as error:
         raise Tampered(
             f"not a manifest ({error})",
             where=str(path),
-            expected="the JSON written when the file was landed",
+            expected="the JSON written when the file landed",
             next_step="restore it from a backup",
         ) from error
 
 
 class _Draft:
-    """A file under a temporary name, locked while its writer lives, that vanishes unless it is kept."""
+    """A file under a temporary name, locked while its writer lives and deleted unless it is kept."""
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / f".{uuid.uuid4().hex}.part"
@@ -249,7 +250,7 @@ class _Draft:
             self.file.close()
 
     def keep_as(self, target: Path) -> bool:
-        """Give the file its final name, if nothing has it yet; tell whether it was free."""
+        """Give the file its final name unless that is taken; return whether it was free."""
         self.file.flush()
         os.fchmod(self.file.fileno(), 0o444)
         os.fsync(self.file.fileno())
@@ -266,7 +267,7 @@ class _Draft:
 
 
 def _clear_abandoned(folder: Path) -> None:
-    """Remove drafts whose writer died; a living writer holds a lock on its own, which takes it an instant to get."""
+    """Remove drafts whose writer died. A living writer holds a lock, which it takes just after creating its draft."""
     for path in folder.glob(".*.part"):
         try:
             if path.stat().st_mtime > time.time() - _YOUNG:

@@ -1,4 +1,4 @@
-"""Land: fetch what a publisher offers and keep its bytes, each once."""
+"""Land: fetch what a publisher offers and keep each file's bytes once."""
 
 from __future__ import annotations
 
@@ -20,30 +20,30 @@ def run(source: Source, logical_date: datetime, run_id: str) -> StepOutcome:
     """Fetch the source's files and land those whose bytes are new.
 
     Raises:
-        PublisherError: the publisher or the way to it is at fault; trying again may help.
-        ExchangeError: the declaration asks for something that is not there, or the disk is full.
+        PublisherError: the publisher or the network is at fault; a retry may help.
+        ExchangeError: the declaration asks for something that does not exist, or the disk is full.
     """
     from jobs.land.connectors import fetch
 
     scratch = settings().home / "scratch" / source.name
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir(parents=True)
-    new = seen = size = 0
+    new = offered = size = 0
     marks = paths_by_mark(source.name)
     try:
         for fetched in fetch(source.declared.connector, source=source.name, scratch=scratch):
-            seen += 1
+            offered += 1
             if _is_kept(marks.get((fetched.url, fetched.etag))):
                 continue
-            added = _keep(source, fetched, logical_date, run_id)
-            new += added is not None
-            size += added or 0
+            new_bytes = _keep(source, fetched, logical_date, run_id)
+            new += new_bytes is not None
+            size += new_bytes or 0
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     return StepOutcome(
         status="succeeded" if new else "unchanged",
         counts=Counts(bytes_in=size),
-        message=f"{seen} file{'s' if seen != 1 else ''} offered, {new} new",
+        message=f"{offered} file{'s' if offered != 1 else ''} offered, {new} new",
     )
 
 
@@ -53,11 +53,11 @@ def _is_kept(path: str | None) -> bool:
 
 def _keep(source: Source, fetched: Fetched, logical_date: datetime, run_id: str) -> int | None:
     """Land one file unless its bytes landed before; returns its size if they are new."""
-    before = landing_of(source.name, sha256_of(fetched.path))
-    if before and _is_kept(before.path):
+    earlier = landing_of(source.name, sha256_of(fetched.path))
+    if earlier and _is_kept(earlier.path):
         return None
     landed = store(fetched, source.name, logical_date)
-    # What lands is numbered, and builds go by these numbers: two at once could get theirs out of order.
+    # Builds rely on landings being numbered in order of arrival, which two concurrent runs could break.
     guard.require_lock()
     is_new = add_landing(
         Landing(

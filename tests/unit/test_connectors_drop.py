@@ -95,7 +95,7 @@ def test_a_link_that_leads_out_is_refused_after_the_good_files(folder: Path, tmp
     (folder / "out.csv").symlink_to(secret)
     coming = fetch(DropConnector(files=("*.csv",)), "prices", Path("unused"))
     assert {next(coming).file_name, next(coming).file_name} == {"good.csv", "inside.csv"}
-    with pytest.raises(ExchangeError, match=r"out\.csv: a link that leads out of the folder"):
+    with pytest.raises(ExchangeError, match=r"out\.csv: a link to outside the folder"):
         next(coming)
 
 

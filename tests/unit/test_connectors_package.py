@@ -83,7 +83,7 @@ def test_what_is_not_there_is_named(index: Path, tmp_path: Path) -> None:
         fetched(tmp_path, "no-such-rates", "a.csv")
     with pytest.raises(NotFound, match=r"'rates' has no version '1\.1'.*one of 1\.0"):
         fetched(tmp_path, "rates", "a.csv", version="1.1")
-    with pytest.raises(NotFound, match=r"no file of the wheel matches 'rates/hist\.csv'.*such as rates/history\.csv"):
+    with pytest.raises(NotFound, match=r"no file in the wheel matches 'rates/hist\.csv'.*example rates/history\.csv"):
         fetched(tmp_path, "rates", "rates/hist.csv")
 
 
@@ -109,7 +109,7 @@ def test_an_index_out_of_reach_is_the_publishers_fault(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, retries: str
 ) -> None:
     ask(tmp_path, monkeypatch, "http://user:hidden@127.0.0.1:9/simple", retries)
-    with pytest.raises(PublisherError, match="cannot be reached") as told:
+    with pytest.raises(PublisherError, match="unreachable") as told:
         fetched(tmp_path, "rates", "a.csv")
     assert "127.0.0.1" not in str(told.value)
     assert "hidden" not in str(told.value)

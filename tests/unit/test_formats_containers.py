@@ -166,5 +166,5 @@ def test_a_member_has_a_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(NotFound, match="the landed file is gone"):
+    with pytest.raises(NotFound, match="the landed file is missing"):
         list(members(tmp_path / "gone", "gone.csv"))

@@ -1,7 +1,7 @@
-"""Connectors: how a publisher's bytes arrive, before anything knows what they mean.
+"""Connectors: how a publisher's bytes arrive, whatever they mean.
 
-Each module is named after the type that it serves and has one function ``fetch(connector, source, scratch)``, with the
-arguments, result and errors of `fetch` below.
+Each module is named after its connector type and defines ``fetch(connector, source, scratch)``, with the arguments,
+result and errors of `fetch` below.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ from jobs.land.fetched import Fetched
 
 
 def fetch(connector: Connector, source: str, scratch: Path) -> Iterator[Fetched]:
-    """Fetch what the publisher offers now, one file after the other, by the module of the connector's type.
+    """Fetch what the publisher offers now, one file after the other, with the module of the connector's type.
 
     Args:
         connector: the source's ``connector:`` block.
         source: its name.
-        scratch: an empty folder for fetched files; the caller removes it when all files are landed.
+        scratch: an empty folder for fetched files; the caller removes it when all files have landed.
 
     Raises:
-        PublisherError: the way to the publisher is at fault; a later try may help.
-        ExchangeError: anything that a later try does not help. It may come after some files, which are good.
+        PublisherError: the publisher or the network is at fault; a later retry may help.
+        ExchangeError: a retry does not help. It may be raised after some files were yielded, which are good.
     """
     name = connector.type
     own = f"{__name__}.{name}" if name in CONNECTORS else None
-    work: Callable[[Connector, str, Path], Iterator[Fetched]] = extensions.attribute(GROUP, name, "fetch", own)
-    yield from work(connector, source, scratch)
+    fetch_type: Callable[[Connector, str, Path], Iterator[Fetched]] = extensions.attribute(GROUP, name, "fetch", own)
+    yield from fetch_type(connector, source, scratch)

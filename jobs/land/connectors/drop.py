@@ -1,4 +1,4 @@
-"""Fetches the files that a person or partner puts into a source's watched folder, and leaves them there."""
+"""Fetches the files that people or partners put into a source's watched folder, and leaves them there."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ _SETTLING = 1.0
 
 
 def fetch(connector: DropConnector, source: str, _scratch: Path) -> Iterator[Fetched]:
-    """Offer the files in ``drop/<source>/`` that match the globs, oldest first; creates the folder if needed.
+    """Yield the files in ``drop/<source>/`` that match the globs, oldest first; create the folder if needed.
 
-    Hidden and temporary names are skipped. A file that changed within the last second is looked at twice, and left for
-    the next run if it is still growing. A glob with a slash matches in subfolders.
+    Hidden and temporary names are skipped. If a file changed within the last second, all are checked again after one
+    second, and those still changing are left for the next run. A glob with a slash matches in subfolders.
 
     Raises:
-        ExchangeError: after all good files, if a link leads out of the folder or a file runs code when opened.
+        ExchangeError: after all good files, if a link leads outside the folder or a file runs code when opened.
     """
     folder = settings().drop / source
     folder.mkdir(parents=True, exist_ok=True)
     real_folder = folder.resolve()
     matching = list(_matching(folder, connector.files))
-    leading_out = [path for path in matching if path.is_symlink() and not _is_inside(path, real_folder)]
+    outside = [path for path in matching if path.is_symlink() and not _is_inside(path, real_folder)]
     unsafe = [path for path in matching if is_executable(path.name)]
-    refused = {*leading_out, *unsafe}
+    refused = {*outside, *unsafe}
     stats = {path: path.stat() for path in matching if path not in refused and path.exists()}
     newest = max((stat.st_mtime for stat in stats.values()), default=0.0)
     if newest > time.time() - _SETTLING:
@@ -49,11 +49,11 @@ def fetch(connector: DropConnector, source: str, _scratch: Path) -> Iterator[Fet
                 published_at=datetime.fromtimestamp(stat.st_mtime, UTC),
                 facts={"member": name},
             )
-    _refuse(folder, leading_out, unsafe)
+    _refuse(folder, outside, unsafe)
 
 
 def _mark(stat: stat_result) -> str:
-    """A mark that changes whenever the bytes do: only the system sets a file's time of last change, no user can."""
+    """A mark that changes whenever the bytes do: it includes the ctime, which only the system can set."""
     return f"{stat.st_ino:x}-{stat.st_size:x}-{stat.st_mtime_ns:x}-{stat.st_ctime_ns:x}"
 
 
@@ -78,24 +78,24 @@ def _is_inside(path: Path, real_folder: Path) -> bool:
 
 def _is_settled(path: Path, before: stat_result) -> bool:
     try:
-        now = path.stat()
+        after = path.stat()
     except FileNotFoundError:
         return False
-    return (now.st_size, now.st_mtime_ns) == (before.st_size, before.st_mtime_ns)
+    return (after.st_size, after.st_mtime_ns) == (before.st_size, before.st_mtime_ns)
 
 
-def _refuse(folder: Path, leading_out: Sequence[Path], unsafe: Sequence[Path]) -> None:
-    if leading_out:
+def _refuse(folder: Path, outside: Sequence[Path], unsafe: Sequence[Path]) -> None:
+    if outside:
         raise ExchangeError(
-            f"{', '.join(sorted(path.name for path in leading_out))}: a link that leads out of the folder or nowhere",
+            f"{', '.join(sorted(path.name for path in outside))}: a link to outside the folder or to nothing",
             where=f"drop/{folder.name}",
             expected="files, or links to files in the same folder",
-            next_step="replace it with a copy of the file",
+            next_step="replace the link by a copy of the file",
         )
     if unsafe:
         raise ExchangeError(
-            f"{', '.join(sorted(path.name for path in unsafe))}: a pickle, and opening one runs code",
+            f"{', '.join(sorted(path.name for path in unsafe))}: a pickle; opening it runs code",
             where=f"drop/{folder.name}",
-            expected="data files such as csv, json, gz or zip",
+            expected="data files, for example csv, json, gz or zip",
             next_step="remove it from the folder, or narrow `files:`",
         )

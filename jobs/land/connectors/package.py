@@ -1,4 +1,4 @@
-"""Fetches files from a wheel of a package index, so that a data package is a publisher like any other."""
+"""Fetches files from a wheel on a package index, so that a data package is a publisher like any other."""
 
 from __future__ import annotations
 
@@ -29,19 +29,19 @@ _NETWORK = re.compile(
     r"|HTTP error 5\d\d|5\d\d Server Error|Temporary failure in name resolution|IncompleteRead",
     re.I,
 )
-# An index that answers "not found" has no such package; any other answer says nothing about the package.
+# 404 means that the index lacks the package; any other failed answer says nothing about the package.
 _NO_ANSWER = re.compile(r"Could not fetch URL \S+: (?!404 )(.*?)(?: for url: .*)?(?: - skipping)?$", re.M)
 _VERSIONS = re.compile(r"\(from versions: ([^)]*)\)")
 
 
 def fetch(connector: PackageConnector, _source: str, scratch: Path) -> Iterator[Fetched]:
-    """Download a wheel under pip's own configuration and extract the declared files.
+    """Download a wheel with pip, under pip's own configuration, and extract the declared files.
 
     Nothing is installed or imported. A pinned version is downloaded once.
 
     Raises:
-        PublisherError: the index cannot be reached or the connection breaks.
-        NotFound: the index has no such package, version or wheel, or the wheel no such file.
+        PublisherError: the index is unreachable or the connection breaks.
+        NotFound: the index lacks the package, version or wheel, or the wheel lacks a declared file.
         RefusedFile: the wheel is damaged, or a file in it runs code when opened.
     """
     wheel = _kept(connector) or _downloaded(connector, scratch)
@@ -75,18 +75,18 @@ def _chosen(names: list[str], globs: Sequence[str], wheel: str) -> list[str]:
             near += [leaf[name] for name in get_close_matches(PurePosixPath(glob).name, list(leaf), 5, 0.6)]
             listed = ", ".join(list(dict.fromkeys(near))[:5] or names[:5])
             raise NotFound(
-                f"no file of the wheel matches {glob!r}",
+                f"no file in the wheel matches {glob!r}",
                 where=wheel,
-                expected=f"a path inside the wheel, such as {listed}",
+                expected=f"a path inside the wheel, for example {listed}",
                 next_step="correct `files:` in the connector block",
             )
         chosen += [name for name in sorted(matching) if name not in chosen]
     unsafe = [name for name in chosen if is_executable(name)]
     if unsafe:
         raise RefusedFile(
-            f"{unsafe[0]} is a pickle: opening one runs code, so none is ever fetched",
+            f"{unsafe[0]} is a pickle; opening it runs code, so it is never fetched",
             where=wheel,
-            expected="data files such as csv, json, gz or zip",
+            expected="data files, for example csv, json, gz or zip",
             next_step="narrow `files:` in the connector block",
         )
     return chosen
@@ -108,7 +108,7 @@ def _extract(archive: zipfile.ZipFile, name: str, target: Path, budget: Budget) 
 
 
 def _kept(connector: PackageConnector) -> Path | None:
-    """The wheel of a pinned version downloaded earlier, unless its bytes have changed since."""
+    """The earlier downloaded wheel of a pinned version, unless its bytes have changed since."""
     if connector.version == "latest":
         return None
     folder = settings().home / "packages" / f"{_canonical(connector.package)}-{connector.version}"
@@ -150,12 +150,12 @@ def _run_pip(connector: PackageConnector, folder: Path) -> None:
             "pip is not in this environment", where=sys.executable, next_step="install the project's dependencies again"
         )
     requirement = connector.package if connector.version == "latest" else f"{connector.package}=={connector.version}"
-    # Only at -vv does pip report that an index did not answer; otherwise it says that there is no such package.
+    # Without -vv, pip reports an unreachable index as a missing package.
     options = ["-vv", "--no-deps", "--only-binary", ":all:", "--no-input", "--progress-bar=off"]
     options.append("--disable-pip-version-check")
     command = [sys.executable, "-m", "pip", "download", *options, "--dest", str(folder), requirement]
     try:
-        # The name and version were checked against a pattern that allows no option and no address.
+        # Name and version match a pattern that allows neither options nor addresses.
         done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=_TIMEOUT, check=False)  # noqa: S603
     except subprocess.TimeoutExpired as error:
         raise PublisherError(
@@ -176,7 +176,7 @@ def _explained(connector: PackageConnector, requirement: str, output: str) -> Ex
     if unanswered or _NETWORK.search(output):
         reason = _ADDRESS.sub("the package index", unanswered.group(1))[:200] if unanswered else detail
         return PublisherError(
-            f"the package index cannot be reached ({reason})", where=requirement, next_step="run the step again later"
+            f"the package index is unreachable ({reason})", where=requirement, next_step="run the step again later"
         )
     versions = _VERSIONS.search(output)
     available = [] if versions is None else [name for name in versions.group(1).split(", ") if name and name != "none"]
@@ -184,7 +184,7 @@ def _explained(connector: PackageConnector, requirement: str, output: str) -> Ex
         return NotFound(
             f"the package index has no wheel of {connector.package!r}",
             where=requirement,
-            expected="the name of a package with a wheel for this Python",
+            expected="a package with a wheel for this Python version",
             next_step="correct `package:` in the connector block",
         )
     if versions:
