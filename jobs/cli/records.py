@@ -12,7 +12,7 @@ from jobs.cli.show import listing, note
 if TYPE_CHECKING:
     from jobs.declared.catalog import Product, Source
     from jobs.errors import DeclarationError
-    from jobs.registry.landings import Landed
+    from jobs.registry.landings import LandingSummary
     from jobs.registry.models import Pointer, Release
 
 _COUNTS = (
@@ -105,7 +105,9 @@ def runs(
     )
 
 
-def _source(source: Source, checked: Pointer | None, landed: Landed | None, grade: str | None) -> dict[str, Any]:
+def _source(
+    source: Source, checked: Pointer | None, landed: LandingSummary | None, grade: str | None
+) -> dict[str, Any]:
     declared = source.declared
     return {
         "source": source.name,

@@ -15,20 +15,20 @@ from jobs.registry.models import Landing
 
 
 @dataclass(frozen=True)
-class Landed:
+class LandingSummary:
     """How many files of a source landed, and when the last one was fetched."""
 
     files: int
     last_at: datetime
 
 
-def landed_by_source() -> dict[str, Landed]:
+def landed_by_source() -> dict[str, LandingSummary]:
     """Files that landed of each source, by its name; sources of which nothing landed are left out."""
     newest = select(Landing.source, func.count().label("files"), func.max(Landing.id).label("id"))
     counted = newest.group_by(Landing.source).subquery()
     fetched = select(counted.c.source, counted.c.files, Landing.fetched_at).join(Landing, Landing.id == counted.c.id)
     with reading() as session:
-        return {source: Landed(files, last_at) for source, files, last_at in session.execute(fetched)}
+        return {source: LandingSummary(files, last_at) for source, files, last_at in session.execute(fetched)}
 
 
 def digests_in(session: Session, source: str) -> set[str]:

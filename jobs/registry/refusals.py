@@ -14,7 +14,7 @@ from jobs.registry.models import RefusedBatch
 
 
 @dataclass(frozen=True)
-class Refusal:
+class BatchRefusal:
     """A batch of landings none of whose rows went into the table.
 
     It holds as long as the table has that checked version and the source those declarations: with others the same
@@ -40,7 +40,7 @@ def refused_until(source: str, base_version: int | None, made_by: str) -> int:
     return batch.landing_id
 
 
-def note_refusal(session: Session, source: str, refusal: Refusal) -> None:
+def note_refusal(session: Session, source: str, refusal: BatchRefusal) -> None:
     """Note a source's newest refused batch in place of the one before."""
     batch = session.get(RefusedBatch, source) or RefusedBatch(source=source)
     batch.landing_id, batch.base_version, batch.made_by = refusal.landing_id, refusal.base_version, refusal.made_by

@@ -13,7 +13,7 @@ from sqlalchemy import ColumnElement, CursorResult, delete, func, select
 from jobs.errors import ExchangeError
 from jobs.registry import reading, transaction
 from jobs.registry.models import Run
-from jobs.registry.refusals import Refusal, note_refusal
+from jobs.registry.refusals import BatchRefusal, note_refusal
 from jobs.steps import BUILDING
 
 Kind = Literal["source", "product"]
@@ -83,7 +83,7 @@ class StepOutcome:
     input: dict[str, Any] | None = None
     output_version: int | None = None
     message: str | None = None
-    refused: Refusal | None = None
+    refused: BatchRefusal | None = None
     release: str | None = None
 
 

@@ -21,7 +21,7 @@ _RULE = "_rule"
 
 
 @dataclass(frozen=True)
-class Refusal:
+class RefusalReason:
     """One reason to refuse a row.
 
     Attributes:
@@ -115,7 +115,7 @@ class Split:
         return f"SELECT {cells}, {origin} FROM ({self.reshaped}){keep}"
 
     @cached_property
-    def refusals(self) -> tuple[Refusal, ...]:
+    def refusals(self) -> tuple[RefusalReason, ...]:
         """All reasons to refuse a row, first those of type, then those of the contract's row rules."""
         typing = [r for c in self.contract.columns for r in (self._typing(c), self._decimals(c)) if r]
         return (*typing, *self._rules())
@@ -165,7 +165,7 @@ class Split:
             f" FROM {self.work.view('typed')} WHERE {_RULE} IS NOT NULL"
         )
 
-    def _shown(self, refusal: Refusal) -> str:
+    def _shown(self, refusal: RefusalReason) -> str:
         places = {c.lower(): i for i, c in enumerate(self.raw_columns)}
         values = [
             f"_cell{places[c.lower()]}" if c.lower() in places else f"CAST({quote(c)} AS STRING)" for c in refusal.shown
@@ -182,28 +182,30 @@ class Split:
         text = f"CAST({source} AS STRING)" if self.source.silver_sql else source
         return text if column.type == "STRING" else f"try_cast(trim({text}) AS {column.type})"
 
-    def _typing(self, column: Column) -> Refusal | None:
+    def _typing(self, column: Column) -> RefusalReason | None:
         """A cell that is there but is not of the promised type."""
         read = self._sources(column)
         for name in read:
             self._known(name, f"transformLogic of {column.name}")
         source = column.transform or quote(read[0])
         condition = failure(self.expression(column) if column.type != "STRING" else source, self.contract, column)
-        return Refusal(f"{column.name}.type", (column.name,), read, condition, of_type=True) if condition else None
+        return (
+            RefusalReason(f"{column.name}.type", (column.name,), read, condition, of_type=True) if condition else None
+        )
 
-    def _decimals(self, column: Column) -> Refusal | None:
+    def _decimals(self, column: Column) -> RefusalReason | None:
         """A number with more decimals than the promised type has."""
         condition = surplus(self.expression(column)) if column.type.startswith("DECIMAL") else None
         return (
-            Refusal(f"{column.name}.decimals", (column.name,), self._sources(column), condition, of_type=True)
+            RefusalReason(f"{column.name}.decimals", (column.name,), self._sources(column), condition, of_type=True)
             if condition
             else None
         )
 
-    def _rules(self) -> list[Refusal]:
+    def _rules(self) -> list[RefusalReason]:
         sources = {c.name: self._sources(c) for c in self.contract.columns}
         return [
-            Refusal(
+            RefusalReason(
                 rule.id,
                 rule.columns,
                 tuple(dict.fromkeys(s for c in rule.columns for s in sources.get(c, ()))),

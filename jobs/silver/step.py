@@ -22,7 +22,7 @@ from jobs.lake.pointers import advance, begin
 from jobs.lake.pointers import pointer as pointer_of
 from jobs.registry.landings import loaded_landings, newest_landing
 from jobs.registry.models import Landing, Pointer
-from jobs.registry.refusals import Refusal, refused_until
+from jobs.registry.refusals import BatchRefusal, refused_until
 from jobs.registry.runs import Counts, StepOutcome, leaving
 from jobs.silver.change import Incoming
 from jobs.silver.deduplicate import deduplicate
@@ -116,7 +116,7 @@ def _silver(work: lake.Workspace, source: Source, *, anew: bool) -> StepOutcome:
         return StepOutcome("succeeded" if is_to_be_checked_again(source, contract, pointer) else "unchanged")
     _lay(source, contract, rebuild)
     _show(work, source, batch)
-    refusal = Refusal(
+    refusal = BatchRefusal(
         batch.watermark, pointer.delta_version if pointer else None, declarations_digest(source, contract)
     )
     begun = StepOutcome(
@@ -295,7 +295,7 @@ def _told(batch: _Batch) -> str | None:
     return "; ".join(parts) or None
 
 
-def _refuse_all(source: Source, batch: _Batch, done: StepOutcome, refusal: Refusal) -> None:
+def _refuse_all(source: Source, batch: _Batch, done: StepOutcome, refusal: BatchRefusal) -> None:
     """Tell the user that no row of a batch can be used; all of it is in quarantine by now.
 
     Raises:
@@ -322,7 +322,7 @@ def _all_refused(source: Source, batch: _Batch, rows: int) -> RefusedFile:
     )
 
 
-def _nothing_changed(source: Source, pointer: Pointer | None, done: StepOutcome, refusal: Refusal) -> StepOutcome:
+def _nothing_changed(source: Source, pointer: Pointer | None, done: StepOutcome, refusal: BatchRefusal) -> StepOutcome:
     """Everything that landed was already there: the pointer takes note, and no version is made."""
     if pointer:
         advance(source.table, landing_id=refusal.landing_id)

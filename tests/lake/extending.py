@@ -56,13 +56,13 @@ FORMAT = '''
     def read(member, form):
         import pyarrow as pa
 
-        from jobs.bronze.formats.batches import Batches, Refusal
+        from jobs.bronze.formats.batches import Batches, RefusedRecord
 
         batches = Batches(form.columns, member.name)
         rows, refused = [], []
         for number, line in enumerate(member.stream.read(1 << 20).decode(form.encoding).splitlines(), start=1):
             if len(line) != sum(form.widths):
-                refused.append(Refusal(number, f"wrong_length: {len(line)}", line))
+                refused.append(RefusedRecord(number, f"wrong_length: {len(line)}", line))
                 continue
             starts = [sum(form.widths[:i]) for i in range(len(form.widths))]
             cells = [line[start : start + width].strip() for start, width in zip(starts, form.widths)]

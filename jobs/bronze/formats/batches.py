@@ -13,7 +13,7 @@ BOOKKEEPING = ("_extra", "_refused", "_raw", "_row", "_member")
 
 
 @dataclass(frozen=True, slots=True)
-class Refusal:
+class RefusedRecord:
     """One record that is not a row: where it begins, why, and its text."""
 
     row: int
@@ -40,7 +40,7 @@ class Batches:
         nothing = pa.nulls(len(rows), pa.string())
         return self._batch([*cells, nothing if extra is None else extra, nothing, nothing], rows)
 
-    def refused(self, refusals: Sequence[Refusal]) -> pa.RecordBatch:
+    def refused(self, refusals: Sequence[RefusedRecord]) -> pa.RecordBatch:
         """Make a batch of refused records."""
         nothing = pa.nulls(len(refusals), pa.string())
         reasons = pa.array([refusal.reason for refusal in refusals], pa.string())

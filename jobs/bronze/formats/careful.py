@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from jobs.bronze.formats.batches import Refusal
+from jobs.bronze.formats.batches import RefusedRecord
 from jobs.bronze.formats.text import RAW_LIMIT, Utf8
 from jobs.bronze.formats.window import BOUNDS, line_ends
 
@@ -31,7 +31,7 @@ class Record:
 
 
 @dataclass(slots=True)
-class Outcome:
+class ParsedRecords:
     """What was read.
 
     Attributes:
@@ -43,7 +43,7 @@ class Outcome:
     """
 
     records: list[Record]
-    refusals: list[Refusal]
+    refusals: list[RefusedRecord]
     size: int = 0
     lines: int = 0
     is_endless: bool = False
@@ -93,7 +93,7 @@ class CarefulReader:
         self._stray = never if not q else re.compile(q + b"(.*?)" + q + b"(?=" + d + rb"|\Z)", re.S)
         self._literal = re.compile(e + b"(.)", re.S)
 
-    def read(self, data: bytes, line: int, enough: int, whole: bool) -> Outcome:
+    def read(self, data: bytes, line: int, enough: int, whole: bool) -> ParsedRecords:
         """Read the records that begin before ``enough``. Blank lines are no records.
 
         Args:
@@ -107,7 +107,7 @@ class CarefulReader:
         if not nexts or nexts[-1] < len(data):
             ends.append(len(data))
             nexts.append(len(data))
-        outcome = Outcome([], [])
+        outcome = ParsedRecords([], [])
         while outcome.size < min(len(data), enough):
             start, index = outcome.size, outcome.lines
             if ends[index] == len(data) and not whole:
@@ -125,7 +125,7 @@ class CarefulReader:
 
     def _record(
         self, data: bytes, start: int, index: int, row: int, ends: list[int], whole: bool
-    ) -> tuple[Record | Refusal, int]:
+    ) -> tuple[Record | RefusedRecord, int]:
         raw = data[start : ends[index]]
         if len(raw) > self._limit:
             return self._refusal(row, too_long(self._limit), raw), index
@@ -168,7 +168,7 @@ class CarefulReader:
     def _plain(self, cell: bytes) -> bytes:
         return self._literal.sub(rb"\1", cell) if self._escape and self._escape in cell else cell
 
-    def _judged(self, row: int, cells: list[bytes], raw: bytes) -> Record | Refusal:
+    def _judged(self, row: int, cells: list[bytes], raw: bytes) -> Record | RefusedRecord:
         if self._width is not None and len(cells) != self._width:
             kind = "too_many_cells" if len(cells) > self._width else "too_few_cells"
             return self._refusal(row, f"{kind}: expected {self._width}, found {len(cells)}", raw)
@@ -185,8 +185,8 @@ class CarefulReader:
                 return self._text.why(cell, f" of cell {number}")
         return "undecodable"
 
-    def _refusal(self, row: int, reason: str, raw: bytes) -> Refusal:
-        return Refusal(row, reason, self._text.show(raw[: RAW_LIMIT + 8]))
+    def _refusal(self, row: int, reason: str, raw: bytes) -> RefusedRecord:
+        return RefusedRecord(row, reason, self._text.show(raw[: RAW_LIMIT + 8]))
 
 
 def _line_of(position: int, line: int, ends: list[int]) -> int:

@@ -18,11 +18,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
 
-from jobs.bronze.formats.batches import Batches, Refusal, extra_json
+from jobs.bronze.formats.batches import Batches, RefusedRecord, extra_json
 from jobs.bronze.formats.careful import CarefulReader, Record, too_long
 from jobs.bronze.formats.layout import Layout, find_layout
 from jobs.bronze.formats.text import RAW_LIMIT, Utf8, refuse_page
-from jobs.bronze.formats.window import BOUNDS, Bounds, Positions, Window, cut, has_overlong_line, line_ends
+from jobs.bronze.formats.window import BOUNDS, Bounds, ByteWindow, Positions, cut, has_overlong_line, line_ends
 from jobs.declared.format import Delimited
 from jobs.land import Member
 
@@ -41,7 +41,7 @@ def read(member: Member, form: Delimited, bounds: Bounds = BOUNDS) -> Iterator[p
         RefusedFile: no row of the member can be read.
     """
     text = Utf8(member.stream, form.encoding)
-    window = Window(text, bounds.block)
+    window = ByteWindow(text, bounds.block)
     window.fill()
     refuse_page(text.head, member.name, "delimited text")
     layout = find_layout(window, form, text, member.name)
@@ -63,7 +63,7 @@ class _Reader:
         self._names = [f"c{position}" for position in range(layout.width)]
         self._types = dict.fromkeys(self._names, pa.string())
 
-    def rows(self, window: Window) -> Iterator[pa.RecordBatch]:
+    def rows(self, window: ByteWindow) -> Iterator[pa.RecordBatch]:
         """Parse each piece in a second thread while the next one is found, and hand them on in order."""
         waiting: deque[Future[list[pa.RecordBatch]]] = deque()
         with ThreadPoolExecutor(1, "parse") as pool:
@@ -74,7 +74,7 @@ class _Reader:
             while waiting:
                 yield from waiting.popleft().result()
 
-    def _tasks(self, window: Window) -> Iterator[Callable[[], list[pa.RecordBatch]]]:
+    def _tasks(self, window: ByteWindow) -> Iterator[Callable[[], list[pa.RecordBatch]]]:
         look = self._bounds.block
         while window.fill():
             ahead = cut(window.data, look)
@@ -133,7 +133,7 @@ class _Reader:
             nexts = np.append(nexts, len(data))
         return np.concatenate([np.zeros(1, dtype=np.int64), nexts[:-1]]), nexts
 
-    def _damaged(self, window: Window) -> Iterator[pa.RecordBatch]:
+    def _damaged(self, window: ByteWindow) -> Iterator[pa.RecordBatch]:
         bounds = self._bounds
         region = cut(window.data, bounds.step + bounds.record + 2)
         whole = window.ended and len(region) == len(window.data)
@@ -142,7 +142,7 @@ class _Reader:
         yield from self._batches_of(outcome.records, outcome.refusals)
         if outcome.is_endless:
             line, reason = window.line, too_long(bounds.record)
-            yield self._batches.refused([Refusal(line, reason, self._text.show(window.skip_line(RAW_LIMIT)))])
+            yield self._batches.refused([RefusedRecord(line, reason, self._text.show(window.skip_line(RAW_LIMIT)))])
 
     def _piece(self, piece: bytes, line: int, lines: int) -> list[pa.RecordBatch]:
         parsed = self._parsed(piece, line, lines) if _is_utf8(piece) else None
@@ -203,14 +203,14 @@ class _Reader:
         _, nexts = line_ends(piece)
         return starts, line + np.searchsorted(nexts, starts, side="right")
 
-    def _miscounted(self, piece: bytes, starts: Positions, lines: Positions, number: int, found: int) -> Refusal:
+    def _miscounted(self, piece: bytes, starts: Positions, lines: Positions, number: int, found: int) -> RefusedRecord:
         end = int(starts[number + 1]) if number + 1 < len(starts) else len(piece)
         raw = piece[int(starts[number]) : end].rstrip(b"\r\n")
         kind = "too_many_cells" if found > self._layout.width else "too_few_cells"
         reason = f"{kind}: expected {self._layout.width}, found {found}"
-        return Refusal(int(lines[number]), reason, self._text.show(raw))
+        return RefusedRecord(int(lines[number]), reason, self._text.show(raw))
 
-    def _batches_of(self, records: list[Record], refusals: list[Refusal]) -> Iterator[pa.RecordBatch]:
+    def _batches_of(self, records: list[Record], refusals: list[RefusedRecord]) -> Iterator[pa.RecordBatch]:
         if records:
             columns = [
                 pa.array(cells, pa.string()) for cells in zip(*(record.cells for record in records), strict=True)

@@ -11,7 +11,7 @@ from jobs.bronze.formats.batches import Batches
 from jobs.bronze.formats.careful import too_long
 from jobs.bronze.formats.json_text import DECODER, Rows, empty
 from jobs.bronze.formats.text import RAW_LIMIT, Utf8, refuse_page
-from jobs.bronze.formats.window import BOUNDS, Bounds, Window, line_ends
+from jobs.bronze.formats.window import BOUNDS, Bounds, ByteWindow, line_ends
 from jobs.declared.format import JsonLines
 from jobs.errors import RefusedFile
 from jobs.land import Member
@@ -27,7 +27,7 @@ def read(member: Member, form: JsonLines, bounds: Bounds = BOUNDS) -> Iterator[p
         RefusedFile: empty, an HTML page, or a document that goes over several lines.
     """
     text = Utf8(member.stream, form.encoding)
-    window = Window(text, bounds.block)
+    window = ByteWindow(text, bounds.block)
     window.fill()
     refuse_page(text.head, member.name, "JSON lines")
     if not window.data.strip():

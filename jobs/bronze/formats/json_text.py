@@ -14,7 +14,7 @@ from json.encoder import encode_basestring
 
 import pyarrow as pa
 
-from jobs.bronze.formats.batches import Batches, Refusal
+from jobs.bronze.formats.batches import Batches, RefusedRecord
 from jobs.bronze.formats.text import shown
 from jobs.errors import RefusedFile
 
@@ -52,7 +52,7 @@ class Rows:
         self._cells: list[list[str | None]] = []
         self._extra: list[str | None] = []
         self._numbers: list[int] = []
-        self._refusals: list[Refusal] = []
+        self._refusals: list[RefusedRecord] = []
 
     def add(self, number: int, value: object, raw: Callable[[], str]) -> None:
         """Add a parsed record, or refuse it; ``raw`` gives its text, which only a refusal needs."""
@@ -78,7 +78,7 @@ class Rows:
 
     def refuse(self, number: int, reason: str, raw: str) -> None:
         """Add a refused record."""
-        self._refusals.append(Refusal(number, shown(reason), raw))
+        self._refusals.append(RefusedRecord(number, shown(reason), raw))
 
     def batches(self) -> Iterator[pa.RecordBatch]:
         """Hand on what was gathered, and begin again."""

@@ -8,7 +8,7 @@ from difflib import get_close_matches
 
 from jobs.bronze.formats.careful import CarefulReader
 from jobs.bronze.formats.text import Utf8, guessed_encoding
-from jobs.bronze.formats.window import BOUNDS, Window, cut, first_line
+from jobs.bronze.formats.window import BOUNDS, ByteWindow, cut, first_line
 from jobs.declared.format import Delimited
 from jobs.errors import RefusedFile
 
@@ -37,7 +37,7 @@ class Layout:
     nameless: tuple[bool, ...] = ()
 
 
-def find_layout(window: Window, form: Delimited, text: Utf8, where: str) -> Layout:
+def find_layout(window: ByteWindow, form: Delimited, text: Utf8, where: str) -> Layout:
     """Skip the preamble, read the header if there is one, and leave the window at the first record.
 
     Raises:
@@ -66,7 +66,7 @@ def find_layout(window: Window, form: Delimited, text: Utf8, where: str) -> Layo
     return _matched(_header(window, form, delimiter, text, where), form, delimiter, where)
 
 
-def _skip_blank(window: Window) -> None:
+def _skip_blank(window: ByteWindow) -> None:
     while window.fill():
         end, following = first_line(window.data)
         if end:
@@ -74,7 +74,7 @@ def _skip_blank(window: Window) -> None:
         window.advance(following, 1)
 
 
-def _header(window: Window, form: Delimited, delimiter: str, text: Utf8, where: str) -> list[str]:
+def _header(window: ByteWindow, form: Delimited, delimiter: str, text: Utf8, where: str) -> list[str]:
     reader = CarefulReader(delimiter, form.quote, form.escape, None, text)
     whole = window.ended and len(window.data) <= BOUNDS.record + 1
     outcome = reader.read(cut(window.data, BOUNDS.record + 1), window.line, 1, whole)

@@ -35,7 +35,7 @@ class Bounds:
 BOUNDS = Bounds()
 
 
-class Window:
+class ByteWindow:
     """The bytes not yet read as records.
 
     Attributes:

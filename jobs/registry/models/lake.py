@@ -102,7 +102,7 @@ class Run(Base):
 
 
 class RefusedBatch(Base):
-    """The newest batch of a source's landings none of whose rows went into its table; see `refusals.Refusal`."""
+    """The newest batch of a source's landings none of whose rows went into its table; see `refusals.BatchRefusal`."""
 
     __tablename__ = "refused_batches"
 
