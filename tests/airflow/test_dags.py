@@ -16,7 +16,7 @@ ReadDags = Callable[..., dict[str, Any]]
 HEAVY = {"pyspark", "pysail", "great_expectations", "pandas", "pyarrow", "deltalake", "numpy"}
 
 
-def test_what_is_dropped_into_an_empty_catalogue_becomes_dags(tmp_path: Path, read_dags: ReadDags) -> None:
+def test_declarations_added_to_an_empty_catalogue_become_dags(tmp_path: Path, read_dags: ReadDags) -> None:
     empty = read_dags(tmp_path)
     assert set(empty["dags"]) == {"upkeep"}
     assert empty["errors"] == []
@@ -60,7 +60,7 @@ def test_a_step_of_an_installed_package_is_a_task_of_every_source(
     assert HEAVY.isdisjoint(name.split(".")[0] for name in read["modules"])
 
 
-def test_reading_the_real_catalogue_loads_no_engine(read_dags: ReadDags) -> None:
+def test_parsing_the_default_catalogue_imports_no_engine(read_dags: ReadDags) -> None:
     root = Path(__file__).resolve().parents[2]
     read = read_dags(root)
     assert read["errors"] == []
@@ -87,7 +87,7 @@ def test_a_product_reads_all_its_inputs_and_products_may_read_products(tmp_path:
         ("expectations/gold/product_1.yaml", "kind: DataContract", "kind: Nothing", "product_1.yaml:2", False),
     ],
 )
-def test_a_broken_declaration_is_one_import_error_and_the_other_dags_live(
+def test_a_broken_declaration_is_one_import_error_and_the_other_dags_load(
     tmp_path: Path, read_dags: ReadDags, path: str, before: str, after: str, place: str, lost: bool
 ) -> None:
     generated.declare(tmp_path, 2)
@@ -104,7 +104,7 @@ def test_a_broken_declaration_is_one_import_error_and_the_other_dags_live(
     assert {"ingest_utility_source_0", "publish_product_0"} <= set(read["dags"])
 
 
-def test_every_mistake_is_in_the_one_import_error(tmp_path: Path, read_dags: ReadDags) -> None:
+def test_one_import_error_lists_every_mistake(tmp_path: Path, read_dags: ReadDags) -> None:
     generated.declare(tmp_path, 3)
     (tmp_path / "expectations/silver/source_0.yaml").unlink()
     (tmp_path / "dags/products/product_1/product.yaml").write_text("title: only\n", encoding="utf-8")
@@ -113,13 +113,13 @@ def test_every_mistake_is_in_the_one_import_error(tmp_path: Path, read_dags: Rea
     assert all(name in message for name in ("source_0.yaml", "product_1/product.yaml", "source_2/source.yaml"))
 
 
-def test_a_task_reads_only_its_own_dag(tmp_path: Path, read_dags: ReadDags, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_task_parses_only_its_own_dag(tmp_path: Path, read_dags: ReadDags, monkeypatch: pytest.MonkeyPatch) -> None:
     generated.declare(tmp_path, 3)
     monkeypatch.setenv("_AIRFLOW_PARSING_CONTEXT_DAG_ID", "ingest_utility_source_1")
     assert list(read_dags(tmp_path, "ingest.py")["dags"]) == ["ingest_utility_source_1"]
 
 
-def test_of_six_hundred_declarations_each_file_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_file_of_six_hundred_declarations_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from jobs.airflow.dags import ingest_dags, publish_dags
     from jobs.airflow.mistakes import refuse_mistakes
 

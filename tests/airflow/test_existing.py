@@ -42,7 +42,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "site"
 
 
-def test_the_wheel_has_all_of_the_package_and_its_command(wheel: Path) -> None:
+def test_the_wheel_contains_the_whole_package_and_its_command(wheel: Path) -> None:
     def files(root: Path) -> set[str]:
         found = (file for file in (root / "jobs").rglob("*") if file.is_file() and "__pycache__" not in file.parts)
         return {str(file.relative_to(root)) for file in found}

@@ -18,7 +18,7 @@ def test_make_lists_its_targets() -> None:
     assert targets == ["help", "run", "up", "check", "test", "bench", "torture"]
 
 
-def test_the_environment_is_kept_whatever_stands_for_python_on_the_path(tmp_path: Path) -> None:
+def test_a_python_shim_on_the_path_does_not_recreate_the_environment(tmp_path: Path) -> None:
     for file in ("Makefile", "uv.lock", "pyproject.toml"):
         shutil.copy(CHECKOUT / file, tmp_path)
     (tmp_path / ".venv").mkdir()
@@ -30,7 +30,7 @@ def test_the_environment_is_kept_whatever_stands_for_python_on_the_path(tmp_path
     assert [f"--python {sys.executable} " in f"{one} " for one in asked] == [True, True]
 
 
-def test_a_cluster_is_installed_and_used_where_it_is_asked_for(tmp_path: Path) -> None:
+def test_cluster_1_installs_and_uses_the_cluster(tmp_path: Path) -> None:
     for file in ("Makefile", "uv.lock", "pyproject.toml"):
         shutil.copy(CHECKOUT / file, tmp_path)
     (tmp_path / ".venv" / "bin").mkdir(parents=True)

@@ -138,11 +138,11 @@ def reader(exchange: Installation) -> Iterator[Reader]:
 
 
 def test_every_command_of_the_readme_runs(reader: Reader, exchange: Installation) -> None:
-    wanted = commands()
-    assert {c.kind for c in wanted} == {"make", "shell", "python"}
-    code, said = exchange.run()
-    assert code == 0, said
-    for command in wanted:
+    expected = commands()
+    assert {c.kind for c in expected} == {"make", "shell", "python"}
+    code, output = exchange.run()
+    assert code == 0, output
+    for command in expected:
         if command.kind == "make":
             # `make run` is the run above; `make test` runs this test.
             subprocess.run(

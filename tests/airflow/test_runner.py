@@ -19,15 +19,15 @@ GOOD = [("2026-01-01", "north", "1.5"), ("2026-01-02", "north", "2.5"), ("2026-0
 pytestmark = [pytest.mark.airflow, pytest.mark.timeout(900)]
 
 
-def test_a_killed_run_is_no_obstacle_and_the_catalogue_is_run_then_unchanged_then_partly_broken(
+def test_a_run_recovers_from_a_kill_repeats_unchanged_and_survives_broken_sources(
     new_exchange: Installation,
 ) -> None:
     exchange = new_exchange
     generated.declare(exchange.catalogue, 2)
     for i in range(2):
         generated.drop(exchange.home, i, "january.csv", GOOD)
-    the_first_start_keeps_others_out_and_is_killed(exchange)
-    the_next_brings_all_in_and_shows_its_secrets_to_nobody(exchange)
+    the_first_start_excludes_others_and_is_killed(exchange)
+    the_next_start_releases_everything_and_leaks_no_secret(exchange)
 
     code, output = exchange.run()
     assert code == 0, output
@@ -55,7 +55,7 @@ def test_a_killed_run_is_no_obstacle_and_the_catalogue_is_run_then_unchanged_the
     assert exchange.left_running() == []
 
 
-def the_first_start_keeps_others_out_and_is_killed(exchange: Installation) -> None:
+def the_first_start_excludes_others_and_is_killed(exchange: Installation) -> None:
     """Killed while tasks are at work, it leaves their records and some of their processes."""
     first = exchange.start()
     wait_until((exchange.home / "locks" / "runner.lock").exists)
@@ -69,7 +69,7 @@ def the_first_start_keeps_others_out_and_is_killed(exchange: Installation) -> No
     first.wait()
 
 
-def the_next_brings_all_in_and_shows_its_secrets_to_nobody(exchange: Installation) -> None:
+def the_next_start_releases_everything_and_leaks_no_secret(exchange: Installation) -> None:
     started = exchange.start()
     wait_until(lambda: len(psutil.Process(started.pid).children()) >= 3)
     commands = exchange.left_running()
@@ -90,7 +90,7 @@ def the_next_brings_all_in_and_shows_its_secrets_to_nobody(exchange: Installatio
     assert not [name for name, secret in secrets.items() if any(secret in text for text in texts)]
 
 
-def test_services_end_with_their_runner_and_the_runner_with_its_services_or_by_a_signal(exchange: Installation) -> None:
+def test_services_and_their_runner_end_together(exchange: Installation) -> None:
     generated.declare(exchange.catalogue, 1)
     generated.drop(exchange.home, 0, "january.csv", GOOD)
     started = exchange.start()
@@ -125,18 +125,18 @@ def test_services_end_with_their_runner_and_the_runner_with_its_services_or_by_a
 
 
 def test_an_empty_catalogue_is_explained(new_exchange: Installation) -> None:
-    code, said = new_exchange.run()
+    code, output = new_exchange.run()
     assert code == 1
-    assert "no source is declared" in said
-    assert "exchange source new" in said
+    assert "no source is declared" in output
+    assert "exchange source new" in output
 
 
-def test_up_does_not_begin_where_the_port_of_the_sharing_server_is_taken(new_exchange: Installation) -> None:
+def test_up_does_not_start_when_the_sharing_server_s_port_is_in_use(new_exchange: Installation) -> None:
     generated.declare(new_exchange.catalogue, 1)
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         new_exchange.variables["EXCHANGE_SHARE_PORT"] = str(port)
-        said, _ = new_exchange.start("up").communicate(timeout=280)
-    assert f"port {port} of the sharing server is in use" in said
-    assert "EXCHANGE_SHARE_PORT" in said
-    assert "starting Airflow" not in said
+        output, _ = new_exchange.start("up").communicate(timeout=280)
+    assert f"port {port} of the sharing server is in use" in output
+    assert "EXCHANGE_SHARE_PORT" in output
+    assert "starting Airflow" not in output

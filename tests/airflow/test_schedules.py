@@ -155,12 +155,12 @@ def running(tmp_path_factory: pytest.TempPathFactory, template: Template, strays
     generated.drop(exchange.home, SETTLED, "january.csv", JANUARY)
     started = exchange.start("up")
     try:
-        said = said_until(started, "Ctrl-C stops Airflow")
-        address = re.search(r"Airflow +(http://127\.0\.0\.1:\d+)", said)
-        assert address, said
+        output = said_until(started, "Ctrl-C stops Airflow")
+        address = re.search(r"Airflow +(http://127\.0\.0\.1:\d+)", output)
+        assert address, output
         # Readers keep threads, which would never leave the network that they were begun in.
         with ProcessPoolExecutor(1, get_context("spawn")) as readers:
-            yield Running(exchange, said, log_in(address[1], exchange.home), readers, count())
+            yield Running(exchange, output, log_in(address[1], exchange.home), readers, count())
         assert {ip for ip, _ in listening(started)} == {"127.0.0.1"}
         started.send_signal(signal.SIGINT)
         # What make does on the way, a moment after the terminal.
@@ -194,7 +194,7 @@ def change(file: Path, old: str, new: str) -> None:
     file.write_text(text.replace(old, new), encoding="utf-8")
 
 
-def test_up_says_where_everything_is_and_how_to_log_in(running: Running) -> None:
+def test_up_prints_addresses_and_how_to_log_in(running: Running) -> None:
     assert re.search(r"product_0 +│ 1\.0\.0 ", running.said), running.said
     assert "passwords.json" in running.said
     sharing = re.search(r"Delta Sharing +http://127\.0\.0\.1:(\d+)", running.said)
@@ -213,7 +213,7 @@ def test_clearing_a_run_of_a_source_or_a_product_changes_nothing(running: Runnin
     assert running.standing() == before
 
 
-def test_days_in_order_late_twice_or_backfilled_come_to_the_same(running: Running) -> None:
+def test_days_in_order_late_repeated_or_backfilled_give_the_same_tables(running: Running) -> None:
     first, second, third = DAYS
     for day in DAYS:
         generated.drop(running.exchange.home, BACKFILLED, f"{day}.csv", DAYS[day])
@@ -253,7 +253,7 @@ def backfilled(running: Running) -> list[str]:
     return [state for run_id, state in states.items() if run_id.startswith("backfill__")]
 
 
-def test_a_failed_expectation_fails_its_task_at_once_and_stops_what_follows(running: Running) -> None:
+def test_a_failed_expectation_fails_its_task_without_retry_and_stops_later_ones(running: Running) -> None:
     generated.drop(running.exchange.home, FAILING, "january.csv", JANUARY)
     running.trigger((FAILING, "2026-02-01"))
     wait_until(lambda: [*running.states("publish_product_5").values()] == ["success"])
@@ -267,9 +267,9 @@ def test_a_failed_expectation_fails_its_task_at_once_and_stops_what_follows(runn
         "load": ("success", 1),
         "check": ("failed", 1),
     }
-    said = running.log(ingest(FAILING), run_id, "check")
-    assert "amounts_positive (error: no amount is below zero): found 2, for example" in said
-    assert "north" in said or "west" in said
+    output = running.log(ingest(FAILING), run_id, "check")
+    assert "amounts_positive (error: no amount is below zero): found 2, for example" in output
+    assert "north" in output or "west" in output
 
     # Asked again without a new build it must not turn green.
     running.clear(ingest(FAILING), run_id, task_ids=["check"])
@@ -279,7 +279,7 @@ def test_a_failed_expectation_fails_its_task_at_once_and_stops_what_follows(runn
     assert len(running.states("publish_product_5")) == 1
 
 
-def test_a_publisher_that_is_away_is_tried_again_later_and_later(running: Running) -> None:
+def test_an_unreachable_publisher_is_retried_with_growing_delays(running: Running) -> None:
     ((run_id, state),) = running.states(ingest(AWAY)).items()
     assert state == "failed"
     assert running.tasks(ingest(AWAY), run_id)["land"] == ("failed", 2)
@@ -296,7 +296,7 @@ def test_a_publisher_that_is_away_is_tried_again_later_and_later(running: Runnin
     running.airflow.patch(f"/api/v2/dags/{ingest(AWAY)}/dagRuns/later", json={"state": "failed"})
 
 
-def test_nothing_is_sent_to_anybody(running: Running, strays: list[str] | str) -> None:
+def test_no_packet_leaves_this_machine(running: Running, strays: list[str] | str) -> None:
     if isinstance(strays, str):
         pytest.skip(f"whether anything phones home was NOT tested, for want of a network of its own: {strays}")
     place = running.exchange.home / "place.share"
@@ -326,12 +326,12 @@ def call(running: Running, *words: str) -> None:
 
 def said_until(started: subprocess.Popen[str], words: str) -> str:
     assert started.stdout is not None
-    said = ""
-    while words not in said:
+    output = ""
+    while words not in output:
         line = started.stdout.readline()
-        assert line, said
-        said += line
-    return said
+        assert line, output
+        output += line
+    return output
 
 
 def listening(started: subprocess.Popen[str]) -> list[tuple[str, int]]:

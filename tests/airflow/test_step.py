@@ -37,7 +37,7 @@ def land() -> StepOperator:
     return StepOperator(task_id="land", steps=("land",), subject="source_0")
 
 
-def test_new_bytes_succeed_and_the_same_again_are_skipped(tmp_path: Path) -> None:
+def test_new_bytes_succeed_and_repeated_ones_are_skipped(tmp_path: Path) -> None:
     generated.drop(tmp_path / "home", 0, "a.csv", [("2026-01-01", "north", "1")])
     land().execute(context())
     again = StepOperator(task_id="load", steps=("bronze", "silver"), subject="source_0")
@@ -47,7 +47,7 @@ def test_new_bytes_succeed_and_the_same_again_are_skipped(tmp_path: Path) -> Non
         land().execute(context())
 
 
-def test_a_publisher_that_is_away_is_tried_again_until_patience_ends(
+def test_an_unreachable_publisher_is_retried_until_the_last_attempt(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, value in (("PIP_INDEX_URL", "http://127.0.0.1:9/"), ("PIP_RETRIES", "1"), ("PIP_TIMEOUT", "1")):
@@ -67,20 +67,20 @@ def test_a_publisher_that_is_away_is_tried_again_until_patience_ends(
         land().execute(context(tries=2, try_number=2))
 
 
-def test_a_table_somebody_else_writes_is_tried_again() -> None:
+def test_a_locked_table_is_retried() -> None:
     with hold("source.source_0"), pytest.raises(AirflowException) as tried:
         land().execute(context())
     assert not isinstance(tried.value, AirflowFailException)
     assert "is locked by process" in str(tried.value)
 
 
-def test_anything_else_fails_at_once_with_one_line() -> None:
+def test_other_errors_fail_without_retry_in_one_line() -> None:
     with pytest.raises(AirflowFailException) as failed:
         StepOperator(task_id="build", steps=("gold",), subject="product_0").execute(context())
     assert "silver.source_0 has no checked version" in str(failed.value)
     assert "\n" not in str(failed.value)
 
 
-def test_the_logical_date_is_what_a_task_works_on() -> None:
+def test_a_task_works_on_its_logical_date_or_else_the_time_of_its_run() -> None:
     assert logical_date(context()["dag_run"]) == NOW
     assert logical_date(context(date=None)["dag_run"]) == NOW

@@ -93,8 +93,8 @@ class EventLog:
 
 def _told(event: dict[str, Any]) -> str:
     """What a job was for, as far as Spark says."""
-    said = event["Properties"]
-    return f"{said.get('spark.job.description') or ''} {said.get('callSite.short') or ''}".strip()
+    output = event["Properties"]
+    return f"{output.get('spark.job.description') or ''} {output.get('callSite.short') or ''}".strip()
 
 
 def _scans(plan: dict[str, Any]) -> Iterator[int]:

@@ -24,7 +24,7 @@ def _executors(worker: psutil.Process) -> list[psutil.Process]:
 
 
 @pytest.mark.long
-def test_every_java_of_a_cluster_maps_the_file_that_its_setting_asks_for(
+def test_every_java_of_a_cluster_maps_the_class_archive_if_set(
     other_cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Beside the jars of all tests it would be used by them too.
@@ -49,7 +49,7 @@ def test_every_java_of_a_cluster_maps_the_file_that_its_setting_asks_for(
     assert [process.pid for process in [*javas.values(), *executors()] if not _maps(process, kept)] == []
 
 
-def test_a_java_that_cannot_make_the_file_is_asked_once_if_at_all(
+def test_a_java_that_cannot_make_the_class_archive_is_tried_once_if_set(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked, java = tmp_path / "asked", tmp_path / "java-home" / "bin" / "java"
@@ -67,15 +67,15 @@ def test_a_java_that_cannot_make_the_file_is_asked_once_if_at_all(
     assert not asked.exists()
     monkeypatch.setenv("EXCHANGE_CLASS_ARCHIVE", "yes")
     prepare()
-    said = asked.read_text()
-    assert "org.apache.spark.launcher.Main" in said
+    output = asked.read_text()
+    assert "org.apache.spark.launcher.Main" in output
     assert java_options() == []
     assert list((tmp_path / "home" / "cluster" / "work").iterdir()) == []
     prepare()
-    assert asked.read_text() == said
+    assert asked.read_text() == output
 
 
-def test_a_file_that_is_there_is_used_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_existing_class_archive_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     skip_without_java()
     monkeypatch.setenv("EXCHANGE_JARS", str(tmp_path / "a folder"))
     assert java_options() == []

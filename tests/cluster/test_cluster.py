@@ -74,7 +74,7 @@ def test_workers_run_functions_of_this_project() -> None:
     assert {row.told for row in spread} == {"jobs.bronze.formats in worker-1", "jobs.bronze.formats in worker-2"}
 
 
-def test_whoever_has_no_token_gets_no_session(settings: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_client_with_a_wrong_token_gets_no_session(settings: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
     address, _, _ = settings["EXCHANGE_SPARK"].partition(";")
     monkeypatch.setenv("EXCHANGE_SPARK", f"{address};token=guessed")
     with pytest.raises(ExchangeError, match="rejected the token") as refused:
@@ -82,25 +82,25 @@ def test_whoever_has_no_token_gets_no_session(settings: dict[str, str], monkeypa
     assert "guessed" not in str(refused.value)
 
 
-def test_whoever_does_not_know_the_secret_is_no_worker(cluster: Cluster, other_cluster: Cluster) -> None:
+def test_a_worker_with_a_wrong_secret_is_not_registered(cluster: Cluster, other_cluster: Cluster) -> None:
     guessed = other_cluster.home.with_name("guessed")
     guessed.write_text("guessed\n")
     master = f"spark://{cluster.parts()['master']['address']}"
 
     stranger = other_cluster.start("worker", "--master", master, "--memory", "512m", "--secret-file", str(guessed))
     assert stranger.stdout is not None
-    said = ""
-    while "SaslException" not in said:
+    output = ""
+    while "SaslException" not in output:
         line = stranger.stdout.readline()
-        assert line, said
-        said += line
+        assert line, output
+        output += line
     stranger.kill()
     stranger.communicate()
 
     assert (cluster.folder / "logs" / "master.log").read_text().count("Registering worker") <= 3
 
 
-def test_a_process_ends_when_it_is_done_although_its_server_is_gone(settings: dict[str, str]) -> None:
+def test_a_process_ends_even_if_its_server_is_gone(settings: dict[str, str]) -> None:
     script = """
 import os, threading, socket
 from jobs.lake import close, connect
@@ -167,19 +167,19 @@ def test_the_store_serves_signed_requests_only(cluster: Cluster, settings: dict[
             urllib.request.urlopen(request, timeout=5)
 
 
-def test_status_tells_each_part_and_a_second_up_says_it_is_up(cluster: Cluster) -> None:
+def test_status_lists_each_part_and_a_second_up_changes_nothing(cluster: Cluster) -> None:
     parts = cluster.parts()
     assert set(parts) == PARTS
     assert {part["state"] for part in parts.values()} == {"up"}
-    code, said = cluster.run("up")
+    code, output = cluster.run("up")
     assert code == 0
-    assert "it is up already" in said
+    assert "it is up already" in output
     assert {name: part["pid"] for name, part in cluster.parts().items()} == {
         name: part["pid"] for name, part in parts.items()
     }
-    code, said = cluster.run("up", "--workers", "3")
+    code, output = cluster.run("up", "--workers", "3")
     assert code == 2
-    assert "exchange cluster down, then up in the new size" in said
+    assert "exchange cluster down, then up in the new size" in output
 
 
 def test_everything_listens_on_the_loopback_interface_only(cluster: Cluster) -> None:
@@ -190,36 +190,37 @@ def test_everything_listens_on_the_loopback_interface_only(cluster: Cluster) -> 
     assert {connection.laddr.ip.removeprefix("::ffff:") for connection in listening} == {"127.0.0.1"}
 
 
-def test_a_part_that_was_killed_is_told_and_started_again_where_it_was(cluster: Cluster) -> None:
+def test_a_killed_part_is_reported_and_restarted_on_its_address(cluster: Cluster) -> None:
     before = cluster.parts()["worker-2"]
     psutil.Process(before["pid"]).kill()
     wait_until(lambda: cluster.parts()["worker-2"]["state"] == "down", 280)
 
-    code, said = cluster.run("up")
+    code, output = cluster.run("up")
 
     assert code == 0
-    assert "started worker-2\n" in said
+    assert "started worker-2\n" in output
     after = cluster.parts()["worker-2"]
     assert (after["state"], after["address"]) == ("up", before["address"])
     assert after["pid"] != before["pid"]
 
 
-def test_no_secret_is_in_a_process_list_a_log_or_what_is_printed(cluster: Cluster) -> None:
+def test_no_secret_is_in_process_lists_logs_or_output(cluster: Cluster) -> None:
     secrets = cluster.secrets()
     assert len(secrets) == 8
-    said = "".join(cluster.run(*words)[1] for words in (["up"], ["status"], ["status", "--json"], ["logs", "connect"]))
+    commands = (["up"], ["status"], ["status", "--json"], ["logs", "connect"])
+    output = "".join(cluster.run(*words)[1] for words in commands)
     for file in Path("/proc").glob("[0-9]*/cmdline"):
         try:
-            said += file.read_bytes().replace(b"\0", b" ").decode(errors="replace")
+            output += file.read_bytes().replace(b"\0", b" ").decode(errors="replace")
         except OSError:
             continue
-    said += "".join(file.read_text(errors="replace") for file in (cluster.folder / "logs").iterdir())
-    said += "".join(file.read_text(errors="replace") for file in (cluster.folder / "work").glob("worker-*/*/*/std*"))
-    assert "CoarseGrainedExecutorBackend" in said
-    assert [secret for secret in secrets if secret in said] == []
+    output += "".join(file.read_text(errors="replace") for file in (cluster.folder / "logs").iterdir())
+    output += "".join(file.read_text(errors="replace") for file in (cluster.folder / "work").glob("worker-*/*/*/std*"))
+    assert "CoarseGrainedExecutorBackend" in output
+    assert [secret for secret in secrets if secret in output] == []
 
 
-def test_files_with_secrets_are_their_owners_alone(cluster: Cluster) -> None:
+def test_files_with_secrets_are_private_to_their_owner(cluster: Cluster) -> None:
     secrets = cluster.secrets()
     for file in cluster.folder.rglob("*"):
         if file.is_file() and file.stat().st_size < 1_000_000 and file.suffix != ".jar":
@@ -229,50 +230,50 @@ def test_files_with_secrets_are_their_owners_alone(cluster: Cluster) -> None:
     assert cluster.folder.stat().st_mode & 0o77 == 0
 
 
-def test_logs_follow_what_a_part_says(cluster: Cluster) -> None:
+def test_logs_can_be_followed(cluster: Cluster) -> None:
     following = cluster.start("logs", "database", "--follow", "--lines", "1")
     assert following.stdout is not None
     assert following.stdout.readline()
     with (cluster.folder / "logs" / "database.log").open("a") as log:
         log.write("something new\n")
     # PostgreSQL may have something to say of its own in between.
-    said = next(line for line in following.stdout if "LOG:" not in line)
+    output = next(line for line in following.stdout if "LOG:" not in line)
     following.kill()
     following.communicate()
-    assert said == "something new\n"
-    code, said = cluster.run("logs", "nothing")
+    assert output == "something new\n"
+    code, output = cluster.run("logs", "nothing")
     assert code == 2
-    assert "no part 'nothing' was started; expected connect, database" in " ".join(said.split())
+    assert "no part 'nothing' was started; expected connect, database" in " ".join(output.split())
 
 
 @pytest.mark.long
-def test_down_ends_what_a_killed_starter_left(other_cluster: Cluster) -> None:
+def test_down_stops_what_a_killed_up_has_started(other_cluster: Cluster) -> None:
     starter = other_cluster.start("up")
     wait_until(lambda: {"master", "store", "database"} <= set(_names(other_cluster)), 280)
     starter.kill()
     starter.communicate()
     assert other_cluster.left_running() != []
 
-    code, said = other_cluster.run("down")
+    code, output = other_cluster.run("down")
 
     assert code == 0
-    assert "stopped" in said
+    assert "stopped" in output
     assert other_cluster.left_running() == []
     assert other_cluster.parts() == {}
 
 
 @pytest.mark.long
-def test_a_part_that_dies_while_starting_is_told_and_nothing_is_left(other_cluster: Cluster) -> None:
+def test_a_part_that_dies_while_starting_is_reported_and_the_rest_stopped(other_cluster: Cluster) -> None:
     data = other_cluster.folder / "database" / "data"
     data.mkdir(parents=True)
     (data / "PG_VERSION").write_text("8.4\n")
 
-    code, said = other_cluster.run("up")
+    code, output = other_cluster.run("up")
 
     assert code == 2
-    assert "database ended while starting" in said
-    assert "exchange cluster logs database" in said
-    assert "Traceback" not in said
+    assert "database ended while starting" in output
+    assert "exchange cluster logs database" in output
+    assert "Traceback" not in output
     assert other_cluster.left_running() == []
 
 

@@ -119,7 +119,7 @@ def head(table: str) -> int:
 
 
 @pytest.mark.long
-def test_the_store_refuses_is_slow_and_is_gone(faults: Faults, life: Life) -> None:
+def test_steps_wait_for_a_slow_refusing_or_absent_store_and_then_fail(faults: Faults, life: Life) -> None:
     source, door, number = life.source, faults.door, life.bring()
     door.refuse_each, door.delay = 3, 0.01
     assert source.step("land", number).status == "succeeded"
@@ -130,8 +130,8 @@ def test_the_store_refuses_is_slow_and_is_gone(faults: Faults, life: Life) -> No
     door.refuse_each, door.delay = 0, 0.0
 
     door.close()
-    said = fails(source, "silver", number)
-    assert "the object store does not answer" in said, said
+    output = fails(source, "silver", number)
+    assert "the object store does not answer" in output, output
     door.open()
     for step in ("silver", "check"):
         source.step(step, number, "again")
@@ -139,7 +139,7 @@ def test_the_store_refuses_is_slow_and_is_gone(faults: Faults, life: Life) -> No
 
 
 @pytest.mark.long  # Whoever is refused waits longer each time: four minutes in all.
-def test_the_store_refuses_and_is_slow_all_day(faults: Faults, life: Life) -> None:
+def test_a_day_succeeds_on_a_slow_and_refusing_store(faults: Faults, life: Life) -> None:
     faults.door.refuse_each, faults.door.delay = 3, 0.01
     life.live()
     assert faults.door.refused > 100
@@ -148,13 +148,13 @@ def test_the_store_refuses_and_is_slow_all_day(faults: Faults, life: Life) -> No
 
 
 @pytest.mark.long  # Each of a task's attempts waits for the store before the engine gives up: four minutes in all.
-def test_the_store_goes_in_the_middle_of_a_step_and_stays_away(faults: Faults, life: Life) -> None:
+def test_a_store_lost_during_a_step_fails_it(faults: Faults, life: Life) -> None:
     source, number = life.source, life.bring()
     for step in ("land", "bronze"):
         source.step(step, number)
     faults.at_first_file(source.table, faults.door.close)
-    said = fails(source, "silver", number)
-    assert "the object store does not answer" in said, said
+    output = fails(source, "silver", number)
+    assert "the object store does not answer" in output, output
     faults.door.open()
     for step in ("silver", "check"):
         source.step(step, number, "again")
@@ -164,7 +164,7 @@ def test_the_store_goes_in_the_middle_of_a_step_and_stays_away(faults: Faults, l
 @pytest.mark.parametrize(
     ("layer", "worker"), [pytest.param("bronze", "worker-1", marks=pytest.mark.long), ("silver", "worker-2")]
 )
-def test_a_worker_is_killed_in_mid_job(faults: Faults, life: Life, layer: str, worker: str) -> None:
+def test_a_step_succeeds_though_a_worker_is_killed(faults: Faults, life: Life, layer: str, worker: str) -> None:
     source, number = life.source, life.bring()
     source.step("land", number)
     faults.at_first_file(f"{layer}.{source.name}", lambda: faults.kill(worker))
@@ -174,7 +174,7 @@ def test_a_worker_is_killed_in_mid_job(faults: Faults, life: Life, layer: str, w
 
 
 @pytest.mark.long
-def test_the_database_is_restarted_between_and_during_steps(faults: Faults, life: Life) -> None:
+def test_steps_survive_a_database_restarted_between_and_during_them(faults: Faults, life: Life) -> None:
     source, number = life.source, life.bring()
     source.step("land", number)
     faults.kill("database", signal.SIGINT)
@@ -183,8 +183,8 @@ def test_the_database_is_restarted_between_and_during_steps(faults: Faults, life
 
     faults.at_commit(source.table, head(source.table) + 1, lambda: faults.kill("database", signal.SIGINT))
     for _ in ("in the middle of a step", "from its beginning"):
-        said = fails(source, "silver", number)
-        assert "registry cannot be used" in said or "the lock of" in said, said
+        output = fails(source, "silver", number)
+        assert "registry cannot be used" in output or "the lock of" in output, output
     faults.up()
     for step in ("silver", "check"):
         source.step(step, number, "again")
@@ -194,14 +194,14 @@ def test_the_database_is_restarted_between_and_during_steps(faults: Faults, life
 @pytest.mark.parametrize(
     "after", [pytest.param(False, marks=pytest.mark.long, id="before"), pytest.param(True, id="after")]
 )
-def test_the_connect_server_is_killed_in_mid_commit(faults: Faults, life: Life, after: bool) -> None:
+def test_killing_the_connect_server_during_a_commit_loses_no_row(faults: Faults, life: Life, after: bool) -> None:
     source, number = life.source, life.bring()
     for step in ("land", "bronze"):
         source.step(step, number)
     before, made = checked_rows(source.table), head(source.table)
     faults.at_commit(source.table, made + 1, lambda: faults.kill("connect"), after=after)
-    said = fails(source, "silver", number)
-    assert "the engine went away" in said, said
+    output = fails(source, "silver", number)
+    assert "the engine went away" in output, output
     assert "no engine answers" in fails(source, "silver", number)
     assert head(source.table) == made + after
     faults.up()
@@ -212,7 +212,7 @@ def test_the_connect_server_is_killed_in_mid_commit(faults: Faults, life: Life, 
 
 
 @pytest.mark.long
-def test_a_disk_is_full_on_a_worker(faults: Faults, life: Life) -> None:
+def test_a_full_disk_on_a_worker_is_reported(faults: Faults, life: Life) -> None:
     if os.geteuid() != 0:
         pytest.skip("THE TEST OF A WORKER'S FULL DISK IS NOT RUN: only root can mount a small disk")
     source = life.source.exchange.source(COLUMNS, ("meter", "read_on"), partition=("read_on",))
@@ -234,9 +234,9 @@ def test_a_disk_is_full_on_a_worker(faults: Faults, life: Life) -> None:
         except ExchangeError as error:
             assert "the disk is full, on one of the machines that work for the engine" in str(error), error
         filler.unlink()
-        said = (faults.cluster.folder / "logs" / "connect.log").read_text(encoding="utf-8")
+        output = (faults.cluster.folder / "logs" / "connect.log").read_text(encoding="utf-8")
         signs = ("No space left on device", "Could not find any valid local directory")
-        assert any(sign in said for sign in signs), "the worker met its full disk"
+        assert any(sign in output for sign in signs), "the worker met its full disk"
         for step in ("silver", "check"):
             source.step(step, 0, "again")
         assert len(checked_rows(source.table)) == 40_000
@@ -246,7 +246,7 @@ def test_a_disk_is_full_on_a_worker(faults: Faults, life: Life) -> None:
 
 
 @pytest.mark.long
-def test_two_builds_of_one_table_from_two_homes(life: Life, tmp_path: Path) -> None:
+def test_two_homes_cannot_build_a_table_at_the_same_time(life: Life, tmp_path: Path) -> None:
     source, number = life.source, life.bring()
     (tmp_path / "drop").symlink_to(settings().drop)
     program = """
@@ -288,7 +288,7 @@ for step in ("land", "bronze"):
 
 
 @pytest.mark.usefixtures("life")
-def test_a_lock_is_free_as_soon_as_its_holder_lets_go_or_is_killed() -> None:
+def test_a_lock_is_free_as_soon_as_its_holder_releases_it_or_is_killed() -> None:
     def hold_and_let_go() -> None:
         with locks.hold("let go"):
             pass
@@ -308,7 +308,7 @@ def test_a_lock_is_free_as_soon_as_its_holder_lets_go_or_is_killed() -> None:
 
 
 @pytest.mark.long
-def test_a_commit_that_somebody_else_made_in_the_middle_of_a_step_is_found_out(
+def test_another_writer_s_commit_during_a_step_is_detected(
     life: Life, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source, number = life.source, life.bring()
@@ -323,7 +323,7 @@ def test_a_commit_that_somebody_else_made_in_the_middle_of_a_step_is_found_out(
     assert life.is_whole()
 
 
-def test_a_step_that_is_overtaken_again_and_again_says_so(life: Life, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_step_overtaken_at_every_attempt_fails(life: Life, monkeypatch: pytest.MonkeyPatch) -> None:
     done: list[str] = []
 
     def overtaken(step: Step, *_: object) -> None:
@@ -335,7 +335,7 @@ def test_a_step_that_is_overtaken_again_and_again_says_so(life: Life, monkeypatc
     assert done == ["silver"] * guard.ATTEMPTS
 
 
-def test_a_writer_that_was_paused_makes_no_commit(life: Life, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_paused_writer_that_lost_its_lease_makes_no_commit(life: Life, monkeypatch: pytest.MonkeyPatch) -> None:
     table = life.source.table
     made = head(table)
     with lease.hold():

@@ -87,7 +87,7 @@ def hosts(tmp_path: Path) -> Iterator[tuple[Host, Host]]:
 
 
 @pytest.mark.long
-def test_workers_on_two_hosts_work_for_one_connect_server(hosts: tuple[Host, Host]) -> None:
+def test_workers_on_two_hosts_serve_one_connect_server(hosts: tuple[Host, Host]) -> None:
     here, there = hosts
     master_log = here.start("master", "--host", here.address, "--port", "7077", "--page-port", "8080")
     _wait_for(master_log, "I have been elected leader")
@@ -113,21 +113,21 @@ def test_workers_on_two_hosts_work_for_one_connect_server(hosts: tuple[Host, Hos
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "message"),
     [
         (["--master", "spark://10.0.0.1:7077"], "could not reach this part at 127.0.0.1"),
         (["--master", "10.0.0.1"], "expected spark://host:port"),
         (["--master", "spark://10.0.0.1:7077", "--host", "10.0.0.2"], "copy spark.secret from there to here"),
     ],
 )
-def test_a_worker_that_could_not_work_says_why(words: list[str], told: str, tmp_path: Path) -> None:
+def test_a_misconfigured_worker_explains_why_it_does_not_start(words: list[str], message: str, tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "jobs.cli", "cluster", "worker", *words],
         cwd=CHECKOUT, env=dict(os.environ) | {"EXCHANGE_HOME": str(tmp_path)}, capture_output=True, text=True,
         timeout=400, check=False,
     )  # fmt: skip
     assert done.returncode == 2
-    assert told in done.stderr
+    assert message in done.stderr
 
 
 def _join(one: Host, two: Host) -> None:

@@ -45,7 +45,7 @@ def mirror(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     server.server_close()
 
 
-def test_jars_come_once_from_the_repository_that_is_set(mirror: Path, tmp_path: Path) -> None:
+def test_jars_are_fetched_once_from_the_configured_repository(mirror: Path, tmp_path: Path) -> None:
     (fetched,) = jars.fetch_jars()
     assert fetched == tmp_path / "jars" / "org.example_thing-1.0.jar"
     assert fetched.read_bytes() == GOOD
@@ -54,20 +54,20 @@ def test_jars_come_once_from_the_repository_that_is_set(mirror: Path, tmp_path: 
     assert list(fetched.parent.iterdir()) == [fetched]
 
 
-def test_a_jar_that_is_not_what_was_locked_is_refused(mirror: Path, tmp_path: Path) -> None:
+def test_a_jar_with_another_checksum_is_refused(mirror: Path, tmp_path: Path) -> None:
     mirror.write_bytes(b"other bytes")
     with pytest.raises(Tampered, match=r"org\.example:thing:1\.0 has the sha256 .*; expected .*EXCHANGE_MAVEN_URL"):
         jars.fetch_jars()
     assert not list((tmp_path / "jars").iterdir())
 
 
-def test_a_repository_without_the_jar_is_named(mirror: Path) -> None:
+def test_a_repository_without_the_jar_is_reported(mirror: Path) -> None:
     mirror.unlink()
     with pytest.raises(PublisherError, match=r"127\.0\.0\.1:\d+.*the jars could not be fetched.*EXCHANGE_MAVEN_URL"):
         jars.fetch_jars()
 
 
-def test_the_lock_names_delta_for_this_spark_and_no_jar_that_spark_has() -> None:
+def test_the_lock_pins_delta_for_this_spark_and_no_jar_of_spark_itself() -> None:
     locked = {jar.artifact: jar for jar in jars.read_lock()}
     assert locked["delta-spark_4.1_2.13"].coordinates == delta_coordinates()
     assert {"hadoop-aws", "s3", "sts", "kms"} <= set(locked)
@@ -77,21 +77,21 @@ def test_the_lock_names_delta_for_this_spark_and_no_jar_that_spark_has() -> None
 
 
 @pytest.mark.parametrize(
-    ("version", "told"), [("11.0.2", "is Java 11"), ("1.8.0_402", "is Java 8"), ("", "of unknown version")]
+    ("version", "message"), [("11.0.2", "is Java 11"), ("1.8.0_402", "is Java 8"), ("", "of unknown version")]
 )
-def test_a_java_that_is_too_old_is_told(
-    version: str, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_an_old_java_is_refused(
+    version: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     program = tmp_path / "bin" / "java"
     program.parent.mkdir()
     program.write_text(f"#!/bin/sh\necho 'openjdk version \"{version}\"' >&2\n")
     program.chmod(0o755)
     monkeypatch.setenv("JAVA_HOME", str(tmp_path))
-    with pytest.raises(ExchangeError, match=f"JAVA_HOME: .*{told}; expected Java 17 or newer"):
+    with pytest.raises(ExchangeError, match=f"JAVA_HOME: .*{message}; expected Java 17 or newer"):
         find_java()
 
 
-def test_what_is_not_installed_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_programs_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("JAVA_HOME", raising=False)
     with pytest.raises(ExchangeError, match=r"there is no Java; .*apt-get install openjdk"):

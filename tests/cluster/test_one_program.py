@@ -72,7 +72,7 @@ def sorted_rows(table: str) -> pa.Table:
     return rows.sort_by(list(order.items()))
 
 
-def test_default_sources_and_products_are_equal_on_both_engines(on_disk: Place, on_cluster: Place) -> None:
+def test_default_sources_and_products_are_the_same_on_both_engines(on_disk: Place, on_cluster: Place) -> None:
     on_disk.enter()
     embedded = make_everything()
     on_cluster.enter()
@@ -97,7 +97,7 @@ def declared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Trial:
     return Trial(tmp_path / "catalogue")
 
 
-def test_a_lake_moves_to_the_cluster_and_goes_on_on_either_engine(
+def test_a_lake_copied_to_the_cluster_is_extended_by_either_engine(
     on_disk: Place, on_cluster: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     exchange = declared(tmp_path, monkeypatch)
@@ -154,7 +154,7 @@ class Later(datetime):
         return super().now(tz) + timedelta(days=30)
 
 
-def test_upkeep_on_the_cluster_while_somebody_reads(
+def test_upkeep_on_the_cluster_does_not_disturb_readers(
     on_cluster: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     exchange = declared(tmp_path, monkeypatch)
@@ -200,7 +200,7 @@ def rows_in(file: Path) -> int:
         return int(read_table(data).num_rows)
 
 
-def test_the_doctor_finds_what_cannot_work(on_cluster: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_doctor_reports_a_wrong_secret(on_cluster: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     on_cluster.enter()
     looks = ["settings", "versions", "database", "airflow", "lake", "engine", "engine and lake", "space", "clock"]
     assert [(f.subject, f.status) for f in examine()] == [(look, "ok") for look in (*looks, "last run")]
@@ -212,13 +212,13 @@ def test_the_doctor_finds_what_cannot_work(on_cluster: Place, monkeypatch: pytes
 
 
 @pytest.mark.parametrize("address", ["ftp://x/y", "s3://x", "s3://Bad_Bucket/x"])
-def test_a_lake_that_cannot_be_is_refused(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_invalid_lake_address_is_refused(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EXCHANGE_LAKE", address)
     with pytest.raises(ExchangeError, match="EXCHANGE_LAKE: neither a folder nor s3://bucket"):
         lake.location("silver.x")
 
 
-def test_no_secret_is_in_what_commands_print(on_cluster: Place) -> None:
+def test_commands_print_no_secret(on_cluster: Place) -> None:
     environment = dict(os.environ) | on_cluster.variables
     ended = subprocess.run(
         [sys.executable, "-m", "jobs.cli", "doctor"], cwd=CHECKOUT, env=environment, capture_output=True, text=True,

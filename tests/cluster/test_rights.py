@@ -137,7 +137,7 @@ def _declare(made: Store) -> None:
     source.drop([("m1", "1.50"), ("m2", "2.25")])
 
 
-def test_each_part_can_do_its_work_with_the_rights_written_down_and_no_more(store: Store, tmp_path: Path) -> None:
+def test_each_part_works_with_its_documented_rights_and_no_more(store: Store, tmp_path: Path) -> None:
     # In a process of its own: the embedded engine keeps the keys that its process first reached a store with.
     worked = subprocess.run(
         [sys.executable, "-c", EVERYTHING], cwd=CHECKOUT, env=store.environment("writer"), capture_output=True,
@@ -154,23 +154,23 @@ def test_each_part_can_do_its_work_with_the_rights_written_down_and_no_more(stor
     for words in (("land", "readings"), ("run",)):
         done = store.run("share", *words)
         assert done.returncode in (1, 2)
-        said = " ".join((done.stdout + done.stderr).split())
-        assert "the object store does not allow it; expected the rights that infra/README.md lists" in said
-        assert "Traceback" not in said
-        assert SECRET not in said
+        output = " ".join((done.stdout + done.stderr).split())
+        assert "the object store does not allow it; expected the rights that infra/README.md lists" in output
+        assert "Traceback" not in output
+        assert SECRET not in output
 
 
 @pytest.mark.parametrize("words", [("doctor",), ("run",)])
-def test_a_bucket_that_is_not_there_is_told(store: Store, words: tuple[str, ...]) -> None:
+def test_a_missing_bucket_is_reported(store: Store, words: tuple[str, ...]) -> None:
     done = store.run("whoever", *words, EXCHANGE_LAKE="s3://nowhere/lake")
     assert done.returncode in (1, 2)
-    said = " ".join((done.stdout + done.stderr).split())
-    assert "s3://nowhere/lake" in said
-    assert "the bucket is not there" in said
-    assert "make it, or correct EXCHANGE_LAKE" in said
+    output = " ".join((done.stdout + done.stderr).split())
+    assert "s3://nowhere/lake" in output
+    assert "the bucket is not there" in output
+    assert "make it, or correct EXCHANGE_LAKE" in output
 
 
-def test_the_store_is_reached_over_tls_by_those_who_know_its_authority(store: Store) -> None:
+def test_the_store_is_reached_over_tls_by_clients_that_trust_its_authority(store: Store) -> None:
     address, authority = f"https://127.0.0.1:{store.ports['tls']}", str(store.certified.authority)
     trusting = {"AWS_ENDPOINT_URL": address, "AWS_CA_BUNDLE": authority, "SSL_CERT_FILE": authority}
     done = store.run("writer", "doctor", "--json", **trusting)

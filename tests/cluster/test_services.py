@@ -105,7 +105,7 @@ def ran(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Ran:
     return Ran(cluster, done.returncode, done.stdout + done.stderr, watch.seen)
 
 
-def test_the_catalogue_goes_through_airflow_on_the_cluster(ran: Ran) -> None:
+def test_airflow_runs_the_catalogue_on_the_cluster(ran: Ran) -> None:
     assert ran.code == 0, ran.said
     assert "the cluster is up already" in ran.said
     assert f"the cluster stays up; to use it:  . {ran.cluster.folder / 'env'}" in ran.said
@@ -125,7 +125,7 @@ def test_the_catalogue_goes_through_airflow_on_the_cluster(ran: Ran) -> None:
     assert [file for file in files if file.suffix in (".db", ".parquet") or file.name == "landing"] == []
 
 
-def test_no_secret_shows_while_it_runs_nor_in_what_it_leaves(ran: Ran) -> None:
+def test_no_secret_shows_during_a_run_or_in_what_it_leaves(ran: Ran) -> None:
     secrets = ran.cluster.secrets()
     secrets += json.loads((ran.cluster.home / "airflow" / "secrets.json").read_text(encoding="utf-8")).values()
     assert len(secrets) == 12
@@ -139,7 +139,7 @@ def test_no_secret_shows_while_it_runs_nor_in_what_it_leaves(ran: Ran) -> None:
     assert [name for name, text in places.items() if any(secret in text for secret in secrets)] == []
 
 
-def test_another_home_of_an_exchange_in_sqlite_is_not_taken(tmp_path: Path) -> None:
+def test_a_home_with_an_exchange_in_sqlite_is_refused(tmp_path: Path) -> None:
     (tmp_path / "evidence").mkdir()
     (tmp_path / "registry.db").touch()
     done = subprocess.run(

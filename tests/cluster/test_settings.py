@@ -56,7 +56,7 @@ WRONG = {
 }
 
 
-def test_wrong_passwords_and_tokens_are_found_at_once_and_at_every_start(
+def test_wrong_passwords_and_tokens_are_reported_by_every_start_and_the_doctor(
     settings: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     changed = {name: value for variable in WRONG for name, value in wrong(settings, variable).items()}
@@ -74,10 +74,10 @@ def test_wrong_passwords_and_tokens_are_found_at_once_and_at_every_start(
         check=False,
     )  # fmt: skip
     assert done.returncode == 1
-    said = " ".join((done.stdout + done.stderr).split())
-    assert "rejected the token; expected" in said
-    assert PLANTED not in said
-    assert "Traceback" not in said
+    output = " ".join((done.stdout + done.stderr).split())
+    assert "rejected the token; expected" in output
+    assert PLANTED not in output
+    assert "Traceback" not in output
 
     for variable in WRONG:
         monkeypatch.setenv(variable, changed[variable])
@@ -89,7 +89,7 @@ def test_wrong_passwords_and_tokens_are_found_at_once_and_at_every_start(
     assert PLANTED not in repr(found)
 
 
-def test_airflow_and_the_registry_are_not_put_into_one_database(
+def test_airflow_and_the_registry_cannot_share_a_database(
     settings: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("EXCHANGE_AIRFLOW_DATABASE_URL", settings["EXCHANGE_DATABASE_URL"])
@@ -101,7 +101,7 @@ def test_airflow_and_the_registry_are_not_put_into_one_database(
     assert PLANTED not in str(refused.value)
 
 
-def test_the_database_is_reached_over_tls_by_those_who_know_its_authority(
+def test_the_database_is_reached_over_tls_by_clients_that_trust_its_authority(
     cluster: Cluster, settings: dict[str, str], tmp_path: Path
 ) -> None:
     made, data = certify(tmp_path), cluster.folder / "database" / "data"
@@ -162,7 +162,7 @@ def without_delta(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[s
 
 
 @pytest.mark.long
-def test_an_engine_without_delta_is_found_at_every_start(without_delta: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_start_reports_an_engine_without_delta(without_delta: str, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("EXCHANGE_LAKE", "EXCHANGE_DATABASE_URL", "EXCHANGE_AIRFLOW_DATABASE_URL"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("EXCHANGE_SPARK", without_delta)
@@ -174,7 +174,7 @@ def test_an_engine_without_delta_is_found_at_every_start(without_delta: str, mon
     assert "the engine has no Delta Lake" in found["engine and lake"].found
 
 
-def test_machines_that_meet_an_empty_database_at_once_migrate_it_once(cluster: Cluster, tmp_path: Path) -> None:
+def test_machines_that_start_on_an_empty_database_together_migrate_it_once(cluster: Cluster, tmp_path: Path) -> None:
     place = cluster.place("met_at_once", tmp_path)
     program = "from jobs.registry import reading\nwith reading(): print('there')"
     started = [
@@ -184,5 +184,5 @@ def test_machines_that_meet_an_empty_database_at_once_migrate_it_once(cluster: C
         )
         for number in range(6)
     ]  # fmt: skip
-    said = [one.communicate(timeout=400) for one in started]
-    assert [one.returncode for one in started] == [0] * 6, said
+    output = [one.communicate(timeout=400) for one in started]
+    assert [one.returncode for one in started] == [0] * 6, output

@@ -88,7 +88,7 @@ def covers(asked: list[tuple[int, int]], first: int, last: int) -> bool:
 
 
 # One test, because the file is dear to make.
-def test_buyers_read_from_the_store_what_they_may_and_nothing_more_is_fetched(
+def test_buyers_read_what_they_are_granted_and_no_other_bytes_are_fetched(
     door: Door, asked: list[tuple[int, int]], product: str
 ) -> None:
     _, token = door.grant(product)

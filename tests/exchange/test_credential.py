@@ -40,7 +40,7 @@ def pack(data: bytes) -> str:
 
 
 @pytest.mark.usefixtures("home")
-def test_it_is_a_verifiable_credential_that_any_ed25519_library_verifies() -> None:
+def test_any_ed25519_library_verifies_the_credential() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         token = issue()
@@ -79,13 +79,13 @@ def test_the_key_is_private_and_its_public_half_is_published(home: Path) -> None
     assert published["kid"] == OKPKey.import_key(published).thumbprint()
 
 
-def test_many_first_users_make_one_key(home: Path) -> None:
+def test_concurrent_first_uses_make_one_key(home: Path) -> None:
     with ThreadPoolExecutor(8) as pool:
         assert len(set(pool.map(lambda _: issue(), range(16)))) == 1
     assert len(list((home / "keys").iterdir())) == 2
 
 
-def test_a_lost_public_key_is_published_again_and_a_replaced_one_is_noticed(home: Path) -> None:
+def test_a_lost_public_key_is_published_again_and_a_replaced_one_detected(home: Path) -> None:
     token = issue()
     file = home / "keys" / "issuer.jwk.json"
     published = file.read_bytes()
@@ -99,7 +99,7 @@ def test_a_lost_public_key_is_published_again_and_a_replaced_one_is_noticed(home
         credential.check(token, credential.public_key())
 
 
-def test_a_signing_key_that_others_can_read_is_not_used(home: Path) -> None:
+def test_a_signing_key_readable_by_others_is_refused(home: Path) -> None:
     issue()
     file = home / "keys" / "issuer.private.jwk.json"
     file.chmod(0o644)
@@ -140,7 +140,7 @@ def test_the_spare_bits_of_the_signature_cannot_change(token_and_key: tuple[str,
 
 
 @pytest.mark.parametrize("token", ["", "a.b", "a.b.c", "....", "é.é.é", "a.b.c\n", "e30.e30.e30", "W10.e30.AAAA"])
-def test_what_is_no_token_is_refused(token_and_key: tuple[str, dict[str, Any]], token: str) -> None:
+def test_malformed_tokens_are_refused(token_and_key: tuple[str, dict[str, Any]], token: str) -> None:
     with pytest.raises(Tampered):
         credential.check(token, token_and_key[1])
 
@@ -148,7 +148,7 @@ def test_what_is_no_token_is_refused(token_and_key: tuple[str, dict[str, Any]], 
 @pytest.mark.parametrize(
     "key", [{}, {"kty": "OKP"}, {"kty": "OKP", "crv": "Ed25519", "x": "AA"}, {"kty": "oct", "k": "AA"}]
 )
-def test_what_is_no_key_is_refused(token_and_key: tuple[str, dict[str, Any]], key: dict[str, Any]) -> None:
+def test_malformed_keys_are_refused(token_and_key: tuple[str, dict[str, Any]], key: dict[str, Any]) -> None:
     with pytest.raises(Tampered, match="key"):
         credential.check(token_and_key[0], key)
 

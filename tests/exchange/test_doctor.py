@@ -23,7 +23,7 @@ def found() -> dict[str, Finding]:
     return {finding.subject: finding for finding in examine()}
 
 
-def test_a_new_home_is_well(home: Path) -> None:
+def test_a_new_home_has_no_findings(home: Path) -> None:
     looked = found()
     assert {finding.status for finding in looked.values()} == {"ok"}, looked
     assert "embedded Sail" in looked["engine"].found
@@ -32,7 +32,7 @@ def test_a_new_home_is_well(home: Path) -> None:
     require_working()
 
 
-def test_a_lake_where_nothing_can_be_written_is_told(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unwritable_lake_is_reported(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     home.mkdir()
     (home / "file").write_text("in the way")
     monkeypatch.setenv("EXCHANGE_LAKE", str(home / "file"))
@@ -41,7 +41,7 @@ def test_a_lake_where_nothing_can_be_written_is_told(home: Path, monkeypatch: py
         require_working()
 
 
-def test_an_engine_that_is_not_there_is_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_engine_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EXCHANGE_SPARK", "sc://127.0.0.1:1/;token=planted")
     close()
     told = found()
@@ -51,7 +51,7 @@ def test_an_engine_that_is_not_there_is_told_at_once(monkeypatch: pytest.MonkeyP
     assert told["lake"].status == "ok"
 
 
-def test_a_database_that_cannot_be_is_told_and_its_password_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_invalid_database_url_is_reported_without_its_password(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EXCHANGE_DATABASE_URL", "nothing://user:planted@host/db")
     told = found()
     assert told["database"].status == "failed"
@@ -59,7 +59,7 @@ def test_a_database_that_cannot_be_is_told_and_its_password_is_not(monkeypatch: 
     assert "planted" not in repr(told)
 
 
-def test_a_setting_that_cannot_be_names_its_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_invalid_setting_names_its_variable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EXCHANGE_SHARE_PORT", "many")
     with pytest.raises(ExchangeError, match=r"EXCHANGE_SHARE_PORT: .*valid integer"):
         require_working()

@@ -90,7 +90,7 @@ def test_downgrading_leaves_nothing_and_upgrading_again_works() -> None:
 
 
 @pytest.mark.usefixtures("either_database")
-def test_refused_batches_are_carried_over_from_the_record_of_runs() -> None:
+def test_refused_batches_are_migrated_from_recorded_runs() -> None:
     bind = engine()
     database.migrate(bind, "0002")
     told = {"landing_id": 7, "base": 3, "made_by": "d" * 64}
@@ -114,7 +114,7 @@ def test_refused_batches_are_carried_over_from_the_record_of_runs() -> None:
     assert refused_until("fine", 3, "d" * 64) == refused_until("never_began", 3, "d" * 64) == 0
 
 
-def test_the_head_in_the_code_is_the_newest_revision() -> None:
+def test_the_head_named_in_the_code_is_the_newest_revision() -> None:
     scripts = ScriptDirectory(str(Path(database.__file__).parent / "migrations"))
     assert scripts.get_current_head() == database.HEAD
 
@@ -154,7 +154,7 @@ def test_an_instant_without_a_zone_is_refused() -> None:
         session.flush()
 
 
-def test_a_transaction_that_raises_leaves_nothing() -> None:
+def test_a_failed_transaction_is_rolled_back() -> None:
     with pytest.raises(KeyError), transaction() as session:
         session.add(_participant("a"))
         session.flush()
@@ -163,7 +163,7 @@ def test_a_transaction_that_raises_leaves_nothing() -> None:
         assert session.scalars(select(Participant)).all() == []
 
 
-def test_a_transaction_within_another_is_refused_at_once() -> None:
+def test_a_nested_transaction_is_refused() -> None:
     with transaction(), pytest.raises(RuntimeError, match="within another"), transaction():
         pass
     with transaction() as session:
@@ -184,7 +184,7 @@ def test_a_reader_neither_waits_for_a_writer_nor_writes() -> None:
         assert session.scalars(select(Participant.name).order_by(Participant.name)).all() == ["a", "b"]
 
 
-def test_a_release_cannot_change_or_go_but_can_be_recalled() -> None:
+def test_a_release_cannot_be_changed_or_deleted_but_can_be_recalled() -> None:
     with transaction() as session:
         made = Release(
             product="p",
@@ -211,7 +211,7 @@ def test_a_release_cannot_change_or_go_but_can_be_recalled() -> None:
         session.get_one(Release, made.id).status = "recalled"
 
 
-def test_a_landing_never_gets_the_number_of_another() -> None:
+def test_the_id_of_a_landing_is_never_reused() -> None:
     def landing(sha256: str) -> Landing:
         return Landing(
             source="s",
@@ -237,7 +237,7 @@ def test_a_landing_never_gets_the_number_of_another() -> None:
 @pytest.mark.parametrize(
     "url", ["nonsense", "oracle://u:secret@h/d", "nosuch://u:secret@h/d", "sqlite://", "sqlite:///:memory:"]
 )
-def test_an_address_that_cannot_be_used_is_explained(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
+def test_an_unusable_database_url_is_explained(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
     monkeypatch.setenv("EXCHANGE_DATABASE_URL", url)
     with pytest.raises(ExchangeError, match="EXCHANGE_DATABASE_URL") as caught:
         engine()
@@ -258,7 +258,7 @@ def test_a_database_that_cannot_be_opened_is_explained(home: Path, monkeypatch: 
         engine()
 
 
-def test_a_database_of_a_newer_program_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_database_of_a_newer_version_is_not_touched(monkeypatch: pytest.MonkeyPatch) -> None:
     with engine().begin() as connection:
         connection.execute(text("update alembic_version set version_num = '9999'"))
     engine().dispose()
@@ -267,7 +267,7 @@ def test_a_database_of_a_newer_program_is_left_alone(monkeypatch: pytest.MonkeyP
         engine()
 
 
-def test_a_lock_that_is_never_given_up_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_lock_that_is_never_released_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(database, "BUSY_SECONDS", 0)
     monkeypatch.setattr(database, "_engines", {})
     other = create_engine(engine().url)
@@ -290,7 +290,7 @@ def _first_use(_index: int) -> int:
     return os.getpid()
 
 
-def test_processes_that_read_and_then_write_never_lose_an_update() -> None:
+def test_concurrent_read_and_write_transactions_lose_no_update() -> None:
     with transaction() as session:
         session.add(
             Run(
@@ -316,7 +316,7 @@ def test_processes_that_read_and_then_write_never_lose_an_update() -> None:
         assert session.scalars(select(Run.rows_in)).one() == 125
 
 
-def test_processes_that_meet_an_empty_database_migrate_it_once() -> None:
+def test_concurrent_first_uses_migrate_the_database_once() -> None:
     with multiprocessing.get_context("spawn").Pool(3) as pool:
         assert len(pool.map(_first_use, range(3), chunksize=1)) == 3
     with reading() as session:

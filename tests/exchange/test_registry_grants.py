@@ -48,7 +48,7 @@ def test_a_grant_gives_a_profile_and_keeps_only_a_hash(rates: str, home: Path) -
         assert not file.is_file() or token.encode() not in file.read_bytes()
 
 
-def test_the_endpoint_is_by_default_where_this_machine_serves(rates: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_default_endpoint_is_this_machine_s_server(rates: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EXCHANGE_SHARE_HOST", "::1")
     monkeypatch.setenv("EXCHANGE_SHARE_PORT", "9000")
     assert create_grant(rates, "acme", 1)[1]["endpoint"] == "http://[::1]:9000/delta-sharing"
@@ -61,7 +61,7 @@ def test_a_grant_lasts_between_a_day_and_ten_years(rates: str, wrong: int) -> No
     create_grant(rates, "acme", 3650)
 
 
-def test_what_is_not_released_cannot_be_granted() -> None:
+def test_an_unreleased_product_cannot_be_granted() -> None:
     build("rates", days(3))
     release("rates", "1.0.0")
     with pytest.raises(NotFound, match=r"no published release.*rates.*exchange release loads"):
@@ -73,7 +73,7 @@ def test_what_is_not_released_cannot_be_granted() -> None:
     assert participants() == []
 
 
-def test_only_buyers_buy(rates: str) -> None:
+def test_only_buyers_can_be_granted_a_product(rates: str) -> None:
     enrol("tide", "provider")
     with pytest.raises(ExchangeError, match="takes part as provider"):
         create_grant(rates, "tide", 1)
@@ -83,7 +83,7 @@ def test_only_buyers_buy(rates: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["", " ", "a ", "a\nb", "x" * 256])
-def test_a_name_that_cannot_be_read_is_refused(name: str) -> None:
+def test_an_unreadable_name_is_refused(name: str) -> None:
     with pytest.raises(ExchangeError, match="cannot be a participant's name"):
         enrol(name, "buyer")
 
@@ -99,7 +99,7 @@ def shown_to(token: str) -> set[int]:
     return {table.product_grant for table in visitor.tables.values()}
 
 
-def test_a_token_shows_all_that_its_buyer_holds_while_its_own_grant_lives(rates: str) -> None:
+def test_a_token_shows_all_its_buyer_s_products_while_its_own_grant_is_live(rates: str) -> None:
     build("loads", days(3))
     release("loads", "1.0.0")
     first, profile = create_grant(rates, "acme", 30)
@@ -143,7 +143,7 @@ def test_revoking_by_number_and_by_product_and_buyer(rates: str) -> None:
     at=st.datetimes(timezones=st.just(UTC)),
     revoked=st.booleans(),
 )
-def test_standing(begin: datetime, length: timedelta, at: datetime, revoked: bool) -> None:
+def test_a_grant_is_live_between_its_dates_unless_revoked(begin: datetime, length: timedelta, at: datetime, revoked: bool) -> None:
     try:
         end = begin + length
     except OverflowError:
@@ -179,7 +179,7 @@ def test_the_meter_sums_per_buyer_and_product() -> None:
     assert [u.operation for u in usage.usage(product="rates", limit=2)] == ["file", "file"]
 
 
-def test_what_a_stranger_sends_cannot_break_a_report() -> None:
+def test_text_from_strangers_cannot_break_a_report() -> None:
     usage.record(usage.Request("query", product="a\nb\x00" + "x" * 999, client="curl\x1b[2J" + "y" * 9999))
     kept = usage.usage()[0]
     assert kept.product is not None and kept.client is not None

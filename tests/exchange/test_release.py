@@ -98,7 +98,7 @@ def test_first_release_describes_everything_and_is_signed(desk: Desk) -> None:
     assert document["validFrom"] == found["released_at"]
 
 
-def test_files_are_read_only_and_whole(desk: Desk) -> None:
+def test_files_of_a_release_are_complete_and_read_only(desk: Desk) -> None:
     desk.ship(FIRST)
     folder = settings().releases / PRODUCT
     assert [p.name for p in folder.iterdir()] == ["1.0.0"]
@@ -140,7 +140,7 @@ def test_files_are_read_only_and_whole(desk: Desk) -> None:
         ),
     ],
 )
-def test_number_follows_what_changed(
+def test_the_number_depends_on_what_changed(
     desk: Desk, after: pa.Table, number: str, counts: tuple[int, int, int], schema: list[str]
 ) -> None:
     desk.ship(FIRST)
@@ -153,7 +153,7 @@ def test_number_follows_what_changed(
     assert manifest_of(number)["content"]["fingerprint"] == str(whole)
 
 
-def test_a_changed_key_or_promise_is_a_break(desk: Desk) -> None:
+def test_a_changed_key_or_loosened_promise_is_a_breaking_change(desk: Desk) -> None:
     rows = meters(("a", 1, 1.0), ("b", 2, 2.0))
     desk.ship(rows, required=("kwh",))
     looser = desk.ship(rows)
@@ -165,7 +165,7 @@ def test_a_changed_key_or_promise_is_a_break(desk: Desk) -> None:
     assert (rekeyed.diff.added, rekeyed.diff.removed) == (2, 2)
 
 
-def test_nothing_new_makes_no_release(desk: Desk) -> None:
+def test_the_same_rows_make_no_new_release(desk: Desk) -> None:
     first = desk.ship(FIRST)
     again = desk.release()
     assert (again.number, again.is_new, again.diff) == (first.number, False, first.diff)
@@ -176,7 +176,7 @@ def test_nothing_new_makes_no_release(desk: Desk) -> None:
     assert pinned_versions(PRODUCT) == {first.delta_version}
 
 
-def test_refusals(desk: Desk) -> None:
+def test_a_release_needs_a_passed_check_terms_rights_and_the_lock(desk: Desk) -> None:
     with pytest.raises(NotFound, match="no checked version"):
         desk.release()
     version = desk.build(FIRST)
@@ -203,7 +203,7 @@ def test_refusals(desk: Desk) -> None:
     assert desk.release().number == "1.0.0"
 
 
-def test_evidence_that_was_changed_stops_a_release(desk: Desk) -> None:
+def test_changed_evidence_stops_a_release(desk: Desk) -> None:
     check = desk.passes(desk.build(FIRST))
     file = settings().evidence / f"{check.result_sha256}.json"
     file.write_text("{}")
@@ -215,7 +215,7 @@ def test_evidence_that_was_changed_stops_a_release(desk: Desk) -> None:
     assert releases_of(PRODUCT) == []
 
 
-def test_a_data_file_that_is_not_as_logged_stops_a_release(desk: Desk) -> None:
+def test_a_damaged_data_file_stops_a_release(desk: Desk) -> None:
     desk.passes(desk.build(FIRST))
     next(desk.table.glob("*.parquet")).write_bytes(b"short")
     with pytest.raises(ExchangeError):
@@ -240,7 +240,7 @@ def test_a_released_row_cannot_change(desk: Desk) -> None:
         db.flush()
 
 
-def test_a_table_made_anew_is_noticed(desk: Desk) -> None:
+def test_a_recreated_table_is_detected(desk: Desk) -> None:
     desk.ship(FIRST)
     for file in sorted(desk.table.rglob("*"), reverse=True):
         file.unlink() if file.is_file() else file.rmdir()
@@ -257,7 +257,7 @@ def months(first: int, count: int, kwh: float = 1.0) -> pa.Table:
     return pa.table({"meter": [r[0] for r in rows], "month": [r[1] for r in rows], "kwh": [r[2] for r in rows]})
 
 
-def test_of_a_partitioned_table_only_what_changed_is_read(desk: Desk) -> None:
+def test_only_changed_partitions_are_read(desk: Desk) -> None:
     key = ("month", "meter")
     desk.ship(months(1, 6), key=key, partition_by=["month"])
     before = {f["path"]: f for f in manifest_of("1.0.0")["files"]}
@@ -283,7 +283,7 @@ def test_of_a_partitioned_table_only_what_changed_is_read(desk: Desk) -> None:
     assert after["content"]["fingerprint"] == str(whole)
 
 
-def test_dates_and_escaped_names_as_partitions(desk: Desk) -> None:
+def test_partitions_by_date_and_by_names_to_escape(desk: Desk) -> None:
     def rows(*values: tuple[str, int, float]) -> pa.Table:
         days = pa.array([v[1] for v in values], pa.int32()).cast(pa.date32())
         return pa.table({"place": [v[0] for v in values], "day": days, "kwh": [v[2] for v in values]})
@@ -309,7 +309,7 @@ def test_dates_and_escaped_names_as_partitions(desk: Desk) -> None:
     assert all((desk.table / p).is_file() for p in paths) and any("%2F" in p for p in paths)
 
 
-def test_rows_that_differ_between_any_two_releases(desk: Desk) -> None:
+def test_any_two_releases_can_be_compared(desk: Desk) -> None:
     desk.ship(FIRST)
     desk.ship(meters(("a", 1, 1.5), ("a", 2, 2.0), ("b", 1, None)))
     desk.ship(meters(("a", 1, 1.5), ("b", 1, 3.0), ("c", 1, 1.0), ("c", 2, math.nan)))
@@ -332,7 +332,7 @@ def test_rows_that_differ_between_any_two_releases(desk: Desk) -> None:
         find(PRODUCT, "1.0")
 
 
-def test_wide_decimals_are_told_apart_to_the_last_digit(desk: Desk) -> None:
+def test_wide_decimals_are_compared_to_the_last_digit(desk: Desk) -> None:
     def amounts(*values: str) -> pa.Table:
         wide = pa.array([Decimal(v) for v in values], pa.decimal128(30, 10))
         return pa.table({"day": pa.array(range(len(values)), pa.int64()), "amount": wide})
@@ -342,7 +342,7 @@ def test_wide_decimals_are_told_apart_to_the_last_digit(desk: Desk) -> None:
     assert (made.number, made.diff.changed) == ("1.0.1", 1)
 
 
-def test_origin_is_that_of_the_version_read_even_if_the_input_moved_on(desk: Desk) -> None:
+def test_lineage_is_that_of_the_version_read_even_if_the_input_has_moved_on(desk: Desk) -> None:
     desk.passes(desk.build(FIRST))
     built_on = desk.landings
     first = set(lineage({"tables": {f"silver.{SOURCE}": 0}}).landed)
@@ -388,7 +388,7 @@ class Killed(BaseException):
 
 
 @pytest.mark.parametrize("before_row", [True, False])
-def test_killed_before_or_after_the_folder_ends_with_one_release(
+def test_a_kill_before_or_after_writing_the_folder_leaves_one_release(
     desk: Desk, monkeypatch: pytest.MonkeyPatch, before_row: bool
 ) -> None:
     desk.passes(desk.build(FIRST))
@@ -422,7 +422,7 @@ def test_an_orphan_of_another_version_is_replaced(desk: Desk, monkeypatch: pytes
     assert manifest_of("1.0.0") == find(PRODUCT).manifest
 
 
-def test_the_release_of_another_exchange_with_the_same_home_is_left_alone(
+def test_a_release_of_another_exchange_in_the_same_home_is_not_replaced(
     desk: Desk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     desk.ship(FIRST)
@@ -446,7 +446,7 @@ def test_a_damaged_orphan_is_replaced(desk: Desk) -> None:
     assert manifest_of("1.0.0") == find(PRODUCT).manifest
 
 
-def test_kill_nine_at_any_moment(desk: Desk) -> None:
+def test_a_release_survives_kills_at_any_point(desk: Desk) -> None:
     desk.passes(desk.build(FIRST))
     program = (
         "import os, signal, sys, pathlib\n"
@@ -472,7 +472,7 @@ def test_kill_nine_at_any_moment(desk: Desk) -> None:
     assert [p.name for p in (settings().releases / PRODUCT).iterdir()] == ["1.0.0"]
 
 
-def test_two_registries_of_one_number_cannot_be(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_number_cannot_be_recorded_twice(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     desk.ship(FIRST)
     desk.passes(desk.build(meters(("z", 9, 9.0))))
     monkeypatch.setattr("jobs.release.step.next_number", lambda *_: (1, 0, 0))
@@ -494,7 +494,7 @@ def same(one: float | None, other: float | None) -> bool:
 
 @given(before=ROWS, after=ROWS)
 @examples(max_examples=12, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])
-def test_the_difference_is_that_of_a_model(desk: Desk, before: dict[Any, Any], after: dict[Any, Any]) -> None:
+def test_differences_match_a_model(desk: Desk, before: dict[Any, Any], after: dict[Any, Any]) -> None:
     sides = []
     for rows in (before, after):
         version = desk.build(meters(*[(*k, v) for k, v in rows.items()]))
@@ -548,7 +548,7 @@ def test_cautions_and_format_of_a_manifest_go_together(desk: Desk) -> None:
             Manifest.model_validate(broken)
 
 
-def test_a_manifest_survives_writing_and_reading(desk: Desk) -> None:
+def test_a_manifest_reads_back_as_written(desk: Desk) -> None:
     desk.ship(FIRST)
     data = (settings().releases / PRODUCT / "1.0.0" / "manifest.json").read_bytes()
     assert Manifest.model_validate_json(data).encode() == data

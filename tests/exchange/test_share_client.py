@@ -40,7 +40,7 @@ def _rows(frame: pd.DataFrame) -> list[int]:
     return sorted(frame["rows"].tolist())
 
 
-def test_a_buyer_sees_what_is_granted_and_nothing_else(door: Door, rates: str) -> None:
+def test_a_buyer_sees_only_granted_products(door: Door, rates: str) -> None:
     build("loads", days(1))
     release("loads", "1.0.0")
     build("hidden", days(1))
@@ -67,7 +67,7 @@ def test_the_latest_release_is_loaded_with_its_types(door: Door, rates: str, del
     pd.testing.assert_frame_equal(frame, days(12).to_pandas(date_as_object=True))
 
 
-def test_a_client_that_takes_both_formats_gets_the_same(door: Door, rates: str) -> None:
+def test_a_client_that_accepts_both_formats_gets_the_same_rows(door: Door, rates: str) -> None:
     assert _rows(delta_sharing.load_as_pandas(door.url(rates, "rates"))) == list(range(12))
     assert {entry.operation for entry in usage.usage()} == {"metadata", "query", "file"}
     # One request per file: the delta format.
@@ -96,7 +96,7 @@ def test_versions_that_were_not_released_are_refused(door: Door, rates: str, ver
 
 
 @BOTH_FORMATS
-def test_limits(door: Door, rates: str, delta: bool) -> None:
+def test_a_limit_reduces_rows_and_files(door: Door, rates: str, delta: bool) -> None:
     url = door.url(rates, "rates")
     for limit in (0, 1, 5, 12, 100):
         assert len(delta_sharing.load_as_pandas(url, limit=limit, use_delta_format=delta)) == min(limit, 12)
@@ -107,7 +107,7 @@ def test_limits(door: Door, rates: str, delta: bool) -> None:
 
 
 @BOTH_FORMATS
-def test_predicates_leave_out_files_that_cannot_match(door: Door, rates: str, delta: bool) -> None:
+def test_predicates_skip_files_that_cannot_match(door: Door, rates: str, delta: bool) -> None:
     predicate = json.dumps(
         {
             "op": "greaterThanOrEqual",
@@ -173,7 +173,7 @@ def test_replaying_the_changes_gives_the_table(door: Door, rates: str) -> None:
         assert sorted(replayed) == _rows(delta_sharing.load_as_pandas(url))
 
 
-def test_changes_of_a_schema_that_grew(door: Door) -> None:
+def test_changes_across_an_added_column(door: Door) -> None:
     build("rates", days(2))
     release("rates", "1.0.0")
     wider = days(2, 2).append_column("note", pa.array(["a", "b"]))
@@ -208,7 +208,7 @@ def test_partitioned_tables_with_awkward_values(door: Door, delta: bool) -> None
 
 
 @BOTH_FORMATS
-def test_an_empty_release(door: Door, delta: bool) -> None:
+def test_an_empty_release_is_loaded_with_its_columns(door: Door, delta: bool) -> None:
     build("rates", days(3))
     build("rates", days(0), mode="overwrite")
     release("rates", "1.0.0")
@@ -223,7 +223,7 @@ def _refused(load: Callable[[], object], status: str, words: str) -> None:
 
 
 @BOTH_FORMATS
-def test_a_wrong_an_expired_and_a_revoked_token(door: Door, rates: str, delta: bool) -> None:
+def test_wrong_expired_early_and_revoked_tokens_are_refused(door: Door, rates: str, delta: bool) -> None:
     url = door.url(rates, "rates")
     wrong = door.folder / "wrong.share"
     wrong.write_text(door.profiles[rates].read_text().replace(rates, "x" + rates[1:]))
@@ -270,7 +270,7 @@ def test_what_is_not_granted_looks_like_what_does_not_exist(door: Door, rates: s
 
 
 @BOTH_FORMATS
-def test_a_grant_revoked_between_the_list_and_the_bytes(
+def test_a_grant_revoked_after_listing_gives_no_bytes(
     door: Door, rates: str, monkeypatch: pytest.MonkeyPatch, delta: bool
 ) -> None:
     listed = delta_sharing.rest_client.DataSharingRestClient.list_files_in_table
@@ -290,7 +290,7 @@ def test_a_grant_revoked_between_the_list_and_the_bytes(
 
 
 @BOTH_FORMATS
-def test_a_recalled_release_serves_no_one(door: Door, delta: bool) -> None:
+def test_a_recalled_release_is_not_served(door: Door, delta: bool) -> None:
     build("rates", days(2))
     release("rates", "1.0.0")
     build("rates", days(3), mode="overwrite")
@@ -314,7 +314,7 @@ def test_a_recalled_release_serves_no_one(door: Door, delta: bool) -> None:
     }
 
 
-def test_a_product_all_of_whose_releases_are_recalled(door: Door) -> None:
+def test_a_product_with_only_recalled_releases_is_refused(door: Door) -> None:
     build("rates", days(2))
     only = release("rates", "1.0.0")
     url = door.url(door.grant("rates")[1], "rates")
@@ -322,7 +322,7 @@ def test_a_product_all_of_whose_releases_are_recalled(door: Door) -> None:
     _refused(lambda: delta_sharing.load_as_pandas(url), "403", "every release of rates has been recalled")
 
 
-def test_what_the_exchange_released_itself_is_what_the_buyer_gets(door: Door, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_buyers_get_what_the_release_step_released(door: Door, monkeypatch: pytest.MonkeyPatch) -> None:
     from jobs.lake import engine
     from tests.exchange.checked import PRODUCT, Desk, meters
 

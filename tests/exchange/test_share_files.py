@@ -68,7 +68,7 @@ def _settled(request: int = 0) -> Usage:
     return entry
 
 
-def test_a_file_whole_and_in_parts(door: Door, token: str) -> None:
+def test_a_file_is_served_whole_and_in_ranges(door: Door, token: str) -> None:
     file, content = _file(door, token), _content()
     size = len(content)
     assert file["size"] == size
@@ -103,7 +103,7 @@ def test_a_file_whole_and_in_parts(door: Door, token: str) -> None:
             assert (ignored.status_code, ignored.content) == (200, content)
 
 
-def test_conditions(door: Door, token: str) -> None:
+def test_conditional_requests(door: Door, token: str) -> None:
     url = _file(door, token)["url"]
     with httpx.Client(trust_env=False) as client:
         etag = client.head(url).headers["etag"]
@@ -116,7 +116,7 @@ def test_conditions(door: Door, token: str) -> None:
     assert [entry.status for entry in usage.usage() if entry.operation == "file"] == [200, 206, 200, 304, 304, 304, 200]
 
 
-def test_what_is_sent_is_metered(door: Door, token: str) -> None:
+def test_sent_bytes_are_metered(door: Door, token: str) -> None:
     url, size = _file(door, token)["url"], len(_content())
     with httpx.Client(trust_env=False, headers={"User-Agent": "tester/1"}) as client:
         client.get(url)
@@ -128,7 +128,7 @@ def test_what_is_sent_is_metered(door: Door, token: str) -> None:
     assert {(e.buyer, e.product, e.version, e.client) for e in entries} == {("acme", "rates", 0, "tester/1")}
 
 
-def test_a_ticket_is_good_for_its_file_only_while_everything_behind_it_is(door: Door, token: str) -> None:
+def test_a_ticket_is_valid_only_while_its_release_and_grant_are(door: Door, token: str) -> None:
     build("rates", days(9), mode="overwrite")
     newer = release("rates", "1.0.1")
     with httpx.Client(trust_env=False) as client:
@@ -150,7 +150,7 @@ def test_a_ticket_is_good_for_its_file_only_while_everything_behind_it_is(door: 
         assert "revoked" in answer.json()["message"]
 
 
-def test_a_ticket_rests_on_the_token_that_asked_for_it_as_well(door: Door, token: str) -> None:
+def test_a_ticket_also_depends_on_the_token_that_requested_it(door: Door, token: str) -> None:
     build("loads", days(1))
     release("loads", "1.0.0")
     stolen, thief = door.grant("loads")
@@ -170,7 +170,7 @@ def test_a_ticket_expires(door: Door, token: str, monkeypatch: pytest.MonkeyPatc
     assert "expired" in httpx.get(url, trust_env=False).json()["message"]
 
 
-def test_tickets_that_nobody_gave_out(door: Door, token: str) -> None:
+def test_forged_tickets_are_refused(door: Door, token: str) -> None:
     url = _file(door, token)["url"]
     base, ticket = url.split("?")[0].rsplit("/", 1)
     grant, release_id = 1, 1
@@ -201,7 +201,7 @@ def test_tickets_that_nobody_gave_out(door: Door, token: str) -> None:
     assert all(not e.allowed and not e.bytes for e in usage.usage() if e.operation == "file" and e.status != 200)
 
 
-def test_a_file_that_was_tampered_with_in_size_is_not_sent(door: Door, token: str) -> None:
+def test_a_file_of_another_size_is_not_sent(door: Door, token: str) -> None:
     url = _file(door, token)["url"]
     path = next((settings().lake / "gold" / "rates").glob("*.parquet"))
     path.write_bytes(path.read_bytes() + b"x")
@@ -218,7 +218,7 @@ def large(door: Door) -> str:
     return door.grant("rates")[1]
 
 
-def test_a_revocation_stops_a_file_on_its_way(door: Door, large: str) -> None:
+def test_revoking_a_grant_stops_a_running_download(door: Door, large: str) -> None:
     file = _file(door, large)
     received = 0
     with (
@@ -242,7 +242,7 @@ def test_a_revocation_stops_a_file_on_its_way(door: Door, large: str) -> None:
     assert httpx.get(file["url"], trust_env=False).status_code == 403
 
 
-def test_a_client_that_goes_away_is_metered_for_what_it_got(door: Door, large: str) -> None:
+def test_a_client_that_disconnects_is_metered_for_what_it_received(door: Door, large: str) -> None:
     file = _file(door, large)
     with httpx.Client(trust_env=False) as client, client.stream("GET", file["url"]) as answer:
         for received, _ in enumerate(answer.iter_raw(chunk_size=65536)):
@@ -254,7 +254,7 @@ def test_a_client_that_goes_away_is_metered_for_what_it_got(door: Door, large: s
     assert entry.allowed
 
 
-def test_many_clients_at_once(door: Door, token: str) -> None:
+def test_many_clients_are_served_concurrently(door: Door, token: str) -> None:
     from concurrent.futures import ThreadPoolExecutor
 
     content = _content()
@@ -269,7 +269,7 @@ def test_many_clients_at_once(door: Door, token: str) -> None:
 
 
 @pytest.mark.usefixtures("door")
-def test_the_key_is_the_owners_alone() -> None:
+def test_the_signing_key_is_private_to_its_owner() -> None:
     key = settings().keys / "share.key"
     assert stat.S_IMODE(key.stat().st_mode) == 0o600
     assert len(key.read_bytes()) == 32
@@ -320,7 +320,7 @@ def test_no_secret_in_any_log_or_table(home_with_registry: Path, tmp_path: Path)
     assert not any(secret in dump for secret in secrets)
 
 
-def test_an_address_that_is_taken_is_explained(home: Path) -> None:
+def test_a_port_in_use_is_explained(home: Path) -> None:
     from jobs.errors import ExchangeError
     from jobs.share.server import serve
 
@@ -345,15 +345,15 @@ def _by_hand(header: str, size: int) -> Span | None:
     """Read a range the slow way: by trying every byte."""
     first, last = header.removeprefix("bytes=").split("-")
     if not first:
-        wanted = set(range(size)[-int(last) :]) if int(last) else set()
+        expected = set(range(size)[-int(last) :]) if int(last) else set()
     else:
         end = int(last) if last else max(size, int(first))
         if end < int(first):
             return None
-        wanted = {byte for byte in range(size) if int(first) <= byte <= end}
-    if not wanted:
+        expected = {byte for byte in range(size) if int(first) <= byte <= end}
+    if not expected:
         raise Unsatisfiable
-    return Span(min(wanted), max(wanted))
+    return Span(min(expected), max(expected))
 
 
 _BOUND = st.one_of(st.just(""), st.integers(0, 40).map(str))
@@ -362,7 +362,7 @@ _BOUND = st.one_of(st.just(""), st.integers(0, 40).map(str))
 @given(first=_BOUND, last=_BOUND, size=st.integers(0, 30))
 @example(first="", last="0", size=5)
 @example(first="0", last="", size=0)
-def test_ranges_are_read_as_the_standard_says(first: str, last: str, size: int) -> None:
+def test_ranges_are_parsed_as_the_standard_says(first: str, last: str, size: int) -> None:
     if not first and not last:
         assert requested("bytes=-", size) is None
         return
@@ -377,7 +377,7 @@ def test_ranges_are_read_as_the_standard_says(first: str, last: str, size: int) 
 
 
 @given(st.text(max_size=60), st.integers(0, 10**12))
-def test_any_range_header_is_survived(header: str, size: int) -> None:
+def test_any_range_header_is_handled(header: str, size: int) -> None:
     try:
         span = requested(header, size)
     except Unsatisfiable:
@@ -397,7 +397,7 @@ _TICKETS = st.builds(
 
 
 @given(_TICKETS)
-def test_a_ticket_comes_back_as_it_was(ticket: Ticket) -> None:
+def test_a_ticket_is_read_back_as_written(ticket: Ticket) -> None:
     text = _SIGNER.ticket(ticket)
     assert re.fullmatch(r"[A-Za-z0-9_.-]+", text)
     assert _SIGNER.read_ticket(text) == ticket
@@ -415,13 +415,13 @@ def test_a_tampered_ticket_is_refused(ticket: Ticket, data: st.DataObject) -> No
 
 
 @given(_TICKETS, _TICKETS)
-def test_no_signature_is_good_for_another_ticket(one: Ticket, other: Ticket) -> None:
+def test_a_signature_is_not_valid_for_another_ticket(one: Ticket, other: Ticket) -> None:
     payload, signature = (_SIGNER.ticket(ticket).rsplit(".", 1)[part] for part, ticket in enumerate((one, other)))
     assert one == other or _SIGNER.read_ticket(f"{payload}.{signature}") is None
 
 
 @given(_TICKETS)
-def test_a_signature_is_taken_in_one_spelling_only(ticket: Ticket) -> None:
+def test_a_signature_has_one_valid_spelling(ticket: Ticket) -> None:
     """The last character of 43 carries two bits that decoding drops: four spellings of the same 32 bytes."""
     text = _SIGNER.ticket(ticket)
     alphabet = string.ascii_uppercase + string.ascii_lowercase + string.digits + "-_"

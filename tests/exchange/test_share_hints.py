@@ -181,7 +181,7 @@ def _compare(name: str, operation: str, value: str, kind: str) -> dict[str, Any]
         ({"op": ["and"], "children": [1, None, "x"]}, 7),
     ],
 )
-def test_files_kept(world: tuple[SharedSnapshot, dict[str, list[Row]]], tree: dict[str, Any], files: int) -> None:
+def test_a_predicate_keeps_the_files_that_may_match(world: tuple[SharedSnapshot, dict[str, list[Row]]], tree: dict[str, Any], files: int) -> None:
     assert len(select_files(world[0], predicate=json.dumps(tree), limit=None, other_hints=False)) == files
 
 
@@ -193,7 +193,7 @@ def test_limits_count_rows_only_where_all_rows_count(world: tuple[SharedSnapshot
     assert len(select_files(state, predicate="not json", limit=1, other_hints=False)) == 7
 
 
-def test_a_very_deep_tree_is_survived(world: tuple[SharedSnapshot, dict[str, list[Row]]]) -> None:
+def test_a_very_deep_predicate_is_handled(world: tuple[SharedSnapshot, dict[str, list[Row]]]) -> None:
     tree = _compare("n", "equal", "0", "long")
     for _ in range(300):
         tree = {"op": "not", "children": [tree]}

@@ -77,7 +77,7 @@ def test_a_table_describes_itself_with_the_cautions_of_its_release(
 
 
 @pytest.mark.parametrize("responseformat", ["parquet", "delta"])
-def test_a_release_without_title_and_cautions_has_the_description_of_its_table(
+def test_a_release_without_title_and_cautions_shows_its_table_s_description(
     door: Door, responseformat: str
 ) -> None:
     build("plain", days(1))
@@ -90,7 +90,7 @@ def test_a_release_without_title_and_cautions_has_the_description_of_its_table(
     assert description(door, token, "named", responseformat) == "One row a day"
 
 
-def test_pages_add_up(door: Door, token: str) -> None:
+def test_pages_add_up_to_the_whole_list(door: Door, token: str) -> None:
     names = [f"p{number}" for number in range(7)]
     for name in names:
         build(name, days(1))
@@ -135,7 +135,7 @@ def test_page_tokens_of_other_lists_and_buyers_are_refused(door: Door, token: st
             _refused(client.get("/shares", params={"maxResults": wrong}), 400, "INVALID_PARAMETER_VALUE")
 
 
-def test_ids_and_names(door: Door, token: str) -> None:
+def test_ids_are_stable_and_names_ignore_case(door: Door, token: str) -> None:
     with door.client(token) as client:
         share = client.get("/shares").json()["items"][0]
         assert client.get("/shares/EXCHANGE").json() == {"share": share}
@@ -238,7 +238,7 @@ def test_file_ids_stay_and_follow_the_header(door: Door, token: str) -> None:
         _refused(client.post(f"{TABLE}/query", json={}, headers={"fileidhash": "crc"}), 400, "INVALID_PARAMETER_VALUE")
 
 
-def test_changes_by_hand(door: Door, token: str) -> None:
+def test_changes_can_be_queried_in_two_ways(door: Door, token: str) -> None:
     with door.client(token) as client:
         answer = client.get(f"{TABLE}/changes", params={"startingVersion": 1})
         assert answer.headers["delta-table-version"] == "1"
@@ -284,14 +284,14 @@ def test_changes_by_hand(door: Door, token: str) -> None:
         (b'{"x": "' + b"y" * (1 << 20) + b'"}', 413, "MALFORMED_REQUEST"),
     ],
 )
-def test_bodies_that_cannot_be_used(door: Door, token: str, body: bytes, status: int, code: str) -> None:
+def test_an_invalid_body_is_refused(door: Door, token: str, body: bytes, status: int, code: str) -> None:
     with door.client(token) as client:
         _refused(client.post(f"{TABLE}/query", content=body), status, code)
         # The connection and the server are fit for the next request.
         assert client.post(f"{TABLE}/query", json={}).status_code == 200
 
 
-def test_hints_that_cannot_be_used_are_ignored(door: Door, token: str) -> None:
+def test_invalid_hints_are_ignored(door: Door, token: str) -> None:
     with door.client(token) as client:
         for body in (
             b"",
@@ -303,7 +303,7 @@ def test_hints_that_cannot_be_used_are_ignored(door: Door, token: str) -> None:
             assert len(_lines(client.post(f"{TABLE}/query", content=body))) == 4
 
 
-def test_nothing_without_a_token(door: Door, token: str) -> None:
+def test_every_request_needs_a_token(door: Door, token: str) -> None:
     addresses = ["/shares", "/shares/exchange", "/shares/exchange/schemas", "/shares/exchange/all-tables"]
     addresses += ["/shares/exchange/schemas/products/tables", f"{TABLE}/version", f"{TABLE}/metadata"]
     addresses += [f"{TABLE}/changes?startingVersion=0", "/shares/nosuch", "/shares/exchange/schemas/x/tables/y/version"]
@@ -321,7 +321,7 @@ def test_nothing_without_a_token(door: Door, token: str) -> None:
         assert client.get("/shares", headers={"Authorization": f"bEaReR  {token}"}).status_code == 200
 
 
-def test_what_does_not_exist(door: Door, token: str) -> None:
+def test_unknown_names_and_paths_are_not_found(door: Door, token: str) -> None:
     with door.client(token) as client:
         for address in ("/shares/x", "/shares/x/schemas", "/shares/exchange/schemas/x/tables", "/shares/x/all-tables"):
             _refused(client.get(address), 404, "RESOURCE_DOES_NOT_EXIST")
@@ -357,7 +357,7 @@ def test_every_request_is_metered_once(door: Door, token: str) -> None:
     assert len({r.request_id for r in rows}) == 7
 
 
-def test_a_fault_of_ours_tells_nothing(door: Door, token: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_an_internal_error_reveals_nothing(door: Door, token: str, caplog: pytest.LogCaptureFixture) -> None:
     from jobs.settings import settings
 
     for path in (settings().lake / "gold" / "rates").glob("*.parquet"):
@@ -370,7 +370,7 @@ def test_a_fault_of_ours_tells_nothing(door: Door, token: str, caplog: pytest.Lo
 
 
 @given(st.text(st.characters(codec="latin-1"), max_size=200))
-def test_any_capability_header_is_read_or_refused(header: str) -> None:
+def test_any_capability_header_is_parsed_or_refused(header: str) -> None:
     try:
         capabilities = read(header)
     except ShareError as error:
@@ -379,7 +379,7 @@ def test_any_capability_header_is_read_or_refused(header: str) -> None:
     assert capabilities.formats <= {"parquet", "delta"} and capabilities.formats
 
 
-def test_formats_are_chosen_by_what_client_and_table_can_do() -> None:
+def test_the_format_is_chosen_by_what_client_and_table_support() -> None:
     plain: frozenset[str] = frozenset()
     ntz = frozenset({"timestampNtz"})
     assert read(None).choose(1, plain) == "parquet"

@@ -80,7 +80,7 @@ def data_file(home: Path) -> Path:
     return home / manifest.table.path / manifest.files[0].path
 
 
-def test_nothing_touched_nothing_found(released: Path) -> None:
+def test_untouched_releases_have_no_findings(released: Path) -> None:
     for number in (None, "1.0.0", "1.1.0"):
         result = verify(PRODUCT, number)
         assert result.ok and result.findings == () and result.skipped == ()
@@ -122,7 +122,7 @@ def test_a_manifest_of_the_first_format_still_verifies(released: Path) -> None:
     assert "the manifest was changed" in [f.what for f in findings("1.0.0")]
 
 
-def test_files_alone_are_enough(released: Path) -> None:
+def test_files_can_be_verified_without_the_registry(released: Path) -> None:
     for file in released.glob("registry.db*"):
         file.unlink()
     (released / "keys" / "issuer.private.jwk.json").unlink()
@@ -134,7 +134,7 @@ def test_files_alone_are_enough(released: Path) -> None:
 
 
 @pytest.mark.usefixtures("released")
-def test_needs_neither_engine_nor_network() -> None:
+def test_verifying_needs_neither_engine_nor_network() -> None:
     program = (
         "import socket, sys\n"
         "def refuse(*a, **k): raise OSError('no network here')\n"
@@ -159,7 +159,7 @@ def test_needs_neither_engine_nor_network() -> None:
     ],
 )
 @pytest.mark.usefixtures("released")
-def test_one_bit_of_a_file_of_the_release(name: str, what: str) -> None:
+def test_a_flipped_bit_in_a_file_of_the_release_is_detected(name: str, what: str) -> None:
     file = folder_of(PRODUCT, "1.1.0") / name
     for place in (0, file.stat().st_size // 2, file.stat().st_size - 1):
         kept = file.read_bytes()
@@ -195,12 +195,12 @@ def test_the_field_of_the_manifest_that_was_changed_is_named() -> None:
 
 
 @pytest.mark.usefixtures("released")
-def test_a_file_that_does_not_belong() -> None:
+def test_an_extra_file_is_reported() -> None:
     write(folder_of(PRODUCT, "1.1.0") / "notes.txt", "hello")
     assert texts() == [("a file that is no part of the release", f"releases/{PRODUCT}/1.1.0/notes.txt")]
 
 
-def test_data_files(released: Path) -> None:
+def test_changed_and_missing_data_files_are_detected(released: Path) -> None:
     file = data_file(released)
     where = str(file.relative_to(released))
     kept = file.read_bytes()
@@ -227,7 +227,7 @@ def rewrite(log: Path, change: Callable[[dict[str, Any]], Any]) -> None:
     log.write_text("\n".join(map(json.dumps, actions)))
 
 
-def test_the_log_of_the_table(released: Path) -> None:
+def test_a_changed_log_of_the_table_is_detected(released: Path) -> None:
     log = log_of(released, 1)
     kept = log.read_text()
     rewrite(log, lambda add: add.update(stats=json.dumps({"numRecords": 99})))
@@ -248,7 +248,7 @@ def test_the_log_of_the_table(released: Path) -> None:
     assert verify(PRODUCT, "1.0.0").ok
 
 
-def test_landed_files(released: Path) -> None:
+def test_changed_and_missing_landed_files_are_detected(released: Path) -> None:
     files = sorted((released / "landing").rglob("*.csv"))
     kept = files[0].read_bytes()
     flip(files[0])
@@ -277,19 +277,19 @@ def test_landed_files(released: Path) -> None:
         ("credential", "a.b.c", "the certificate is not valid: the header cannot be decoded"),
     ],
 )
-def test_the_row_of_the_registry(released: Path, column: str, value: Any, what: str) -> None:
+def test_a_changed_row_of_the_registry_is_detected(released: Path, column: str, value: Any, what: str) -> None:
     change(released, f"update releases set {column} = ? where minor = 1", value)
     assert texts() == [(what, f"registry, releases {PRODUCT}@1.1.0, {column}")]
     assert verify(PRODUCT, "1.0.0").ok
 
 
-def test_a_row_that_is_gone(released: Path) -> None:
+def test_a_missing_row_of_the_registry_is_detected(released: Path) -> None:
     change(released, "delete from releases where minor = 1")
     assert texts("1.1.0") == [("the registry does not know this release", f"registry, releases {PRODUCT}@1.1.0")]
 
 
 @pytest.mark.usefixtures("released")
-def test_a_folder_that_is_gone() -> None:
+def test_a_missing_folder_is_detected() -> None:
     shutil.rmtree(folder_of(PRODUCT, "1.1.0"))
     found = texts("1.1.0")
     assert {where for _, where in found} == {
@@ -298,7 +298,7 @@ def test_a_folder_that_is_gone() -> None:
     }
 
 
-def test_the_certificate_of_another_release(released: Path) -> None:
+def test_another_release_s_certificate_is_detected(released: Path) -> None:
     shutil.copyfile(folder_of(PRODUCT, "1.0.0") / "certificate.jwt", released / "other.jwt")
     file = folder_of(PRODUCT, "1.1.0") / "certificate.jwt"
     file.unlink()
@@ -306,7 +306,7 @@ def test_the_certificate_of_another_release(released: Path) -> None:
     assert ("the certificate is that of another release", f"releases/{PRODUCT}/1.1.0/certificate.jwt") in texts()
 
 
-def test_a_release_signed_again_by_somebody_else(released: Path) -> None:
+def test_a_release_signed_with_another_key_is_detected(released: Path) -> None:
     folder = folder_of(PRODUCT, "1.1.0")
     public = (released / "keys" / "issuer.jwk.json").read_bytes()
     shutil.rmtree(released / "keys")
@@ -324,13 +324,13 @@ def test_a_release_signed_again_by_somebody_else(released: Path) -> None:
     )
 
 
-def test_without_the_public_key_it_says_so(released: Path) -> None:
+def test_a_missing_public_key_is_reported(released: Path) -> None:
     (released / "keys" / "issuer.jwk.json").unlink()
     assert texts() == [("the exchange's public key is not here", "keys/issuer.jwk.json")]
 
 
 @pytest.mark.usefixtures("released")
-def test_what_was_never_released() -> None:
+def test_an_unknown_release_is_refused() -> None:
     with pytest.raises(NotFound, match=r"no release 9\.0\.0 .* one of: 1\.0\.0, 1\.1\.0"):
         verify(PRODUCT, "9.0.0")
     for name in ("nothing", "../home", ""):

@@ -74,7 +74,7 @@ def content(source: Source) -> str:
 
 @pytest.mark.both_engines("temporary views of a session that threads share", cases=("merge",))
 @pytest.mark.parametrize("mode", ["append", "merge", "revisions"])
-def test_two_sources_at_once(exchange: Trial, mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_sources_run_concurrently(exchange: Trial, mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
     own_query = {"sql": "SELECT bronze.* FROM bronze"} if mode == "merge" else {}
     one, other, alone = (exchange.source(COLUMNS, KEY, mode, partition=["read_on"], **own_query) for _ in range(3))
     for at, rows in enumerate((FIRST, SECOND)):
@@ -100,7 +100,7 @@ def test_two_sources_at_once(exchange: Trial, mode: str, monkeypatch: pytest.Mon
 
 
 @pytest.mark.both_engines("temporary views of a session that threads share")
-def test_two_products_at_once(exchange: Trial, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_products_run_concurrently(exchange: Trial, monkeypatch: pytest.MonkeyPatch) -> None:
     """One product builds only the partition that moved, the other all, from the same table."""
     source = exchange.source(COLUMNS, KEY, "merge", partition=["read_on"])
     daily = {"read_on": "DATE", "meters": "BIGINT", "kwh": "BIGINT"}
@@ -122,7 +122,7 @@ def test_two_products_at_once(exchange: Trial, monkeypatch: pytest.MonkeyPatch) 
     assert [row[1:] for row in table_rows(f"gold.{whole}")] == [(1, 10), (3, 60)]
 
 
-def test_two_checks_at_once(exchange: Trial) -> None:
+def test_two_checks_run_concurrently(exchange: Trial) -> None:
     """Great Expectations has one project per process; each check must decide on its own table's rows."""
     positive = [{"id": "positive", "type": "sql", "query": "SELECT count(*) FROM ${table} WHERE kwh < 0",
                  "mustBe": 0, "dimension": "conformity", "severity": "warning"}]  # fmt: skip

@@ -66,7 +66,7 @@ WHOLE = {
 
 @pytest.mark.both_engines("a file refused in a Python worker")
 @pytest.mark.parametrize("case", WHOLE)
-def test_a_file_that_cannot_be_read_is_recorded_then_told_and_not_taken_in_again(source: Source, case: str) -> None:
+def test_an_unreadable_file_is_recorded_and_reported_and_not_read_again(source: Source, case: str) -> None:
     file, content, message = WHOLE[case]
     source.land(content, file=file)
     assert message.split(".*")[0] in (source.step("bronze").message or "")
@@ -84,18 +84,18 @@ def test_a_file_that_cannot_be_read_is_recorded_then_told_and_not_taken_in_again
     assert [rule for rule, *_ in source.quarantine()] == ["format.file"]
 
 
-def test_a_refused_file_after_good_ones_leaves_the_table_where_it_is(source: Source) -> None:
+def test_a_refused_file_after_good_ones_leaves_the_table_unchanged(source: Source) -> None:
     source.take([("m1", "2026-01-01", "1")], 0)
-    stands = pointer(source.table)
+    current = pointer(source.table)
     source.land(b"<html><body>try later</body></html>", 1, "b.csv")
     source.step("bronze", 1)
     with pytest.raises(RefusedFile, match="HTML"):
         source.step("silver", 1)
-    assert stands and lake.version(source.table) == stands.delta_version
+    assert current and lake.version(source.table) == current.delta_version
     assert source.step("land", 2).status == "unchanged"
 
 
-def test_good_files_beside_a_bad_one_go_on_and_the_bad_one_is_told(source: Source) -> None:
+def test_good_files_are_loaded_and_the_bad_one_beside_them_is_reported(source: Source) -> None:
     source.drop([("m1", "2026-01-01", "1")], "a.csv")
     source.drop(b"<html></html>", "b.csv")
     source.drop([("m2", "2026-01-01", "2")], "c.csv")
@@ -110,7 +110,7 @@ def test_good_files_beside_a_bad_one_go_on_and_the_bad_one_is_told(source: Sourc
     ]  # fmt: skip
 
 
-def test_a_late_bad_file_makes_nothing_be_read_again(source: Source) -> None:
+def test_a_late_bad_file_does_not_cause_earlier_files_to_be_read_again(source: Source) -> None:
     source.take([("m1", "2026-01-01", "1")], 5)
     source.land(b"<html></html>", 1)
     source.step("bronze", 1)
@@ -119,7 +119,7 @@ def test_a_late_bad_file_makes_nothing_be_read_again(source: Source) -> None:
     assert source.last("silver").rows_in == 1
 
 
-def test_when_no_row_is_usable_the_commonest_reasons_are_told(source: Source) -> None:
+def test_the_most_frequent_reasons_are_reported_when_no_row_is_usable(source: Source) -> None:
     source.land([("m1", "tomorrow", "1"), ("m2", "soon", "1"), (None, "2026-01-01", "1")], file="odd.csv")
     source.step("bronze")
     with pytest.raises(
@@ -130,7 +130,7 @@ def test_when_no_row_is_usable_the_commonest_reasons_are_told(source: Source) ->
     assert source.step("land", 1).status == "unchanged"
 
 
-def test_an_open_quote_does_not_swallow_what_follows(source: Source) -> None:
+def test_an_open_quote_does_not_swallow_the_following_rows(source: Source) -> None:
     source.take((HEADER + 'm1,2026-01-01,1\n"m2,2026-01-01,1\n' + "m3,2026-01-01,3\nm4,2026-01-01,4\n").encode())
     assert {"m1", "m3", "m4"} >= {row[0] for row in source.rows()} >= {"m1"}
     run = source.last("silver")
@@ -150,7 +150,7 @@ def test_members_of_an_archive_keep_their_names(exchange: Trial) -> None:
     assert source.quarantine("rule", "_file", "_row") == [("read_on.type", "both.tgz!a.csv", 3)]
 
 
-def test_landed_bytes_that_are_gone_are_named_and_can_be_landed_again(source: Source) -> None:
+def test_missing_landed_bytes_are_reported_and_can_be_landed_again(source: Source) -> None:
     source.land([("m1", "2026-01-01", "1")], file="a.csv")
     kept = settings().home / landings(source.name)[0].path
     kept.unlink()
@@ -161,7 +161,7 @@ def test_landed_bytes_that_are_gone_are_named_and_can_be_landed_again(source: So
     assert [row[0] for row in source.rows()] == ["m1"]
 
 
-def test_a_whole_run_stops_where_it_fails_and_says_so(source: Source) -> None:
+def test_a_run_stops_at_the_step_that_fails(source: Source) -> None:
     from tests.lake.trial import day
 
     source.drop(b"<html></html>", "a.csv")
@@ -173,7 +173,7 @@ def test_a_whole_run_stops_where_it_fails_and_says_so(source: Source) -> None:
     assert [r.status for r in run_steps(source.name, day(1), "r2")] == ["unchanged"]
 
 
-def test_a_first_file_with_a_header_only_is_taken_in_once(source: Source) -> None:
+def test_a_first_file_with_only_a_header_is_loaded_once(source: Source) -> None:
     source.drop(HEADER, "header.csv")
     assert [r.status for r in run_steps(source.name, FIRST, "r")] == ["succeeded", "succeeded", "unchanged"]
     assert [r.status for r in run_steps(source.name, FIRST, "r")] == ["unchanged"]

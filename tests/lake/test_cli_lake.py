@@ -70,7 +70,7 @@ def meters(exchange: Trial) -> Source:
     return source
 
 
-def test_a_table_that_is_gone_keeps_no_other_from_being_read(
+def test_a_lost_table_does_not_prevent_reading_others(
     exchange: Trial, meters: Source, shell: Terminal
 ) -> None:
     meters.take([("c", "2026-01-01 00:00:00", "1")])
@@ -86,7 +86,7 @@ def test_a_table_that_is_gone_keeps_no_other_from_being_read(
     assert "a file of the table is gone" in shell.bad(2, "sql", f"SELECT * FROM {meters.table}")
 
 
-def test_a_build_tells_what_was_refused_and_what_will_cost_more_each_day(exchange: Trial, shell: Terminal) -> None:
+def test_a_build_reports_refused_rows_and_full_scans(exchange: Trial, shell: Terminal) -> None:
     source = exchange.source({"id": "STRING", "day": "DATE", "n": "INT"}, ["id"], partition=["day"])
     source.drop([("a", "2026-01-01", "1"), ("b", "2026-01-01", "x")])
     for step in ("land", "bronze"):
@@ -127,7 +127,7 @@ def test_the_steps_of_a_source_one_by_one(meters: Source, shell: Terminal) -> No
         assert "unchanged" in shell.good(step, meters.name)
 
 
-def test_what_came_in_can_be_listed(meters: Source, shell: Terminal) -> None:
+def test_sources_and_runs_are_listed(meters: Source, shell: Terminal) -> None:
     brought_in(meters, shell)
     source = shell.json("sources")[0]
     assert (source["source"], source["files_landed"], source["rows"], source["mistake"]) == (meters.name, 1, 2, None)
@@ -144,7 +144,7 @@ def test_what_came_in_can_be_listed(meters: Source, shell: Terminal) -> None:
         assert meters.name in shell.good(command)
 
 
-def test_quality_and_quarantine_speak_of_rules_and_rows(meters: Source, shell: Terminal) -> None:
+def test_quality_and_quarantine_show_rules_and_rows(meters: Source, shell: Terminal) -> None:
     assert "never checked" in shell.bad(2, "quality", meters.name)
     brought_in(meters, shell)
     for name in (meters.name, meters.table):
@@ -162,7 +162,7 @@ def test_quality_and_quarantine_speak_of_rules_and_rows(meters: Source, shell: T
     assert "no quarantine" in shell.bad(2, "quarantine", f"gold.{product_of(meters.exchange, meters)}")
 
 
-def test_a_failed_expectation_is_exit_code_1_and_kept_in_quality(meters: Source, shell: Terminal) -> None:
+def test_a_failed_expectation_exits_with_1_and_is_kept_in_quality(meters: Source, shell: Terminal) -> None:
     brought_in(meters, shell)
     meters.declare(quality=[{"type": "library", "metric": "rowCount", "mustBeGreaterThan": 99, "name": "enough"}])
     shell.good("silver", meters.name)
@@ -175,7 +175,7 @@ def test_a_failed_expectation_is_exit_code_1_and_kept_in_quality(meters: Source,
     assert shell.json("sources")[0]["rows"] == 2
 
 
-def test_sql_reads_checked_tables_in_three_forms(meters: Source, shell: Terminal) -> None:
+def test_sql_prints_checked_tables_in_three_formats(meters: Source, shell: Terminal) -> None:
     brought_in(meters, shell)
     columns = "meter, read_at, energy_kwh, array(1, 2) AS pair, named_struct('a', read_at) AS nested"
     query = f"SELECT {columns} FROM {meters.table} ORDER BY meter"
@@ -200,7 +200,7 @@ def test_sql_reads_checked_tables_in_three_forms(meters: Source, shell: Terminal
     assert shell.good("sql", "SELECT id FROM range(200000)", "--csv").count("\n") == 200_001
 
 
-def test_what_the_engine_refuses_is_one_line(meters: Source, shell: Terminal) -> None:
+def test_a_query_that_the_engine_refuses_is_one_line(meters: Source, shell: Terminal) -> None:
     brought_in(meters, shell)
     for query, told in (
         (f"SELECT * FROM {meters.table}x", "perhaps"),
@@ -253,7 +253,7 @@ def test_a_product_from_build_to_buyer(meters: Source, shell: Terminal, tmp_path
     assert shell.json("usage") == shell.json("usage", "--requests") == []
 
 
-def test_a_touched_release_is_exit_code_1(meters: Source, shell: Terminal) -> None:
+def test_verifying_a_damaged_release_exits_with_1(meters: Source, shell: Terminal) -> None:
     name = product_of(meters.exchange, meters)
     brought_in(meters, shell)
     for step in ("gold", "check", "release"):
@@ -267,7 +267,7 @@ def test_a_touched_release_is_exit_code_1(meters: Source, shell: Terminal) -> No
     assert (code, json.loads(out)["ok"]) == (1, False)
 
 
-def test_rebuild_tells_what_was_made(meters: Source, shell: Terminal) -> None:
+def test_rebuild_lists_the_rebuilt_tables(meters: Source, shell: Terminal) -> None:
     brought_in(meters, shell)
     made = shell.json("rebuild", meters.table)
     assert [(m["table"], m["equal"]) for m in made] == [
@@ -276,7 +276,7 @@ def test_rebuild_tells_what_was_made(meters: Source, shell: Terminal) -> None:
     assert "equal to what was there" in shell.good("rebuild", f"bronze.{meters.name}")
 
 
-def test_documentation_is_written_where_it_says(meters: Source, shell: Terminal) -> None:
+def test_docs_prints_the_page_it_wrote(meters: Source, shell: Terminal) -> None:
     brought_in(meters, shell)
     page = Path(shell.json("docs")["page"])
     assert meters.name in page.read_text()
@@ -303,7 +303,7 @@ def test_a_first_source_and_product_from_a_sample(shell: Terminal, tmp_path: Pat
     assert "unknown" in shell.bad(2, "release", "first_totals")
 
 
-def test_somebody_else_at_work_is_exit_code_1(meters: Source, shell: Terminal) -> None:
+def test_a_locked_source_exits_with_1(meters: Source, shell: Terminal) -> None:
     from jobs.registry.locks import hold
 
     with hold(f"source.{meters.name}"):

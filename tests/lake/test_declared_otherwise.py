@@ -44,23 +44,23 @@ def numbers_of(seed: int) -> list[str]:
     ],
     ids=["plain", "coalesce", "if"],
 )
-def test_no_decimal_is_lost_without_a_word(
+def test_every_decimal_is_stored_exactly_or_quarantined(
     exchange: Trial, monkeypatch: pytest.MonkeyPatch, logic: str | None
 ) -> None:
     """Whatever number a publisher writes, the table holds it exactly, or quarantine does."""
     x = {"physicalType": "DECIMAL(8,3)"} | ({"transformLogic": logic} if logic else {})
     source = exchange.source({"id": "INT", "x": x}, ["id"])
-    wanted = dict(
+    expected = dict(
         enumerate(
             [*numbers_of(len(logic or "")), "1.2345", "1.2340000", "-0.0001", "99999.9995", "0." + "0" * 60 + "1"]
         )
     )
-    source.take(list(wanted.items()))
+    source.take(list(expected.items()))
     held = {number: x for number, x in source.rows() if x not in (None, Decimal("99999.999"))}
     refused = {json.loads(r)["id"] for (r,) in source.quarantine("record")}
     assert {rule for rule, *_ in source.quarantine()} >= {"x.decimals"}
     monkeypatch.setattr(decimal.getcontext(), "prec", 100)
-    for number, text in wanted.items():
+    for number, text in expected.items():
         try:
             exact = Decimal(text)
         except InvalidOperation:
@@ -70,7 +70,7 @@ def test_no_decimal_is_lost_without_a_word(
         assert fits or logic or str(number) in refused, text
 
 
-def test_who_wants_fewer_decimals_says_so(exchange: Trial) -> None:
+def test_a_contract_may_round_explicitly(exchange: Trial) -> None:
     logic = "try_cast(round(try_cast(x as decimal(38,20)), 2) as decimal(8,2))"
     source = exchange.source({"id": "INT", "x": {"physicalType": "DECIMAL(8,2)", "transformLogic": logic}}, ["id"])
     source.take([(1, "1.23456"), (2, "0.30000000000000004"), (3, "abc")])
@@ -79,7 +79,7 @@ def test_who_wants_fewer_decimals_says_so(exchange: Trial) -> None:
 
 
 @pytest.mark.both_engines("REPLACE TABLE with other columns")
-def test_declared_columns_changed_everything_is_read_again(exchange: Trial) -> None:
+def test_changing_the_declared_columns_reads_all_landings_again(exchange: Trial) -> None:
     source = exchange.source({"meter": "STRING", "kwh": "INT"}, ["meter"], published=["meter", "kwh"])
     source.take("meter,kwh,site\nm1,1,a\n", 0)
     source.take("meter,kwh,site\nm2,2,b\n", 1)
@@ -92,7 +92,7 @@ def test_declared_columns_changed_everything_is_read_again(exchange: Trial) -> N
     assert source.step("land", 3).status == "unchanged"
 
 
-def test_a_contract_that_leaves_the_rows_as_they_are_only_has_them_checked_again(exchange: Trial) -> None:
+def test_a_contract_change_that_keeps_the_rows_only_checks_them_again(exchange: Trial) -> None:
     def steps(at: int) -> list[str]:
         return [r.status for r in run_steps(source.name, day(at), "r")]
 
@@ -104,21 +104,21 @@ def test_a_contract_that_leaves_the_rows_as_they_are_only_has_them_checked_again
     source.declare(READINGS | {"kwh": kwh}, [warning])
     assert steps(1) == ["succeeded", "unchanged", "succeeded", "succeeded"]
     assert steps(2) == ["unchanged"]
-    stands = checked(source.table)
-    assert (lake.version(source.table), stands.delta_version) == (built, built)
-    assert stands.contract_digest == load_contract(source.table).digest
+    current = checked(source.table)
+    assert (lake.version(source.table), current.delta_version) == (built, built)
+    assert current.contract_digest == load_contract(source.table).digest
 
     source.declare(quality=[{"metric": "rowCount", "mustBeGreaterThan": 9, "name": "many"}])
     for at in (3, 4):
         with pytest.raises(ExpectationsFailed, match=r"table.many.*remains the checked version"):
             steps(at)
-    assert (lake.version(source.table), checked(source.table).check_id) == (built, stands.check_id)
+    assert (lake.version(source.table), checked(source.table).check_id) == (built, current.check_id)
     source.declare(READINGS | {"kwh": kwh | {"logicalTypeOptions": {"maximum": 100}}}, [warning])
     assert steps(5) == ["succeeded", "unchanged", "succeeded", "succeeded"]
     assert [row[0] for row in source.rows()] == ["m1"] and source.quarantine()[0][0] == "kwh.range"
 
 
-def test_a_corrected_format_mends_what_could_not_be_read(exchange: Trial) -> None:
+def test_correcting_the_format_loads_files_that_were_unreadable(exchange: Trial) -> None:
     source = exchange.source({"meter": "STRING", "name": "STRING"}, ["meter"])
     source.land("meter,name\nm1,沙田\n".encode("big5"))
     source.step("bronze")
@@ -133,7 +133,7 @@ def test_a_corrected_format_mends_what_could_not_be_read(exchange: Trial) -> Non
 
 @pytest.mark.both_engines("REPLACE TABLE with other types and partitions")
 @pytest.mark.parametrize("partition", [(), ("site",)], ids=["whole", "parted"])
-def test_a_changed_contract_makes_the_table_anew_with_its_types(exchange: Trial, partition: tuple[str, ...]) -> None:
+def test_a_changed_contract_replaces_the_table_with_its_types(exchange: Trial, partition: tuple[str, ...]) -> None:
     source = exchange.source(
         {"meter": "STRING", "site": "STRING", "kwh": "INT"}, ["meter", "site"], partition=partition
     )
@@ -156,7 +156,7 @@ def test_a_changed_contract_makes_the_table_anew_with_its_types(exchange: Trial,
     assert lake.columns_at(source.table, first).keys() == (lake.columns_at(source.table).keys() - {"twice"})
 
 
-def test_a_tightened_rule_applies_to_rows_that_came_before_it(exchange: Trial) -> None:
+def test_a_tightened_rule_applies_to_earlier_rows(exchange: Trial) -> None:
     source = exchange.source(READINGS, KEY)
     source.take([("m1", "2026-01-01", "1"), ("m2", "2026-01-01", "500")], 0)
     kwh = {"physicalType": "DECIMAL(8,2)", "logicalTypeOptions": {"maximum": 100}}
@@ -167,7 +167,7 @@ def test_a_tightened_rule_applies_to_rows_that_came_before_it(exchange: Trial) -
     assert source.quarantine() == [("kwh.range", "kwh", "500")]
 
 
-def test_what_cannot_be_compiled_is_told_before_anything_is_written(exchange: Trial) -> None:
+def test_an_invalid_contract_is_refused_before_anything_is_written(exchange: Trial) -> None:
     source = exchange.source(READINGS, KEY)
     source.land([("m1", "2026-01-01", "1")])
     source.step("bronze")
@@ -189,7 +189,7 @@ def test_what_cannot_be_compiled_is_told_before_anything_is_written(exchange: Tr
     assert not lake.exists(source.table)
 
 
-def test_an_author_may_say_what_becomes_of_a_value_that_cannot_be_converted(exchange: Trial) -> None:
+def test_a_contract_may_define_what_an_unconvertible_value_becomes(exchange: Trial) -> None:
     columns = {
         "id": "STRING",
         "on": {
@@ -207,7 +207,7 @@ def test_an_author_may_say_what_becomes_of_a_value_that_cannot_be_converted(exch
 
 
 @pytest.mark.both_engines("an engine's words for a value that stops a function")
-def test_a_function_that_stops_at_a_value_is_explained(exchange: Trial) -> None:
+def test_a_function_that_fails_on_a_value_is_explained(exchange: Trial) -> None:
     columns = READINGS | {"kwh": {"physicalType": "DECIMAL(8,2)", "transformLogic": "1 / try_cast(kwh as int)"}}
     source = exchange.source(columns, KEY)
     source.land([("m1", "2026-01-01", "0")])

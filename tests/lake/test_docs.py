@@ -26,7 +26,7 @@ def pages(index: Path) -> list[Path]:
 
 
 @pytest.mark.usefixtures("table")
-def test_an_exchange_with_nothing_in_it_has_an_index() -> None:
+def test_an_empty_exchange_has_an_index() -> None:
     index = build_docs()
     assert index == settings().home / "docs" / "index.html"
     assert pages(index) == []
@@ -62,7 +62,7 @@ def test_columns_rules_and_checks_are_shown_and_linked(table: Table) -> None:
     assert "x9" not in failing.read_text("utf-8")
 
 
-def test_no_page_fetches_or_runs_anything(table: Table) -> None:
+def test_no_page_loads_resources_or_runs_scripts(table: Table) -> None:
     table.check(*good(2))
     index = build_docs()
     for page in (index, *pages(index)):
@@ -71,7 +71,7 @@ def test_no_page_fetches_or_runs_anything(table: Table) -> None:
         assert not re.search(r"<script|<link|<img|src=|url\(", text)
 
 
-def test_a_table_shows_its_last_checks_and_a_broken_contract_its_mistake(table: Table) -> None:
+def test_a_table_shows_its_last_checks_and_a_broken_contract_its_error(table: Table) -> None:
     for number in range(1, SHOWN_CHECKS + 3):
         table.check(*good(number))
     assert len(pages(build_docs())) == SHOWN_CHECKS
@@ -79,7 +79,7 @@ def test_a_table_shows_its_last_checks_and_a_broken_contract_its_mistake(table: 
     assert "torn.yaml:" in build_docs().read_text("utf-8")
 
 
-def test_checks_go_on_after_the_site_was_built_in_the_same_process(table: Table) -> None:
+def test_checks_still_work_after_building_the_site_in_the_same_process(table: Table) -> None:
     first = table.check(*good(3))
     build_docs()
     assert table.check(*good(3)).result_sha256 == first.result_sha256
@@ -94,7 +94,7 @@ def test_a_product_shows_its_cautions(table: Table) -> None:
     assert "<li>Times are those of &lt;UTC&gt;.</li>" in text
 
 
-def test_tampered_evidence_builds_no_site(table: Table) -> None:
+def test_no_site_is_built_from_tampered_evidence(table: Table) -> None:
     table.check(*good(2))
     index = build_docs()
     before = index.read_text("utf-8")

@@ -133,7 +133,7 @@ def test_a_table_that_keeps_its_contract_passes_with_the_best_grade(table: Table
         ("table.cost_follows_energy", {"cost": "0.04"}, "0.04"),
     ],
 )
-def test_a_row_that_breaks_a_rule_is_counted_and_shown(
+def test_a_row_that_breaks_a_rule_is_counted_and_shown_as_an_example(
     table: Table, rule_id: str, change: dict[str, Any], shown: str | None
 ) -> None:
     outcome = table.check(*good(19), {"meter_code": "m99"} | change)
@@ -147,20 +147,20 @@ def test_a_row_that_breaks_a_rule_is_counted_and_shown(
 
 
 @pytest.mark.both_engines("uniqueness by grouping")
-def test_a_repeated_key_is_found_exactly(table: Table) -> None:
+def test_repeated_keys_are_counted_exactly(table: Table) -> None:
     failed = only(table.check(*good(5), {"meter_code": "m1"}, {"meter_code": "m1"}, {"meter_code": "m2"}))
     assert (failed.rule_id, failed.unexpected, failed.observed) == ("key.unique", 3, 2)
     assert isinstance(failed.example, dict)
     assert failed.example["meter_code"] == "***"
 
 
-def test_rows_with_nulls_in_the_key_are_no_duplicates_of_each_other(table: Table) -> None:
+def test_rows_with_null_keys_are_not_duplicates_of_each_other(table: Table) -> None:
     found = table.check(*good(3), {"meter_code": None}, {"meter_code": None})
     assert "key.unique" not in {f.rule_id for f in found.failed}
 
 
 @pytest.mark.both_engines("a value of the whole table")
-def test_a_value_of_the_whole_table_is_compared_with_its_limit(table: Table) -> None:
+def test_an_aggregate_of_the_table_is_compared_with_its_limit(table: Table) -> None:
     table.document["schema"][0]["quality"][2]["mustBeLessThan"] = 100
     failed = only(table.check(*good(20)))
     assert (failed.rule_id, failed.unexpected) == ("table.one_total", None)
@@ -176,13 +176,13 @@ def test_too_few_rows_fail(table: Table) -> None:
 
 
 @pytest.mark.both_engines("an expectation of Great Expectations")
-def test_an_expectation_of_gx_itself_decides(table: Table) -> None:
+def test_a_gx_expectation_in_the_contract_is_evaluated(table: Table) -> None:
     outcome = table.check(*[row | {"energy_kwh": 95.0, "cost": "3.00"} for row in good(4)])
     assert only(outcome).rule_id == "table.mean"
 
 
 @pytest.mark.both_engines("a query of Great Expectations")
-def test_a_query_of_gx_itself_reads_the_batch(table: Table) -> None:
+def test_a_gx_query_reads_the_batch(table: Table) -> None:
     table.document["schema"][0]["quality"][3]["implementation"] = {
         "type": "unexpected_rows_expectation",
         "kwargs": {"unexpected_rows_query": "SELECT meter_code FROM {batch} WHERE energy_kwh > 7"},
@@ -191,7 +191,7 @@ def test_a_query_of_gx_itself_reads_the_batch(table: Table) -> None:
     assert only(table.check(*good(4), {"meter_code": "m9", "energy_kwh": 8.0})).rule_id == "table.mean"
 
 
-def test_a_query_of_gx_itself_follows_the_process_to_its_next_session(table: Table) -> None:
+def test_a_gx_query_works_in_the_next_session_of_the_process(table: Table) -> None:
     table.document["schema"][0]["quality"][3]["implementation"] = {
         "type": "unexpected_rows_expectation",
         "kwargs": {"unexpected_rows_query": "SELECT meter_code FROM {batch} WHERE energy_kwh > 7"},
@@ -201,7 +201,7 @@ def test_a_query_of_gx_itself_follows_the_process_to_its_next_session(table: Tab
     assert table.check(*good(4)).failed == ()
 
 
-def test_stale_data_lowers_the_score_and_passes(table: Table) -> None:
+def test_stale_data_lowers_the_score_but_passes(table: Table) -> None:
     old = DAY - timedelta(days=3)
     outcome = table.check(*[row | {"read_on": old} for row in good(4)])
     assert outcome.passed
@@ -213,7 +213,7 @@ def test_stale_data_lowers_the_score_and_passes(table: Table) -> None:
     assert fresh.failed == ()
 
 
-def test_a_failed_warning_costs_its_share_of_rows(table: Table) -> None:
+def test_a_failed_warning_lowers_the_score_by_its_share_of_rows(table: Table) -> None:
     outcome = table.check(*good(9), {"meter_code": "m99", "quality_code": None})
     failed = only(outcome)
     assert (failed.rule_id, failed.unexpected, failed.severity) == ("quality_code.nullValues", 1, "warning")
@@ -221,7 +221,7 @@ def test_a_failed_warning_costs_its_share_of_rows(table: Table) -> None:
     assert 95 < outcome.score < 100
 
 
-def test_a_rule_that_cannot_be_evaluated_has_failed_and_takes_no_other_with_it(table: Table) -> None:
+def test_a_rule_that_cannot_be_evaluated_fails_without_affecting_others(table: Table) -> None:
     bad = sql("odd", "SELECT COUNT(*) FROM ${table} WHERE NOT (no_such_function(energy_kwh) > 1)", mustBe=0)
     two = sql("two", "SELECT energy_kwh FROM ${table}", mustBe=0, severity="warning")
     table.document["schema"][0]["quality"] += [bad, two]
@@ -235,20 +235,20 @@ def test_a_rule_that_cannot_be_evaluated_has_failed_and_takes_no_other_with_it(t
 
 
 @pytest.mark.parametrize(
-    ("implementation", "says"),
+    ("implementation", "message"),
     [
         ({"type": "expect_the_best"}, "no expectation 'expect_the_best'"),
         ({"type": "expect_column_mean_to_be_between", "kwargs": {"column": "cost", "least": 1}}, "least"),
         ({"type": "expect_column_mean_to_be_between", "kwargs": {"column": "ghost"}}, "no column ghost"),
     ],
 )
-def test_an_expectation_that_gx_does_not_have_is_a_mistake_of_the_contract(
-    table: Table, implementation: dict[str, Any], says: str
+def test_an_unknown_gx_expectation_is_an_error_in_the_contract(
+    table: Table, implementation: dict[str, Any], message: str
 ) -> None:
     table.document["schema"][0]["quality"][3]["implementation"] = implementation
     with pytest.raises(DeclarationError) as caught:
         table.check(*good(2))
-    assert says in str(caught.value)
+    assert message in str(caught.value)
     assert caught.value.line
     assert "implementation" in str(caught.value.field)
 
@@ -288,7 +288,7 @@ def test_a_buyer_recomputes_the_grade_from_the_evidence(table: Table) -> None:
     assert evidence.digest_of(kept["suite"]) == kept["suite_sha256"] == outcome.suite_digest
 
 
-def test_more_rules_of_a_row_are_no_more_queries(table: Table, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_more_row_rules_need_no_more_queries(table: Table, monkeypatch: pytest.MonkeyPatch) -> None:
     sent: list[int] = []
     collect = DataFrame.collect
 
@@ -308,7 +308,7 @@ def test_more_rules_of_a_row_are_no_more_queries(table: Table, monkeypatch: pyte
     assert 0 < len(sent) == few
 
 
-def test_the_same_version_checked_twice_is_the_same_evidence(table: Table) -> None:
+def test_checking_the_same_version_twice_gives_the_same_evidence(table: Table) -> None:
     first, second = table.check(*good(3)), table.check(*good(3))
     assert first.result_sha256 == second.result_sha256
     assert len(list(evidence.digests())) == 1

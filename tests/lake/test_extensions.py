@@ -12,7 +12,7 @@ from tests.lake.extending import CONNECTOR, FORMAT, RULE, STEP, site_in
 from tests.lake.trial import Trial, day, run_steps, runs
 
 
-def test_a_source_of_added_parts_lands_loads_is_checked_and_goes_through_an_added_step(
+def test_a_source_runs_on_an_installed_connector_format_rule_and_step(
     exchange: Trial, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     site = site_in(tmp_path / "site", monkeypatch)

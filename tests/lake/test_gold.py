@@ -28,7 +28,7 @@ def totals(name: str) -> list[tuple[object, ...]]:
 
 
 @pytest.mark.both_engines("a product's query and its write")
-def test_built_whole_then_unchanged(exchange: Trial) -> None:
+def test_a_product_is_built_whole_and_then_unchanged(exchange: Trial) -> None:
     source = parted(exchange)
     name = exchange.product(DAILY, ["read_on"], QUERY.format(source.name))
     assert build_product(name).rows == 5
@@ -36,13 +36,13 @@ def test_built_whole_then_unchanged(exchange: Trial) -> None:
     version = lake.version(f"gold.{name}")
     assert run_step("gold", name, day(1), "r").status == "unchanged"
     assert lake.version(f"gold.{name}") == version
-    stands = checked(f"gold.{name}")
-    assert stands.inputs and stands.inputs["tables"] == {source.table: checked(source.table).delta_version}
+    current = checked(f"gold.{name}")
+    assert current.inputs and current.inputs["tables"] == {source.table: checked(source.table).delta_version}
 
 
 @pytest.mark.both_engines("replaceWhere over partitions")
 @pytest.mark.parametrize("mode", ["merge", "revisions", "append"])
-def test_only_moved_partitions_are_rebuilt(exchange: Trial, mode: str) -> None:
+def test_only_partitions_with_changed_inputs_are_rebuilt(exchange: Trial, mode: str) -> None:
     source = parted(exchange, mode)
     name = exchange.product(DAILY, ["read_on"], QUERY.format(source.name), partition="read_on")
     build_product(name)
@@ -59,7 +59,7 @@ def test_only_moved_partitions_are_rebuilt(exchange: Trial, mode: str) -> None:
 
 
 @pytest.mark.both_engines("files of two versions compared")
-def test_a_new_version_of_an_input_without_other_rows_makes_no_version(exchange: Trial) -> None:
+def test_a_new_input_version_with_the_same_rows_makes_no_new_version(exchange: Trial) -> None:
     source = parted(exchange)
     name = exchange.product(DAILY, ["read_on"], QUERY.format(source.name), partition="read_on")
     build_product(name)
@@ -79,7 +79,7 @@ def test_a_new_version_of_an_input_without_other_rows_makes_no_version(exchange:
 
 
 @pytest.mark.both_engines("replaceWhere without rows")
-def test_a_partition_that_is_gone_from_the_inputs_is_gone_from_the_product(exchange: Trial) -> None:
+def test_a_partition_removed_from_the_inputs_is_removed_from_the_product(exchange: Trial) -> None:
     moving = exchange.source({"id": "STRING", "place": "STRING"}, ["id"], partition=["place"])
     moving.take([("a", "x"), ("b", "y"), ("c", None)], 0)
     columns = {"place": "STRING", "things": "BIGINT"}
@@ -94,7 +94,7 @@ def test_a_partition_that_is_gone_from_the_inputs_is_gone_from_the_product(excha
 
 
 @pytest.mark.both_engines("REPLACE TABLE")
-def test_a_changed_query_or_contract_rebuilds_all_of_it(exchange: Trial) -> None:
+def test_a_changed_query_or_contract_rebuilds_the_whole_product(exchange: Trial) -> None:
     source = parted(exchange)
     name = exchange.product(DAILY, ["read_on"], QUERY.format(source.name), partition="read_on")
     build_product(name)
@@ -132,7 +132,7 @@ def test_a_changed_query_or_contract_rebuilds_all_of_it(exchange: Trial) -> None
 
 
 @pytest.mark.both_engines("RESTORE to an empty table")
-def test_a_first_version_that_never_passed_leaves_no_trace_in_the_next_contract(exchange: Trial) -> None:
+def test_a_first_version_that_never_passed_does_not_affect_a_new_contract(exchange: Trial) -> None:
     source = parted(exchange)
     name = exchange.product(DAILY, ["read_on"], QUERY.format(source.name))
     run_step("gold", name, day(0), "r")
@@ -143,7 +143,7 @@ def test_a_first_version_that_never_passed_leaves_no_trace_in_the_next_contract(
 
 
 @pytest.mark.both_engines("views of revisions", "lake.views", "silver.revisions")
-def test_a_product_reads_revisions_as_they_stand_and_other_products(exchange: Trial) -> None:
+def test_a_product_reads_current_revisions_and_other_products(exchange: Trial) -> None:
     source = parted(exchange, "revisions")
     source.take([("m1", "2026-01-01", "100")], 1)
     daily = exchange.product(DAILY, ["read_on"], QUERY.format(source.name))
@@ -159,7 +159,7 @@ def test_a_product_reads_revisions_as_they_stand_and_other_products(exchange: Tr
 
 
 @pytest.mark.both_engines("an engine's words for a query that cannot run", "lake.engine_errors")
-def test_what_does_not_fit_is_told_with_file_and_expectation(exchange: Trial) -> None:
+def test_a_query_that_does_not_fit_is_refused_with_file_and_expectation(exchange: Trial) -> None:
     source = parted(exchange)
 
     def refused(query: str, columns: dict[str, str] = DAILY, key: str = "read_on") -> str:
@@ -196,7 +196,7 @@ def test_an_input_without_a_checked_version_is_named(exchange: Trial) -> None:
 
 
 @pytest.mark.both_engines("partition columns of each type", "lake.partitions")
-def test_a_partition_must_have_one_way_to_be_written(exchange: Trial) -> None:
+def test_a_timestamp_cannot_be_a_partition_column(exchange: Trial) -> None:
     source = parted(exchange)
     query = f"SELECT CAST(read_on AS TIMESTAMP) AS at, count(*) AS n FROM silver.{source.name} GROUP BY 1"
     name = exchange.product({"at": "TIMESTAMP", "n": "BIGINT"}, ["at"], query, partition="at")

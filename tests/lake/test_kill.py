@@ -59,8 +59,8 @@ class Scene:
         self._accept(f"gold.{self.product}")
 
     def _accept(self, table: str) -> None:
-        stands = pointer(table)
-        if stands is None or lake.version(table) != stands.head_version:
+        current = pointer(table)
+        if current is None or lake.version(table) != current.head_version:
             accept(table)
 
     def state(self) -> dict[str, Any]:
@@ -161,7 +161,7 @@ NAMES = [f"{mode}-{p[0]}-{p[1].split(':')[1]}-{'after' if p[3] else 'before'}" f
     cases=("merge-bronze-overwrite-after", "merge-silver-write-after", "merge-gold-overwrite-after"),
 )
 @pytest.mark.parametrize(("scene", "point"), CASES, ids=NAMES, indirect=["scene"])
-def test_killed_at_a_point(
+def test_a_kill_at_any_named_point_leaves_no_trace(
     scene: Scene, expected: dict[str, Any], undertaker: Undertaker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     point: tuple[str, str, int, bool],
 ) -> None:  # fmt: skip
@@ -178,7 +178,7 @@ def test_killed_at_a_point(
 
 
 @pytest.mark.parametrize("scene", ["merge", "revisions"], indirect=True)
-def test_killed_at_any_instant(
+def test_a_kill_at_any_instant_leaves_no_trace(
     scene: Scene, expected: dict[str, Any], undertaker: Undertaker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     struck = scene.copy(tmp_path / "struck", monkeypatch)
@@ -196,7 +196,7 @@ def test_killed_at_any_instant(
 
 
 @pytest.mark.parametrize("scene", ["revisions"], indirect=True)
-def test_killed_while_a_table_is_made_anew(
+def test_a_kill_while_a_table_is_replaced_keeps_the_checked_rows(
     scene: Scene, undertaker: Undertaker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calm = scene.copy(tmp_path / "calm", monkeypatch)
@@ -239,7 +239,7 @@ def built(
 
 
 @pytest.mark.parametrize("scene", ["merge"], indirect=True)
-def test_killed_while_a_bad_version_is_taken_back(
+def test_a_kill_while_a_bad_version_is_rolled_back_leaves_no_trace(
     built: Scene, expected: dict[str, Any], undertaker: Undertaker
 ) -> None:
     for function in ("jobs.lake.tables:restore", "jobs.lake.pointers:take_back", "jobs.silver.step:begin"):
@@ -250,17 +250,17 @@ def test_killed_while_a_bad_version_is_taken_back(
 
 
 @pytest.mark.parametrize("scene", ["merge"], indirect=True)
-def test_killed_while_a_check_decides(built: Scene, undertaker: Undertaker) -> None:
+def test_a_check_killed_while_deciding_is_completed_by_the_next(built: Scene, undertaker: Undertaker) -> None:
     made, table = lake.version(built.source.table), built.source.table
     for function, after in (("jobs.check.evaluate:evaluate", True), ("jobs.check.step:move", False)):
         ended = undertaker.run(built.home, built.catalogue, [("check", table, 1)], at=function, after=after)
         assert ended["signal"] == 9
-        stands = pointer(table)
-        assert stands and stands.delta_version != made
+        current = pointer(table)
+        assert current and current.delta_version != made
     ended = undertaker.run(built.home, built.catalogue, [("check", table, 1)], at="jobs.check.step:move")
     assert ended["signal"] == 9
-    stands = pointer(table)
-    assert stands and stands.delta_version == made
+    current = pointer(table)
+    assert current and current.delta_version == made
     again = [run_step("check", table, day(1), "again").status for _ in range(2)]
     assert again == ["succeeded", "unchanged"], "whoever waits for the checked version is told of it, once"
     assert lake.version(table) == made

@@ -38,7 +38,7 @@ def test_rows_say_where_they_came_from(exchange: Trial) -> None:
     assert (run.rows_in, run.rows_out, run.rows_quarantined, run.status) == (2, 2, 0, "succeeded")
 
 
-def test_same_bytes_land_once_and_changed_bytes_land_beside_them(exchange: Trial) -> None:
+def test_the_same_bytes_land_once_and_changed_bytes_land_beside_them(exchange: Trial) -> None:
     source = exchange.source(READINGS, KEY)
     source.take([("m1", "2026-01-01", "1")], 0, "daily.csv")
     source.drop([("m1", "2026-01-01", "1")], "copy.csv")
@@ -53,7 +53,7 @@ def test_same_bytes_land_once_and_changed_bytes_land_beside_them(exchange: Trial
     assert source.rows() == [("m1", date(2026, 1, 1), Decimal("2.00"))]
 
 
-def test_a_file_that_was_replaced_within_its_own_size_and_time_is_landed(exchange: Trial) -> None:
+def test_a_file_replaced_with_the_same_size_and_time_is_landed(exchange: Trial) -> None:
     source = exchange.source(READINGS, KEY)
     source.take([("m1", "2026-01-01", "1")], 0, "daily.csv")
     path = settings().drop / source.name / "daily.csv"
@@ -63,7 +63,7 @@ def test_a_file_that_was_replaced_within_its_own_size_and_time_is_landed(exchang
     assert source.step("land", 1).message == "1 file offered, 1 new"
 
 
-def test_a_run_again_changes_nothing(exchange: Trial) -> None:
+def test_running_the_steps_again_changes_nothing(exchange: Trial) -> None:
     source = exchange.source(READINGS, KEY)
     source.take([("m1", "2026-01-01", "1"), ("m1", "x", "1")], 0)
     tables = (f"bronze.{source.name}", f"quarantine.{source.name}", source.table)
@@ -73,7 +73,7 @@ def test_a_run_again_changes_nothing(exchange: Trial) -> None:
 
 
 @pytest.mark.both_engines("RESTORE")
-def test_built_again_before_its_check_the_table_is_the_same(exchange: Trial) -> None:
+def test_building_again_before_the_check_gives_the_same_table(exchange: Trial) -> None:
     source = exchange.source(READINGS, KEY)
     source.land([("m1", "2026-01-01", "1"), ("m1", "x", "1")])
     source.step("bronze")
@@ -84,7 +84,7 @@ def test_built_again_before_its_check_the_table_is_the_same(exchange: Trial) -> 
 
 
 @pytest.mark.both_engines("casts of text to each type")
-def test_text_that_is_not_of_its_type_is_refused_with_column_value_and_place(exchange: Trial) -> None:
+def test_text_of_the_wrong_type_is_quarantined_with_column_value_and_origin(exchange: Trial) -> None:
     columns = {
         "id": "INT",
         "on": "DATE",
@@ -126,7 +126,7 @@ def test_text_that_is_not_of_its_type_is_refused_with_column_value_and_place(exc
 
 
 @pytest.mark.both_engines("nulls in keys")
-def test_blank_is_no_value_and_a_key_needs_one(exchange: Trial) -> None:
+def test_blank_text_is_null_and_a_key_may_not_be_null(exchange: Trial) -> None:
     source = exchange.source(READINGS, KEY, format={"null_values": ["", "N/A"]})
     source.take(
         [("m1", "2026-01-01", None), ("m2", "2026-01-01", "N/A"), (None, "2026-01-01", "1"), ("m3", "N/A", "1")]
@@ -136,7 +136,7 @@ def test_blank_is_no_value_and_a_key_needs_one(exchange: Trial) -> None:
 
 
 @pytest.mark.both_engines("predicates over nulls and text")
-def test_row_rules_split_rows_and_the_first_reason_counts(exchange: Trial) -> None:
+def test_a_row_is_quarantined_for_the_first_rule_it_breaks(exchange: Trial) -> None:
     columns = {
         "meter": {"physicalType": "STRING", "logicalTypeOptions": {"pattern": "^m[0-9]+$"}},
         "read_on": "DATE",
@@ -169,7 +169,7 @@ def test_row_rules_split_rows_and_the_first_reason_counts(exchange: Trial) -> No
 
 
 @pytest.mark.both_engines("windows over copies")
-def test_copies_are_counted_and_contradictions_refused(exchange: Trial) -> None:
+def test_copies_are_counted_and_contradictions_quarantined(exchange: Trial) -> None:
     source = exchange.source(READINGS, KEY)
     source.take(
         [("m1", "2026-01-01", "1"), ("m1", "2026-01-01", "1.00"), ("m2", "2026-01-01", "1"), ("m2", "2026-01-01", "2"),
@@ -188,7 +188,7 @@ def test_copies_are_counted_and_contradictions_refused(exchange: Trial) -> None:
 
 
 @pytest.mark.both_engines("xxhash64")
-def test_keys_that_share_a_hash_are_told_apart(exchange: Trial, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_keys_with_the_same_hash_are_distinguished(exchange: Trial, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(deduplicate, "_HASH", "0 * length")
     source = exchange.source({"meter": "STRING", "kwh": "INT"}, ("meter",))
     source.take([("m1", "1"), ("m2", "2"), ("m2", "2"), ("m3", "3"), ("m3", "4")])
@@ -198,7 +198,7 @@ def test_keys_that_share_a_hash_are_told_apart(exchange: Trial, monkeypatch: pyt
 
 
 @pytest.mark.both_engines("stack")
-def test_wide_becomes_long_and_what_means_nothing_is_dropped_and_counted(exchange: Trial) -> None:
+def test_unpivot_makes_long_rows_and_counts_dropped_ones(exchange: Trial) -> None:
     columns = {"on": "DATE", "code": "STRING", "rate": "DECIMAL(10,4)"}
     source = exchange.source(
         columns, ["on", "code"], published=["on", "US D", "J.P", "人民币"],
@@ -215,7 +215,7 @@ def test_wide_becomes_long_and_what_means_nothing_is_dropped_and_counted(exchang
     assert (run.rows_in, run.rows_out, run.rows_dropped, run.rows_quarantined) == (6, 3, 2, 1)
 
 
-def test_a_query_of_ones_own_makes_the_rows(exchange: Trial) -> None:
+def test_a_source_may_make_its_rows_with_its_own_query(exchange: Trial) -> None:
     sql = (
         "SELECT upper(meter) AS code, reading, _landing_sha256, _file, _row, _run_id, _logical_date FROM bronze"
         " LATERAL VIEW explode(split(readings, ';')) x AS reading"
@@ -227,7 +227,7 @@ def test_a_query_of_ones_own_makes_the_rows(exchange: Trial) -> None:
     assert source.quarantine() == [("reading.type", "reading", "x")]
 
 
-def test_records_that_ones_own_query_leaves_out_are_counted(exchange: Trial) -> None:
+def test_records_left_out_by_the_source_s_query_are_counted(exchange: Trial) -> None:
     sql = "SELECT *, length(meter) AS letters FROM bronze WHERE kwh <> '0'"
     columns = {"meter": "STRING", "kwh": "INT", "letters": "INT"}
     source = exchange.source(columns, ["meter"], published=["meter", "kwh"], sql=sql)
@@ -237,7 +237,7 @@ def test_records_that_ones_own_query_leaves_out_are_counted(exchange: Trial) -> 
     assert (run.rows_in, run.rows_out, run.rows_dropped, run.rows_quarantined) == (3, 1, 1, 1)
 
 
-def test_two_reshaped_columns_of_one_name_are_refused(exchange: Trial) -> None:
+def test_two_reshaped_columns_of_the_same_name_are_refused(exchange: Trial) -> None:
     unpivot = {"unpivot": {"keep": ["rate"], "name": "code", "value": "Rate"}}
     source = exchange.source({"rate": "INT"}, ["rate"], published=["rate", "a", "b"], reshape=unpivot)
     source.land("rate,a,b\n1,2,3\n")
@@ -247,7 +247,7 @@ def test_two_reshaped_columns_of_one_name_are_refused(exchange: Trial) -> None:
 
 
 @pytest.mark.both_engines("refused records from Python workers")
-def test_records_that_no_parser_can_read_reach_quarantine_beside_their_good_neighbours(exchange: Trial) -> None:
+def test_unreadable_records_are_quarantined_and_their_neighbours_loaded(exchange: Trial) -> None:
     source = exchange.source(READINGS, KEY)
     text = (
         b"meter,read_on,kwh\nm1,2026-01-01,1\nm2,2026-01-01,1,2\nm3,2026-01-01\nm\xff4,2026-01-01,1\nm5,2026-01-01,5\n"
@@ -265,7 +265,7 @@ def test_records_that_no_parser_can_read_reach_quarantine_beside_their_good_neig
     assert balanced(source.last("silver"))
 
 
-def test_undeclared_columns_are_kept_and_told(exchange: Trial) -> None:
+def test_undeclared_columns_are_kept_and_reported(exchange: Trial) -> None:
     source = exchange.source(READINGS, KEY)
     source.land("meter,kwh,read_on,unit\nm1,1,2026-01-01,kWh\n")
     assert "unit" in (source.step("bronze").message or "")
@@ -288,28 +288,28 @@ def test_columns_may_have_any_name(exchange: Trial) -> None:
     assert source.quarantine() == [("c3.type", "c3", "bad")]
 
 
-def test_names_that_differ_in_case_only_are_refused_at_the_declaration(exchange: Trial) -> None:
+def test_columns_that_differ_only_in_case_are_refused(exchange: Trial) -> None:
     source = exchange.source({"value": "INT"}, ["value"], published=["value", "Value"])
     source.land("value,Value\n1,2\n")
     with pytest.raises(DeclarationError, match="'value' and 'Value' differ in case only"):
         source.step("bronze")
 
 
-def test_case_of_a_column_does_not_matter_between_contract_and_publisher(exchange: Trial) -> None:
+def test_column_names_of_contract_and_publisher_may_differ_in_case(exchange: Trial) -> None:
     source = exchange.source({"meter": "STRING", "kwh": "INT"}, ["meter"], published=["METER", "KWh"])
     source.take("METER,KWh\nm1,5\n")
     assert source.rows() == [("m1", 5)]
 
 
 @pytest.mark.both_engines("instants in other zones")
-def test_the_zone_of_instants(exchange: Trial) -> None:
+def test_instants_are_stored_in_utc(exchange: Trial) -> None:
     source = exchange.source({"id": "INT", "at": "TIMESTAMP"}, ["id"])
     source.take([("1", "2026-01-01T08:00:00+08:00"), ("2", "2026-01-01 00:00:00"), ("3", "2025-12-31T19:00:00-05:00")])
     assert {at for _, at in source.rows()} == {datetime(2026, 1, 1, tzinfo=UTC)}
 
 
 @pytest.mark.both_engines("folders of partitions, escaped", "lake.place")
-def test_partitions_with_any_value(exchange: Trial) -> None:
+def test_a_partition_value_may_be_any_text(exchange: Trial) -> None:
     places = ["a/b", "x y", "50%", "a=b", "沙田", "it's", None, "."]
     source = exchange.source({"id": "STRING", "place": "STRING", "n": "INT"}, ["id"], partition=["place"])
     source.take([(str(i), p, "1") for i, p in enumerate(places)], 0)
@@ -319,7 +319,7 @@ def test_partitions_with_any_value(exchange: Trial) -> None:
     assert source.rows() == [(str(i), "elsewhere" if i < 3 else p, 2) for i, p in enumerate(places)]
 
 
-def test_an_increment_leaves_the_files_of_other_days_alone(exchange: Trial) -> None:
+def test_an_increment_leaves_the_files_of_other_days_unchanged(exchange: Trial) -> None:
     for mode in ("append", "merge", "revisions"):
         source = exchange.source(READINGS, KEY, mode, partition=["read_on"])
         source.take([(f"m{n}", f"2026-01-0{d}", "1") for n in range(3) for d in range(1, 6)], 0)
@@ -333,7 +333,7 @@ def test_an_increment_leaves_the_files_of_other_days_alone(exchange: Trial) -> N
         assert len(quarantined) == (mode == "append")
 
 
-def test_late_landings_are_told(exchange: Trial) -> None:
+def test_late_landings_are_reported(exchange: Trial) -> None:
     source = exchange.source(READINGS, KEY)
     source.take([("m1", "2026-01-01", "3")], 3)
     source.take([("m1", "2026-01-01", "1"), ("m2", "2026-01-01", "1")], 1)
@@ -342,19 +342,19 @@ def test_late_landings_are_told(exchange: Trial) -> None:
     assert balanced(source.last("silver"))
 
 
-def test_everything_known_already_moves_the_watermark_only(exchange: Trial) -> None:
+def test_a_landing_without_new_rows_only_moves_the_watermark(exchange: Trial) -> None:
     source = exchange.source(READINGS, KEY)
     source.take([("m1", "2026-01-01", "3")], 0)
     version = lake.version(source.table)
     source.land([("m1", "2026-01-01", "3.0")], 1)
     assert source.build(1).status == "unchanged"
     assert lake.version(source.table) == version
-    stands = pointer(source.table)
-    assert stands and stands.landing_id == landings(source.name)[-1].id
+    current = pointer(source.table)
+    assert current and current.landing_id == landings(source.name)[-1].id
     assert source.step("land", 2).status == "unchanged"
 
 
-def test_runs_are_recorded_whatever_becomes_of_them(exchange: Trial) -> None:
+def test_failed_runs_are_recorded_too(exchange: Trial) -> None:
     source = exchange.source(READINGS, KEY)
     source.take([("m1", "2026-01-01", "3")], 0)
     source.declare({"meter": "STRING", "nothing": "INT"})
@@ -365,7 +365,7 @@ def test_runs_are_recorded_whatever_becomes_of_them(exchange: Trial) -> None:
     assert "nothing says where column 'nothing' comes from" in (source.last("silver").message or "")
 
 
-def test_json_lines_and_archives(exchange: Trial) -> None:
+def test_compressed_json_lines_are_loaded(exchange: Trial) -> None:
     import gzip
 
     source = exchange.source(READINGS, KEY, format={"type": "json_lines"})
@@ -379,7 +379,7 @@ def test_json_lines_and_archives(exchange: Trial) -> None:
 
 
 @pytest.mark.both_engines("stripes of one file on several workers")
-def test_a_large_file_is_read_by_several_workers_each_row_once(
+def test_several_workers_read_each_row_of_a_large_file_once(
     exchange: Trial, engine: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import gzip
@@ -400,7 +400,7 @@ def test_a_large_file_is_read_by_several_workers_each_row_once(
 
 @pytest.mark.both_engines("writes partition by partition")
 @pytest.mark.parametrize("together", [True, False])
-def test_many_rows_are_written_whole_however_their_partitions_lie(
+def test_no_row_is_lost_however_rows_are_spread_over_partitions(
     exchange: Trial, monkeypatch: pytest.MonkeyPatch, together: bool
 ) -> None:
     monkeypatch.setattr("jobs.silver.join.APART_FROM_ROWS", 1)
@@ -408,8 +408,8 @@ def test_many_rows_are_written_whole_however_their_partitions_lie(
     areas = ("a", "it's", "", None)
     rows = [(n, areas[n // 10 if together else n % 4], n % 40 // 20 if together else None) for n in range(40)]
     source.take([*rows, rows[3], ("x", "a", 1)])
-    wanted = [(n, area or None, nth) for n, area, nth in rows]
-    assert sorted(source.rows(), key=lambda row: row[0]) == wanted
-    assert set(files_of(source.table)) == {(area, None if nth is None else str(nth)) for _, area, nth in wanted}
+    expected = [(n, area or None, nth) for n, area, nth in rows]
+    assert sorted(source.rows(), key=lambda row: row[0]) == expected
+    assert set(files_of(source.table)) == {(area, None if nth is None else str(nth)) for _, area, nth in expected}
     run = source.last("silver")
     assert (run.rows_in, run.rows_out, run.rows_duplicate, run.rows_quarantined) == (42, 40, 1, 1)

@@ -40,7 +40,7 @@ def grow_old(table: str, days: float = 30) -> None:
 
 
 @pytest.mark.both_engines("checkpoints, and what each engine keeps of a log", "lake.vacuum")
-def test_old_commits_go_and_everything_in_use_stays_readable(
+def test_old_commits_are_removed_and_every_version_in_use_stays_readable(
     exchange: Trial, source: Source, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("jobs.lake.tables._CHECKPOINT_EVERY", CHECKPOINT_EVERY)

@@ -80,15 +80,15 @@ def typed(row: Row) -> Row:
 
 def statements(given: Sequence[File]) -> dict[Row, list[tuple[int, int, Row, int]]]:
     """What each landing says of each key, where it does not contradict itself: (day, arrival, row, line)."""
-    said: dict[Row, list[tuple[int, int, Row, int]]] = defaultdict(list)
+    output: dict[Row, list[tuple[int, int, Row, int]]] = defaultdict(list)
     for arrival, file in enumerate(given):
         found: dict[Row, list[tuple[Row, int]]] = defaultdict(list)
         for line, row in enumerate(file.rows, 2):
             found[row[:2]].append((row, line))
         for key, rows in found.items():
             if len({row for row, _ in rows}) == 1:
-                said[key].append((file.at, arrival, *rows[0]))
-    return said
+                output[key].append((file.at, arrival, *rows[0]))
+    return output
 
 
 def chain(said: list[tuple[int, int, Row, int]]) -> list[tuple[int, int, Row, int]]:
@@ -119,16 +119,16 @@ def merged(said: list[tuple[int, int, Row, int]]) -> tuple[int, int, Row, int]:
 def model(given: Sequence[File], mode: str) -> list[Row]:
     """Rows that silver must have: typed columns, arrival and line that they come from, and the time they were known."""
     rows: list[Row] = []
-    for said in statements(given).values():
+    for output in statements(given).values():
         if mode == "revisions":
-            links = chain(said)
+            links = chain(output)
             ends = [day(link[0]) for link in links[1:]]
             rows += [
                 (*typed(row), arrival, line, day(at), end)
                 for (at, arrival, row, line), end in zip(links, [*ends, None], strict=True)
             ]
         else:
-            at, arrival, row, line = min(said, key=lambda s: s[1]) if mode == "append" else merged(said)
+            at, arrival, row, line = min(output, key=lambda s: s[1]) if mode == "append" else merged(output)
             rows.append((*typed(row), arrival, line, day(at)))
     return sorted(rows, key=repr)
 
@@ -136,14 +136,14 @@ def model(given: Sequence[File], mode: str) -> list[Row]:
 def refused(given: Sequence[File], mode: str) -> list[Row]:
     """(rule, arrival, line) of every row that quarantine must have."""
     found: list[Row] = []
-    said = statements(given)
+    output = statements(given)
     for arrival, file in enumerate(given):
-        standing = {key: row for key, all_said in said.items() for _, a, row, _ in all_said if a == arrival}
+        standing = {key: row for key, all_said in output.items() for _, a, row, _ in all_said if a == arrival}
         for line, row in enumerate(file.rows, 2):
             key = row[:2]
             if key not in standing:
                 found.append(("key.contradiction", arrival, line))
-            elif mode == "append" and min(said[key], key=lambda s: s[1])[2] != row:
+            elif mode == "append" and min(output[key], key=lambda s: s[1])[2] != row:
                 first_line = next(n for n, r in enumerate(file.rows, 2) if r == row)
                 if first_line == line:
                     found.append(("key.changed", arrival, line))
@@ -184,7 +184,7 @@ def compare(source: Source, given: Sequence[File]) -> None:
     ids=["one-by-one-and-all-at-once", "grouped", "parted", "parted-otherwise"],
 )
 @pytest.mark.parametrize("mode", ["append", "merge", "revisions"])
-def test_order_and_grouping_do_not_matter(
+def test_the_order_and_grouping_of_landings_do_not_matter(
     exchange: Trial, mode: str, seed: int, partition: tuple[str, ...], groupings: tuple[list[int], ...]
 ) -> None:
     given = files(seed, 5)

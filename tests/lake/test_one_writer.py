@@ -37,7 +37,7 @@ def elsewhere(work: Callable[[], int]) -> int:
         return pool.submit(work).result()
 
 
-def test_a_step_that_ends_takes_no_expectation_from_one_in_another_thread(tables: tuple[str, str]) -> None:
+def test_a_step_that_ends_keeps_the_expectations_of_other_threads(tables: tuple[str, str]) -> None:
     one, other = tables
     begun, ended = threading.Event(), threading.Event()
 
@@ -64,7 +64,7 @@ def test_a_step_that_ends_takes_no_expectation_from_one_in_another_thread(tables
             long.result()
 
 
-def test_a_step_is_not_stopped_by_what_one_in_another_thread_expects(tables: tuple[str, str]) -> None:
+def test_a_step_is_not_stopped_by_expectations_of_another_thread(tables: tuple[str, str]) -> None:
     one, _ = tables
     with guard.writing("source.one"):
         guard.expect(one, lake.version(one))
@@ -87,7 +87,7 @@ def test_a_thread_in_a_copy_of_the_context_commits_for_the_step(tables: tuple[st
 
 
 @pytest.mark.both_engines("commits made through one server", "lake.guard")
-def test_a_retry_begins_from_what_somebody_else_wrote(tables: tuple[str, str]) -> None:
+def test_a_retry_starts_from_the_other_writer_s_version(tables: tuple[str, str]) -> None:
     one, _ = tables
     attempts: list[int | None] = []
 

@@ -58,7 +58,7 @@ def seen(source: Source) -> list[tuple[object, ...]]:
 
 
 @pytest.mark.both_engines("RESTORE of a version that failed", "check.step", "lake.pointers", "lake.lease")
-def test_a_version_that_fails_is_taken_back_and_its_rows_come_with_the_next_good_one(exchange: Trial) -> None:
+def test_a_failed_version_is_rolled_back_and_its_rows_return_with_the_next_good_one(exchange: Trial) -> None:
     source = exchange.source(COLUMNS, ["meter", "read_on"], quality=[FEW])
     source.drop([("m1", "2026-01-01", "10")])
     assert both(source, 0) == ["succeeded"] * 4
@@ -68,15 +68,15 @@ def test_a_version_that_fails_is_taken_back_and_its_rows_come_with_the_next_good
     source.drop([("m2", "2026-01-01", "500")])
     with pytest.raises(ExpectationsFailed, match=r"table.sane .*kwh comes to less than 100.*510"):
         both(source, 1)
-    stands = checked(source.table)
-    assert (stands.delta_version, stands.landing_id) == (good.delta_version, good.landing_id)
-    assert stands.head_version == lake.version(source.table) != good.delta_version
+    current = checked(source.table)
+    assert (current.delta_version, current.landing_id) == (good.delta_version, good.landing_id)
+    assert current.head_version == lake.version(source.table) != good.delta_version
     assert table_rows(source.table, "meter") == [("m1",)], "the newest version is the good one again"
     assert seen(source) == [("m1", 10)]
     assert source.last("check").status == "failed"
     with pytest.raises(ExpectationsFailed, match=r"nothing was built since .*table.sane .*510"):
         run_step("check", source.table, day(1), "r")
-    assert lake.version(source.table) == stands.head_version
+    assert lake.version(source.table) == current.head_version
 
     source.drop([("m2", "2026-01-01", "5")])
     assert both(source, 2) == ["succeeded"] * 4
@@ -85,7 +85,7 @@ def test_a_version_that_fails_is_taken_back_and_its_rows_come_with_the_next_good
     assert both(source, 3) == ["unchanged"]
 
 
-def test_a_first_version_that_fails_leaves_nothing_to_read(exchange: Trial) -> None:
+def test_a_failed_first_version_leaves_nothing_to_read(exchange: Trial) -> None:
     source = exchange.source(COLUMNS, ["meter", "read_on"], quality=[FEW])
     source.drop([("m1", "2026-01-01", "1000")])
     for at in range(2):
@@ -100,7 +100,7 @@ def test_a_first_version_that_fails_leaves_nothing_to_read(exchange: Trial) -> N
     assert seen(source) == [("m1", 1000)]
 
 
-def test_a_product_that_fails_keeps_its_last_good_version(exchange: Trial) -> None:
+def test_a_failed_product_keeps_its_last_good_version(exchange: Trial) -> None:
     source = exchange.source(COLUMNS, ["meter", "read_on"])
     source.take([("m1", "2026-01-01", "10")], 0)
     columns = {"read_on": "DATE", "kwh": "BIGINT"}
@@ -121,7 +121,7 @@ def test_a_product_that_fails_keeps_its_last_good_version(exchange: Trial) -> No
 
 
 @pytest.mark.both_engines("files of two versions by partition")
-def test_only_changed_partitions_are_checked_where_that_is_enough(exchange: Trial) -> None:
+def test_only_changed_partitions_are_checked_where_that_suffices(exchange: Trial) -> None:
     rule = {"name": "rows", "type": "library", "metric": "rowCount", "mustBeGreaterThan": 2}
     source = exchange.source(COLUMNS, ["meter", "read_on"], partition=["read_on"], quality=[rule])
     source.drop([(f"m{n}", f"2026-01-0{d}", "1") for n in range(3) for d in (1, 2)])
@@ -141,7 +141,7 @@ def test_only_changed_partitions_are_checked_where_that_is_enough(exchange: Tria
         both(source, 4)
 
 
-def test_nothing_is_lost_on_the_way_and_the_record_shows_it(exchange: Trial) -> None:
+def test_no_row_is_lost_and_the_recorded_counts_add_up(exchange: Trial) -> None:
     source = exchange.source(COLUMNS, ["meter", "read_on"], "append")
     days = [
         [("m1", "2026-01-01", "1"), ("m1", "2026-01-01", "1"), ("m2", "2026-01-01", "x")],
@@ -163,7 +163,7 @@ def test_nothing_is_lost_on_the_way_and_the_record_shows_it(exchange: Trial) -> 
     assert tuple(told.collect()[0]) == (landed, len(source.rows()))
 
 
-def test_two_runs_of_one_source_the_second_is_told_and_nothing_is_lost(
+def test_a_second_run_of_a_source_in_use_is_refused_and_nothing_is_lost(
     exchange: Trial, undertaker: Undertaker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = exchange.source(COLUMNS, ["meter", "read_on"])
@@ -199,7 +199,7 @@ def test_two_runs_of_one_source_the_second_is_told_and_nothing_is_lost(
 
 @pytest.mark.both_engines("the session's zone", cases=("revisions",))
 @pytest.mark.parametrize("mode", ["merge", "revisions"])
-def test_the_zone_of_the_process_does_not_matter(exchange: Trial, undertaker: Undertaker, mode: str) -> None:
+def test_the_time_zone_of_the_process_does_not_matter(exchange: Trial, undertaker: Undertaker, mode: str) -> None:
     day_in_utc = "try_cast(try_cast(at as timestamp) as date)"
     columns = {"id": "INT", "at": "TIMESTAMP", "on": {"physicalType": "DATE", "transformLogic": day_in_utc}}
     known = {}
@@ -221,7 +221,7 @@ def test_the_zone_of_the_process_does_not_matter(exchange: Trial, undertaker: Un
 
 
 @pytest.mark.parametrize("theirs", ["m1", "m2"], ids=["of rows that are counted", "of others"])
-def test_what_somebody_else_commits_in_the_middle_of_a_step_makes_it_be_done_again(
+def test_a_step_is_retried_when_another_writer_commits_during_it(
     exchange: Trial, monkeypatch: pytest.MonkeyPatch, theirs: str
 ) -> None:
     source = exchange.source(COLUMNS, ["meter", "read_on"])
@@ -234,7 +234,7 @@ def test_what_somebody_else_commits_in_the_middle_of_a_step_makes_it_be_done_aga
 
 
 @pytest.mark.parametrize("mode", ["append", "merge", "revisions"])
-def test_the_name_of_the_folder_that_holds_it_all_does_not_matter(
+def test_the_path_of_the_home_does_not_matter(
     exchange: Trial, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: str
 ) -> None:
     patterns = "`[1]*" if settings().spark == "embedded" else ""
@@ -252,7 +252,7 @@ def test_the_name_of_the_folder_that_holds_it_all_does_not_matter(
 
 
 @pytest.mark.parametrize("engine", ["spark"], indirect=True)
-def test_a_folder_that_spark_takes_for_a_pattern_is_refused(
+def test_a_path_that_spark_reads_as_a_glob_is_refused(
     exchange: Trial, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("EXCHANGE_HOME", str(tmp_path / "lake [1]"))
@@ -276,7 +276,7 @@ def small_disk(folder: Path, megabytes: int) -> Iterator[None]:
         libc.umount2(str(folder).encode(), 2)
 
 
-def test_a_full_disk_is_named_and_once_there_is_room_nothing_is_missing(
+def test_a_full_disk_is_reported_and_no_row_is_missing_once_there_is_room(
     exchange: Trial, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rows = [(f"m{n}", f"2026-01-{n % 28 + 1:02d}", str(n * 7919 % 100_003)) for n in range(60_000)]
@@ -305,7 +305,7 @@ def test_a_full_disk_is_named_and_once_there_is_room_nothing_is_missing(
         assert {bronze[1], silver[1]} <= set(left)
 
 
-def test_an_increment_costs_the_same_whatever_lies_behind_it(exchange: Trial) -> None:
+def test_an_increment_rewrites_only_the_partitions_it_touches(exchange: Trial) -> None:
     source = exchange.source(COLUMNS, ["meter", "read_on"], partition=["read_on"])
     name = exchange.product(
         {"read_on": "DATE", "kwh": "BIGINT"}, ["read_on"],
@@ -329,7 +329,7 @@ def test_an_increment_costs_the_same_whatever_lies_behind_it(exchange: Trial) ->
     assert runs(name, "check")[-1].rows_in == 2
 
 
-def test_a_table_that_is_gone_is_told_and_bronze_comes_back_by_itself(exchange: Trial) -> None:
+def test_a_lost_table_is_reported_and_lost_bronze_is_rebuilt_by_the_next_step(exchange: Trial) -> None:
     source = exchange.source(COLUMNS, ["meter", "read_on"])
     source.take([("m1", "2026-01-01", "1")], 0)
     shutil.rmtree(lake.location(f"bronze.{source.name}"))

@@ -94,16 +94,16 @@ def test_quarantine_is_rebuilt_with_its_source(exchange: Trial) -> None:
     assert made[f"quarantine.{source.name}"].rows == len(source.quarantine()) == 3
 
 
-def test_bronze_alone_leaves_silver_where_it_is(exchange: Trial) -> None:
+def test_rebuilding_bronze_alone_leaves_silver_unchanged(exchange: Trial) -> None:
     source = checked_source(exchange)
-    stands = checked(source.table).delta_version
+    current = checked(source.table).delta_version
     made = rebuild(f"bronze.{source.name}", "again")
     assert [(m.table, m.equal) for m in made] == [(f"bronze.{source.name}", True)]
-    assert checked(source.table).delta_version == stands
+    assert checked(source.table).delta_version == current
     assert run_step("silver", source.name, day(4), "later").status == "unchanged"
 
 
-def test_its_steps_are_on_record(exchange: Trial) -> None:
+def test_a_rebuild_records_its_steps(exchange: Trial) -> None:
     source = checked_source(exchange)
     rebuild(source.table, "again")
     assert [r.step for r in runs(source.name) if r.run_id == "again" and r.status == "succeeded"] == [
@@ -111,7 +111,7 @@ def test_its_steps_are_on_record(exchange: Trial) -> None:
     ]  # fmt: skip
 
 
-def test_it_says_when_the_result_differs(exchange: Trial) -> None:
+def test_a_different_result_is_reported(exchange: Trial) -> None:
     source = checked_source(exchange)
     doubled = {"physicalType": "DECIMAL(12,3)", "transformLogic": "try_cast(amount as decimal(12,3)) * 2"}
     source.declare({**COLUMNS, "amount": doubled})
@@ -121,7 +121,7 @@ def test_it_says_when_the_result_differs(exchange: Trial) -> None:
 
 
 @pytest.mark.both_engines("tables made where there were others")
-def test_a_lake_that_is_gone_is_made_again(exchange: Trial) -> None:
+def test_a_lost_lake_is_rebuilt(exchange: Trial) -> None:
     source = checked_source(exchange, "revisions")
     product = released_product(exchange, source)
     rows, sold = checked_rows(source.table), checked_rows(f"gold.{product}")
@@ -139,7 +139,7 @@ def test_a_lake_that_is_gone_is_made_again(exchange: Trial) -> None:
     assert run_step("gold", product, day(5), "later").status == "unchanged"
 
 
-def test_one_silver_table_that_is_gone_makes_its_products_build_anew(exchange: Trial) -> None:
+def test_products_of_a_lost_silver_table_are_built_again(exchange: Trial) -> None:
     source = checked_source(exchange)
     product = released_product(exchange, source)
     sold = checked_rows(f"gold.{product}")
@@ -153,7 +153,7 @@ def test_one_silver_table_that_is_gone_makes_its_products_build_anew(exchange: T
     assert run_step("release", product, day(5), "later").status == "unchanged"
 
 
-def test_a_damaged_log_is_put_aside_and_not_deleted(exchange: Trial) -> None:
+def test_a_damaged_log_is_moved_aside_and_not_deleted(exchange: Trial) -> None:
     source = checked_source(exchange)
     rows = checked_rows(source.table)
     for commit in (lake.location(source.table) / "_delta_log").glob("*.*"):
@@ -163,7 +163,7 @@ def test_a_damaged_log_is_put_aside_and_not_deleted(exchange: Trial) -> None:
     assert list(lake.location(source.table).parent.glob(f"{source.name}.damaged-*"))
 
 
-def test_missing_data_files_do_not_stop_it(exchange: Trial) -> None:
+def test_missing_data_files_do_not_stop_a_rebuild(exchange: Trial) -> None:
     source = checked_source(exchange)
     rows = checked_rows(source.table)
     for file in lake.location(source.table).rglob("*.parquet"):
@@ -173,7 +173,7 @@ def test_missing_data_files_do_not_stop_it(exchange: Trial) -> None:
     assert checked_rows(source.table) == rows
 
 
-def test_a_registry_that_forgot_what_landed_is_told_by_the_manifests(exchange: Trial) -> None:
+def test_lost_landing_records_are_restored_from_manifests(exchange: Trial) -> None:
     source = checked_source(exchange, "append")
     rows, known = checked_rows(source.table), [x.sha256 for x in landings(source.name)]
     with transaction() as db:
@@ -185,27 +185,27 @@ def test_a_registry_that_forgot_what_landed_is_told_by_the_manifests(exchange: T
     assert source.land(DAYS[0], 5).status == "unchanged"
 
 
-def test_changed_bytes_stop_it_before_anything_is_touched(exchange: Trial) -> None:
+def test_changed_bytes_stop_a_rebuild_before_anything_is_touched(exchange: Trial) -> None:
     source = checked_source(exchange)
-    rows, stands = checked_rows(source.table), pointer(source.table)
+    rows, current = checked_rows(source.table), pointer(source.table)
     landed = settings().home / landings(source.name)[1].path
     landed.chmod(0o644)
     write(landed, landed.read_bytes().replace(b"2.25", b"9.25"))
     with pytest.raises(Tampered, match=landed.name):
         rebuild(source.table, "again")
     found = pointer(source.table)
-    assert stands is not None and found is not None and found.delta_version == stands.delta_version
+    assert current is not None and found is not None and found.delta_version == current.delta_version
     assert checked_rows(source.table) == rows
     assert all(x.loaded_at for x in landings(source.name))
 
 
 def test_readers_keep_the_old_version_if_the_new_one_breaks_a_rule(exchange: Trial) -> None:
     source = checked_source(exchange)
-    rows, stands = checked_rows(source.table), checked(source.table).delta_version
+    rows, current = checked_rows(source.table), checked(source.table).delta_version
     source.declare(quality=[{"type": "library", "metric": "rowCount", "mustBeGreaterThan": 1000}])
     with pytest.raises(ExpectationsFailed, match="rowCount"):
         rebuild(source.table, "again")
-    assert checked(source.table).delta_version == stands
+    assert checked(source.table).delta_version == current
     assert checked_rows(source.table) == rows
 
 
@@ -219,13 +219,13 @@ def test_a_release_survives_a_rebuild_of_its_product(exchange: Trial) -> None:
 
 
 @pytest.mark.parametrize("table", ["release.x", "x", "ops.runs", "silver.nowhere", "gold.nowhere", "silver."])
-def test_what_cannot_be_rebuilt_is_named(exchange: Trial, table: str) -> None:
+def test_a_table_that_cannot_be_rebuilt_is_refused(exchange: Trial, table: str) -> None:
     exchange.source(COLUMNS, KEY)
     with pytest.raises(NotFound):
         rebuild(table, "again")
 
 
-def test_a_source_of_which_nothing_landed_has_nothing_to_rebuild(exchange: Trial) -> None:
+def test_a_source_without_landings_has_nothing_to_rebuild(exchange: Trial) -> None:
     source = exchange.source(COLUMNS, KEY)
     with pytest.raises(NotFound, match="exchange land"):
         rebuild(source.table, "again")

@@ -66,7 +66,7 @@ def types(contract: Contract) -> dict[str, str]:
 
 @pytest.mark.parametrize(("glob", "key", "rows", "encoding"), REAL)
 @pytest.mark.usefixtures("exchange")
-def test_a_proposal_from_a_real_file_takes_all_of_its_rows(
+def test_a_proposal_from_a_real_file_loads_all_its_rows(
     glob: str, key: tuple[str, ...], rows: int | None, encoding: str, request: pytest.FixtureRequest
 ) -> None:
     name = f"real_{request.node.callspec.indices['glob']}"
@@ -112,7 +112,7 @@ AWKWARD: dict[str, tuple[str, dict[str, str]]] = {
 
 @pytest.mark.parametrize("case", sorted(AWKWARD))
 @pytest.mark.usefixtures("exchange")
-def test_awkward_text_is_understood_and_nothing_of_it_is_lost(case: str, tmp_path: Path) -> None:
+def test_awkward_text_is_understood_without_losing_a_row(case: str, tmp_path: Path) -> None:
     text, expected = AWKWARD[case]
     contract = proposed(write(tmp_path / f"{case}.csv", text), f"text_{case}")
     built = runs(f"text_{case}", "silver")[-1]
@@ -121,7 +121,7 @@ def test_awkward_text_is_understood_and_nothing_of_it_is_lost(case: str, tmp_pat
 
 
 @pytest.mark.usefixtures("exchange")
-def test_values_arrive_as_they_were_meant(tmp_path: Path) -> None:
+def test_values_are_read_as_their_author_meant_them(tmp_path: Path) -> None:
     text = 'country_code,n,day,amount\nNA,1,31/01/2026,N/A\nZA,2,01/02/2026,"1,234.5"\n'
     proposed(write(tmp_path / "meant.csv", text), "meant")
     found = table_rows("silver.meant", "country_code", "n", "observed_on", "amount")
@@ -131,7 +131,7 @@ def test_values_arrive_as_they_were_meant(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("exchange")
-def test_few_values_become_an_enum_and_gaps_are_allowed_where_they_are(tmp_path: Path) -> None:
+def test_few_values_become_an_enum_and_columns_with_gaps_are_optional(tmp_path: Path) -> None:
     lines = [f"{n},{'on' if n % 3 else 'off'},{n if n % 7 else ''}" for n in range(400)]
     contract = proposed(write(tmp_path / "few.csv", "reading_id,state,level\n" + "\n".join(lines) + "\n"), "few")
     columns = {c.name: c for c in contract.columns}
@@ -142,7 +142,7 @@ def test_few_values_become_an_enum_and_gaps_are_allowed_where_they_are(tmp_path:
 
 
 @pytest.mark.usefixtures("exchange")
-def test_exact_copies_do_not_spoil_the_key(tmp_path: Path) -> None:
+def test_exact_copies_do_not_prevent_a_key(tmp_path: Path) -> None:
     text = "site,read_on,amount\na,2026-01-01,1\na,2026-01-02,1\nb,2026-01-01,1\nb,2026-01-01,1\n"
     assert proposed(write(tmp_path / "copies.csv", text), "copies").key == ("site", "read_on")
 
@@ -161,7 +161,7 @@ RECORDS = [{"id": n, "name": f"n{n}", "_secret": 1, "at": f"2026-01-0{n}T00:00:0
     ],
 )
 @pytest.mark.usefixtures("exchange")
-def test_json_is_found_whatever_stands_around_it(case: str, text: str, path: str | None, tmp_path: Path) -> None:
+def test_records_are_found_in_any_json_around_them(case: str, text: str, path: str | None, tmp_path: Path) -> None:
     contract = proposed(write(tmp_path / f"{case}.json", text), f"json_{case}")
     form = load_sources().source(f"json_{case}").declared.format
     assert getattr(form, "record_path", None) == path
@@ -201,7 +201,7 @@ PARTS = {"data/a.csv": "k,n\na,1\nb,2\n", "data/b.csv": "k,n\nc,3\n", "README.tx
     ],
 )
 @pytest.mark.usefixtures("exchange")
-def test_packed_samples_are_opened_and_the_data_in_them_chosen(
+def test_the_data_in_an_archive_is_chosen_as_the_sample(
     name: str, content: bytes, rows: int | None, tmp_path: Path
 ) -> None:
     own = "packed_" + name.split(".")[0] + ("_tar" if "tar" in name else "")
@@ -224,7 +224,7 @@ def test_packed_samples_are_opened_and_the_data_in_them_chosen(
     ],
 )
 @pytest.mark.usefixtures("exchange")
-def test_a_sample_that_is_no_data_is_refused_and_nothing_is_written(
+def test_a_sample_without_data_is_refused_and_nothing_is_written(
     content: str | bytes, reason: str, tmp_path: Path
 ) -> None:
     with pytest.raises(ExchangeError, match=reason):
@@ -246,7 +246,7 @@ def test_nothing_is_overwritten(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("exchange")
-def test_what_was_found_and_what_is_to_be_done_is_told(tmp_path: Path) -> None:
+def test_findings_and_next_steps_are_reported(tmp_path: Path) -> None:
     sample = write(tmp_path / "s.csv", "Time;Demand (MW)\n2026-01-01 00:00;1\n")
     told = "\n".join(new_source("utility", "told", str(sample)))
     for part in ("source.yaml", "delimiter ';'", "key observed_at", "taken as UTC", "redistribution is unknown"):
@@ -320,7 +320,7 @@ def checked_meters(exchange: Trial) -> str:
     return source.table
 
 
-def test_a_product_from_a_query_is_built_checked_and_released_as_it_is(exchange: Trial, tmp_path: Path) -> None:
+def test_a_product_from_a_query_is_built_checked_and_released_without_edits(exchange: Trial, tmp_path: Path) -> None:
     table = checked_meters(exchange)
     text = f"SELECT m.meter, sum(m.kwh) AS kwh, max(m.read_on) AS last_on FROM {table} AS m GROUP BY m.meter;"
     query = write(tmp_path / "q.sql", text)
@@ -339,7 +339,7 @@ def test_a_product_from_a_query_is_built_checked_and_released_as_it_is(exchange:
     ]  # fmt: skip
 
 
-def test_a_product_takes_what_the_column_dictionary_says(exchange: Trial, tmp_path: Path) -> None:
+def test_a_product_takes_types_and_descriptions_from_the_column_dictionary(exchange: Trial, tmp_path: Path) -> None:
     table = checked_meters(exchange)
     dictionary = DICTIONARY.replace("(22,3)", "(12,3)").replace("The meter", "the meter")
     write(exchange.root / "expectations/columns.yaml", dictionary.replace("Energy drawn", "the kwh"))
@@ -354,14 +354,14 @@ def test_a_product_takes_what_the_column_dictionary_says(exchange: Trial, tmp_pa
     assert run_step("gold", "scaffold_known", day(1), "r").rows == 2
 
 
-def test_digits_that_depend_on_the_engine_are_told(exchange: Trial, tmp_path: Path) -> None:
+def test_digits_that_depend_on_the_engine_are_reported(exchange: Trial, tmp_path: Path) -> None:
     text = f"SELECT meter, avg(kwh) AS mean_kwh FROM {checked_meters(exchange)} GROUP BY meter"
     told = new_product("scaffold_mean", write(tmp_path / "q.sql", text), None)
     (digits,) = [line for line in told if line.startswith("look at the digits")]
     assert "AVG(" in digits
 
 
-def test_a_product_from_a_table_begins_with_its_columns(exchange: Trial) -> None:
+def test_a_product_from_a_table_starts_with_its_columns(exchange: Trial) -> None:
     table = checked_meters(exchange)
     new_product("scaffold_copy", None, table)
     assert load_contract("gold.scaffold_copy").key == ("meter", "read_on")
@@ -399,7 +399,7 @@ def test_an_input_without_a_checked_version_is_named(exchange: Trial, tmp_path: 
 
 
 @pytest.mark.usefixtures("exchange")
-def test_what_is_written_is_yaml_that_a_person_can_edit(tmp_path: Path) -> None:
+def test_proposals_are_yaml_that_a_person_can_edit(tmp_path: Path) -> None:
     new_source("utility", "edited", str(write(tmp_path / "s.csv", 'k: #,"it\'s ""a"" name"\n1,2\n3,4\n')))
     file = tmp_path / "catalogue/expectations/silver/edited.yaml"
     document = yaml.safe_load(file.read_text())

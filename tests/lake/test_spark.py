@@ -27,7 +27,7 @@ from tests.lake.trial import Trial
 
 @pytest.mark.both_engines("the active session", "lake.engine")
 @pytest.mark.usefixtures("exchange")
-def test_the_session_is_active_even_after_another_broke_off() -> None:
+def test_the_session_stays_active_after_another_has_broken_off() -> None:
     first = connect()
     assert connect() is first
     other = SparkSession.builder.remote(f"sc://{first.client.host}").create()
@@ -44,7 +44,7 @@ def test_the_session_is_active_even_after_another_broke_off() -> None:
 
 @pytest.mark.both_engines("one catalogue for all clients of a server")
 @pytest.mark.parametrize("engine", ["spark"], indirect=True)  # Of the embedded engine each process has its own.
-def test_lakes_on_one_server_may_have_tables_of_one_name(
+def test_lakes_on_one_server_may_have_tables_of_the_same_name(
     exchange: Trial, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = exchange.source({"id": "INT"}, ["id"], name="of_one_name")
@@ -56,7 +56,7 @@ def test_lakes_on_one_server_may_have_tables_of_one_name(
 
 @pytest.mark.both_engines("a server that is killed")
 @pytest.mark.parametrize("engine", ["spark"], indirect=True)
-def test_a_check_whose_engine_goes_away_says_so_at_once_and_nothing_of_the_rows(
+def test_a_check_that_loses_its_engine_fails_quickly_and_records_no_result(
     exchange: Trial, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = exchange.source({"id": "INT", "name": "STRING"}, ["id"])
@@ -87,7 +87,7 @@ def test_a_check_whose_engine_goes_away_says_so_at_once_and_nothing_of_the_rows(
 @pytest.mark.both_engines("the memory of a server")
 @pytest.mark.parametrize("engine", ["spark"], indirect=True)
 @pytest.mark.usefixtures("exchange")
-def test_a_server_keeps_in_mind_no_more_tables_than_have_room(spark_server: str, tmp_path: Path) -> None:
+def test_a_server_caches_only_as_many_tables_as_configured(spark_server: str, tmp_path: Path) -> None:
     jcmd = shutil.which("jcmd", path=str(find_java().parent))
     if jcmd is None:
         pytest.skip("THE MEMORY OF A SERVER IS NOT LOOKED AT: this Java has no jcmd")

@@ -67,7 +67,7 @@ def files_on_disk(table: str) -> set[Path]:
 
 
 @pytest.mark.both_engines("OPTIMIZE")
-def test_many_small_files_become_one_and_nobody_notices(exchange: Trial, source: Source) -> None:
+def test_compacting_small_files_changes_no_rows_and_no_products(exchange: Trial, source: Source) -> None:
     product = product_of(exchange, source)
     assert publish(product, 0) == ["succeeded"] * 3
     before = checked_rows(source.table)
@@ -85,7 +85,7 @@ def test_many_small_files_become_one_and_nobody_notices(exchange: Trial, source:
 @pytest.mark.both_engines("OPTIMIZE beside a reader", cases=("20",))
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize("days", [20, 75, pytest.param(200, marks=pytest.mark.long)])
-def test_many_daily_runs_become_few_files_while_somebody_reads(exchange: Trial, days: int) -> None:
+def test_compacting_many_daily_runs_does_not_disturb_readers(exchange: Trial, days: int) -> None:
     source = exchange.source(READINGS, ("meter", "read_on"), "append")
     product = product_of(exchange, source)
     source.take([(f"m{n}", "2026-01-01", "1.5") for n in range(3)])
@@ -124,7 +124,7 @@ def test_many_daily_runs_become_few_files_while_somebody_reads(exchange: Trial, 
     assert checked_rows(source.table) == before
 
 
-def test_only_partitions_with_many_small_files_are_written_again(exchange: Trial) -> None:
+def test_only_partitions_with_many_small_files_are_compacted(exchange: Trial) -> None:
     source = exchange.source(READINGS | {"area": "STRING"}, ("meter", "area"), "append", partition=("area",))
     for number in range(9):
         rows = [(f"m{number}", "2026-01-01", "1", area) for area in ("north", "south")]
@@ -138,7 +138,7 @@ def test_only_partitions_with_many_small_files_are_written_again(exchange: Trial
 
 
 @pytest.mark.both_engines("which files each engine compacts together")
-def test_a_dry_run_foretells_what_is_written_again_and_large_files_stay(
+def test_a_dry_run_predicts_the_compaction_and_large_files_stay(
     exchange: Trial, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = exchange.source(READINGS, ("meter", "read_on"), "append")
@@ -156,7 +156,7 @@ def test_a_dry_run_foretells_what_is_written_again_and_large_files_stay(
 
 
 @pytest.mark.both_engines("VACUUM")
-def test_what_no_version_in_use_needs_is_taken_away_and_releases_stay_whole(exchange: Trial, source: Source) -> None:
+def test_vacuum_removes_unreferenced_files_and_keeps_releases_whole(exchange: Trial, source: Source) -> None:
     product = product_of(exchange, source)
     assert publish(product, 0) == ["succeeded"] * 3
     for number in (DAYS, DAYS + 1):
@@ -184,7 +184,7 @@ def test_what_no_version_in_use_needs_is_taken_away_and_releases_stay_whole(exch
     assert checked_rows(source.table) == rows
 
 
-def test_a_file_of_a_writer_that_died_is_taken_away_when_it_is_old(source: Source) -> None:
+def test_vacuum_removes_a_dead_writer_s_file_once_it_is_old(source: Source) -> None:
     stray = lake.location(source.table) / "part-stray.parquet"
     stray.write_bytes(b"half")
     assert plan(source.table).removable == ()
@@ -192,7 +192,7 @@ def test_a_file_of_a_writer_that_died_is_taken_away_when_it_is_old(source: Sourc
     assert plan(source.table).removable == (("part-stray.parquet", 4),)
 
 
-def test_a_table_that_somebody_works_on_is_left_for_the_next_time(source: Source) -> None:
+def test_a_locked_table_is_skipped(source: Source) -> None:
     with hold(f"source.{source.name}"):
         (kept,) = upkeep([source.table]).tables
     assert kept.status == "skipped"
@@ -200,7 +200,7 @@ def test_a_table_that_somebody_works_on_is_left_for_the_next_time(source: Source
     assert len(lake.files(source.table)) == DAYS
 
 
-def test_a_build_that_did_not_end_is_no_version_to_build_upon(source: Source) -> None:
+def test_upkeep_rolls_back_an_unfinished_build(source: Source) -> None:
     rows = checked_rows(source.table)
     source.land([("m9", "2026-02-01", "1")], DAYS)
     source.step("bronze", DAYS)
@@ -211,9 +211,9 @@ def test_a_build_that_did_not_end_is_no_version_to_build_upon(source: Source) ->
     assert len(source.rows()) == len(rows) + 1
 
 
-def test_landed_files_that_nobody_knows_are_told_and_stay(source: Source) -> None:
-    stands = pointer(source.table)
-    assert stands is not None
+def test_unregistered_landed_files_are_reported_and_kept(source: Source) -> None:
+    current = pointer(source.table)
+    assert current is not None
     folder = next((settings().landing / source.name).rglob("*.manifest.json")).parent
     manifest = next(folder.glob("*.manifest.json"))
     stranger = manifest.with_name("0" * 64 + ".manifest.json")
@@ -222,7 +222,7 @@ def test_landed_files_that_nobody_knows_are_told_and_stay(source: Source) -> Non
     assert stranger.exists()
 
 
-def test_what_machines_that_are_gone_staged_is_removed_and_what_is_in_use_stays(exchange: Trial) -> None:
+def test_staged_files_of_lost_machines_are_removed_and_those_in_use_kept(exchange: Trial) -> None:
     exchange.source(READINGS, ("meter",))
     gone, younger = (settings().lake / "_stage" / name / "typed" / "part-0.parquet" for name in ("gone-7", "there-8"))
     replaced, shown = (settings().lake / "_shown" / f"ops.runs-{key}" / "part-0.parquet" for key in ("a1", "b2"))
@@ -238,6 +238,6 @@ def test_what_machines_that_are_gone_staged_is_removed_and_what_is_in_use_stays(
     assert [file.exists() for file in (gone, younger, replaced, shown)] == [False, True, False, True]
 
 
-def test_a_table_that_is_not_there_is_named(source: Source) -> None:
+def test_an_unknown_table_is_refused(source: Source) -> None:
     with pytest.raises(ExchangeError, match=r"there is no table silver\.nothing; expected one of: .*" + source.table):
         upkeep(["silver.nothing"])

@@ -26,7 +26,7 @@ def test_versions_before_a_checkpoint_stay_readable() -> None:
 
 
 @pytest.mark.usefixtures("exchange")
-def test_exact_numbers_survive_the_log_s_statistics() -> None:
+def test_statistics_in_the_log_keep_exact_numbers() -> None:
     lake.create(TABLE, [lake.Field("amount", "DECIMAL(24,6)"), lake.Field("share", "DOUBLE")])
     lake.append(
         TABLE, connect().sql("SELECT CAST('12345678901.123456' AS DECIMAL(24,6)) AS amount, 0.1 + 0.2D AS share")

@@ -96,10 +96,10 @@ def state(done: list[Order]) -> dict[str, Any]:
 
 
 def _checked(table: str) -> tuple[int, str]:
-    stands = pointer(table)
-    assert stands is not None, f"{table} has no checked version"
-    assert lake.version(table) == stands.head_version, f"{table} has a version that nobody checked"
-    return _content(table, stands.delta_version)
+    current = pointer(table)
+    assert current is not None, f"{table} has no checked version"
+    assert lake.version(table) == current.head_version, f"{table} has a version that nobody checked"
+    return _content(table, current.delta_version)
 
 
 def _content(table: str, version: int | None) -> tuple[int, str]:

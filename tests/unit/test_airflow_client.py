@@ -39,35 +39,35 @@ def answering(reply: bytes, seconds: float) -> Iterator[Client]:
             thread.join()
 
 
-def test_a_late_answer_is_an_answer() -> None:
+def test_a_late_response_is_accepted() -> None:
     with answering(WHOLE, 1.0) as asking:
         assert asking.dags() == {}
 
 
-def test_no_answer_is_told_with_what_was_asked_and_where_to_look(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_timeout_names_the_request_and_the_log(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(client, "_SECONDS", 0.2)
-    with answering(WHOLE, 60.0) as asking, pytest.raises(ExchangeError) as told:
+    with answering(WHOLE, 60.0) as asking, pytest.raises(ExchangeError) as caught:
         asking.dags()
-    assert "Airflow does not answer GET /api/v2/dags" in str(told.value)
-    assert "timed out" in str(told.value)
-    assert told.value.next_step == "read airflow/logs/services/api-server.log in EXCHANGE_HOME, then start again"
+    assert "Airflow does not answer GET /api/v2/dags" in str(caught.value)
+    assert "timed out" in str(caught.value)
+    assert caught.value.next_step == "read airflow/logs/services/api-server.log in EXCHANGE_HOME, then start again"
 
 
-def test_an_answer_that_breaks_off_is_no_traceback() -> None:
+def test_a_truncated_response_is_an_exchange_error() -> None:
     with answering(CUT, 0.0) as asking, pytest.raises(ExchangeError, match=r"does not answer GET .*expected 64"):
         asking.dags()
     with answering(CUT, 0.0) as asking:
         assert not asking.is_up()
 
 
-def test_an_error_is_shown_with_what_the_server_says_of_it() -> None:
+def test_an_error_response_is_shown_with_its_body() -> None:
     message = r"answered 403 to GET /api/v2/dags\?limit=.*: not with this token"
     refusing = b"HTTP/1.1 403 Forbidden\r\n\r\nnot with this token"
     with answering(refusing, 0.0) as asking, pytest.raises(ExchangeError, match=message):
         asking.dags()
 
 
-def test_the_loopback_interface_is_not_behind_a_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_requests_to_loopback_ignore_proxies(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")
     monkeypatch.delenv("NO_PROXY", raising=False)
@@ -76,7 +76,7 @@ def test_the_loopback_interface_is_not_behind_a_proxy(monkeypatch: pytest.Monkey
         assert asking.dags() == {}
 
 
-def test_nobody_there_is_told_at_once() -> None:
+def test_a_refused_connection_is_reported() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listening:
         port = listening.getsockname()[1]
     with pytest.raises(ExchangeError, match="refused"):

@@ -32,7 +32,7 @@ def write_product(root: Path, name: str, query: str) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("before", "after", "line", "field", "says"),
+    ("before", "after", "line", "field", "message"),
     [
         ("cadence: '@daily'", "cadence: hourly", 6, "cadence", "not a cron line"),
         ("cadence: '@daily'", "cadance: '@daily'", 6, "cadance", "did you mean 'cadence'"),
@@ -45,8 +45,8 @@ def write_product(root: Path, name: str, query: str) -> Path:
         ("title: Meters", "title: \tMeters: x", 1, None, ""),
     ],
 )
-def test_a_mistake_names_its_line_and_field(
-    root: Path, before: str, after: str, line: int, field: str | None, says: str
+def test_an_error_names_its_line_and_field(
+    root: Path, before: str, after: str, line: int, field: str | None, message: str
 ) -> None:
     assert before in SOURCE
     file = write_source(root, "utility", "broken", SOURCE.replace(before, after))
@@ -55,33 +55,33 @@ def test_a_mistake_names_its_line_and_field(
     (mistake,) = found.mistakes
     assert (mistake.file, mistake.line) == (file, line)
     assert mistake.field == field
-    assert says in str(mistake)
+    assert message in str(mistake)
     with pytest.raises(DeclarationError, match=r"source\.yaml"):
         find_source("broken")
 
 
-def test_what_is_not_text_or_not_a_mapping_is_named(root: Path) -> None:
+def test_a_declaration_that_is_not_a_text_mapping_is_refused(root: Path) -> None:
     write_source(root, "utility", "broken", "- a list\n")
     write_source(root, "utility", "empty", "")
     binary = write_source(root, "utility", "binary", "")
     binary.write_bytes(b"title: \xff\xfe")
-    said = {m.file.parent.name: str(m) for m in load_sources().mistakes}
-    assert "not a mapping" in said["broken"]
-    assert "not a mapping" in said["empty"]
-    assert "not UTF-8 at byte 7" in said["binary"]
+    output = {m.file.parent.name: str(m) for m in load_sources().mistakes}
+    assert "not a mapping" in output["broken"]
+    assert "not a mapping" in output["empty"]
+    assert "not UTF-8 at byte 7" in output["binary"]
 
 
-def test_names_come_from_folders_and_are_checked(root: Path) -> None:
+def test_names_are_taken_from_folders_and_checked(root: Path) -> None:
     write_source(root, "utility", "Bad-Name", SOURCE)
     write_source(root, "media", "good", SOURCE)
-    said = [str(m) for m in load_sources().mistakes]
-    assert len(said) == 2
-    assert any("'Bad-Name' cannot name a table" in s for s in said)
-    assert any("a second source named 'good'" in s for s in said)
+    output = [str(m) for m in load_sources().mistakes]
+    assert len(output) == 2
+    assert any("'Bad-Name' cannot name a table" in s for s in output)
+    assert any("a second source named 'good'" in s for s in output)
 
 
 @pytest.mark.usefixtures("root")
-def test_an_unknown_name_lists_those_there_are() -> None:
+def test_an_unknown_name_lists_the_existing_ones() -> None:
     with pytest.raises(NotFound, match="no source 'godo'; expected one of: good"):
         find_source("godo")
     assert find_source("good").dag_id == "ingest_utility_good"
@@ -106,7 +106,7 @@ def test_inputs_are_read_from_the_query(root: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("query", "says"),
+    ("query", "message"),
     [
         ("SELECT * FROM", "the SQL does not parse"),
         ("DELETE FROM silver.good", "not exactly one SELECT"),
@@ -118,26 +118,26 @@ def test_inputs_are_read_from_the_query(root: Path) -> None:
         ("", "not exactly one SELECT"),
     ],
 )
-def test_a_query_that_cannot_build_a_product_is_named(root: Path, query: str, says: str) -> None:
+def test_a_query_that_cannot_build_a_product_is_refused(root: Path, query: str, message: str) -> None:
     folder = write_product(root, "load", query)
     (mistake,) = load_products().mistakes
     assert mistake.file == folder / "query.sql"
-    assert says in str(mistake)
+    assert message in str(mistake)
 
 
-def test_an_input_that_nothing_declares_is_named(root: Path) -> None:
+def test_an_undeclared_input_is_refused(root: Path) -> None:
     write_product(root, "load", "SELECT * FROM silver.goood")
     (mistake,) = load_catalog().mistakes
     assert "silver.goood, which nothing declares; expected one of: gold.load, silver.good" in str(mistake)
 
 
-def test_columns_of_an_expression_in_order(tmp_path: Path) -> None:
+def test_columns_of_an_expression_are_listed_in_order(tmp_path: Path) -> None:
     assert columns_read("coalesce(b, `a x`, b) + 1", tmp_path, "f") == ("b", "a x")
     with pytest.raises(DeclarationError, match="not an SQL expression"):
         columns_read("try_cast(", tmp_path, "f")
 
 
-def test_input_tables_of_a_file(tmp_path: Path) -> None:
+def test_a_missing_query_file_is_reported(tmp_path: Path) -> None:
     file = tmp_path / "query.sql"
     with pytest.raises(DeclarationError, match="the file does not exist"):
         input_tables(file)

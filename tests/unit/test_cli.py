@@ -54,11 +54,11 @@ def said(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str,
         "SELECT * FROM silver.x VERSION AS OF 3",
     ],
 )
-def test_statements_that_read_are_passed_on_as_they_are(statement: str) -> None:
+def test_reading_statements_are_passed_on_unchanged(statement: str) -> None:
     assert readable_statement(statement) == statement.rstrip(";")
 
 
-def test_what_the_embedded_engine_spells_otherwise_is_respelled() -> None:
+def test_statements_are_adapted_to_the_embedded_engine() -> None:
     assert readable_statement("FROM silver.x LIMIT 10") == "SELECT * FROM silver.x LIMIT 10"
     assert readable_statement("describe silver.x") == "DESCRIBE TABLE silver.x"
 
@@ -87,7 +87,7 @@ def test_what_the_embedded_engine_spells_otherwise_is_respelled() -> None:
         "SELECT FROM WHERE",
     ],
 )
-def test_statements_that_could_change_something_are_refused_in_one_line(statement: str) -> None:
+def test_writing_statements_are_refused_in_one_line(statement: str) -> None:
     with pytest.raises(ExchangeError) as refusal:
         readable_statement(statement)
     assert "\n" not in str(refusal.value)
@@ -100,7 +100,7 @@ values = st.recursive(
 
 
 @given(values)
-def test_json_reads_back_as_what_was_printed(value: object) -> None:
+def test_json_output_parses_back_to_the_same_value(value: object) -> None:
     assert json.loads(json_text(value)) == value
 
 
@@ -109,7 +109,7 @@ def test_json_keeps_every_digit_of_a_decimal(value: Decimal) -> None:
     assert json.loads(json_text({"v": value}), parse_float=Decimal)["v"] == value
 
 
-def test_what_json_has_no_number_for_is_text() -> None:
+def test_values_without_a_json_number_are_text() -> None:
     assert json.loads(json_text([float("nan"), float("inf"), b"\x00\xff", date(2026, 1, 2)])) == [
         "nan", "inf", "00ff", "2026-01-02",
     ]  # fmt: skip
@@ -126,7 +126,7 @@ def test_data_cannot_rewrite_the_terminal() -> None:
 
 
 @pytest.mark.parametrize("command", LISTS)
-def test_every_list_is_one_json_document_even_when_empty(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_list_is_one_json_document_even_if_empty(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     code, out, err = said(capsys, command, "--json")
     assert (code, json.loads(out), err) == (0, [], "")
     code, out, err = said(capsys, command)
@@ -165,7 +165,7 @@ def test_every_list_is_one_json_document_even_when_empty(command: str, capsys: p
         (["product", "new", "xx", "--query", "no.sql"], "no file 'no.sql'"),
     ],
 )
-def test_a_mistake_is_one_line_and_exit_code_2(
+def test_a_user_error_is_one_line_and_exits_with_2(
     arguments: list[str], expected: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     code, out, err = said(capsys, *arguments)
@@ -175,14 +175,14 @@ def test_a_mistake_is_one_line_and_exit_code_2(
     assert expected in err
 
 
-def test_a_wrong_setting_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_invalid_setting_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setenv("EXCHANGE_SHARE_PORT", "many")
     code, _, err = said(capsys, "sources")
     assert code == program.USERS_MISTAKE
     assert "EXCHANGE_SHARE_PORT" in err
 
 
-def test_a_broken_declaration_is_told_beside_the_sound_ones(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_broken_declaration_is_listed_beside_valid_ones(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = tmp_path / "catalogue/dags/sources/utility/broken"
     folder.mkdir(parents=True)
     (folder / "source.yaml").write_text(yaml.safe_dump({"title": "T"}))
@@ -200,7 +200,7 @@ def test_a_broken_declaration_is_told_beside_the_sound_ones(tmp_path: Path, caps
     ("kind", "code"),
     [(ExpectationsFailed, 1), (PublisherError, 1), (RefusedFile, 1), (Tampered, 1), (ExchangeError, 2), (KeyError, 70)],
 )
-def test_exit_codes_tell_whose_fault_it_was(
+def test_the_exit_code_depends_on_the_kind_of_error(
     kind: type[Exception], code: int, capsys: pytest.CaptureFixture[str], home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fails() -> None:
@@ -217,7 +217,7 @@ def test_exit_codes_tell_whose_fault_it_was(
         assert "Traceback" in logs[0].read_text()
 
 
-def test_ctrl_c_is_130(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ctrl_c_exits_with_130(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     def waits() -> None:
         raise KeyboardInterrupt
 
@@ -247,7 +247,7 @@ def test_help_names_the_three_users_and_imports_nothing_heavy() -> None:
         assert f"'{heavy}'" not in loaded
 
 
-def test_output_that_nobody_reads_to_its_end_is_no_fault() -> None:
+def test_a_closed_output_pipe_is_no_error() -> None:
     done = subprocess.run(
         f"{sys.executable} -m jobs.cli --help | head -1; echo ${{PIPESTATUS[0]}}",
         shell=True, executable="/bin/bash", capture_output=True, text=True, check=True,

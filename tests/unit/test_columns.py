@@ -70,7 +70,7 @@ def short(*fields: str) -> dict[str, Any]:
     return document
 
 
-def test_a_contract_that_leaves_things_out_is_the_one_that_writes_them_in_full(catalogue: Path) -> None:
+def test_a_contract_may_leave_out_what_the_dictionary_says(catalogue: Path) -> None:
     dictionary(catalogue)
     write(catalogue, full())
     in_full = load_contract("silver.readings")
@@ -91,7 +91,7 @@ def test_the_text_of_a_contract_needs_no_dictionary(catalogue: Path) -> None:
     assert load_contract("silver.readings").digest == contract.digest
 
 
-def test_without_a_dictionary_a_contract_says_everything_itself(catalogue: Path) -> None:
+def test_a_full_contract_needs_no_dictionary(catalogue: Path) -> None:
     write(catalogue, full())
     alone = load_contract("silver.readings")
     dictionary(catalogue)
@@ -102,7 +102,7 @@ def test_without_a_dictionary_a_contract_says_everything_itself(catalogue: Path)
         load_contract("silver.readings")
 
 
-def test_an_edit_of_the_dictionary_alone_is_seen(catalogue: Path) -> None:
+def test_editing_only_the_dictionary_reloads_the_contract(catalogue: Path) -> None:
     file = dictionary(catalogue)
     write(catalogue, short("description"))
     before = load_contract("silver.readings")
@@ -115,7 +115,7 @@ def test_an_edit_of_the_dictionary_alone_is_seen(catalogue: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "field", "line", "says"),
+    ("changes", "field", "line", "message"),
     [
         (
             {"energy_kwh": {"physicalType": "DOUBLE"}}, "schema.0.properties.2.physicalType", "DOUBLE",
@@ -149,7 +149,7 @@ def test_an_edit_of_the_dictionary_alone_is_seen(catalogue: Path) -> None:
     ],
 )  # fmt: skip
 def test_a_contract_that_contradicts_the_dictionary_is_refused(
-    catalogue: Path, changes: dict[str, Any], field: str, line: str, says: str
+    catalogue: Path, changes: dict[str, Any], field: str, line: str, message: str
 ) -> None:
     file = dictionary(catalogue)
     document = short("description")
@@ -161,11 +161,11 @@ def test_a_contract_that_contradicts_the_dictionary_is_refused(
     error = caught.value
     assert (error.file, error.field) == (contract, field)
     assert error.line and line in contract.read_text("utf-8").splitlines()[error.line - 1]
-    assert says.format(file=file) in str(error)
+    assert message.format(file=file) in str(error)
     assert error.expected and error.next_step
 
 
-def test_a_column_without_an_entry_may_say_everything_itself(catalogue: Path) -> None:
+def test_a_column_without_an_entry_may_be_declared_in_full(catalogue: Path) -> None:
     dictionary(catalogue)
     document = short(*LEFT_OUT)
     tariff = {"name": "tariff", "logicalType": "integer", "physicalType": "INT", "description": "Its tariff"}
@@ -174,14 +174,14 @@ def test_a_column_without_an_entry_may_say_everything_itself(catalogue: Path) ->
     assert load_contract("silver.readings").columns[-1].type == "INT"
 
 
-def test_a_class_without_an_entry_is_the_contracts_own(catalogue: Path) -> None:
+def test_a_contract_may_classify_a_column_if_its_entry_does_not(catalogue: Path) -> None:
     dictionary(catalogue)
     write(catalogue, readings(energy_kwh={"physicalType": "DECIMAL(12,6)", "classification": "personal"}))
     assert load_contract("silver.readings").columns[2].classification == "personal"
 
 
 @pytest.mark.parametrize(
-    ("before", "after", "line", "field", "says"),
+    ("before", "after", "line", "field", "message"),
     [
         ("{name: note, type", "{name: note, typ", 6, "columns.4.typ", "no such field 'typ', did you mean 'type'?"),
         ("type: TIMESTAMP", "type: DATETIME", 3, "columns.1.type", "not a column type, one of: STRING"),
@@ -195,7 +195,7 @@ def test_a_class_without_an_entry_is_the_contracts_own(catalogue: Path) -> None:
     ],
 )
 def test_a_broken_dictionary_names_line_and_field(
-    catalogue: Path, before: str, after: str, line: int, field: str | None, says: str
+    catalogue: Path, before: str, after: str, line: int, field: str | None, message: str
 ) -> None:
     file = dictionary(catalogue, DICTIONARY.replace(before, after, 1))
     write(catalogue, full())
@@ -203,11 +203,11 @@ def test_a_broken_dictionary_names_line_and_field(
         load_contract("silver.readings")
     assert (caught.value.file, caught.value.field) == (file, field)
     assert caught.value.line == line
-    assert says in str(caught.value)
+    assert message in str(caught.value)
     assert caught.value.next_step
 
 
-def test_a_broken_dictionary_is_one_mistake_of_the_whole_catalogue(catalogue: Path) -> None:
+def test_a_broken_dictionary_is_one_error_of_the_whole_catalogue(catalogue: Path) -> None:
     file = dictionary(catalogue, "columns: 7")
     (mistake,) = find_mistakes(load_catalog())
     assert mistake.file == file
@@ -222,7 +222,7 @@ SHAPELESS = (
 
 
 @pytest.mark.parametrize("document", SHAPELESS)
-def test_what_is_not_shaped_like_a_contract_is_left_to_the_standard(catalogue: Path, document: str) -> None:
+def test_a_document_of_the_wrong_shape_is_refused(catalogue: Path, document: str) -> None:
     dictionary(catalogue)
     write(catalogue, f"apiVersion: v3.1.0\n{document}\n")
     with pytest.raises(DeclarationError, match=r"readings\.yaml"):
@@ -246,7 +246,7 @@ _ENTRIES = st.lists(
 
 
 @given(entries=_ENTRIES, own=st.sampled_from([{}, {"required": True}, {"classification": "internal"}]))
-def test_what_is_shortened_is_completed_to_the_same(entries: list[ColumnEntry], own: dict[str, Any]) -> None:
+def test_completing_a_shortened_contract_restores_it(entries: list[ColumnEntry], own: dict[str, Any]) -> None:
     known = ColumnDictionary(Path("columns.yaml"), {e.name: e for e in entries})
     columns = []
     for entry in entries:
@@ -282,7 +282,7 @@ def test_a_number_fits_a_decimal_that_has_room_for_it(number: Decimal) -> None:
         ("28/2/2026 1:00", "DATE", "try_to_timestamp(trim({}), 'd/M/yyyy H:mm')", False),
     ],
 )  # fmt: skip
-def test_whether_a_text_fits_a_type(value: str, kind: str, expression: str, expected: bool) -> None:
+def test_a_text_fits_its_type_or_not(value: str, kind: str, expression: str, expected: bool) -> None:
     assert fits(value, kind, expression) is expected
 
 
@@ -310,17 +310,17 @@ def default_columns() -> dict[str, list[str]]:
     return {table: [p["name"] for p in d["schema"][0]["properties"]] for table, d in read.items()}
 
 
-def test_every_column_of_the_default_catalogue_has_an_entry_and_every_entry_a_column(default: ColumnDictionary) -> None:
+def test_every_default_column_has_an_entry_and_every_entry_a_column(default: ColumnDictionary) -> None:
     used = {name for names in default_columns().values() for name in names}
     assert used == set(default.entries)
 
 
-def test_a_name_means_the_same_in_all_contracts_of_the_default_catalogue(default: ColumnDictionary) -> None:
+def test_a_column_name_means_the_same_in_all_default_contracts(default: ColumnDictionary) -> None:
     meanings: dict[str, set[tuple[str, ...]]] = {}
     for table in default_columns():
         for column in load_contract(table).columns:
             meanings.setdefault(column.name, set()).add((column.type, column.description, column.unit or ""))
-    assert {name: said for name, said in meanings.items() if len(said) > 1} == {}
+    assert {name: output for name, output in meanings.items() if len(output) > 1} == {}
     assert len(meanings) == len(default.entries)
 
 
@@ -331,7 +331,7 @@ def test_the_default_contracts_leave_out_what_the_dictionary_says(default: Colum
             assert column == default.shorten(column), table
 
 
-def test_the_names_of_the_default_catalogue_keep_to_the_rules(default: ColumnDictionary) -> None:
+def test_default_column_names_follow_the_rules(default: ColumnDictionary) -> None:
     for entry in default.entries.values():
         name = entry.name
         assert name.endswith("_on") == (entry.type == "DATE"), name

@@ -35,7 +35,7 @@ def fetched(*globs: str) -> list[Fetched]:
     return list(fetch(DropConnector(files=globs), "prices", Path("unused")))
 
 
-def test_matching_files_come_oldest_first_and_stay(folder: Path) -> None:
+def test_matching_files_are_fetched_oldest_first_and_kept(folder: Path) -> None:
     put(folder, "b.csv", age=300)
     put(folder, "a.csv", age=100)
     put(folder, "notes.txt")
@@ -51,20 +51,20 @@ def test_matching_files_come_oldest_first_and_stay(folder: Path) -> None:
     assert [one.url for one in fetched("*/*.csv")] == ["drop:prices/2026/c.csv"]
 
 
-def test_unfinished_and_hidden_names_are_passed_over(folder: Path) -> None:
+def test_unfinished_and_hidden_files_are_skipped(folder: Path) -> None:
     for name in (".a.csv", "a.csv.part", "a.csv.tmp", "~$a.csv", "a.csv~", "a.csv.crdownload"):
         put(folder, name)
     put(folder, ".git/a.csv")
     assert fetched("*", "*/*") == []
 
 
-def test_a_folder_that_is_not_there_is_made(folder: Path) -> None:
+def test_a_missing_folder_is_created(folder: Path) -> None:
     folder.rmdir()
     assert fetched("*.csv") == []
     assert folder.is_dir()
 
 
-def test_a_growing_file_waits_for_the_next_run(folder: Path) -> None:
+def test_a_growing_file_is_left_for_the_next_run(folder: Path) -> None:
     put(folder, "done.csv")
     put(folder, "fresh.csv", age=0)
     growing = folder / "growing.csv"
@@ -87,7 +87,7 @@ def test_a_growing_file_waits_for_the_next_run(folder: Path) -> None:
     assert len(fetched("*.csv")) == 3
 
 
-def test_a_link_that_leads_out_is_refused_after_the_good_files(folder: Path, tmp_path: Path) -> None:
+def test_a_link_out_of_the_folder_is_refused_after_the_good_files(folder: Path, tmp_path: Path) -> None:
     secret = tmp_path / "secret.csv"
     secret.write_text("x")
     put(folder, "good.csv")
@@ -105,7 +105,7 @@ def test_a_pickle_is_refused(folder: Path) -> None:
         fetched("*")
 
 
-def test_a_file_that_was_replaced_is_told_from_the_one_before_whatever_its_size_and_time(folder: Path) -> None:
+def test_a_replaced_file_of_the_same_size_and_time_has_another_etag(folder: Path) -> None:
     path = put(folder, "a.csv")
     before, stat = fetched("*.csv")[0].etag, path.stat()
     assert fetched("*.csv")[0].etag == before

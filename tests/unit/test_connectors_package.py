@@ -77,7 +77,7 @@ def test_a_pinned_version_is_downloaded_once_unless_its_bytes_changed(index: Pat
     assert fetched(tmp_path, "rates", "rates/a.csv", version="1.0")[0].path.read_bytes() == b"a"
 
 
-def test_what_is_not_there_is_named(index: Path, tmp_path: Path) -> None:
+def test_a_missing_package_version_or_file_is_named(index: Path, tmp_path: Path) -> None:
     wheel(index, "rates", "1.0", {"rates/history.csv": b"a"})
     with pytest.raises(NotFound, match="no wheel of 'no-such-rates'"):
         fetched(tmp_path, "no-such-rates", "a.csv")
@@ -109,16 +109,16 @@ def test_an_index_out_of_reach_is_the_publishers_fault(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, retries: str
 ) -> None:
     ask(tmp_path, monkeypatch, "http://user:hidden@127.0.0.1:9/simple", retries)
-    with pytest.raises(PublisherError, match="unreachable") as told:
+    with pytest.raises(PublisherError, match="unreachable") as caught:
         fetched(tmp_path, "rates", "a.csv")
-    assert "127.0.0.1" not in str(told.value)
-    assert "hidden" not in str(told.value)
+    assert "127.0.0.1" not in str(caught.value)
+    assert "hidden" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
     ("answer", "fault"), [(502, PublisherError), (503, PublisherError), (403, PublisherError), (404, NotFound)]
 )
-def test_an_index_that_answers_otherwise_than_not_found_is_asked_again(
+def test_an_index_error_other_than_not_found_is_retried(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: int, fault: type[ExchangeError]
 ) -> None:
     class Index(BaseHTTPRequestHandler):
@@ -131,12 +131,12 @@ def test_an_index_that_answers_otherwise_than_not_found_is_asked_again(
     with ThreadingHTTPServer(("127.0.0.1", 0), Index) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         ask(tmp_path, monkeypatch, f"http://user:hidden@127.0.0.1:{server.server_port}/simple", "0")
-        with pytest.raises(fault) as told:
+        with pytest.raises(fault) as caught:
             fetched(tmp_path, "rates", "a.csv")
         server.shutdown()
-    assert type(told.value) is fault
-    assert "127.0.0.1" not in str(told.value)
-    assert "hidden" not in str(told.value)
+    assert type(caught.value) is fault
+    assert "127.0.0.1" not in str(caught.value)
+    assert "hidden" not in str(caught.value)
 
 
 def ask(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, index: str, retries: str) -> None:

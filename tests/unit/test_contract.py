@@ -48,14 +48,14 @@ def test_a_contract_gives_columns_key_and_a_digest_of_its_terms(catalogue: Path)
     assert load_contract("silver.readings").digest != contract.digest
 
 
-def test_an_absent_contract_says_where_it_should_be(catalogue: Path) -> None:
+def test_a_missing_contract_is_reported_with_its_expected_path(catalogue: Path) -> None:
     with pytest.raises(DeclarationError, match="has no contract") as caught:
         load_contract("gold.nothing")
     assert caught.value.file == catalogue / "expectations" / "gold" / "nothing.yaml"
 
 
 @pytest.mark.parametrize(
-    ("changes", "field", "line", "says"),
+    ("changes", "field", "line", "message"),
     [
         ({"status": 7}, "status", "status: 7", "not of type 'string'"),
         ({"energy_kwh": {"physicalType": "VARCHAR(9)"}}, "schema.0.properties.2.physicalType", "VARCHAR(9)", "VARCHAR"),
@@ -127,17 +127,17 @@ def test_an_absent_contract_says_where_it_should_be(catalogue: Path) -> None:
         ),
     ],
 )  # fmt: skip
-def test_a_mistake_names_line_and_field(
-    catalogue: Path, changes: dict[str, Any], field: str, line: str, says: str
+def test_a_contract_error_names_line_and_field(
+    catalogue: Path, changes: dict[str, Any], field: str, line: str, message: str
 ) -> None:
     error, shown = mistake(catalogue, readings(**changes))
     assert error.field == field
     assert line in shown
-    assert says in str(error)
+    assert message in str(error)
     assert error.expected or error.next_step
 
 
-def test_a_file_that_is_not_yaml_names_the_line(catalogue: Path) -> None:
+def test_invalid_yaml_is_reported_with_its_line(catalogue: Path) -> None:
     error, line = mistake(catalogue, "apiVersion: v3.1.0\nkind: DataContract\nschema: [a, b\nid: x\n")
     assert "id: x" in line or "schema" in line
     assert "valid YAML" in str(error)

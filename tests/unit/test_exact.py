@@ -13,7 +13,7 @@ PRODUCTS = sorted(load_products().products)
 
 
 @pytest.mark.parametrize("product", PRODUCTS)
-def test_default_products_are_the_same_on_every_engine(product: str) -> None:
+def test_queries_of_default_products_give_the_same_digits_on_every_engine(product: str) -> None:
     assert inexact(load_products().product(product).query_file) == ()
 
 
@@ -34,7 +34,7 @@ def test_default_products_are_the_same_on_every_engine(product: str) -> None:
         ("round(ln(max(energy_kwh)), 8)", ""),
     ],
 )
-def test_what_depends_on_the_engine_is_named(expression: str, why: str, tmp_path: Path) -> None:
+def test_an_expression_that_depends_on_the_engine_is_reported(expression: str, why: str, tmp_path: Path) -> None:
     query = tmp_path / "query.sql"
     query.write_text(f"WITH x AS (SELECT {expression} AS y FROM silver.smart_meter_readings) SELECT y FROM x")
     found = inexact(query)

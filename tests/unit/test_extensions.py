@@ -45,7 +45,7 @@ def test_a_package_adds_a_format_with_two_files(site: Site, tmp_path: Path) -> N
     assert refused.column("_refused").to_pylist() == ["wrong_length: 5"]
 
 
-def test_all_fields_of_an_added_model_count_for_what_is_kept_of_the_declaration(site: Site) -> None:
+def test_every_field_of_an_added_model_is_dumped(site: Site) -> None:
     site.install("exchange.formats", "fixed_width", FORMAT)
     form = {"type": "fixed_width", "columns": ["meter"], "widths": [3]}
     assert formats.dump_python(formats.validate_python(form), mode="json")["widths"] == [3]
@@ -61,14 +61,14 @@ def test_mistakes_in_an_added_block_are_named_at_their_field(site: Site) -> None
 
 
 @pytest.mark.parametrize("name", ["os", "jobs.settings", "../x", "batches", "layout", "__init__", 5, None, ["drop"]])
-def test_a_name_in_yaml_reaches_no_other_module(name: object) -> None:
+def test_a_type_in_yaml_cannot_load_another_module(name: object) -> None:
     for adapter in (connectors, formats):
         with pytest.raises(ValidationError) as raised:
             adapter.validate_python({"type": name, "columns": ["a"], "files": ["*"]})
         assert raised.value.errors()[0]["loc"] == ("type",)
 
 
-def test_no_package_replaces_a_format_of_the_exchange(site: Site, tmp_path: Path) -> None:
+def test_a_package_cannot_replace_a_built_in_format(site: Site, tmp_path: Path) -> None:
     site.install("exchange.formats", "json", "raise RuntimeError('imported')")
     form = formats.validate_python({"type": "json", "columns": ["a"]})
     (tmp_path / "a.json").write_bytes(io.BytesIO(b'[{"a": 1}]').getvalue())
@@ -77,7 +77,7 @@ def test_no_package_replaces_a_format_of_the_exchange(site: Site, tmp_path: Path
 
 
 @pytest.mark.parametrize(
-    ("module", "says"),
+    ("module", "message"),
     [
         ("raise RuntimeError('no licence')", "RuntimeError: no licence"),
         ("", "does not define `MODEL`"),
@@ -85,15 +85,15 @@ def test_no_package_replaces_a_format_of_the_exchange(site: Site, tmp_path: Path
         (CONNECTOR.replace('"spelled"', '"spelt"'), "does not have the type 'spelled' as its default"),
     ],
 )
-def test_a_broken_package_is_a_mistake_of_the_source_that_needs_it(site: Site, module: str, says: str) -> None:
+def test_a_broken_package_is_an_error_of_the_source_that_needs_it(site: Site, module: str, message: str) -> None:
     site.install("exchange.connectors", "spelled", module)
-    with pytest.raises(ValidationError, match=says) as raised:
+    with pytest.raises(ValidationError, match=message) as raised:
         connectors.validate_python({"type": "spelled", "lines": []})
     assert raised.value.errors()[0]["loc"] == ("type",)
     connectors.validate_python({"type": "drop", "files": ["*"]})
 
 
-def test_two_packages_that_announce_one_name_are_refused(site: Site) -> None:
+def test_two_packages_with_the_same_entry_point_are_refused(site: Site) -> None:
     site.install("exchange.connectors", "spelled", CONNECTOR)
     second = site.folder / "rival-1.0.dist-info" / "entry_points.txt"
     second.parent.mkdir()
@@ -102,7 +102,7 @@ def test_two_packages_that_announce_one_name_are_refused(site: Site) -> None:
         connectors.validate_python({"type": "spelled", "lines": []})
 
 
-def test_a_package_without_the_function_is_named(site: Site, tmp_path: Path) -> None:
+def test_a_package_without_the_required_function_is_refused(site: Site, tmp_path: Path) -> None:
     site.install("exchange.connectors", "spelled", CONNECTOR.replace("def fetch", "def bring"))
     block = connectors.validate_python({"type": "spelled", "lines": []})
     with pytest.raises(ExchangeError, match="'spelled' does not define `fetch`"):
@@ -127,7 +127,7 @@ def test_a_package_adds_a_kind_of_rule_with_two_files(
 
 
 @pytest.mark.parametrize(
-    ("entry", "says"),
+    ("entry", "message"),
     [
         (outliers(times="many"), "times many"),
         (outliers("at_most_mean", times=3), "unknown kind of rule 'at_most_mean'.*one of: at_most_times_median"),
@@ -135,12 +135,12 @@ def test_a_package_adds_a_kind_of_rule_with_two_files(
     ],
 )
 def test_a_mistake_in_a_rule_of_an_added_kind_is_named_at_its_line(
-    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, entry: dict[str, object], says: str
+    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, entry: dict[str, object], message: str
 ) -> None:
     monkeypatch.setenv("EXCHANGE_CATALOGUE", str(tmp_path))
     site.install("exchange.rules", "at_most_times_median", RULE)
     file = write(tmp_path, entry)
-    with pytest.raises(DeclarationError, match=says) as raised:
+    with pytest.raises(DeclarationError, match=message) as raised:
         compile_rules(load_contract("silver.readings"))
     line = raised.value.line
     assert line
@@ -156,19 +156,19 @@ def test_a_package_adds_a_step_with_two_files(site: Site, capsys: pytest.Capture
     assert "Count the rows that readers see." in capsys.readouterr().out
 
 
-def test_every_step_of_the_exchange_has_its_door() -> None:
+def test_every_built_in_step_has_a_module() -> None:
     assert [door(step).__module__ for step in STEPS] == [f"jobs.{step.name}.step" for step in STEPS]
 
 
 @pytest.mark.parametrize(
     "module", [STEP.replace('after="check"', 'after="lunch"'), STEP.replace('"tally"', '"count"'), "STEP = 1"]
 )
-def test_a_step_that_has_no_place_names_its_package(site: Site, module: str) -> None:
+def test_an_invalid_step_names_its_package(site: Site, module: str) -> None:
     site.install("exchange.steps", "tally", module)
     with pytest.raises(ExchangeError, match="no usable step 'tally'; expected STEP = "):
         all_steps()
 
 
-def test_an_unknown_step_is_answered_with_the_known_ones() -> None:
+def test_an_unknown_step_lists_the_existing_ones() -> None:
     with pytest.raises(ExchangeError, match="no step 'os'; expected one of: land, bronze, silver, gold,"):
         step_named("os")

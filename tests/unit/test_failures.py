@@ -26,7 +26,7 @@ def a_lake_in_a_store(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 @pytest.mark.parametrize(
-    ("error", "said"),
+    ("error", "message"),
     [
         (EndpointConnectionError(endpoint_url="http://store"), AWAY),
         (ClientError({"Error": {"Code": "SlowDown", "Message": "slow down"}}, "PutObject"), "refused: .*SlowDown"),
@@ -50,22 +50,22 @@ def a_lake_in_a_store(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         (SparkConnectGrpcException("AWSClientIOException: Unable to execute HTTP request: refused"), AWAY),
     ],
 )
-def test_what_fails_is_told_in_one_line(error: Exception, said: str) -> None:
-    with pytest.raises(ExchangeError, match=said) as told, translate_engine_errors("source.yaml"):
+def test_an_engine_error_is_translated_into_one_line(error: Exception, message: str) -> None:
+    with pytest.raises(ExchangeError, match=message) as caught, translate_engine_errors("source.yaml"):
         raise error
-    assert told.value.next_step
-    assert "\n" not in str(told.value)
-    assert "planted-secret" not in str(told.value)
+    assert caught.value.next_step
+    assert "\n" not in str(caught.value)
+    assert "planted-secret" not in str(caught.value)
 
 
-def test_of_a_broken_connection_only_what_happened_is_told() -> None:
+def test_a_broken_connection_is_reported_without_grpc_details() -> None:
     told = 'status = StatusCode.UNAVAILABLE\n\tdetails = "Socket closed"\n\tdebug_error_string = "UNKNOWN"\n>'
     raised = SparkConnectGrpcException(f"<_InactiveRpcError of RPC that terminated with:\n\t{told}")
     assert engine_message(raised) == "Socket closed"
 
 
 @pytest.mark.parametrize("error", [FileNotFoundError("bucket/x"), ValueError("a fault of this program")])
-def test_what_nobody_knows_is_raised_as_it_is(error: Exception) -> None:
+def test_an_unknown_error_is_raised_unchanged(error: Exception) -> None:
     with pytest.raises(type(error)) as raised, translate_engine_errors(Path("source.yaml")):
         raise error
     assert raised.value is error

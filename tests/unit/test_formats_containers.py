@@ -66,7 +66,7 @@ def cells(path: Path, name: str = "x", **form: Any) -> list[tuple[Any, ...]]:
         (tarred({"in.csv.gz": gzip.compress(CSV)}), "x!in.csv.gz"),
     ],
 )
-def test_the_same_rows_come_out_of_each(tmp_path: Path, data: bytes, member: str) -> None:
+def test_every_container_gives_the_same_rows(tmp_path: Path, data: bytes, member: str) -> None:
     assert cells(landed(tmp_path, data)) == [(member, "1", "2"), (member, "3", "4")]
 
 
@@ -92,7 +92,7 @@ def test_several_members_are_chosen_by_glob(tmp_path: Path, pack: Any) -> None:
     ],
 )
 @pytest.mark.parametrize("part", [0.3, 0.7, 0.98])
-def test_a_cut_archive_is_refused(tmp_path: Path, data: bytes, part: float) -> None:
+def test_a_truncated_archive_is_refused(tmp_path: Path, data: bytes, part: float) -> None:
     with pytest.raises(RefusedFile, match="truncated or damaged"):
         cells(landed(tmp_path, data[: int(len(data) * part)]))
 
@@ -115,7 +115,7 @@ def test_a_flipped_bit_is_refused_or_harmless(
 
 
 @pytest.mark.parametrize(
-    ("data", "said"),
+    ("data", "message"),
     [
         (zipped({"in.zip": zipped({"x": CSV})}), "an archive inside an archive"),
         (zipped({"in.tar": tarred({"x": CSV})}), "an archive inside an archive"),
@@ -131,10 +131,10 @@ def test_a_flipped_bit_is_refused_or_harmless(
         (b"\x80\x04\x95abc", "a Python pickle"),
     ],
 )
-def test_what_is_no_text_is_said(tmp_path: Path, data: bytes, said: str) -> None:
-    with pytest.raises(RefusedFile) as told:
+def test_content_that_is_not_text_is_refused_by_name(tmp_path: Path, data: bytes, message: str) -> None:
+    with pytest.raises(RefusedFile) as caught:
         cells(landed(tmp_path, data))
-    assert said in str(told.value)
+    assert message in str(caught.value)
 
 
 def test_an_encrypted_member_is_refused(tmp_path: Path) -> None:
@@ -145,7 +145,7 @@ def test_an_encrypted_member_is_refused(tmp_path: Path) -> None:
         cells(landed(tmp_path, bytes(data)))
 
 
-def test_a_bomb_is_refused_long_before_it_is_unpacked(tmp_path: Path) -> None:
+def test_a_zip_bomb_is_refused_long_before_it_is_unpacked(tmp_path: Path) -> None:
     packer = zlib.compressobj(9, wbits=31)
     line = (b"1," + b"2" * 65533 + b"\n") * 16
     data = packer.compress(b"a,b\n") + b"".join(packer.compress(line) for _ in range(200)) + packer.flush()
@@ -165,6 +165,6 @@ def test_a_member_has_a_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         cells(landed(tmp_path, gzip.compress(CSV * 1000)))
 
 
-def test_a_missing_file_is_named(tmp_path: Path) -> None:
+def test_a_missing_landed_file_is_reported(tmp_path: Path) -> None:
     with pytest.raises(NotFound, match="the landed file is missing"):
         list(members(tmp_path / "gone", "gone.csv"))

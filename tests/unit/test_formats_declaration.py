@@ -26,7 +26,7 @@ def test_the_type_chooses_the_model() -> None:
 
 
 @pytest.mark.parametrize(
-    ("block", "field", "said"),
+    ("block", "field", "message"),
     [
         ({"type": "csv"}, ("type",), "unknown format type; expected one of: delimited, json, json_lines"),
         ({"columns": []}, ("columns",), "at least 1 item"),
@@ -43,15 +43,15 @@ def test_the_type_chooses_the_model() -> None:
         ({"columns": ["a"], "members": [" "]}, ("members",), "must not be empty"),
     ],
 )
-def test_a_mistake_in_a_format_is_named(block: dict[str, Any], field: tuple[Any, ...], said: str) -> None:
-    with pytest.raises(ValidationError) as told:
+def test_an_invalid_format_is_refused_at_its_field(block: dict[str, Any], field: tuple[Any, ...], message: str) -> None:
+    with pytest.raises(ValidationError) as caught:
         formats.validate_python({"type": "delimited", **block})
-    assert told.value.errors()[0]["loc"] == field
-    assert said in str(told.value)
+    assert caught.value.errors()[0]["loc"] == field
+    assert message in str(caught.value)
 
 
 @pytest.mark.parametrize(
-    ("block", "said"),
+    ("block", "message"),
     [
         ({"type": "ftp"}, "unknown connector type; expected one of: drop, package"),
         ({"type": "drop", "files": []}, "at least 1 item"),
@@ -62,7 +62,7 @@ def test_a_mistake_in_a_format_is_named(block: dict[str, Any], field: tuple[Any,
         ({"type": "package", "package": "-r", "files": ["a"]}, "String should match pattern"),
     ],
 )
-def test_a_mistake_in_a_connector_is_named(block: dict[str, Any], said: str) -> None:
-    with pytest.raises(ValidationError) as told:
+def test_an_invalid_connector_is_refused(block: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValidationError) as caught:
         connectors.validate_python(block)
-    assert said in str(told.value)
+    assert message in str(caught.value)

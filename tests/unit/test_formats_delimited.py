@@ -63,7 +63,7 @@ cell_text = st.text(st.characters(codec="gb18030", exclude_categories=["Cs"], ex
     encoding=st.sampled_from(["utf-8", "utf-8-sig", "gb18030", "utf-16", "utf-16-le", "utf-32"]),
 )
 @example(table=[["\x00", '"']], delimiter=",", line_end="\r", quoting=csv.QUOTE_ALL, encoding="utf-16")
-def test_what_csv_writes_comes_back(
+def test_what_the_csv_module_writes_is_read_back(
     table: list[list[str]], delimiter: str, line_end: str, quoting: int, encoding: str
 ) -> None:
     names = [f"name {number}" for number in range(len(table[0]) if table else 2)]
@@ -95,7 +95,7 @@ def test_what_csv_writes_comes_back(
 )
 @example(data=b'a,"' + b"a" * 60 + b"\na,a\n" * 30, block=90, step=20, escape=None)
 @example(data=b"a" * 300 + b"\na,a\n", block=90, step=20, escape=None)
-def test_rows_do_not_depend_on_where_blocks_begin(data: bytes, block: int, step: int, escape: str | None) -> None:
+def test_rows_do_not_depend_on_block_boundaries(data: bytes, block: int, step: int, escape: str | None) -> None:
     form = {"columns": ("x", "y"), "header": False, "delimiter": ",", "escape": escape}
     by_row = lambda row: (row["_row"], row["_refused"] or "")  # noqa: E731 - a key for two lines
     blocks = sorted(rows_of(data, Bounds(max(block, step + 42), 40, step), **form), key=by_row)
@@ -106,7 +106,7 @@ def test_rows_do_not_depend_on_where_blocks_begin(data: bytes, block: int, step:
     assert kept == letters
 
 
-def test_rows_have_physical_line_numbers_on_both_ways() -> None:
+def test_rows_have_physical_line_numbers_with_either_parser() -> None:
     data = b'# made\n\na,b\n1,"two\nlines"\n\n3,4\n5\n6,7,8\n"9"x,"y\n10,11\n'
     rows = rows_of(data, columns=("a", "b"), skip_lines=1)
     assert [(row["_row"], row["a"]) for row in rows if not row["_refused"]] == [(4, "1"), (7, "3"), (11, "10")]
@@ -126,23 +126,23 @@ def test_columns_are_matched_by_name_and_undeclared_ones_are_kept() -> None:
 @settings(max_examples=60)
 @given(table=st.lists(st.tuples(cell_text, cell_text), min_size=1, max_size=6))
 @example(table=[('a\\"', "\\"), ("\t", "\x7f\u2028")])
-def test_undeclared_columns_are_sound_json(table: list[tuple[str, str]]) -> None:
+def test_undeclared_columns_are_valid_json(table: list[tuple[str, str]]) -> None:
     text = io.StringIO(newline="")
     csv.writer(text, quoting=csv.QUOTE_ALL).writerows([("a", 'é"', "x"), *((1, *row) for row in table)])
     rows = rows_of(text.getvalue().encode(), columns=("a",), delimiter=",")
     assert [json.loads(row["_extra"]) for row in rows] == [{'é"': first, "x": second} for first, second in table]
 
 
-def test_an_empty_trailing_column_is_no_column() -> None:
+def test_an_empty_trailing_column_is_ignored() -> None:
     rows = rows_of(b"a,b,\n1,2,\n", columns=("a", "b"))
     assert good(rows, "a", "b", "_extra") == [("1", "2", None)]
 
 
-def test_a_renamed_column_names_both() -> None:
-    with pytest.raises(RefusedFile) as told:
+def test_a_renamed_column_is_reported_with_both_names() -> None:
+    with pytest.raises(RefusedFile) as caught:
         rows_of(b"Date,Country,Exchange rate\n1,2,3\n", columns=("Date", "Country", "Exchange_rates"))
-    assert "missing column 'Exchange_rates'" in str(told.value)
-    assert "'Exchange rate' may be the new name of 'Exchange_rates'" in str(told.value)
+    assert "missing column 'Exchange_rates'" in str(caught.value)
+    assert "'Exchange rate' may be the new name of 'Exchange_rates'" in str(caught.value)
 
 
 def test_a_column_named_twice_is_refused() -> None:
@@ -151,7 +151,7 @@ def test_a_column_named_twice_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    ("data", "said"),
+    ("data", "message"),
     [
         (b"", "an empty file"),
         (b"\n\n\r\n", "an empty file"),
@@ -164,27 +164,27 @@ def test_a_column_named_twice_is_refused() -> None:
         (b"x" * 2_000_000, "no line end"),
     ],
 )
-def test_what_is_no_data_is_said(data: bytes, said: str) -> None:
-    with pytest.raises(RefusedFile) as told:
+def test_content_without_data_is_refused_by_name(data: bytes, message: str) -> None:
+    with pytest.raises(RefusedFile) as caught:
         rows_of(data, columns=("a", "b"))
-    assert said in str(told.value)
+    assert message in str(caught.value)
 
 
-def test_a_preamble_longer_than_the_file_is_said() -> None:
+def test_a_preamble_longer_than_the_file_is_refused() -> None:
     with pytest.raises(RefusedFile, match="ends after 2 lines"):
         rows_of(b"a\nb\n", columns=("a",), skip_lines=3)
 
 
-def test_a_header_alone_is_no_row() -> None:
+def test_a_header_alone_gives_no_row() -> None:
     assert rows_of(b"a,b\r\n", columns=("a", "b")) == []
 
 
 @pytest.mark.parametrize("data", [b"a;b,c\n1;2\n", b"a\tb,c\n1\t2\n", b"a|b,c\n1|2\n"])
-def test_the_delimiter_is_found_by_the_names(data: bytes) -> None:
+def test_the_delimiter_is_detected_by_the_names(data: bytes) -> None:
     assert good(rows_of(data, columns=("a", "b,c")), "a", "b,c") == [("1", "2")]
 
 
-def test_the_delimiter_is_found_by_the_number_of_cells() -> None:
+def test_the_delimiter_is_detected_by_the_number_of_cells() -> None:
     data = b"1,5;2;x\n" * 3
     assert good(rows_of(data, columns=("a", "b", "c"), header=False), "a", "b", "c") == [("1,5", "2", "x")] * 3
 
@@ -204,7 +204,7 @@ def test_undecodable_rows_of_other_encodings_are_refused_with_their_byte() -> No
     assert refused(rows) == [(3, "undecodable: not gb18030 at byte 2 (0x81) of cell 2", "x,ab\\x81")]
 
 
-def test_undecodable_and_miscounted_is_refused_once() -> None:
+def test_a_row_undecodable_and_of_the_wrong_width_is_refused_once() -> None:
     assert refused(rows_of(b"a,b\n\xff,\xff,3\n1,2\n", columns=("a", "b"))) == [
         (2, "too_many_cells: expected 2, found 3", "\\xff,\\xff,3")
     ]
@@ -278,7 +278,7 @@ PUBLISHED = [
 ]
 
 
-def test_one_table_in_three_encodings_is_one_table() -> None:
+def test_one_table_in_three_encodings_gives_the_same_rows() -> None:
     tables = []
     for name, encoding, delimiter in PUBLISHED:
         path = publisher_file(name)
@@ -292,14 +292,14 @@ def test_one_table_in_three_encodings_is_one_table() -> None:
     assert tables[0] == tables[1] == tables[2]
 
 
-def test_big5_hkscs_is_read_whole() -> None:
+def test_every_row_of_big5_hkscs_is_read() -> None:
     path = publisher_file("finance/hkex-listings/derived-encodings/hk-listings.2026-01-27.big5hkscs.csv")
     rows = rows_in(path, columns=("symbol", "engName", "zhName", "url"), encoding="big5hkscs")
     with path.open(encoding="big5hkscs", newline="") as file:
         assert good(rows, "symbol", "engName", "zhName", "url") == [tuple(row.values()) for row in csv.DictReader(file)]
 
 
-def test_passenger_traffic_has_a_mark_and_a_trailing_comma() -> None:
+def test_passenger_traffic_is_read_despite_bom_and_trailing_comma() -> None:
     path = publisher_file("government/hk-immd-passenger-traffic/statistics_on_daily_passenger_traffic.csv")
     with path.open(encoding="utf-8-sig", newline="") as file:
         expected = [row[:7] for row in csv.reader(file)]
@@ -309,7 +309,7 @@ def test_passenger_traffic_has_a_mark_and_a_trailing_comma() -> None:
     assert [row["_row"] for row in rows] == list(range(2, len(expected) + 1))
 
 
-def test_ecb_rates_come_out_of_their_zip() -> None:
+def test_ecb_rates_are_read_from_their_zip() -> None:
     path = publisher_file("finance/ecb-eurofxref/eurofxref-hist.2026-10-30.zip")
     rows = rows_in(path, columns=("Date", "USD", "HKD", "BGN"))
     assert len(rows) == 7126
@@ -325,7 +325,7 @@ def test_padded_names_are_matched() -> None:
     assert "column_31" not in json.loads(rows[0]["_extra"])
 
 
-def test_a_stray_quote_in_the_harmonized_system_costs_nothing() -> None:
+def test_a_stray_quote_in_the_harmonized_system_loses_no_row() -> None:
     folder = publisher_file("government/un-comtrade/reference")
     path = next(folder.glob("harmonized-system.2022-11-05*"))
     rows = rows_in(path, columns=("section", "hscode", "description", "parent", "level"))
@@ -334,13 +334,13 @@ def test_a_stray_quote_in_the_harmonized_system_costs_nothing() -> None:
     assert next(row["description"] for row in rows if row["hscode"] == "841510").endswith('or "split-system"')
 
 
-def test_a_published_header_without_rows_is_no_row() -> None:
+def test_a_published_header_without_rows_gives_no_row() -> None:
     path = publisher_file("finance/fred-exchange-rates/daily.2026-03-09a.csv")
     header = path.read_text().split("\n", 1)[0].strip().split(",")
     assert rows_in(path, columns=tuple(header)) == []
 
 
-def test_gdelt_has_tabs_and_no_header() -> None:
+def test_gdelt_is_read_with_tabs_and_no_header() -> None:
     path = publisher_file("media/gdelt/derived-publisher-layout/gdeltv2/20170501234500.export.CSV.zip")
     columns = tuple(f"c{number}" for number in range(61))
     rows = rows_in(path, columns=columns, header=False, delimiter="\t", quote=None)

@@ -63,7 +63,7 @@ def expected_text(value: object) -> str | None:
 
 @settings(max_examples=150)
 @given(table=records, encoding=st.sampled_from(["utf-8", "utf-8-sig", "utf-16", "gb18030"]), escaped=st.booleans())
-def test_what_json_writes_comes_back(table: list[dict[str, object]], encoding: str, escaped: bool) -> None:
+def test_what_the_json_module_writes_is_read_back(table: list[dict[str, object]], encoding: str, escaped: bool) -> None:
     expected = [(expected_text(row["a"]), expected_text(row.get("b"))) for row in table]
     document = json.dumps({"u": [[{}]], "r": {"list": table}, "z": 1.50}, ensure_ascii=escaped, indent=1)
     rows = document_of(
@@ -88,7 +88,7 @@ def test_numbers_keep_their_digits() -> None:
     ]  # fmt: skip
 
 
-def test_broken_lines_are_refused_and_the_others_go_on() -> None:
+def test_broken_lines_are_refused_and_the_others_read() -> None:
     data = b'{"a":1}\n\n{"a":\n[1]\n{"z":1}\n{"a":"\xff"}\n{"a":"\\ud800"}\n' + b"[" * 100_000 + b'\n{"a":2}'
     rows = lines_of(data, columns=("a",))
     assert [(row["_row"], row["a"]) for row in rows if not row["_refused"]] == [(1, "1"), (9, "2")]
@@ -110,7 +110,7 @@ def test_an_endless_line_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    ("data", "path", "said"),
+    ("data", "path", "message"),
     [
         (b"", "", "an empty file"),
         (b" \n", "", "an empty file"),
@@ -130,18 +130,18 @@ def test_an_endless_line_is_refused() -> None:
         (b"a,b\n1,2\n", "", "not JSON"),
     ],
 )  # fmt: skip
-def test_what_is_no_document_is_said(data: bytes, path: str, said: str) -> None:
-    with pytest.raises(RefusedFile) as told:
+def test_content_that_is_not_the_declared_document_is_refused_by_name(data: bytes, path: str, message: str) -> None:
+    with pytest.raises(RefusedFile) as caught:
         document_of(data, columns=("a",), record_path=path)
-    assert said in str(told.value)
+    assert message in str(caught.value)
 
 
-def test_a_document_over_lines_is_no_json_lines() -> None:
+def test_a_document_spread_over_lines_is_not_json_lines() -> None:
     with pytest.raises(RefusedFile, match="declare type: json"):
         lines_of(b'[\n  {"a": 1}\n]', columns=("a",))
 
 
-def test_records_that_are_no_rows_are_refused() -> None:
+def test_records_that_are_not_objects_are_refused() -> None:
     rows = document_of(b'[1, {"a": "x"}, "\xff", {"a": "\xfe"}, {"b": null}]', columns=("a",))
     assert [(row["_row"], row["_refused"], row["_raw"]) for row in rows if row["_refused"]] == [
         (1, "not_an_object: found a number", "1"),
@@ -173,7 +173,7 @@ def test_a_long_document_takes_bounded_memory(tmp_path: Path) -> None:
     assert peak < 80_000_000
 
 
-def test_listed_companies() -> None:
+def test_a_published_list_of_companies_is_read() -> None:
     path = publisher_file("finance/hkex-listings/hk-listings.2026-01-27.json")
     published = json.loads(path.read_bytes())
     rows = rows_in(path, columns=("symbol", "engName", "zhName", "url"))
@@ -182,7 +182,7 @@ def test_listed_companies() -> None:
     ]
 
 
-def test_comtrade_replies() -> None:
+def test_published_comtrade_responses_are_read() -> None:
     folder = publisher_file("government/un-comtrade/api-v1")
     counts = []
     for path in sorted(folder.glob("*.json")):
@@ -197,8 +197,8 @@ def test_comtrade_replies() -> None:
     assert min(counts) == 0
 
 
-def test_an_api_error_is_shown() -> None:
+def test_a_published_api_error_is_reported() -> None:
     path = publisher_file("government/ckan-api/read_packages_by_invalid_group.0.json")
-    with pytest.raises(RefusedFile) as told:
+    with pytest.raises(RefusedFile) as caught:
         rows_in(path, columns=("id",), record_path="result.results")
-    assert "has no key 'result" in str(told.value) or "result is" in str(told.value)
+    assert "has no key 'result" in str(caught.value) or "result is" in str(caught.value)

@@ -40,7 +40,7 @@ def test_scores_stay_within_bounds(results: list[RuleResult]) -> None:
 
 
 @given(rule_results(), st.data())
-def test_mending_a_rule_never_lowers_score_or_grade(results: list[RuleResult], data: st.DataObject) -> None:
+def test_fixing_a_rule_never_lowers_score_or_grade(results: list[RuleResult], data: st.DataObject) -> None:
     if not results:
         return
     before = grade(results, ROWS)
@@ -54,7 +54,7 @@ def test_mending_a_rule_never_lowers_score_or_grade(results: list[RuleResult], d
 
 
 @given(rule_results())
-def test_a_failed_error_is_an_e_and_nothing_else_fails_a_table(results: list[RuleResult]) -> None:
+def test_a_failed_error_rule_grades_e_and_nothing_else_fails_a_table(results: list[RuleResult]) -> None:
     result = grade(results, ROWS)
     broken = any(not f.passed for f in results if f.severity == "error")
     assert result.passed != broken
@@ -63,7 +63,7 @@ def test_a_failed_error_is_an_e_and_nothing_else_fails_a_table(results: list[Rul
 
 
 @given(rule_results(("warning",)))
-def test_an_unassessed_dimension_caps_at_c(results: list[RuleResult]) -> None:
+def test_an_unassessed_dimension_caps_the_grade_at_c(results: list[RuleResult]) -> None:
     result = grade(results, ROWS)
     assert result.passed
     assert {n for n, s in result.dimensions.items() if s is None} == set(DIMENSIONS) - {f.dimension for f in results}
@@ -72,7 +72,7 @@ def test_an_unassessed_dimension_caps_at_c(results: list[RuleResult]) -> None:
 
 
 @given(rule_results())
-def test_information_never_counts(results: list[RuleResult]) -> None:
+def test_info_rules_never_count(results: list[RuleResult]) -> None:
     kept = [f for f in results if f.severity != "info"]
     assert grade(results, ROWS) == grade(kept, ROWS)
 
@@ -81,20 +81,20 @@ def test_information_never_counts(results: list[RuleResult]) -> None:
     ("unexpected", "letter"),
     [(0, "A"), (50, "A"), (51, "B"), (100, "B"), (101, "C"), (200, "C"), (201, "D"), (400, "D"), (401, "E")],
 )  # fmt: skip
-def test_thresholds_are_exact(unexpected: int, letter: str) -> None:
+def test_grade_thresholds_are_exact(unexpected: int, letter: str) -> None:
     results = [RuleResult(d, "warning", passed=unexpected == 0, unexpected=unexpected) for d in DIMENSIONS]
     result = grade(results, ROWS)
     assert result.grade == letter
     assert result.score == pytest.approx(100 - unexpected / 10)
 
 
-def test_a_score_just_below_a_threshold_is_not_shown_as_it() -> None:
+def test_a_score_just_below_a_threshold_is_not_rounded_up_to_it() -> None:
     results = [RuleResult(d, "warning", passed=False, unexpected=50_000_001) for d in DIMENSIONS]
     result = grade(results, 1_000_000_000)
     assert (result.grade, result.score) == ("B", 94.9999)
 
 
-def test_a_table_without_rows_scores_what_its_rules_say() -> None:
+def test_an_empty_table_scores_by_whether_its_rules_passed() -> None:
     assert grade([RuleResult("completeness", "warning", passed=True, unexpected=0)], 0).score == 100
     assert grade([RuleResult("completeness", "warning", passed=False)], 0).score == 0
 
@@ -142,7 +142,7 @@ def test_changed_evidence_is_refused(home: Path) -> None:
 
 
 @pytest.mark.usefixtures("home")
-def test_absent_evidence_is_named() -> None:
+def test_missing_evidence_is_reported() -> None:
     with pytest.raises(NotFound, match="0" * 64):
         evidence.read_evidence("0" * 64)
 

@@ -8,7 +8,7 @@ from jobs.errors import ConcurrentWrite, ExchangeError
 from jobs.lake import guard
 
 
-def test_a_step_that_meets_another_writer_each_time_gives_up() -> None:
+def test_a_step_overtaken_at_every_attempt_gives_up() -> None:
     attempts: list[int] = []
 
     def work() -> None:
@@ -32,6 +32,6 @@ def test_another_failure_is_not_retried() -> None:
     assert attempts == [1]
 
 
-def test_no_table_is_begun_outside_of_a_step_that_writes() -> None:
+def test_a_version_can_be_expected_only_while_writing() -> None:
     with pytest.raises(RuntimeError, match=r"silver\.x outside of `guard\.writing`"):
         guard.expect("silver.x", 3)

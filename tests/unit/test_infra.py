@@ -37,7 +37,7 @@ def pods(file: Path) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("file", MANIFESTS, ids=lambda file: file.name)
-def test_manifests_are_what_kubernetes_takes(file: Path) -> None:
+def test_manifests_are_valid_for_kubernetes(file: Path) -> None:
     for document in documents(file):
         kubernetes_validate.validate(document, KUBERNETES, strict=True)
 
@@ -51,7 +51,7 @@ def test_the_kustomization_names_every_manifest_and_its_image() -> None:
 
 
 @pytest.mark.parametrize("file", [file for file in MANIFESTS if pods(file)], ids=lambda file: file.name)
-def test_pods_have_least_rights_and_ask_of_the_program_what_it_has(file: Path) -> None:
+def test_pods_have_least_privilege_and_use_existing_commands_and_settings(file: Path) -> None:
     settings = {str(f.validation_alias or f"EXCHANGE_{name.upper()}") for name, f in Settings.model_fields.items()}
     commands = set(typer.main.get_command(application()).commands)
     (pod,) = pods(file)
@@ -70,7 +70,7 @@ def test_pods_have_least_rights_and_ask_of_the_program_what_it_has(file: Path) -
             assert ("valueFrom" in variable) == bool(SECRET.search(variable["name"])), variable["name"]
 
 
-def test_the_containerfile_copies_what_is_there_and_runs_as_nobody_special() -> None:
+def test_the_containerfile_copies_existing_files_and_runs_as_an_ordinary_user() -> None:
     parsed = DockerfileParser(fileobj=(INFRA / "Containerfile").open("rb"), cache_content=True)
     steps = [step for step in parsed.structure if step["instruction"] != "COMMENT"]
     assert {step["instruction"] for step in steps} == {
@@ -86,6 +86,6 @@ def test_the_containerfile_copies_what_is_there_and_runs_as_nobody_special() -> 
     assert f"uv=={pinned[1]}" in parsed.content
 
 
-def test_first_lines_say_what_was_never_run() -> None:
+def test_the_first_line_says_that_a_file_was_never_run() -> None:
     for file in (INFRA / "Containerfile", *(INFRA / "kubernetes").glob("*.yaml")):
         assert file.read_text(encoding="utf-8").startswith("# Never "), file

@@ -11,7 +11,7 @@ from jobs.operate.cluster.jars import read_lock
 UV_LOCK = Path(__file__).parents[2] / "uv.lock"
 
 
-def test_jars_requirement_and_lock_name_one_version_of_delta() -> None:
+def test_jars_requirements_and_lock_pin_the_same_version_of_delta() -> None:
     packages = tomllib.loads(UV_LOCK.read_text("utf-8"))["package"]
     locked = [package["version"] for package in packages if package["name"] == "delta-spark"]
     assert locked == [delta_release()]

@@ -68,7 +68,7 @@ def test_the_same_bytes_are_landed_once(tmp_path: Path, home: Path) -> None:
     assert len(files_in(home)) == 4
 
 
-def test_manifests_come_in_order_of_their_dates(tmp_path: Path) -> None:
+def test_manifests_are_ordered_by_date(tmp_path: Path) -> None:
     days = [DAY, DAY - timedelta(days=400), DAY + timedelta(days=1)]
     for number, day in enumerate(days):
         store(arrived(tmp_path, b"%d" % number), "prices", day)
@@ -76,7 +76,7 @@ def test_manifests_come_in_order_of_their_dates(tmp_path: Path) -> None:
     assert [landed.logical_date for landed in manifests("prices")] == sorted(days)
 
 
-def test_a_json_file_does_not_meet_its_manifest(tmp_path: Path) -> None:
+def test_a_json_file_does_not_collide_with_its_manifest(tmp_path: Path) -> None:
     landed = store(arrived(tmp_path, b"{}", "x.json"), "prices", DAY)
     assert landed.file.read_bytes() == b"{}"
     assert [one.file_name for one in manifests("prices")] == ["x.json"]
@@ -93,18 +93,18 @@ def test_a_json_file_does_not_meet_its_manifest(tmp_path: Path) -> None:
         ("x.<>", ""),
     ],
 )
-def test_the_suffix_is_kept_where_it_is_one(tmp_path: Path, name: str, suffix: str) -> None:
+def test_a_usable_suffix_is_kept(tmp_path: Path, name: str, suffix: str) -> None:
     landed = store(arrived(tmp_path, name.encode(), name), "prices", DAY)
     assert landed.path.endswith(landed.sha256 + suffix)
     assert landed.file_name == name
 
 
-def test_the_folder_is_the_date_in_utc(tmp_path: Path) -> None:
+def test_the_folder_is_the_utc_date(tmp_path: Path) -> None:
     hong_kong = datetime(2026, 11, 23, 4, tzinfo=timezone(timedelta(hours=8)))
     assert "/2026/11/22/" in store(arrived(tmp_path), "prices", hong_kong).path
 
 
-def test_tampering_is_found(tmp_path: Path) -> None:
+def test_tampering_is_detected(tmp_path: Path) -> None:
     landed = store(arrived(tmp_path), "prices", DAY)
     landed.file.chmod(0o644)
     landed.file.write_bytes(b"a,b\n1,9\n")
@@ -118,7 +118,7 @@ def test_tampering_is_found(tmp_path: Path) -> None:
         verify(landed)
 
 
-def test_a_broken_manifest_is_named(tmp_path: Path, home: Path) -> None:
+def test_a_broken_manifest_is_refused(tmp_path: Path, home: Path) -> None:
     store(arrived(tmp_path), "prices", DAY)
     manifest = next(home.rglob("*.manifest.json"))
     manifest.chmod(0o644)
@@ -127,7 +127,7 @@ def test_a_broken_manifest_is_named(tmp_path: Path, home: Path) -> None:
         list(manifests("prices"))
 
 
-def test_two_at_once_land_one(tmp_path: Path, home: Path) -> None:
+def test_concurrent_landings_of_the_same_bytes_are_one(tmp_path: Path, home: Path) -> None:
     fetched = arrived(tmp_path, os.urandom(3_000_000))
     with ThreadPoolExecutor(8) as pool:
         landed = list(pool.map(lambda _: store(fetched, "prices", DAY), range(16)))
@@ -153,17 +153,17 @@ def test_a_full_disk_leaves_nothing_half_written(tmp_path: Path, home: Path) -> 
     done = subprocess.run([sys.executable, "-c", code, str(fetched.path)], capture_output=True, text=True, check=True)
     assert "cannot be read or written (File too large)" in done.stdout
     assert files_in(home) == []
-    said = str(disk_full(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), home))
-    assert "the disk is full" in said
-    assert "free some space" in said
+    output = str(disk_full(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), home))
+    assert "the disk is full" in output
+    assert "free some space" in output
 
 
-def test_a_source_that_vanished_is_no_traceback(tmp_path: Path) -> None:
+def test_a_vanished_file_is_an_exchange_error(tmp_path: Path) -> None:
     with pytest.raises(ExchangeError, match="cannot be read or written"):
         store(Fetched(tmp_path / "gone.csv", "gone.csv", "u"), "prices", DAY)
 
 
-def test_killed_at_any_instant_and_run_again_ends_the_same(tmp_path: Path, home: Path) -> None:
+def test_landing_again_after_a_kill_at_any_instant_gives_the_same_files(tmp_path: Path, home: Path) -> None:
     fetched = arrived(tmp_path, os.urandom(1 << 20) * 60)
     code = (
         "import sys, datetime, pathlib\n"

@@ -25,12 +25,12 @@ def _modules(room: str) -> set[str]:
 
 
 @pytest.mark.parametrize("room", ROOMS)
-def test_every_module_of_a_room_has_a_case_on_both_engines(room: str) -> None:
+def test_every_engine_module_has_a_case_on_both_engines(room: str) -> None:
     named = {module for _, (_, *modules) in _marks() for module in modules}
     assert _modules(room) - named == set(), "mark a test of the lake with both_engines(reason, module)"
 
 
-def test_every_mark_gives_a_reason_and_names_modules_that_are_there() -> None:
+def test_every_mark_gives_a_reason_and_names_existing_modules() -> None:
     there = {module for room in ROOMS for module in _modules(room)}
     for place, (reason, *modules) in _marks():
         assert reason and reason not in there, f"{place} gives no reason"

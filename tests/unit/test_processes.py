@@ -23,6 +23,6 @@ print("alive", flush=True)
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux ends a process with its parent")
-def test_who_is_started_by_one_that_is_gone_already_ends_at_once() -> None:
+def test_a_process_whose_parent_is_already_dead_ends_immediately() -> None:
     ended = subprocess.run([sys.executable, "-c", PROGRAM], cwd=CHECKOUT, capture_output=True, text=True, timeout=120)
     assert (ended.stdout, ended.stderr) == ("", "")

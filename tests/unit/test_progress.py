@@ -30,7 +30,7 @@ def _told(source: Subject, records: Iterable[Run]) -> list[int]:
     return [run.id for run in take_records({source.dag_id: source}, records)]
 
 
-def test_two_records_of_one_step_are_told_once_each() -> None:
+def test_two_records_of_one_step_are_reported_once_each() -> None:
     source = _source()
     asked_for, scheduled = _record(1, "land", "succeeded"), _record(2, "land", "unchanged")
     assert _told(source, [asked_for]) == [1]
@@ -40,7 +40,7 @@ def test_two_records_of_one_step_are_told_once_each() -> None:
     assert source.has_moved
 
 
-def test_a_step_tried_again_is_where_the_source_is() -> None:
+def test_a_retried_step_is_the_source_s_current_step() -> None:
     source = _source()
     _told(source, [_record(1, "land", "succeeded"), _record(2, "bronze", "failed"), _record(3, "land", "unchanged")])
     assert source.step == "land"
@@ -50,7 +50,7 @@ def test_a_step_tried_again_is_where_the_source_is() -> None:
 
 
 @given(st.lists(st.tuples(st.sampled_from(["land", "bronze", "silver"]), st.integers(0, 5), st.integers(1, 4))))
-def test_every_end_is_told_exactly_once(steps: list[tuple[str, int, int]]) -> None:
+def test_every_end_is_reported_exactly_once(steps: list[tuple[str, int, int]]) -> None:
     """Steps begin in some round of asking and end some rounds later; all are listed each time, as the registry does."""
     source, told = _source(), []
     for asked in range(12):

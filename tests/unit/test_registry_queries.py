@@ -103,7 +103,7 @@ def passed(table: str, version: int, grade: str = "A", inputs: dict[str, int] | 
     )  # fmt: skip
 
 
-def test_releases_come_by_number_not_by_the_order_they_were_made_in() -> None:
+def test_releases_are_ordered_by_number_not_by_insertion() -> None:
     for number, version in (("1.10.0", 3), ("1.2.0", 2), ("1.0.0", 1)):
         assert record_release(release_row(number, version))
     assert [row.number for row in releases_of("rates")] == ["1.10.0", "1.2.0", "1.0.0"]
@@ -146,7 +146,7 @@ def test_a_recalled_release_is_kept_but_not_published() -> None:
     assert [row.status for row in releases_of("rates")] == ["published", "recalled", "recalled"]
 
 
-def test_a_list_of_releases_reads_of_a_manifest_only_what_changed() -> None:
+def test_listing_releases_reads_only_the_changes_of_each_manifest() -> None:
     record_release(release_row("1.0.0", 1, manifest={"files": ["f"]}))
     record_release(release_row("1.1.0", 2))
     record_release(release_row("1.0.0", 7, "loads"))
@@ -168,7 +168,7 @@ def test_a_release_pins_a_version_and_its_files() -> None:
     assert release_of_version("rates", 5) is None
 
 
-def test_a_pointer_brings_its_check_and_a_grade() -> None:
+def test_a_pointer_has_its_check_and_grade() -> None:
     passed("silver.rates", 3, "B")
     passed("gold.rates", 5, "C", {"silver.rates": 3})
     add(check_row("gold.rates", 6, "E"))
@@ -197,7 +197,7 @@ def test_a_pointer_is_read_with_one_statement() -> None:
     assert sum(statement.lstrip().upper().startswith("SELECT") for statement in statements) == 1
 
 
-def test_what_was_built_from_a_table_follows_it() -> None:
+def test_inputs_of_products_follow_a_rebased_or_dropped_pointer() -> None:
     passed("silver.rates", 3)
     passed("gold.current", 1, inputs={"silver.rates": 3, "silver.other": 9})
     passed("gold.late", 1, inputs={"silver.rates": 2})
@@ -219,7 +219,7 @@ def test_what_was_built_from_a_table_follows_it() -> None:
     }
 
 
-def test_a_confirmed_pointer_has_the_new_check_and_an_advanced_one_the_new_input() -> None:
+def test_confirming_a_pointer_sets_its_check_and_advancing_sets_its_landing() -> None:
     passed("silver.rates", 3)
     confirm("silver.rates", check_row("silver.rates", 3, "D"))
     advance("silver.rates", landing_id=8)
@@ -228,7 +228,7 @@ def test_a_confirmed_pointer_has_the_new_check_and_an_advanced_one_the_new_input
     assert (stored.check.grade, stored.landing_id, stored.delta_version) == ("D", 8, 3)
 
 
-def test_a_lease_is_taken_once_extended_by_its_writer_and_free_when_it_ended() -> None:
+def test_a_lease_is_exclusive_renewable_and_free_once_expired() -> None:
     assert take_lease("s3://lake", "one", now=NOW, until=NOW + HOUR)
     assert not take_lease("s3://lake", "two", now=NOW, until=NOW + HOUR)
     assert take_lease("s3://other", "two", now=NOW, until=NOW + HOUR)
@@ -267,14 +267,14 @@ def test_runs_are_listed_newest_first_and_filtered() -> None:
     assert [row.id for row in runs_after(1)] == [2, 3]
 
 
-def test_a_version_that_release_found_unchanged_counts_as_released() -> None:
+def test_a_version_with_an_unchanged_release_run_counts_as_released() -> None:
     assert last_released_version("rates") is None
     add(run_row("rates", "release", version=4), run_row("rates", "release", "unchanged", version=5))
     add(run_row("rates", "release", "failed", version=6), run_row("rates", "gold", version=7))
     assert last_released_version("rates") == 5
 
 
-def test_every_record_is_listed_with_its_types_and_without_its_input() -> None:
+def test_runs_are_listed_with_column_types_and_without_inputs() -> None:
     add(run_row("rates", "gold", version=7))
     listing = list_runs()
     row = dict(zip([name for name, _ in listing.columns], listing.rows[0], strict=True))
@@ -284,7 +284,7 @@ def test_every_record_is_listed_with_its_types_and_without_its_input() -> None:
     assert "input" not in types
 
 
-def test_old_records_go_but_for_the_newest_of_each_step() -> None:
+def test_old_runs_are_deleted_except_the_newest_of_each_step() -> None:
     old = NOW - 2 * HOUR
     add(run_row("rates", "land", at=old), run_row("rates", "land", at=old), run_row("rates", "silver", at=old))
     add(run_row("rates", "land", at=NOW), run_row("loads", "land", at=old))
@@ -294,7 +294,7 @@ def test_old_records_go_but_for_the_newest_of_each_step() -> None:
     assert delete_old_runs(NOW - HOUR) == 0
 
 
-def test_records_are_copied_with_their_numbers_and_only_into_a_registry_without_its_own(
+def test_records_keep_their_ids_and_are_copied_only_into_an_empty_registry(
     home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     add(run_row("rates", "land"), run_row("rates", "silver"), landing_row("rates", "a"))

@@ -30,7 +30,7 @@ def rules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     return compiled
 
 
-def test_what_a_column_declares_becomes_rules(rules: Any) -> None:
+def test_column_properties_become_rules(rules: Any) -> None:
     found = rules()
     assert list(found) == [
         "key.unique", "meter_code.required", "read_at.required", "energy_kwh.range", "quality_code.enum",
@@ -76,12 +76,12 @@ def test_warnings_send_no_row_to_quarantine(tmp_path: Path, monkeypatch: pytest.
     assert "note.nullValues" not in {r.id for r in row_rules(contract)}
 
 
-def test_two_rules_of_one_name_get_numbers(rules: Any) -> None:
+def test_two_rules_of_the_same_name_are_numbered(rules: Any) -> None:
     entry = {"metric": "nullValues", "mustBe": 0}
     assert {"note.nullValues", "note.nullValues_2"} <= set(rules(note={"quality": [entry, entry]}))
 
 
-def test_dimensions_of_the_standard_are_ours(rules: Any) -> None:
+def test_dimensions_of_the_standard_are_mapped_to_ours(rules: Any) -> None:
     entry = {"metric": "nullValues", "mustBe": 0}
     for standard, ours in (("conformity", "validity"), ("coverage", "completeness"), ("accuracy", "accuracy")):
         assert rules(note={"quality": [entry | {"dimension": standard}]})["note.nullValues"].dimension == ours
@@ -110,13 +110,13 @@ def test_limits_are_each_others_complement(value: Any, limit: Any) -> None:
 
 
 @given(NUMBERS, NUMBERS, NUMBERS)
-def test_between_has_both_ends(value: Any, low: Any, high: Any) -> None:
+def test_between_includes_both_ends(value: Any, low: Any, high: Any) -> None:
     inside = satisfied(value, ">=", low) and satisfied(value, "<=", high)
     assert satisfied(value, "between", (low, high)) == inside
     assert satisfied(value, "not between", (low, high)) != inside
 
 
-def test_nothing_is_within_no_limit() -> None:
+def test_null_and_nan_satisfy_no_limit() -> None:
     for sign in ("=", "<>", "<", "<=", ">", ">="):
         assert not satisfied(None, sign, 0)
         assert not satisfied(float("nan"), sign, 0)

@@ -22,7 +22,7 @@ changes = st.lists(st.sampled_from(KINDS).map(lambda kind: SchemaChange(kind=kin
 
 
 @given(before=numbers, added=counts, removed=counts, changed=counts, schema=changes)
-def test_the_first_part_that_moves_tells_what_changed(
+def test_the_number_shows_the_kind_of_change(
     before: tuple[int, int, int], added: int, removed: int, changed: int, schema: tuple[SchemaChange, ...]
 ) -> None:
     after = next_number(before, Difference(added, removed, changed, schema, Fingerprint()))
@@ -57,17 +57,17 @@ def side(columns: dict[str, str], key: tuple[str, ...] = ("k",), required: froze
         (side({"k": "long"}), side({"k": "long"}, required=frozenset("k")), ["always_present"]),
     ],
 )
-def test_changes_of_shape(before: Side, after: Side, kinds: list[str]) -> None:
+def test_schema_changes_are_classified(before: Side, after: Side, kinds: list[str]) -> None:
     assert [change.kind for change in schema_changes(before, after)] == kinds
 
 
 @given(numbers)
-def test_numbers_are_read_as_they_are_written(number: tuple[int, int, int]) -> None:
+def test_a_release_number_parses_back(number: tuple[int, int, int]) -> None:
     assert parse_number(".".join(map(str, number))) == number
 
 
 @pytest.mark.parametrize("text", ["", "1", "1.2", "1.2.3.4", "v1.2.3", "01.2.3", "1.2.-3", "1.2.x", "1.2.٣", "1.2.3 "])
-def test_what_is_no_number(text: str) -> None:
+def test_text_that_is_no_release_number_is_refused(text: str) -> None:
     assert parse_number(text) is None
 
 

@@ -32,15 +32,15 @@ def test_each_row_is_in_one_share(numbers: list[int], of: int, data: st.DataObje
     assert sorted(found) == numbers
 
 
-def test_who_has_all_shares_hands_on_what_was_read() -> None:
+def test_a_worker_with_all_shares_passes_batches_on_unchanged() -> None:
     (batch,) = batches([1, 2, 3], [])
     assert Shares(frozenset((0, 1)), 2).rows(batch) is batch
 
 
-def test_only_a_large_file_is_parted() -> None:
+def test_only_large_files_are_split() -> None:
     assert [shares_of(size) for size in (0, stripes._LARGE_BYTES - 1)] == [1, 1]
     assert shares_of(stripes._LARGE_BYTES) == shares_of(10**12) == 12
 
 
-def test_one_share_alone_speaks_for_the_file() -> None:
+def test_only_one_share_is_the_first() -> None:
     assert [Shares(frozenset((share,)), 3).has_first for share in range(3)] == [True, False, False]

@@ -186,12 +186,12 @@ def _settled(held: list[Any]) -> tuple[Any, Any]:
     import pyarrow.compute as pc
 
     rows = pa.concat_tables(held)
-    said = rows.group_by(list(KEY)).aggregate(
+    output = rows.group_by(list(KEY)).aggregate(
         [("energy_kwh", "count_distinct"), ("status_code", "count_distinct"), ("_row", "min")]
     )
-    agree = pc.and_(pc.equal(said["energy_kwh_count_distinct"], 1), pc.equal(said["status_code_count_distinct"], 1))
-    first = said.filter(agree).select(["_row_min"])
-    against = said.filter(pc.invert(agree)).select(KEY)
+    agree = pc.and_(pc.equal(output["energy_kwh_count_distinct"], 1), pc.equal(output["status_code_count_distinct"], 1))
+    first = output.filter(agree).select(["_row_min"])
+    against = output.filter(pc.invert(agree)).select(KEY)
     kept = rows.join(first, "_row", "_row_min", join_type="left semi").select(_SILVER)
     contradicting = rows.join(against, list(KEY), join_type="left semi")
     reason = pa.repeat(CONTRADICTION, contradicting.num_rows)
