@@ -143,7 +143,9 @@ def test_revoking_by_number_and_by_product_and_buyer(rates: str) -> None:
     at=st.datetimes(timezones=st.just(UTC)),
     revoked=st.booleans(),
 )
-def test_a_grant_is_live_between_its_dates_unless_revoked(begin: datetime, length: timedelta, at: datetime, revoked: bool) -> None:
+def test_a_grant_is_live_between_its_dates_unless_revoked(
+    begin: datetime, length: timedelta, at: datetime, revoked: bool
+) -> None:
     try:
         end = begin + length
     except OverflowError:

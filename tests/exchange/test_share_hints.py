@@ -181,7 +181,9 @@ def _compare(name: str, operation: str, value: str, kind: str) -> dict[str, Any]
         ({"op": ["and"], "children": [1, None, "x"]}, 7),
     ],
 )
-def test_a_predicate_keeps_the_files_that_may_match(world: tuple[SharedSnapshot, dict[str, list[Row]]], tree: dict[str, Any], files: int) -> None:
+def test_a_predicate_keeps_the_files_that_may_match(
+    world: tuple[SharedSnapshot, dict[str, list[Row]]], tree: dict[str, Any], files: int
+) -> None:
     assert len(select_files(world[0], predicate=json.dumps(tree), limit=None, other_hints=False)) == files
 
 
