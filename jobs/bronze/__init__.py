@@ -1,1 +1,1 @@
-"""Bronze: landed bytes become rows as received, by formats."""
+"""Bronze: formats turn landed bytes into rows as received."""

@@ -1,4 +1,4 @@
-"""Bronze: every record of every landed file as a row of text, good or refused, with where it came from."""
+"""Bronze: every record of every landed file, good or refused, as a row of text with its origin."""
 
 from __future__ import annotations
 
@@ -35,18 +35,18 @@ EXTRAS: tuple[tuple[str, str, str], ...] = (
     ("_refused", "STRING", "why the record could not be read; null for a good one"),
     ("_raw", "STRING", "the record as received, if it was refused"),
 )
-# A record number that no record has: the refusal speaks of the whole file.
+# No record has this number: it marks the refusal of a whole file.
 WHOLE_FILE = 0
 _SLICE = "_landing_sha256"
-# Delta tables allow none of these in a name; the last one tells that another was there.
-_NO_PART_OF_NAMES = re.compile(r"[ ,;{}()\n\t=%]")
-# So many landings of one run have a frame each; the rest share one.
+# Delta allows none of these in column names but %, which is escaped because it introduces an escape.
+_FORBIDDEN = re.compile(r"[ ,;{}()\n\t=%]")
+# The first landings of a run get a frame each; all others share one.
 _FRAMES = 16
 
 
 @dataclass(frozen=True)
 class _Arrival:
-    """What a parser needs to know of one landed file."""
+    """What a parser needs to know about one landed file."""
 
     path: str
     file_name: str
@@ -62,35 +62,35 @@ def run(source: Source, _logical_date: datetime, _run_id: str) -> StepOutcome:
 def bronze(source: Source) -> StepOutcome:
     """Load every landed file of the source that bronze does not hold yet, in one commit.
 
-    A file that cannot be read becomes one refused row, so that the others go on; loading it again replaces its rows.
+    An unreadable file becomes one refused row and does not stop the others; loading a file again replaces its rows.
     """
-    _refuse_twins(source)
+    _check_column_names(source)
     with translate_engine_errors(source.file):
         _create(source)
         landings = waiting_landings(source.name)
         if not landings:
             return StepOutcome(status="unchanged")
-        _see_bytes(landings)
-        return _note(source, landings, _load(source, landings))
+        _require_bytes(landings)
+        return _record(source, landings, _load(source, landings))
 
 
-def _refuse_twins(source: Source) -> None:
-    seen: dict[str, str] = {}
+def _check_column_names(source: Source) -> None:
+    names: dict[str, str] = {}
     for name in (*columns_of(source), *(extra for extra, _, _ in EXTRAS)):
-        twin = seen.setdefault(name.lower(), name)
-        if twin != name:
+        earlier = names.setdefault(name.lower(), name)
+        if earlier != name:
             raise DeclarationError(
-                f"the columns '{twin}' and '{name}' differ in case only, which SQL cannot tell apart",
+                f"the columns '{earlier}' and '{name}' differ only in case, which SQL ignores",
                 file=source.file, field="format.columns", expected="names that differ in more than case",
                 next_step="declare `header: false` and `skip_lines: 1`, and give the columns names of your own",
             )  # fmt: skip
 
 
-def _see_bytes(landings: list[Landing]) -> None:
+def _require_bytes(landings: list[Landing]) -> None:
     for landing in landings:
         if not (settings().store / landing.path).exists():
             raise Tampered(
-                f"the landed bytes of {landing.file_name} are gone",
+                f"the landed bytes of {landing.file_name} are missing",
                 where=landing.path,
                 next_step="restore the file from a backup, or run `exchange land` while the publisher still offers it",
             )
@@ -102,21 +102,21 @@ def table_of(source: Source) -> str:
 
 
 def columns_of(source: Source) -> tuple[str, ...]:
-    """The publisher's columns, as declared, names stripped of blanks."""
+    """The publisher's columns, as declared, stripped of surrounding blanks."""
     return tuple(c.strip() for c in source.declared.format.columns)
 
 
 def stored_names(form: Format) -> dict[str, str]:
-    """By what name the table has each of the publisher's columns: its own, but for marks that no Delta table allows."""
+    """The table's name of each publisher's column: the same, with characters that Delta forbids escaped."""
     names = (column.strip() for column in form.columns)
-    return {name: _NO_PART_OF_NAMES.sub(lambda mark: f"%{ord(mark[0]):02X}", name) for name in names}
+    return {name: _FORBIDDEN.sub(lambda mark: f"%{ord(mark[0]):02X}", name) for name in names}
 
 
 def published_rows(source: Source, where: str) -> DataFrame:
-    """Rows of the table under the publisher's own names.
+    """Rows of the source's table under the publisher's own column names.
 
     Args:
-        source: whose.
+        source: the source.
         where: SQL over the partition column.
     """
     escaped = _escaped(source.declared.format)
@@ -125,12 +125,12 @@ def published_rows(source: Source, where: str) -> DataFrame:
 
 
 def _escaped(form: Format) -> dict[str, str]:
-    """The publisher's name of each column that the table has under another one."""
+    """The publisher's name of each column that the table stores under another name, by that name."""
     return {stored: name for name, stored in stored_names(form).items() if stored != name}
 
 
 def slice_of(sha256s: list[str]) -> str:
-    """SQL that holds for the rows of these landings, over bronze's and quarantine's partition column."""
+    """SQL over the partition column of bronze and quarantine that is true for the rows of these landings."""
     return lake.predicate([((_SLICE, sha256),) for sha256 in sha256s])
 
 
@@ -141,11 +141,11 @@ def _fields(source: Source) -> tuple[lake.Field, ...]:
 
 
 def _create(source: Source) -> None:
-    """See that the table is there; one read by another `format:` is emptied, and every landed file read again."""
+    """Create the table if missing; empty one read with another `format:`, so that every landed file is read again."""
     table, fields, title = table_of(source), _fields(source), f"{source.declared.title}: rows as received"
     digest = format_digest(source.declared.format)
     if not lake.exists(table):
-        # One that is gone can be made again from landing.
+        # A deleted table is rebuilt from landing.
         forget_loaded(source.name)
     elif lake.made_by(table) != digest:
         forget_loaded(source.name)
@@ -155,16 +155,16 @@ def _create(source: Source) -> None:
 
 
 def format_digest(form: Format) -> str:
-    """sha256 of all that decides how bytes become bronze rows."""
-    told, escaped = form.model_dump(mode="json"), _escaped(form)
-    told |= {"stored": escaped} if escaped else {}
-    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
+    """sha256 of everything that decides how bytes become bronze rows."""
+    declared, escaped = form.model_dump(mode="json"), _escaped(form)
+    declared |= {"stored": escaped} if escaped else {}
+    return hashlib.sha256(json.dumps(declared, sort_keys=True).encode()).hexdigest()
 
 
 def _load(source: Source, landings: list[Landing]) -> dict[str, Any]:
-    """Commit the landings' rows; returns what was loaded of each, counted from the committed rows themselves.
+    """Commit the landings' rows; return the counts of each landing, taken from the committed rows.
 
-    Of a file that broke off half-way only the refusal remains: all of it is refused.
+    A file that became unreadable half-way is refused whole: only its refusal remains.
     """
     table, shas = table_of(source), [x.sha256 for x in landings]
     lake.overwrite(table, _parsed(source, landings), slice_of=slice_of(shas), together=False)
@@ -182,13 +182,14 @@ def _counted(table: str, sha256s: list[str]) -> dict[str, Any]:
 
 
 def _parsed(source: Source, landings: list[Landing]) -> DataFrame:
-    """The landings' records. Each landing has a frame of its own, in which all that says where a row came from is
-    literal: by a partition column that is not, the engine sorts the rows before it writes them.
+    """The landings' records, in one frame per landing whose origin columns are literals.
+
+    If the partition column is not a literal, the engine sorts the rows before it writes them.
     """
     frames = [_parsed_one(source, landing) for landing in landings[:_FRAMES]]
     if len(landings) > _FRAMES:
         frames.append(_parsed_many(source, landings[_FRAMES:]))
-    return reduce(lambda one, other: one.unionByName(other), frames)
+    return reduce(lambda left, right: left.unionByName(right), frames)
 
 
 def _parsed_one(source: Source, landing: Landing) -> DataFrame:
@@ -197,7 +198,7 @@ def _parsed_one(source: Source, landing: Landing) -> DataFrame:
 
 
 def origin_of(landing: Landing) -> dict[str, Column]:
-    """What all rows of a landing say of where they came from, as literals."""
+    """The origin columns of a landing's rows, as literals."""
     from pyspark.sql import functions as F
 
     return {
@@ -244,7 +245,7 @@ def _parser(form: Format) -> Any:
 
 
 def _arrivals(batch: pa.RecordBatch) -> Iterator[_Arrival]:
-    """The files of a batch, each once, with all of its shares that fell to this worker."""
+    """Each file of a batch once, with all of its shares that this worker got."""
     shares: dict[tuple[str, str, str, int], set[int]] = {}
     for row in batch.to_pylist():
         shares.setdefault((row["path"], row["file_name"], row["sha256"], row["shares"]), set()).add(row["share"])
@@ -275,14 +276,14 @@ def _ordered(records: pa.RecordBatch, form: Format) -> pa.RecordBatch:
 def _refusal(file: _Arrival, form: Format, reason: str) -> pa.RecordBatch:
     import pyarrow as pa
 
-    nothing = pa.array([None], pa.string())
-    columns = [nothing] * len(form.columns)
+    null = pa.array([None], pa.string())
+    columns = [null] * len(form.columns)
     return pa.RecordBatch.from_arrays(
         [
             *columns,
-            nothing,
+            null,
             pa.array([reason]),
-            nothing,
+            null,
             pa.array([WHOLE_FILE], pa.int64()),
             pa.array([file.file_name]),
         ],
@@ -290,8 +291,8 @@ def _refusal(file: _Arrival, form: Format, reason: str) -> pa.RecordBatch:
     )
 
 
-def _note(source: Source, landings: list[Landing], loaded: dict[str, Any]) -> StepOutcome:
-    """Record what was loaded of each file."""
+def _record(source: Source, landings: list[Landing], loaded: dict[str, Any]) -> StepOutcome:
+    """Record each file's counts in the registry."""
     counted = {sha256: Loaded(row["rows"], row["refused"], row["fault"]) for sha256, row in loaded.items()}
     note_loaded({x.id: counted.get(x.sha256, Loaded(0, 0, None)) for x in landings})
     rows = sum(row["rows"] for row in loaded.values())
@@ -317,5 +318,5 @@ def _message(source: Source, landings: list[Landing], loaded: dict[str, Any]) ->
     parts = [loaded[x.sha256]["fault"] for x in landings if x.sha256 in loaded and loaded[x.sha256]["fault"]]
     extra = next((row["extra"] for row in loaded.values() if row["extra"]), None)
     if extra:
-        parts.append(f"undeclared columns are kept in _extra, such as {extra[:120]}; declare them in {source.file}")
+        parts.append(f"undeclared columns are kept in _extra, for example {extra[:120]}; declare them in {source.file}")
     return "; ".join(parts) or None

@@ -1,8 +1,8 @@
-"""Lets several workers read one large file at once: each reads it whole, and hands on the rows of its own stripes.
+"""Lets several workers load one large file: each reads all of it and passes on the rows of its own stripes.
 
-To cut a file where a record begins takes reading it up to there, and to find records takes a fraction of what an engine
-needs to take their rows in and write them. Which stripe a row belongs to follows from its number alone, so that every
-row is handed on by one worker and no more, however each of them happens to cut the file into blocks.
+Finding where a record begins means reading the file up to there, and finding records costs a fraction of what the
+engine spends on receiving and writing their rows. A row's number alone decides its stripe, so exactly one worker passes
+it on, however each of them cuts the file into blocks.
 """
 
 from __future__ import annotations
@@ -13,28 +13,28 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import pyarrow as pa
 
-# Of a smaller one nobody takes a share: to start a worker's Python costs more.
+# Smaller files are not split: starting another Python worker costs more than it saves.
 _LARGE_BYTES = 16 << 20
-# As many as fall alike to one, two, three, four, six or twelve workers; who gets several reads the file once for all.
+# Divides evenly among 1, 2, 3, 4, 6 or 12 workers; a worker with several shares still reads the file once.
 _SHARES = 12
-# Rows of a stripe: many of them to a share, so that shares are alike.
+# Rows per stripe; small enough that each share has many stripes, so that shares are of similar size.
 _STRIPE = 1 << 12
 
 
 @dataclass(frozen=True)
 class Shares:
-    """Which rows of a file are handed on: those of the stripes whose number, modulo `of`, is among `own`."""
+    """The rows of a file that a worker passes on: those of the stripes whose number modulo `of` is in `own`."""
 
     own: frozenset[int]
     of: int
 
     @property
     def has_first(self) -> bool:
-        """Whether the first share is among them, whose worker says what is to be said once of a file."""
+        """Whether this worker has the first share, and so reports what is reported once per file."""
         return 0 in self.own
 
     def rows(self, records: pa.RecordBatch) -> pa.RecordBatch:
-        """Those of a batch's rows, told apart by the number in their column ``_row``."""
+        """The rows of a batch that belong to these shares, by the number in their column ``_row``."""
         import numpy as np
         import pyarrow as pa
 
@@ -45,5 +45,5 @@ class Shares:
 
 
 def shares_of(size: int) -> int:
-    """Into how many shares a file of so many bytes is parted."""
+    """The number of shares that a file of ``size`` bytes is split into."""
     return _SHARES if size >= _LARGE_BYTES else 1

@@ -154,7 +154,7 @@ def test_missing_landed_bytes_are_reported_and_can_be_landed_again(source: Sourc
     source.land([("m1", "2026-01-01", "1")], file="a.csv")
     kept = settings().home / landings(source.name)[0].path
     kept.unlink()
-    with pytest.raises(Tampered, match=r"a\.csv are gone"):
+    with pytest.raises(Tampered, match=r"a\.csv are missing"):
         source.step("bronze")
     source.step("land", 4)
     source.build(4)

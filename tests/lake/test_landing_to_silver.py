@@ -291,7 +291,7 @@ def test_columns_may_have_any_name(exchange: Trial) -> None:
 def test_columns_that_differ_only_in_case_are_refused(exchange: Trial) -> None:
     source = exchange.source({"value": "INT"}, ["value"], published=["value", "Value"])
     source.land("value,Value\n1,2\n")
-    with pytest.raises(DeclarationError, match="'value' and 'Value' differ in case only"):
+    with pytest.raises(DeclarationError, match="'value' and 'Value' differ only in case"):
         source.step("bronze")
 
 

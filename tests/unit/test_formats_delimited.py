@@ -113,7 +113,7 @@ def test_rows_have_physical_line_numbers_with_either_parser() -> None:
     assert refused(rows) == [
         (8, "too_few_cells: expected 2, found 1", "5"),
         (9, "too_many_cells: expected 2, found 3", "6,7,8"),
-        (10, "quote_not_closed: the quote opened in cell 1 has no end", '"9"x,"y'),
+        (10, "quote_not_closed: the quote opened in cell 1 is never closed", '"9"x,"y'),
     ]
 
 
@@ -157,7 +157,7 @@ def test_a_column_named_twice_is_refused() -> None:
         (b"\n\n\r\n", "an empty file"),
         (b"\xef\xbb\xbf", "an empty file"),
         (b"<!DOCTYPE html><html><head><title>Log\n in &amp; pay</title>", "an HTML page, title 'Log in & pay'"),
-        (b"\n <HTML><body>gone</body>", "an HTML page without title"),
+        (b"\n <HTML><body>gone</body>", "an HTML page without a title"),
         ("<html><title>x</title>".encode("utf-16"), "an HTML page, title 'x'"),
         ("名字,b\n".encode("gb18030"), "declare encoding: gb"),
         ("a,b\n1,2\n".encode("utf-16"), "declare encoding: utf-16"),
@@ -251,7 +251,7 @@ def test_an_open_quote_costs_its_line_in_bounded_memory(tmp_path: Path) -> None:
     assert refusals == [
         {
             "_row": 40_002,
-            "_refused": "quote_not_closed: the quote opened in cell 2 has no end",
+            "_refused": "quote_not_closed: the quote opened in cell 2 is never closed",
             "_raw": '7,"open,x',
         }
     ]

@@ -97,7 +97,7 @@ def test_broken_lines_are_refused_and_the_others_read() -> None:
         (4, "not_an_object: found an array"),
         (5, "no_declared_column: found z"),
         (6, "undecodable: not utf-8 at byte 6 (0xff)"),
-        (7, "undecodable: a text holds half a character (a lone surrogate)"),
+        (7, "undecodable: a string holds half a character (a lone surrogate)"),
         (8, "not_json: nested too deeply"),
     ]
 
@@ -116,14 +116,14 @@ def test_an_endless_line_is_refused() -> None:
         (b" \n", "", "an empty file"),
         (b"<html><title>Busy</title>", "", "an HTML page, title 'Busy'"),
         (b'{"status": "error", "message": "quota", "x": [1]}', "result.records", 'status: "error", message: "quota"'),
-        (b'{"result": {"total": 3}}', "result.records", "result has no key 'records'; there is total: 3"),
+        (b'{"result": {"total": 3}}', "result.records", "result has no key 'records', only total: 3"),
         (b'{"result": null}', "result", "result is null"),
         (b'{"a": [1]}', "", "the document is an object with a: an array"),
         (b"[1]", "a", "the document is an array; expected an object with the key 'a'"),
-        (b'[{"a": 1}, {"a": 2', "", "may be cut off"),
-        (b'[{"a": 1}', "", "the document is cut off"),
-        (b'{"r": [{"a": 1}]', "r", "the document is cut off"),
-        (b'{"q": {"s": "}", "r": [{"a": 1}]', "r", "the document is cut off"),
+        (b'[{"a": 1}, {"a": 2', "", "may be truncated"),
+        (b'[{"a": 1}', "", "the document is truncated"),
+        (b'{"r": [{"a": 1}]', "r", "the document is truncated"),
+        (b'{"q": {"s": "}", "r": [{"a": 1}]', "r", "the document is truncated"),
         (b'[{"a": 1} {"a": 2}]', "", "not JSON: found '{' at character 11"),
         (b'[{"a": 1}]\n[{"a": 2}]', "", "text after the end of the document"),
         (b"[" * 100_000, "", "nested too deeply"),
@@ -145,8 +145,8 @@ def test_records_that_are_not_objects_are_refused() -> None:
     rows = document_of(b'[1, {"a": "x"}, "\xff", {"a": "\xfe"}, {"b": null}]', columns=("a",))
     assert [(row["_row"], row["_refused"], row["_raw"]) for row in rows if row["_refused"]] == [
         (1, "not_an_object: found a number", "1"),
-        (3, "not_an_object: found a text", '"\\xff"'),
-        (4, "undecodable: a text holds half a character (a lone surrogate)", '{"a": "\\xfe"}'),
+        (3, "not_an_object: found a string", '"\\xff"'),
+        (4, "undecodable: a string holds half a character (a lone surrogate)", '{"a": "\\xfe"}'),
         (5, "no_declared_column: found b", '{"b": null}'),
     ]
 

@@ -1,7 +1,7 @@
-"""Formats: bytes in, Arrow batches and refused rows out, whatever the publisher chose to send.
+"""Formats: bytes in, Arrow batches of good and refused rows out, whatever the publisher sends.
 
-A format's module is named after its type and has one function ``read(member, form)`` that yields the batches of one
-member, as `read` below describes them; `batches.Batches` builds them. Modules that are no type are what formats share.
+A format's module is named after its type and defines ``read(member, form)``, which yields the batches of one member as
+`read` below describes them; `batches.Batches` builds them. The other modules are what formats share.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ if TYPE_CHECKING:
 
 
 def read(path: Path, file_name: str, form: Format) -> Iterator[pa.RecordBatch]:
-    """Read a landed file as batches of rows, good and refused, in bounded memory, by the module of the format's type.
+    """Read a landed file as batches of good and refused rows, in bounded memory, with the module of the format's type.
 
     Every batch has the declared columns in declared order (text exactly as received; null only where JSON has null or
-    no such key), then ``_extra`` (undeclared columns as a JSON object), ``_refused`` (the reason; null for a good row),
-    ``_raw`` (a refused record's text, cut to 64 KiB), ``_row`` (delimited text and JSON lines: number of the physical
-    line on which the record begins, counted from 1 with preamble, header and blank lines; JSON documents: number of
-    the record) and ``_member`` (``file_name``, or ``file_name!member`` for a member of an archive).
+    lacks the key), then ``_extra`` (undeclared columns as a JSON object), ``_refused`` (the reason; null for a good
+    row), ``_raw`` (a refused record's text, truncated to 64 KiB), ``_row`` (delimited text and JSON lines: the physical
+    line on which the record begins, from 1, counting preamble, header and blank lines; JSON documents: the record's
+    number) and ``_member`` (``file_name``, or ``file_name!member`` for a member of an archive).
 
     Args:
         path: the file.
@@ -34,9 +34,9 @@ def read(path: Path, file_name: str, form: Format) -> Iterator[pa.RecordBatch]:
         form: the source's ``format:`` block.
 
     Raises:
-        RefusedFile: the file cannot be read. It may come after some batches (a truncated gz); the caller then discards
-            them.
-        NotFound: there is no such file.
+        RefusedFile: the file is unreadable. It may be raised after some batches (a truncated gz), which the caller then
+            discards.
+        NotFound: the file does not exist.
     """
     from jobs.land import members
 

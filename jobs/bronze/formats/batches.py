@@ -1,4 +1,4 @@
-"""The one shape in which every format hands on rows: declared columns, then bookkeeping columns."""
+"""The one shape of the batches that every format yields: declared columns, then bookkeeping columns."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ BOOKKEEPING = ("_extra", "_refused", "_raw", "_row", "_member")
 
 @dataclass(frozen=True, slots=True)
 class RefusedRecord:
-    """One record that is not a row: where it begins, why, and its text."""
+    """One record that could not be read as a row: the line it begins on, the reason, and its text."""
 
     row: int
     reason: str
@@ -26,7 +26,7 @@ class Batches:
 
     Args:
         columns: the declared names, in declared order.
-        member: what ``_member`` says.
+        member: value of ``_member``.
     """
 
     def __init__(self, columns: Sequence[str], member: str) -> None:
@@ -36,17 +36,17 @@ class Batches:
         self._width = len(columns)
 
     def good(self, cells: Sequence[pa.Array], extra: pa.Array | None, rows: pa.Array) -> pa.RecordBatch:
-        """Make a batch of good rows from one array a declared column."""
-        nothing = pa.nulls(len(rows), pa.string())
-        return self._batch([*cells, nothing if extra is None else extra, nothing, nothing], rows)
+        """Make a batch of good rows from one array per declared column."""
+        nulls = pa.nulls(len(rows), pa.string())
+        return self._batch([*cells, nulls if extra is None else extra, nulls, nulls], rows)
 
     def refused(self, refusals: Sequence[RefusedRecord]) -> pa.RecordBatch:
         """Make a batch of refused records."""
-        nothing = pa.nulls(len(refusals), pa.string())
+        nulls = pa.nulls(len(refusals), pa.string())
         reasons = pa.array([refusal.reason for refusal in refusals], pa.string())
         raws = pa.array([refusal.raw for refusal in refusals], pa.string())
         rows = pa.array([refusal.row for refusal in refusals], pa.int64())
-        return self._batch([*[nothing] * (self._width + 1), reasons, raws], rows)
+        return self._batch([*[nulls] * (self._width + 1), reasons, raws], rows)
 
     def _batch(self, text: list[pa.Array], rows: pa.Array) -> pa.RecordBatch:
         member = pa.repeat(pa.scalar(self.member, pa.string()), len(rows))
@@ -54,15 +54,15 @@ class Batches:
 
 
 def extra_json(names: Sequence[str], columns: Sequence[pa.Array], nameless: Sequence[bool]) -> pa.Array:
-    """Keep undeclared columns as one JSON object a row.
+    """Encode undeclared columns as one JSON object per row.
 
     Args:
         names: the undeclared columns' names.
         columns: their values.
-        nameless: True for a column without a name, whose blank cells mean nothing.
+        nameless: True for a column without a name, whose blank cells are left out.
 
     Returns:
-        one text a row; null where nothing is to be kept.
+        One text per row; null where nothing is left.
     """
     if any(nameless) or any(pc.any(pc.match_substring_regex(cells, r"[\x00-\x1f]")).as_py() for cells in columns):
         return _extra_by_row(names, columns, nameless)

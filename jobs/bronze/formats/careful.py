@@ -1,10 +1,10 @@
 """Reads damaged delimited text one record at a time, so that a bad line costs that line and nothing else.
 
-Tried instead, on a row with a field too many, an empty line and a quote that never closes. Python's csv knows line
-numbers, but joins what stands behind a closing quote to the cell or, if strict, stops there; the open quote takes the
-rest of the file. Polars 2.1 drops the surplus field without a word, or stops, and stops at the open quote. DuckDB 2.0
-comes nearest: it lists refused rows with line and bytes; but it drops empty lines, gives accepted rows no line, and
-refuses all that follows the open quote as one row.
+Alternatives tried, on a row with a surplus field, an empty line and a quote that never closes: Python's csv knows line
+numbers, but appends what follows a closing quote to the cell or, if strict, stops there; the open quote swallows the
+rest of the file. Polars 2.1 drops the surplus field silently or stops, and stops at the open quote. DuckDB 2.0 comes
+closest: it lists refused rows with line and bytes, but drops empty lines, gives accepted rows no line number, and
+refuses everything after the open quote as one row.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from jobs.bronze.formats.window import BOUNDS, line_ends
 
 
 def too_long(limit: int) -> str:
-    """Say why a record is refused that is longer than ``limit`` bytes."""
+    """The reason for refusing a record longer than ``limit`` bytes."""
     return f"record_too_long: expected at most {limit} bytes"
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One record that has the right number of cells."""
+    """One record with the right number of cells."""
 
     row: int
     cells: list[str]
@@ -32,14 +32,14 @@ class Record:
 
 @dataclass(slots=True)
 class ParsedRecords:
-    """What was read.
+    """The records read from a stretch of text.
 
     Attributes:
         records: those with the right number of cells.
-        refusals: the others.
-        size: bytes that all of them took, blank lines included.
-        lines: physical lines that they took.
-        is_endless: what follows is a line longer than a record may be, and its end is not in sight.
+        refusals: all others.
+        size: bytes read, blank lines included.
+        lines: physical lines read.
+        is_endless: the next line is longer than a record may be, and its end is not within the text.
     """
 
     records: list[Record]
@@ -50,17 +50,17 @@ class ParsedRecords:
 
 
 class CarefulReader:
-    """The grammar of one dialect, for text that the fast reader does not take.
+    """The grammar of one dialect, for text that the fast reader cannot handle.
 
     A quoted cell must end with a quote before a delimiter or a line end, within ``limit`` bytes. If it does not,
-    a quote before a delimiter on the same line ends it (stray quotes inside a cell); if there is none either, the
+    a quote before a delimiter on the same line ends it (stray quotes inside a cell). Without such a quote either, the
     record is refused up to the end of the line in which the quote opened, and reading resumes at the next line.
 
     Args:
         delimiter, quote, escape: one ASCII character each, or None.
-        width: cells of a record; None takes any number (a header).
-        text: says why bytes are undecodable, and shows them.
-        limit: bytes of a record.
+        width: cells per record; None accepts any number (a header).
+        text: explains undecodable bytes and makes them printable.
+        limit: maximum bytes per record.
     """
 
     def __init__(
@@ -94,34 +94,33 @@ class CarefulReader:
         self._literal = re.compile(e + b"(.)", re.S)
 
     def read(self, data: bytes, line: int, enough: int, whole: bool) -> ParsedRecords:
-        """Read the records that begin before ``enough``. Blank lines are no records.
+        """Read the records that begin before ``enough``. Blank lines are not records.
 
         Args:
-            data: text that begins at a record; unless ``whole``, it goes on a record's limit after ``enough``.
+            data: text that begins at a record; unless ``whole``, it extends a record's limit beyond ``enough``.
             line: number of its first physical line.
-            enough: offset from which no record is begun.
-            whole: ``data`` ends where the text ends, or between two records.
+            enough: offset at and after which no further record is started.
+            whole: ``data`` ends at the end of the text or between two records.
         """
-        found, following = line_ends(data)
-        ends, nexts = found.tolist(), following.tolist()
+        ends, nexts = (offsets.tolist() for offsets in line_ends(data))
         if not nexts or nexts[-1] < len(data):
             ends.append(len(data))
             nexts.append(len(data))
-        outcome = ParsedRecords([], [])
-        while outcome.size < min(len(data), enough):
-            start, index = outcome.size, outcome.lines
+        parsed = ParsedRecords([], [])
+        while parsed.size < min(len(data), enough):
+            start, index = parsed.size, parsed.lines
             if ends[index] == len(data) and not whole:
-                outcome.is_endless = True
+                parsed.is_endless = True
                 break
             last = index
             if ends[index] > start:
                 item, last = self._record(data, start, index, line + index, ends, whole)
                 if isinstance(item, Record):
-                    outcome.records.append(item)
+                    parsed.records.append(item)
                 else:
-                    outcome.refusals.append(item)
-            outcome.size, outcome.lines = nexts[last], last + 1
-        return outcome
+                    parsed.refusals.append(item)
+            parsed.size, parsed.lines = nexts[last], last + 1
+        return parsed
 
     def _record(
         self, data: bytes, start: int, index: int, row: int, ends: list[int], whole: bool
@@ -130,24 +129,24 @@ class CarefulReader:
         if len(raw) > self._limit:
             return self._refusal(row, too_long(self._limit), raw), index
         if not self._is_special(raw):
-            return self._judged(row, raw.split(self._delimiter), raw), index
+            return self._checked(row, raw.split(self._delimiter), raw), index
         limit = min(start + self._limit, len(data))
         cells: list[bytes] = []
         position, last = start, index
         while True:
             cell, position, last = self._cell(data, position, last, ends, limit)
             if cell is None:
-                reason = f"quote_not_closed: the quote opened in cell {len(cells) + 1} has no end"
+                reason = f"quote_not_closed: the quote opened in cell {len(cells) + 1} is never closed"
                 return self._refusal(row, reason, data[start : ends[last]]), last
             cells.append(cell)
             if position >= limit and not (whole and limit == len(data)):
                 return self._refusal(row, too_long(self._limit), data[start : ends[index]]), index
             if data[position : position + 1] != self._delimiter:
-                return self._judged(row, cells, data[start:position]), last
+                return self._checked(row, cells, data[start:position]), last
             position += 1
 
     def _is_special(self, raw: bytes) -> bool:
-        """Tell whether a line has more to it than delimiters: a cell that begins with a quote, or an escape."""
+        """Whether a line needs more than splitting at delimiters: a cell begins with a quote, or an escape occurs."""
         if self._escape and self._escape in raw:
             return True
         return self._quote is not None and (raw.startswith(self._quote) or self._opening in raw)
@@ -168,7 +167,7 @@ class CarefulReader:
     def _plain(self, cell: bytes) -> bytes:
         return self._literal.sub(rb"\1", cell) if self._escape and self._escape in cell else cell
 
-    def _judged(self, row: int, cells: list[bytes], raw: bytes) -> Record | RefusedRecord:
+    def _checked(self, row: int, cells: list[bytes], raw: bytes) -> Record | RefusedRecord:
         if self._width is not None and len(cells) != self._width:
             kind = "too_many_cells" if len(cells) > self._width else "too_few_cells"
             return self._refusal(row, f"{kind}: expected {self._width}, found {len(cells)}", raw)

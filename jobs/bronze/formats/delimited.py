@@ -1,8 +1,8 @@
-"""Delimited text: whole blocks through Arrow's reader where they are sound, the careful reader where they are not.
+"""Delimited text: sound blocks go through Arrow's reader, damaged ones through the careful reader.
 
-No library does both halves. Arrow reads fastest, and keeps every digit in columns read as text, but does not say on
-which line a row stood, numbers a bad row among rows and not lines (and not at all with threads), and takes an open
-quote to the end of the file for one cell. See `careful` for the others that were tried.
+No library does both. Arrow is fastest and keeps every digit in columns read as text, but it does not report a row's
+line, numbers bad rows by row rather than by line (and not at all with threads), and reads from an open quote to the end
+of the file as one cell. See `careful` for the other libraries tried.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ _BOM = b"\xef\xbb\xbf"
 def read(member: Member, form: Delimited, bounds: Bounds = BOUNDS) -> Iterator[pa.RecordBatch]:
     """Read one member in bounded memory.
 
-    A block whose quotes are all where quotes belong goes through Arrow's reader. From a stray or open quote on, the
-    careful reader takes over for a while. Both give the same rows, wherever the blocks happen to begin.
-    ``_row`` is the number of the physical line (from 1; preamble, header and blank lines counted) where it begins.
+    A block with every quote in a legal place goes through Arrow's reader. From a stray or open quote on, the careful
+    reader takes over for a while. Both yield the same rows, wherever the blocks begin.
+    ``_row`` is the physical line on which the row begins, from 1, counting preamble, header and blank lines.
 
     Raises:
         RefusedFile: no row of the member can be read.
@@ -64,7 +64,7 @@ class _Reader:
         self._types = dict.fromkeys(self._names, pa.string())
 
     def rows(self, window: ByteWindow) -> Iterator[pa.RecordBatch]:
-        """Parse each piece in a second thread while the next one is found, and hand them on in order."""
+        """Parse each piece in a second thread while the next one is cut, and yield their batches in order."""
         waiting: deque[Future[list[pa.RecordBatch]]] = deque()
         with ThreadPoolExecutor(1, "parse") as pool:
             for task in self._tasks(window):
@@ -79,7 +79,7 @@ class _Reader:
         while window.fill():
             ahead = cut(window.data, look)
             sound = self._sound(ahead, window.ended and len(ahead) == len(window.data))
-            # After damage look a little way ahead first, so that much damage does not mean much looking.
+            # After damage, look only a short way ahead: with frequent damage, each block would be scanned many times.
             look = min(look * 2, self._bounds.block) if sound else self._bounds.step * 2
             if sound:
                 piece, line = window.data[:sound], window.line
@@ -91,7 +91,7 @@ class _Reader:
                 yield damaged.copy
 
     def _sound(self, data: bytes, ended: bool) -> int:
-        """Measure how far ``data`` is whole records that any reader understands alike."""
+        """Number of leading bytes of ``data`` that are whole records which both readers read alike."""
         if data.startswith(_BOM) or (self._escape and self._escape in data):
             return 0
         if not self._has_quoted(data):
@@ -100,13 +100,13 @@ class _Reader:
         return self._sound_quotes(data, ended)
 
     def _has_quoted(self, data: bytes) -> bool:
-        """Tell whether any cell of ``data``, which begins at a record, begins with a quote; others are characters."""
+        """Whether a cell of ``data`` begins with a quote (other quotes are characters). ``data`` begins at a record."""
         if not self._quote or self._quote not in data:
             return False
         return data.startswith(self._quote) or any(opening in data for opening in self._openings)
 
     def _sound_quotes(self, data: bytes, ended: bool) -> int:
-        # A line end before and after, so that every quote has two neighbours.
+        # The line ends added before and after give every quote two neighbours.
         view = np.frombuffer(b"\n" + data + b"\n", dtype=np.uint8)
         quotes = np.flatnonzero(view[1:-1] == ord(self._quote or b""))
         opens, closes = quotes[0::2], quotes[1::2]
@@ -137,10 +137,10 @@ class _Reader:
         bounds = self._bounds
         region = cut(window.data, bounds.step + bounds.record + 2)
         whole = window.ended and len(region) == len(window.data)
-        outcome = self._careful.read(region, window.line, bounds.step, whole)
-        window.advance(outcome.size, outcome.lines)
-        yield from self._batches_of(outcome.records, outcome.refusals)
-        if outcome.is_endless:
+        part = self._careful.read(region, window.line, bounds.step, whole)
+        window.advance(part.size, part.lines)
+        yield from self._batches_of(part.records, part.refusals)
+        if part.is_endless:
             line, reason = window.line, too_long(bounds.record)
             yield self._batches.refused([RefusedRecord(line, reason, self._text.show(window.skip_line(RAW_LIMIT)))])
 
@@ -150,14 +150,14 @@ class _Reader:
             return parsed
         half = self._sound(cut(piece, len(piece) // 2), ended=False) if len(piece) > _SMALL else 0
         if not half:
-            outcome = self._careful.read(piece, line, len(piece), whole=True)
-            return list(self._batches_of(outcome.records, outcome.refusals))
+            part = self._careful.read(piece, line, len(piece), whole=True)
+            return list(self._batches_of(part.records, part.refusals))
         first, second = piece[:half], piece[half:]
         middle = _count_lines(first)
         return self._piece(first, line, middle) + self._piece(second, line + middle, lines - middle)
 
     def _parsed(self, piece: bytes, line: int, lines: int) -> list[pa.RecordBatch] | None:
-        """Read a piece with Arrow; None where its count of records is not ours."""
+        """Read a piece with Arrow; None if its number of records differs from ours."""
         invalid: list[tuple[int, int]] = []
         quoted = self._has_quoted(piece)
 
@@ -189,13 +189,13 @@ class _Reader:
         starts, numbers = self._located(piece, line, quoted)
         if len(starts) != records:
             return None
-        refusals = [self._miscounted(piece, starts, numbers, number, found) for number, found in invalid]
+        refusals = [self._miscounted(piece, starts, numbers, number, width) for number, width in invalid]
         good = np.delete(numbers, [number for number, _ in invalid])
         batches = [self._good(_flat(table), pa.array(good))] if len(good) else []
         return [*batches, self._batches.refused(refusals)] if refusals else batches
 
     def _located(self, piece: bytes, line: int, quoted: bool) -> tuple[Positions, Positions]:
-        """Find where each record that is not a blank line begins: offsets and physical line numbers."""
+        """Offset and physical line number of each record, blank lines left out."""
         view = np.frombuffer(piece, dtype=np.uint8)
         quotes = np.flatnonzero(view == ord(self._quote or b"")) if quoted else np.zeros(0, dtype=np.int64)
         starts, _ = self._records(piece, quotes, ended=True)
@@ -203,11 +203,11 @@ class _Reader:
         _, nexts = line_ends(piece)
         return starts, line + np.searchsorted(nexts, starts, side="right")
 
-    def _miscounted(self, piece: bytes, starts: Positions, lines: Positions, number: int, found: int) -> RefusedRecord:
+    def _miscounted(self, piece: bytes, starts: Positions, lines: Positions, number: int, width: int) -> RefusedRecord:
         end = int(starts[number + 1]) if number + 1 < len(starts) else len(piece)
         raw = piece[int(starts[number]) : end].rstrip(b"\r\n")
-        kind = "too_many_cells" if found > self._layout.width else "too_few_cells"
-        reason = f"{kind}: expected {self._layout.width}, found {found}"
+        kind = "too_many_cells" if width > self._layout.width else "too_few_cells"
+        reason = f"{kind}: expected {self._layout.width}, found {width}"
         return RefusedRecord(int(lines[number]), reason, self._text.show(raw))
 
     def _batches_of(self, records: list[Record], refusals: list[RefusedRecord]) -> Iterator[pa.RecordBatch]:
@@ -250,7 +250,7 @@ def _is_utf8(piece: bytes) -> bool:
 
 
 def _count_lines(piece: bytes) -> int:
-    """Count physical lines, a last one without line end included."""
+    """Count physical lines, including a last one without a line end."""
     if b"\r" in piece:
         ends, nexts = line_ends(piece)
         return len(ends) + (not len(nexts) or int(nexts[-1]) < len(piece))

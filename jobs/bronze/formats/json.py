@@ -1,4 +1,4 @@
-"""A JSON document: an array of objects, somewhere within a document of any size."""
+"""A JSON document: an array of objects somewhere in a document of any size."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ _SPACE = re.compile(r"[ \t\r\n]*")
 def read(member: Member, form: JsonDocument, bounds: Bounds = BOUNDS) -> Iterator[pa.RecordBatch]:
     """Read the array at ``record_path`` as it streams. ``_row`` is the record's number in the array (from 1).
 
-    Values become text as in JSON lines. A record may take as much as a block.
+    Values become text as in JSON lines. A record may be as large as a block.
 
     Raises:
-        RefusedFile: empty, an HTML page, not JSON, cut off, or without an array at the path (the message shows what
-            is there, which for a publisher's error reply is its error). It may come after batches.
+        RefusedFile: empty, an HTML page, not JSON, truncated, or without an array at the path (the message shows what
+            is there instead, for example a publisher's error reply). It may be raised after some batches.
     """
     text = Utf8(member.stream, form.encoding)
     cursor = _Cursor(text, bounds.block, member.name)
@@ -48,7 +48,7 @@ def read(member: Member, form: JsonDocument, bounds: Bounds = BOUNDS) -> Iterato
             size = 0
     yield from rows.batches()
     if cursor.peek():
-        raise cursor.wrong("text after the end of the document", "one document; for several use type: json_lines")
+        raise cursor.wrong("text after the end of the document", "one document; declare type: json_lines for several")
 
 
 def _walk(cursor: _Cursor, path: tuple[str, ...], above: tuple[str, ...], where: str) -> Iterator[tuple[Any, str]]:
@@ -59,49 +59,49 @@ def _walk(cursor: _Cursor, path: tuple[str, ...], above: tuple[str, ...], where:
         return
     if cursor.peek() != "{":
         raise _no_array(cursor, above, where, path[0])
-    seen: dict[str, str] = {}
-    found = False
-    for key in cursor.keys():  # noqa: SIM118 - a cursor is no mapping
-        if key == path[0] and not found:
-            found = True
+    skipped: dict[str, str] = {}
+    is_present = False
+    for key in cursor.keys():  # noqa: SIM118 - a cursor is not a mapping
+        if key == path[0] and not is_present:
+            is_present = True
             yield from _walk(cursor, path[1:], (*above, key), where)
         else:
             value = cursor.skip()
-            if len(seen) < SHOWN_KEYS:
-                seen[key] = value
-    if not found:
-        raise _no_key(path[0], above, seen, where)
+            if len(skipped) < SHOWN_KEYS:
+                skipped[key] = value
+    if not is_present:
+        raise _no_key(path[0], above, skipped, where)
 
 
 def _no_array(cursor: _Cursor, above: tuple[str, ...], where: str, key: str | None = None) -> RefusedFile:
     place = ".".join(above) or "the document"
     expected = f"an object with the key {key!r}" if key else "an array of records"
     if cursor.peek() == "{":
-        seen = {name: cursor.skip() for name, _ in zip(cursor.keys(), range(SHOWN_KEYS), strict=False)}
-        what = f"{place} is an object with {_listed(seen)}"
+        values = {name: cursor.skip() for name, _ in zip(cursor.keys(), range(SHOWN_KEYS), strict=False)}
+        problem = f"{place} is an object with {_listed(values)}"
     else:
-        what = f"{place} is {'an array' if cursor.peek() == '[' else cursor.skip()}"
+        problem = f"{place} is {'an array' if cursor.peek() == '[' else cursor.skip()}"
     return RefusedFile(
-        what, where=where, expected=expected, next_step="correct record_path, or see what the reply says"
+        problem, where=where, expected=expected, next_step="correct record_path, or read what the publisher replied"
     )
 
 
-def _no_key(key: str, above: tuple[str, ...], seen: Mapping[str, str], where: str) -> RefusedFile:
+def _no_key(key: str, above: tuple[str, ...], values: Mapping[str, str], where: str) -> RefusedFile:
     place = ".".join(above) or "the document"
     return RefusedFile(
-        f"{place} has no key {key!r}; there {'is' if len(seen) == 1 else 'are'} {_listed(seen) or 'none'}",
+        f"{place} has no key {key!r}, only {_listed(values) or 'an empty object'}",
         where=where,
         expected=f"record_path {'.'.join((*above, key))}...",
-        next_step="correct record_path, or see what the reply says",
+        next_step="correct record_path, or read what the publisher replied",
     )
 
 
-def _listed(seen: Mapping[str, str]) -> str:
-    return ", ".join(f"{key}: {value}" for key, value in seen.items())
+def _listed(values: Mapping[str, str]) -> str:
+    return ", ".join(f"{key}: {value}" for key, value in values.items())
 
 
 class _Cursor:
-    """A place in a JSON document of any size, of which only the part being read is held."""
+    """A position in a JSON document of any size, of which only the part being read is in memory."""
 
     def __init__(self, text: Utf8, limit: int, where: str) -> None:
         self._text = text
@@ -113,17 +113,17 @@ class _Cursor:
         self._passed = 0
         self._ended = False
 
-    def wrong(self, what: str, expected: str | None = None) -> RefusedFile:
-        """Say that the document is not what it should be, at this place."""
+    def wrong(self, problem: str, expected: str | None = None) -> RefusedFile:
+        """The refusal of the document, with the problem at this position."""
         return RefusedFile(
-            f"{what} at character {self._passed + self._at + 1}",
+            f"{problem} at character {self._passed + self._at + 1}",
             where=self._where,
             expected=expected,
-            next_step="fetch it again; if it comes the same, tell the publisher",
+            next_step="fetch it again; if it is still damaged, tell the publisher",
         )
 
     def peek(self) -> str:
-        """Skip white space and return the next character, or nothing at the end."""
+        """Skip white space and return the next character; empty at the end."""
         while True:
             match = _SPACE.match(self._buffer, self._at)
             self._at = match.end() if match else self._at
@@ -133,7 +133,7 @@ class _Cursor:
                 return ""
 
     def keys(self) -> Iterator[str]:
-        """Go through an object: each key, with the cursor at its value, which the caller reads or skips."""
+        """Iterate over an object: yields each key with the cursor at its value, which the caller reads or skips."""
         self._take("{")
         if self.peek() == "}":
             self._at += 1
@@ -150,7 +150,7 @@ class _Cursor:
             self._at += 1
 
     def array(self) -> Iterator[tuple[Any, str]]:
-        """Go through an array: each value with its text."""
+        """Iterate over an array: each value with its text."""
         self._take("[")
         if self.peek() == "]":
             self._at += 1
@@ -164,9 +164,9 @@ class _Cursor:
             self._at += 1
 
     def value(self) -> tuple[Any, str]:
-        """Read the value at the cursor: parsed, and its text."""
+        """Read the value at the cursor; returns it parsed, and its text."""
         while True:
-            problem = "a value without end"
+            problem = "a value that does not end"
             try:
                 value, end = DECODER.raw_decode(self._buffer, self._at)
             except RecursionError as error:
@@ -174,7 +174,7 @@ class _Cursor:
             except json.JSONDecodeError as error:
                 problem = f"not JSON ({error.msg})"
             else:
-                # A number may go on in what was not read yet.
+                # A number may continue in what has not been read yet.
                 if end < len(self._buffer) or self._ended:
                     raw = self._buffer[self._at : end]
                     self._at = end
@@ -182,10 +182,10 @@ class _Cursor:
             if len(self._buffer) - self._at > self._limit:
                 raise self.wrong(f"{problem} within {self._limit} characters, in the value that begins")
             if not self._more():
-                raise self.wrong(f"{problem}; the document may be cut off, in the value that begins")
+                raise self.wrong(f"{problem}; the document may be truncated, in the value that begins")
 
     def skip(self) -> str:
-        """Pass over the value at the cursor, whatever its size, and say what it is in a few words."""
+        """Skip the value at the cursor, whatever its size; returns a short description of it."""
         opening = self.peek()
         if opening not in ("{", "["):
             return compact(self.value()[0])[:100]
@@ -208,7 +208,7 @@ class _Cursor:
     def _skip_string(self) -> None:
         while not (match := _STRING.match(self._buffer, self._at)):
             if len(self._buffer) - self._at > self._limit:
-                raise self.wrong("a text without end")
+                raise self.wrong("a string that does not end")
             self._need_more()
         self._at = match.end()
 
@@ -218,12 +218,12 @@ class _Cursor:
         self._at += 1
 
     def _syntax(self, expected: str) -> RefusedFile:
-        found = self.peek()
-        return self.wrong(f"not JSON: found {found!r}" if found else "the document is cut off", expected)
+        char = self.peek()
+        return self.wrong(f"not JSON: found {char!r}" if char else "the document is truncated", expected)
 
     def _need_more(self) -> None:
         if not self._more():
-            raise self.wrong("the document is cut off")
+            raise self.wrong("the document is truncated")
 
     def _more(self) -> bool:
         if self._ended:

@@ -1,4 +1,4 @@
-"""JSON lines: one object a line."""
+"""JSON lines: one object per line."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from jobs.land import Member
 
 
 def read(member: Member, form: JsonLines, bounds: Bounds = BOUNDS) -> Iterator[pa.RecordBatch]:
-    """Read one object a line; a line that is none is a refused row. ``_row`` is the line's number (from 1).
+    """Read one object per line; a line that is not an object is a refused row. ``_row`` is the line's number (from 1).
 
-    An absent key and null are both null; true, false and numbers are their own text; arrays and objects are compact
-    JSON. A line may take as much as a block.
+    A missing key and null both become null; true, false and numbers keep their own text; arrays and objects become
+    compact JSON. A line may be as large as a block.
 
     Raises:
-        RefusedFile: empty, an HTML page, or a document that goes over several lines.
+        RefusedFile: empty, an HTML page, or a document that spans several lines.
     """
     text = Utf8(member.stream, form.encoding)
     window = ByteWindow(text, bounds.block)
@@ -34,15 +34,14 @@ def read(member: Member, form: JsonLines, bounds: Bounds = BOUNDS) -> Iterator[p
         raise empty(member.name)
     if window.data.split(b"\n", 1)[0].strip() in (b"[", b"{"):
         raise RefusedFile(
-            "a JSON document that goes over several lines",
+            "a JSON document that spans several lines",
             where=member.name,
-            expected="one object a line",
+            expected="one object per line",
             next_step="declare type: json with its record_path",
         )
     rows = Rows(form.columns, Batches(form.columns, member.name))
     while window.fill():
-        found, following = line_ends(window.data)
-        ends, nexts = found.tolist(), following.tolist()
+        ends, nexts = (offsets.tolist() for offsets in line_ends(window.data))
         if window.ended and (not nexts or nexts[-1] < len(window.data)):
             ends.append(len(window.data))
             nexts.append(len(window.data))
@@ -52,9 +51,9 @@ def read(member: Member, form: JsonLines, bounds: Bounds = BOUNDS) -> Iterator[p
             yield from rows.batches()
             continue
         start = 0
-        for line, (end, following_line) in enumerate(zip(ends, nexts, strict=True), start=window.line):
+        for line, (end, next_start) in enumerate(zip(ends, nexts, strict=True), start=window.line):
             _read_line(rows, line, window.data[start:end], text)
-            start = following_line
+            start = next_start
         window.advance(start, len(ends))
         yield from rows.batches()
 

@@ -1,9 +1,9 @@
-"""What both JSON formats share: every value as text exactly as the publisher wrote it, gathered record by record.
+"""What both JSON formats share: every value as text exactly as the publisher wrote it, collected record by record.
 
-No library keeps a number's own digits and goes on after damage. pyarrow.json and DuckDB 2.0 read 1.10 as 1.1 and
-twenty digits as 1.2345678901234567e+19, Arrow even refuses a number in a column declared as text; Arrow and Polars 2.1
-stop at the first damaged line. Python's json keeps digits by `parse_float=str`, but then 1.10 and "1.10" are the same,
-of a key written twice only the last stays, and no value has a line.
+No library both keeps a number's own digits and continues after damage. pyarrow.json and DuckDB 2.0 read 1.10 as 1.1 and
+twenty digits as 1.2345678901234567e+19, and Arrow refuses a number in a column declared as text; Arrow and Polars 2.1
+stop at the first damaged line. Python's json keeps digits with `parse_float=str`, but then 1.10 and "1.10" are equal,
+only the last of two equal keys survives, and values have no line numbers.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from jobs.errors import RefusedFile
 
 SHOWN_KEYS = 20
 _CONSTANTS = {None: "null", True: "true", False: "false"}
-_KINDS = {dict: "an object", list: "an array", str: "a text", bool: "true or false", type(None): "null"}
+_KINDS = {dict: "an object", list: "an array", str: "a string", bool: "true or false", type(None): "null"}
 
 
 class _Number(str):
@@ -33,7 +33,7 @@ DECODER = json.JSONDecoder(parse_float=_Number, parse_int=_Number, parse_constan
 
 
 def empty(where: str) -> RefusedFile:
-    """The refusal of a file without content."""
+    """The refusal of an empty file."""
     return RefusedFile(
         "an empty file",
         where=where,
@@ -43,7 +43,7 @@ def empty(where: str) -> RefusedFile:
 
 
 class Rows:
-    """Gathers records until they are handed on as batches."""
+    """Collects records until they are yielded as batches."""
 
     def __init__(self, columns: tuple[str, ...], batches: Batches) -> None:
         self._columns = columns
@@ -55,7 +55,7 @@ class Rows:
         self._refusals: list[RefusedRecord] = []
 
     def add(self, number: int, value: object, raw: Callable[[], str]) -> None:
-        """Add a parsed record, or refuse it; ``raw`` gives its text, which only a refusal needs."""
+        """Add a parsed record or refuse it; ``raw`` returns its text, which only a refusal needs."""
         if not isinstance(value, dict):
             kind = "a number" if isinstance(value, _Number) else _KINDS[type(value)]
             self.refuse(number, f"not_an_object: found {kind}", raw())
@@ -65,12 +65,12 @@ class Rows:
             self.refuse(number, f"no_declared_column: found {keys or 'an empty object'}", raw())
             return
         cells = [_text(value.get(name)) for name in self._columns]
-        others = {key: kept for key, kept in value.items() if key not in self._declared}
+        others = {key: cell for key, cell in value.items() if key not in self._declared}
         extra = compact(others) if others else None
         try:
             "".join([cell for cell in (*cells, extra) if cell]).encode()
         except UnicodeEncodeError:
-            self.refuse(number, "undecodable: a text holds half a character (a lone surrogate)", raw())
+            self.refuse(number, "undecodable: a string holds half a character (a lone surrogate)", raw())
             return
         self._cells.append(cells)
         self._extra.append(extra)
@@ -81,7 +81,7 @@ class Rows:
         self._refusals.append(RefusedRecord(number, shown(reason), raw))
 
     def batches(self) -> Iterator[pa.RecordBatch]:
-        """Hand on what was gathered, and begin again."""
+        """Yield the collected records and start over."""
         if self._cells:
             columns = [pa.array(cells, pa.string()) for cells in zip(*self._cells, strict=True)]
             extra = pa.array(self._extra, pa.string())
@@ -96,14 +96,14 @@ def _text(value: object) -> str | None:
 
 
 def compact(value: object) -> str:
-    """Write a parsed value as compact JSON, numbers in their own digits."""
+    """A parsed value as compact JSON, numbers with their own digits."""
     if isinstance(value, _Number):
         return value
     if isinstance(value, str):
         return encode_basestring(value)
     if isinstance(value, dict):
-        inner = [f"{encode_basestring(key)}:{compact(kept)}" for key, kept in value.items()]
+        inner = [f"{encode_basestring(key)}:{compact(item)}" for key, item in value.items()]
         return "{" + ",".join(inner) + "}"
     if isinstance(value, list):
-        return "[" + ",".join([compact(kept) for kept in value]) + "]"
-    return _CONSTANTS[value]  # type: ignore[index]  # nothing else comes out of the decoder
+        return "[" + ",".join([compact(item) for item in value]) + "]"
+    return _CONSTANTS[value]  # type: ignore[index]  # the decoder yields no other type

@@ -1,4 +1,4 @@
-"""Finds out how a delimited file is laid out: its delimiter, and where each declared column stands in it."""
+"""Finds the layout of a delimited file: its delimiter and the position of each declared column."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ _SAMPLE_LINES = 50
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """Where things stand in a record.
+    """The delimiter and the positions of columns in a record.
 
     Attributes:
-        delimiter: what stands between cells.
-        width: cells of a record.
-        declared: for each declared column, its position.
+        delimiter: the character between cells.
+        width: cells per record.
+        declared: position of each declared column.
         extra: positions of undeclared columns.
         extra_names: their names; ``column_<n>`` where the header has none.
-        nameless: for each of them, True where the header has no name.
+        nameless: for each undeclared column, whether the header has no name for it.
     """
 
     delimiter: str
@@ -41,7 +41,7 @@ def find_layout(window: ByteWindow, form: Delimited, text: Utf8, where: str) -> 
     """Skip the preamble, read the header if there is one, and leave the window at the first record.
 
     Raises:
-        RefusedFile: there is no header, or it lacks a declared column or holds one twice.
+        RefusedFile: the header is missing, or it lacks a declared column or names one twice.
     """
     for skipped in range(form.skip_lines):
         if not window.fill():
@@ -58,7 +58,7 @@ def find_layout(window: ByteWindow, form: Delimited, text: Utf8, where: str) -> 
             "empty after the preamble" if form.skip_lines else "an empty file",
             where=where,
             expected="a header line" if form.header else "at least one record",
-            next_step="fetch it again; if it comes the same, ask the publisher",
+            next_step="fetch it again; if it is still empty, ask the publisher",
         )
     delimiter = form.delimiter or _detected(window.data, form, text)
     if not form.header:
@@ -77,11 +77,11 @@ def _skip_blank(window: ByteWindow) -> None:
 def _header(window: ByteWindow, form: Delimited, delimiter: str, text: Utf8, where: str) -> list[str]:
     reader = CarefulReader(delimiter, form.quote, form.escape, None, text)
     whole = window.ended and len(window.data) <= BOUNDS.record + 1
-    outcome = reader.read(cut(window.data, BOUNDS.record + 1), window.line, 1, whole)
-    if outcome.records:
-        window.advance(outcome.size, outcome.lines)
-        return [name.strip() for name in outcome.records[0].cells]
-    reason = outcome.refusals[0].reason if outcome.refusals else "no line end within the first MiB"
+    parsed = reader.read(cut(window.data, BOUNDS.record + 1), window.line, 1, whole)
+    if parsed.records:
+        window.advance(parsed.size, parsed.lines)
+        return [name.strip() for name in parsed.records[0].cells]
+    reason = parsed.refusals[0].reason if parsed.refusals else "no line end within the first MiB"
     guess = guessed_encoding(text.head, form.columns) if reason.startswith("undecodable") else None
     raise RefusedFile(
         f"the header cannot be read: {reason}",
@@ -92,12 +92,12 @@ def _header(window: ByteWindow, form: Delimited, delimiter: str, text: Utf8, whe
 
 
 def _matched(header: list[str], form: Delimited, delimiter: str, where: str) -> Layout:
-    wanted = [name.strip() for name in form.columns]
-    missing = [name for name in wanted if name not in header]
-    undeclared = [name for name in header if name and name not in wanted]
+    declared = [name.strip() for name in form.columns]
+    missing = [name for name in declared if name not in header]
+    undeclared = [name for name in header if name and name not in declared]
     if missing:
         raise _missing(missing, undeclared, header, delimiter, where)
-    twice = sorted({name for name in wanted if header.count(name) > 1})
+    twice = sorted({name for name in declared if header.count(name) > 1})
     if twice:
         raise RefusedFile(
             f"the header names {', '.join(twice)} more than once",
@@ -105,11 +105,11 @@ def _matched(header: list[str], form: Delimited, delimiter: str, where: str) -> 
             expected="each declared column once",
             next_step="use header: false with skip_lines: 1 and name the columns by position",
         )
-    extra = tuple(position for position, name in enumerate(header) if name not in wanted)
+    extra = tuple(position for position, name in enumerate(header) if name not in declared)
     return Layout(
         delimiter=delimiter,
         width=len(header),
-        declared=tuple(header.index(name) for name in wanted),
+        declared=tuple(header.index(name) for name in declared),
         extra=extra,
         extra_names=tuple(_extra_name(header, position) for position in extra),
         nameless=tuple(not header[position] for position in extra),
@@ -128,10 +128,10 @@ def _missing(missing: list[str], undeclared: list[str], header: list[str], delim
         for name in missing
         if (near := get_close_matches(name, undeclared, 1, 0.5) or _same_letters(name, undeclared))
     ]
-    found = f"undeclared columns: {_listed(undeclared)}" if undeclared else f"the header: {_listed(header)}"
-    hint = "; ".join(renamed) or f"look at the first lines (delimiter taken: {delimiter!r})"
+    present = f"undeclared columns: {_listed(undeclared)}" if undeclared else f"the header: {_listed(header)}"
+    hint = "; ".join(renamed) or f"look at the first lines (delimiter used: {delimiter!r})"
     return RefusedFile(
-        f"missing column{'s' if len(missing) > 1 else ''} {_listed(missing)}; {found}",
+        f"missing column{'s' if len(missing) > 1 else ''} {_listed(missing)}; {present}",
         where=where,
         expected="every declared column in the header",
         next_step=f"{hint}; then correct `columns:` or ask the publisher",
@@ -148,7 +148,7 @@ def _listed(names: Sequence[str]) -> str:
 
 
 def _detected(data: bytes, form: Delimited, text: Utf8) -> str:
-    """Take the delimiter that gives the declared columns: by name if there is a header, else by their number."""
+    """The delimiter that yields the most declared columns: by name if there is a header, else by their number."""
     marks = [mark for mark in _CANDIDATES if mark not in (form.quote, form.escape)]
     whole = len(data) <= BOUNDS.record
     sample = cut(data, BOUNDS.record + 1)

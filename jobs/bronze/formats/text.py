@@ -1,7 +1,7 @@
-"""Turns any declared encoding into UTF-8 as it streams, marking what cannot be decoded instead of stopping at it.
+"""Converts a stream from any declared encoding to UTF-8, marking undecodable bytes instead of stopping at them.
 
-Python's decoders stop at such bytes or replace them by U+FFFD, which a file may hold itself. Arrow's reader of
-delimited text stops at them too; Polars 2.1 stops, or replaces them as Python does.
+Python's decoders stop at such bytes or replace them with U+FFFD, which a file may legitimately contain. Arrow's reader
+of delimited text stops at them too; Polars 2.1 stops, or replaces them as Python does.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _MARK = re.compile("[\udc00-\udcff]")
 
 
 def _mark(error: UnicodeError) -> tuple[str, int]:
-    """Stand each undecodable byte for itself as a lone surrogate, which no text holds and UTF-8 refuses."""
+    """Replace each undecodable byte with a lone surrogate of its value, which no text holds and UTF-8 rejects."""
     if not isinstance(error, UnicodeDecodeError):
         raise error
     return "".join(chr(0xDC00 + byte) for byte in error.object[error.start : error.end]), error.end
@@ -39,9 +39,9 @@ codecs.register_error(MARKS, _mark)
 
 
 class Utf8:
-    """A stream of UTF-8 without byte order mark, from a stream in a declared encoding.
+    """A UTF-8 stream without byte order mark, from a stream in a declared encoding.
 
-    Undecodable bytes arrive as invalid UTF-8, so that whoever checks a row's UTF-8 finds them whatever the encoding.
+    Undecodable bytes become invalid UTF-8, so that checking a row's UTF-8 finds them in any encoding.
 
     Attributes:
         encoding: as declared.
@@ -59,7 +59,7 @@ class Utf8:
             self._decoder = codecs.getincrementaldecoder(encoding)(errors=MARKS)
 
     def read(self, size: int, /) -> bytes:
-        """Return about ``size`` bytes; nothing only at the end."""
+        """Return about ``size`` bytes; empty only at the end."""
         while not self._ended:
             data = self._stream.read(size)
             self._ended = not data
@@ -79,7 +79,7 @@ class Utf8:
         return data.removeprefix(_BOM)
 
     def why(self, cell: bytes, place: str = "") -> str:
-        """Explain why a cell is not text: the encoding, the offset in the cell's own bytes, the byte there."""
+        """Explain why a cell is undecodable: the encoding, and the offset and value of the byte in the cell."""
         offset, byte = 0, 0
         if self._decoder is None:
             try:
@@ -88,13 +88,13 @@ class Utf8:
                 offset, byte = error.start, cell[error.start]
         else:
             text = cell.decode("utf-8", "surrogatepass")
-            if found := _MARK.search(text):
-                byte = ord(found.group()) - 0xDC00
-                offset = len(text[: found.start()].encode(self.encoding, "replace"))
+            if mark := _MARK.search(text):
+                byte = ord(mark.group()) - 0xDC00
+                offset = len(text[: mark.start()].encode(self.encoding, "replace"))
         return f"undecodable: not {self.encoding} at byte {offset} (0x{byte:02x}){place}"
 
     def show(self, raw: bytes) -> str:
-        """Make text of a refused line: undecodable bytes as ``\\xNN``, NUL-safe, cut to 64 KiB."""
+        """A refused line as printable text: undecodable bytes as ``\\xNN``, NUL-safe, truncated to 64 KiB."""
         end = min(len(raw), RAW_LIMIT)
         while RAW_LIMIT - 4 < end < len(raw) and raw[end] & 0xC0 == 0x80:
             end -= 1
@@ -102,38 +102,38 @@ class Utf8:
 
 
 def shown(text: str) -> str:
-    """Make a text that holds marks fit to be stored: each undecodable byte as ``\\xNN``, cut to 64 KiB."""
+    """Make marked text storable: each undecodable byte as ``\\xNN``, truncated to 64 KiB."""
     marked = _MARK.sub(lambda mark: f"\\x{ord(mark.group()) - 0xDC00:02x}", text[:RAW_LIMIT])
     return marked.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def refuse_page(head: bytes, where: str, expected: str) -> None:
-    """Raise RefusedFile when a file begins as an HTML page, which publishers send in place of data they lack."""
+    """Raise RefusedFile if a file begins like an HTML page, which publishers send instead of missing data."""
     plain = head.replace(b"\0", b"")
     if not _PAGE.match(plain):
         return
-    found = _TITLE.search(plain)
-    title = " ".join(html.unescape(found.group(1).decode("utf-8", "replace")).split())[:120] if found else ""
+    match = _TITLE.search(plain)
+    title = " ".join(html.unescape(match.group(1).decode("utf-8", "replace")).split())[:120] if match else ""
     raise RefusedFile(
-        "an HTML page" + (f", title {title!r}" if title else " without title"),
+        "an HTML page" + (f", title {title!r}" if title else " without a title"),
         where=where,
         expected=expected,
-        next_step="open the address in a browser: the data moved, or it asks for a login or a later try",
+        next_step="open the address in a browser: the data may have moved, need a login, or be unavailable for now",
     )
 
 
 def guessed_encoding(head: bytes, names: Sequence[str]) -> str | None:
-    """Find the encoding in which the first bytes hold most of the declared names; None when none holds any."""
+    """The encoding in which the first bytes contain most of the declared names; None if no encoding yields any."""
     for mark, name in ((codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"), (_BOM, "utf-8")):
         if head.startswith(mark):
             return name
 
-    def held(encoding: str) -> int:
+    def names_in(encoding: str) -> int:
         try:
             text = codecs.getincrementaldecoder(encoding)().decode(head)
         except UnicodeDecodeError:
             return 0
         return sum(name.strip() in text for name in names)
 
-    best = max(_LIKELY, key=held)
-    return best if held(best) else None
+    best = max(_LIKELY, key=names_in)
+    return best if names_in(best) else None

@@ -1,7 +1,6 @@
-"""A bounded stretch of a stream of text that always begins at a record, and knows its line number.
+"""A bounded stretch of a text stream that always begins at a record and knows its line number.
 
-The libraries' readers (see `careful`) own the stream and cut it by bytes or rows; none can begin again at a known
-line.
+The libraries' readers (see `careful`) own the stream and cut it by bytes or rows; none can resume at a given line.
 """
 
 from __future__ import annotations
@@ -19,12 +18,12 @@ _LF, _CR = 10, 13
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """How much text is held at once, in bytes.
+    """Limits on the text in memory, in bytes.
 
     Attributes:
-        block: what is read and parsed at a time; at least ``step + record + 2``.
-        record: what one record may take.
-        step: what is read with care before the fast way is tried again.
+        block: read and parsed at a time; at least ``step + record + 2``.
+        record: maximum size of one record.
+        step: read by the careful reader before the fast one is tried again.
     """
 
     block: int = 2 << 20
@@ -36,12 +35,12 @@ BOUNDS = Bounds()
 
 
 class ByteWindow:
-    """The bytes not yet read as records.
+    """The bytes of a stream that have not been read as records yet.
 
     Attributes:
-        data: at least ``block`` bytes after ``fill``, unless the stream has ended. It never ends between CR and LF.
+        data: at least ``block`` bytes after ``fill``, unless the stream has ended; never ends between CR and LF.
         line: number of the physical line (from 1) that ``data`` begins with.
-        ended: nothing follows ``data``.
+        ended: whether the stream ends with ``data``.
     """
 
     def __init__(self, stream: Readable, block: int = BOUNDS.block) -> None:
@@ -52,7 +51,7 @@ class ByteWindow:
         self._block = block
 
     def fill(self) -> bool:
-        """Read on until there is a block; False when nothing at all is left."""
+        """Read until there is a block; return False when nothing is left."""
         parts, size = [self.data], len(self.data)
         while not self.ended and (size < self._block or parts[-1].endswith(b"\r")):
             more = self._stream.read(max(self._block - size, 4096))
@@ -63,12 +62,12 @@ class ByteWindow:
         return bool(self.data)
 
     def advance(self, size: int, lines: int) -> None:
-        """Leave behind ``size`` bytes that were ``lines`` physical lines."""
+        """Move past ``size`` bytes that hold ``lines`` physical lines."""
         self.data = self.data[size:]
         self.line += lines
 
     def skip_line(self, keep: int) -> bytes:
-        """Leave behind one physical line of any length in bounded memory, and return its first ``keep`` bytes."""
+        """Move past one physical line of any length in bounded memory; return its first ``keep`` bytes."""
         kept = b""
         while self.fill():
             end, following = first_line(self.data)
@@ -81,12 +80,12 @@ class ByteWindow:
 
 
 def cut(data: bytes, size: int) -> bytes:
-    """Take about ``size`` bytes from the beginning, never ending between CR and LF."""
+    """The first ``size`` bytes or so, never ending between CR and LF."""
     return data[: size + 1] if data[size - 1 : size + 1] == b"\r\n" else data[:size]
 
 
 def first_line(data: bytes, start: int = 0) -> tuple[int, int]:
-    """Find the line that begins at ``start``: where it ends, and where the next one begins (the same at the end)."""
+    """Where the line that begins at ``start`` ends, and where the next one begins (the same at the end)."""
     feed = data.find(b"\n", start)
     end = feed if feed >= 0 else len(data)
     back = data.find(b"\r", start, end)
@@ -96,9 +95,9 @@ def first_line(data: bytes, start: int = 0) -> tuple[int, int]:
 
 
 def line_ends(data: bytes | memoryview) -> tuple[Positions, Positions]:
-    """Find every physical line: where each ends, and where the next begins.
+    """Where every physical line ends, and where the next one begins.
 
-    Lines end with LF, CRLF or CR, mixed as they may be. What follows the last line end is not counted.
+    Lines end with LF, CRLF or CR, in any mix. Text after the last line end is not counted.
     """
     view = np.frombuffer(data, dtype=np.uint8)
     feeds = np.flatnonzero(view == _LF)
@@ -118,7 +117,7 @@ def line_ends(data: bytes | memoryview) -> tuple[Positions, Positions]:
 
 
 def has_overlong_line(data: bytes, end: int, limit: int) -> bool:
-    """Tell quickly whether ``data[:end]`` may hold a line longer than ``limit`` (never wrong when False)."""
+    """Check quickly whether ``data[:end]`` may hold a line longer than ``limit`` (False is always right)."""
     half = limit // 2
     return any(
         data.find(b"\n", start, start + half) < 0 and data.find(b"\r", start, start + half) < 0
