@@ -1,4 +1,4 @@
-"""Steps of several sources and products in threads of one process: no table gets a row of another's."""
+"""Steps of several sources and products run in threads of one process without mixing their rows."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SECOND: Rows = [("1", "2026-01-01", "11"), ("3", "2026-01-02", "30"), ("5", "202
 
 
 class Lockstep:
-    """Runs two steps in two threads, which wait for each other whenever they have given rows a name."""
+    """Runs two steps in two threads that wait for each other whenever they register a view."""
 
     def __init__(self, patch: pytest.MonkeyPatch) -> None:
         self.met: list[str] = []
@@ -41,7 +41,7 @@ class Lockstep:
         patch.setattr(lake.Workspace, "show", show_and_wait)
 
     def run(self, *steps: Callable[[], StepRun]) -> list[StepRun]:
-        """Run the steps at once; one whose partner has ended goes on alone."""
+        """Run the steps concurrently; one whose partner has ended goes on alone."""
         self._barrier.reset()
 
         def run_and_leave(step: Callable[[], StepRun]) -> StepRun:
@@ -62,12 +62,12 @@ class Lockstep:
 
 
 def named(source: Source, rows: Rows) -> list[tuple[str, str, str]]:
-    """Rows that say whose they are."""
+    """Rows marked with their source."""
     return [(f"{source.name}:{meter}", date, kwh) for meter, date, kwh in rows]
 
 
 def content(source: Source) -> str:
-    """What the source's tables hold, whatever its name."""
+    """The content of the source's tables, without its name."""
     tables = (source.bronze(), source.rows(), source.quarantine("rule", "column_name", "value", "record"))
     return repr(tables).replace(f"{source.name}:", "")
 
@@ -87,12 +87,13 @@ def test_two_sources_run_concurrently(exchange: Trial, mode: str, monkeypatch: p
             for source in (one, other):
                 source.drop(named(source, rows), f"{at}.csv")
             for step in ("land", "bronze", "silver"):
-                did = lockstep.run(*(lambda s=s: s.step(step, at) for s in (one, other)))  # noqa: B023 - run at once
-                assert [d.status for d in did] == ["succeeded", "succeeded"]
+                steps = [lambda s=source: s.step(step, at) for source in (one, other)]  # noqa: B023 - run in this round
+                results = lockstep.run(*steps)
+                assert [r.status for r in results] == ["succeeded", "succeeded"]
             for source in (one, other):
                 source.accept()
-    usual = {"bronze", "landings", "typed", "good_rows", "shared", "suspects", "verdicts", "batch", "compared"}
-    assert usual - {"compared"} <= set(lockstep.met), "they never were at the same point"
+    views = {"bronze", "landings", "typed", "good_rows", "shared", "suspects", "verdicts", "batch", "compared"}
+    assert views - {"compared"} <= set(lockstep.met), "the steps were never at the same point"
     for source in (one, other):
         assert content(source) == content(alone)
         assert all(f"{source.name}:" in row[0] for row in source.rows())
@@ -101,7 +102,7 @@ def test_two_sources_run_concurrently(exchange: Trial, mode: str, monkeypatch: p
 
 @pytest.mark.both_engines("temporary views of a session that threads share")
 def test_two_products_run_concurrently(exchange: Trial, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One product builds only the partition that moved, the other all, from the same table."""
+    """From the same table, one product builds only the changed partition and the other everything."""
     source = exchange.source(COLUMNS, KEY, "merge", partition=["read_on"])
     daily = {"read_on": "DATE", "meters": "BIGINT", "kwh": "BIGINT"}
     query = f"SELECT read_on, count(*) AS meters, sum(kwh) AS kwh FROM silver.{source.name} GROUP BY read_on"
@@ -113,8 +114,8 @@ def test_two_products_run_concurrently(exchange: Trial, monkeypatch: pytest.Monk
     source.take([("5", "2026-01-02", "50"), ("6", "2026-01-02", "60")], 1)
     with monkeypatch.context() as patch:
         lockstep = Lockstep(patch)
-        did = lockstep.run(*(lambda p=p: run_step("gold", p, day(1), "r") for p in (by_day, whole)))
-    assert [d.status for d in did] == ["succeeded", "succeeded"]
+        results = lockstep.run(*(lambda p=p: run_step("gold", p, day(1), "r") for p in (by_day, whole)))
+    assert [r.status for r in results] == ["succeeded", "succeeded"]
     assert lockstep.met == [f"silver__{source.name}"] * 2
     for product in (by_day, whole):
         accept(f"gold.{product}")
@@ -123,7 +124,7 @@ def test_two_products_run_concurrently(exchange: Trial, monkeypatch: pytest.Monk
 
 
 def test_two_checks_run_concurrently(exchange: Trial) -> None:
-    """Great Expectations has one project per process; each check must decide on its own table's rows."""
+    """Great Expectations has one project per process; each check must still see its own table's rows."""
     positive = [{"id": "positive", "type": "sql", "query": "SELECT count(*) FROM ${table} WHERE kwh < 0",
                  "mustBe": 0, "dimension": "conformity", "severity": "warning"}]  # fmt: skip
     good, bad = (exchange.source(COLUMNS, KEY, quality=positive) for _ in range(2))

@@ -1,4 +1,4 @@
-"""What publishers send when things go wrong: each has its own message, loses nothing, and stops nothing else."""
+"""Bad input from publishers: each kind has its own message, loses no good row and stops no other file."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ def tarred(**members: bytes) -> bytes:
     out = io.BytesIO()
     with tarfile.open(fileobj=out, mode="w:gz") as archive:
         for name, data in members.items():
-            told = tarfile.TarInfo(f"{name}.csv")
-            told.size = len(data)
-            archive.addfile(told, io.BytesIO(data))
+            info = tarfile.TarInfo(f"{name}.csv")
+            info.size = len(data)
+            archive.addfile(info, io.BytesIO(data))
     return out.getvalue()
 
 
@@ -75,7 +75,7 @@ def test_an_unreadable_file_is_recorded_and_reported_and_not_read_again(source: 
     assert file in str(refusal.value) and "Next:" in str(refusal.value)
     assert source.last("silver").status == "failed"
     assert [rule for rule, *_ in source.quarantine()] == ["format.file"]
-    assert source.bronze("_row", "_file") == [(0, file)], "of a file that breaks off nothing is kept but the refusal"
+    assert source.bronze("_row", "_file") == [(0, file)], "only the refusal of an unreadable file is kept"
     assert balanced(source.last("silver"))
     again = [source.step(s, 1).status for s in ("land", "bronze", "silver")]
     assert again == ["unchanged"] * 3
@@ -152,8 +152,8 @@ def test_members_of_an_archive_keep_their_names(exchange: Trial) -> None:
 
 def test_missing_landed_bytes_are_reported_and_can_be_landed_again(source: Source) -> None:
     source.land([("m1", "2026-01-01", "1")], file="a.csv")
-    kept = settings().home / landings(source.name)[0].path
-    kept.unlink()
+    landed = settings().home / landings(source.name)[0].path
+    landed.unlink()
     with pytest.raises(Tampered, match=r"a\.csv are missing"):
         source.step("bronze")
     source.step("land", 4)

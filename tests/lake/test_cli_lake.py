@@ -1,4 +1,4 @@
-"""The command line over a real exchange, as an engineer, the staff and a buyer use it."""
+"""The command line on a real exchange, as engineers, staff and buyers use it."""
 
 from __future__ import annotations
 
@@ -22,16 +22,17 @@ from jobs.settings import settings
 from tests.declaring import write
 from tests.lake.trial import Source, Trial, landings
 
-Spoken = tuple[int, str, str]
+# Exit code, stdout and stderr.
+Result = tuple[int, str, str]
 
 
 class Terminal:
-    """Runs commands as the console script does, within this process."""
+    """Runs commands in this process, as the console script does."""
 
     def __init__(self, capsys: pytest.CaptureFixture[str]) -> None:
         self._capsys = capsys
 
-    def __call__(self, *arguments: str) -> Spoken:
+    def __call__(self, *arguments: str) -> Result:
         code = program.run(arguments)
         out, err = self._capsys.readouterr()
         return code, out, err
@@ -45,8 +46,8 @@ class Terminal:
         return json.loads(self.good(*arguments, "--json"))
 
     def bad(self, code: int, *arguments: str) -> str:
-        found, out, err = self(*arguments)
-        assert (found, out) == (code, ""), err
+        exit_code, out, err = self(*arguments)
+        assert (exit_code, out) == (code, ""), err
         assert err.startswith("error: ") and err.count("\n") == 1, err
         return err
 
@@ -58,7 +59,7 @@ def shell(capsys: pytest.CaptureFixture[str]) -> Terminal:
 
 @pytest.fixture
 def meters(exchange: Trial) -> Source:
-    """A source with two good days to come, one refused row in the first."""
+    """A source with one file to land: two good rows and one to refuse."""
     source = exchange.source(
         {"meter": "STRING", "read_at": "TIMESTAMP",
          "energy_kwh": {"physicalType": "DECIMAL(12,6)", "logicalTypeOptions": {"minimum": 0}}},
@@ -79,8 +80,8 @@ def test_a_lost_table_does_not_prevent_reading_others(
     shutil.rmtree(lake.location(other.table))
     assert [r["meter"] for r in shell.json("sql", f"SELECT meter FROM {meters.table} ORDER BY 1")] == ["a", "b", "c"]
     for read in (f"count(*) FROM {other.table}", f"n FROM {other.table}_revisions WHERE day > '2026-01-01'"):
-        told = shell.bad(2, "sql", f"SELECT {read}")
-        assert f"{other.table} cannot be read" in told and f"Next: exchange rebuild {other.table}" in told
+        error = shell.bad(2, "sql", f"SELECT {read}")
+        assert f"{other.table} cannot be read" in error and f"Next: exchange rebuild {other.table}" in error
     assert {s["source"]: s["rows"] for s in shell.json("sources")} == {meters.name: 3, other.name: None}
     next(lake.location(meters.table).glob("*.parquet")).unlink()
     assert "a file of the table is gone" in shell.bad(2, "sql", f"SELECT * FROM {meters.table}")
@@ -92,8 +93,8 @@ def test_a_build_reports_refused_rows_and_full_scans(exchange: Trial, shell: Ter
     for step in ("land", "bronze"):
         shell.good(step, source.name)
     whole = "every run reads the whole table: nothing shows that its partition (day) follows from its key (id)"
-    told = shell.json("silver", source.name)["message"]
-    assert told.startswith(f"1 row refused, see `exchange quarantine {source.name}`; {whole}")
+    message = shell.json("silver", source.name)["message"]
+    assert message.startswith(f"1 row refused, see `exchange quarantine {source.name}`; {whole}")
     shell.good("check", source.name)
     assert shell.json("quality", source.name)["remarks"][0].startswith(whole)
     assert whole in shell("quality", source.name)[2]
@@ -101,7 +102,7 @@ def test_a_build_reports_refused_rows_and_full_scans(exchange: Trial, shell: Ter
     assert "`check` does not work on" in shell.bad(2, "check", f"quarantine.{source.name}")
 
 
-def brought_in(meters: Source, shell: Terminal, date: str = "2026-01-01") -> None:
+def load_day(meters: Source, shell: Terminal, date: str = "2026-01-01") -> None:
     for step in ("land", "bronze", "silver", "check"):
         shell.good(step, meters.name, "--date", date)
 
@@ -128,7 +129,7 @@ def test_the_steps_of_a_source_one_by_one(meters: Source, shell: Terminal) -> No
 
 
 def test_sources_and_runs_are_listed(meters: Source, shell: Terminal) -> None:
-    brought_in(meters, shell)
+    load_day(meters, shell)
     source = shell.json("sources")[0]
     assert (source["source"], source["files_landed"], source["rows"], source["mistake"]) == (meters.name, 1, 2, None)
     assert source["grade"] in "ABCDE"
@@ -146,11 +147,11 @@ def test_sources_and_runs_are_listed(meters: Source, shell: Terminal) -> None:
 
 def test_quality_and_quarantine_show_rules_and_rows(meters: Source, shell: Terminal) -> None:
     assert "never checked" in shell.bad(2, "quality", meters.name)
-    brought_in(meters, shell)
+    load_day(meters, shell)
     for name in (meters.name, meters.table):
-        found = shell.json("quality", name)
-        assert (found["table"], found["latest"]["passed"], len(found["history"])) == (meters.table, True, 1)
-    rules = {r["id"]: r for r in found["latest"]["rules"]}
+        quality = shell.json("quality", name)
+        assert (quality["table"], quality["latest"]["passed"], len(quality["history"])) == (meters.table, True, 1)
+    rules = {r["id"]: r for r in quality["latest"]["rules"]}
     assert rules["table.enough"]["success"] is True
     assert "grade" in shell.good("quality", meters.name)
     refused = shell.json("quarantine", meters.table)
@@ -163,20 +164,20 @@ def test_quality_and_quarantine_show_rules_and_rows(meters: Source, shell: Termi
 
 
 def test_a_failed_expectation_exits_with_1_and_is_kept_in_quality(meters: Source, shell: Terminal) -> None:
-    brought_in(meters, shell)
+    load_day(meters, shell)
     meters.declare(quality=[{"type": "library", "metric": "rowCount", "mustBeGreaterThan": 99, "name": "enough"}])
     shell.good("silver", meters.name)
     assert "table.enough" in shell.bad(1, "check", meters.name)
-    found = shell.json("quality", meters.name)
-    assert [c["passed"] for c in found["history"]] == [False, True]
-    failed = found["latest"]["failed"][0]
+    quality = shell.json("quality", meters.name)
+    assert [c["passed"] for c in quality["history"]] == [False, True]
+    failed = quality["latest"]["failed"][0]
     assert (failed["id"], failed["success"], failed["observed"]) == ("table.enough", False, 2)
     assert "FAILED" in shell.good("quality", meters.name)
     assert shell.json("sources")[0]["rows"] == 2
 
 
 def test_sql_prints_checked_tables_in_three_formats(meters: Source, shell: Terminal) -> None:
-    brought_in(meters, shell)
+    load_day(meters, shell)
     columns = "meter, read_at, energy_kwh, array(1, 2) AS pair, named_struct('a', read_at) AS nested"
     query = f"SELECT {columns} FROM {meters.table} ORDER BY meter"
     rows = shell.json("sql", query)
@@ -201,8 +202,8 @@ def test_sql_prints_checked_tables_in_three_formats(meters: Source, shell: Termi
 
 
 def test_a_query_that_the_engine_refuses_is_one_line(meters: Source, shell: Terminal) -> None:
-    brought_in(meters, shell)
-    for query, told in (
+    load_day(meters, shell)
+    for query, message in (
         (f"SELECT * FROM {meters.table}x", "perhaps"),
         ("SELECT * FROM silver.wholly_other", "one of"),
         (f"SELECT nowhere FROM {meters.table}", "nowhere"),
@@ -211,27 +212,27 @@ def test_a_query_that_the_engine_refuses_is_one_line(meters: Source, shell: Term
         ("SELEC 1", "SQL"),
     ):
         for words in ((), ("--limit", "5")):
-            found = shell.bad(2, "sql", query, *words)
-            assert told in found
-            assert not any(inner in found for inner in ("SQLSTATE", "org.apache", "+-")), "and nothing of its inside"
+            error = shell.bad(2, "sql", query, *words)
+            assert message in error
+            assert not any(inner in error for inner in ("SQLSTATE", "org.apache", "+-")), "no engine internals"
 
 
 def test_a_product_from_build_to_buyer(meters: Source, shell: Terminal, tmp_path: Path) -> None:
     name = product_of(meters.exchange, meters)
     assert meters.table in shell.bad(2, "gold", name)
-    brought_in(meters, shell)
+    load_day(meters, shell)
     for step in ("gold", "check", "release"):
         shell.good(step, name)
     meters.drop([("a", "2026-01-02 00:00:00", "4"), ("c", "2026-01-02 00:00:00", "5")])
-    brought_in(meters, shell, "2026-01-02")
+    load_day(meters, shell, "2026-01-02")
     for step in ("gold", "check", "release"):
         shell.good(step, name)
     listed = shell.json("releases", name)
     assert [(r["release"], r["added"], r["changed"]) for r in listed] == [("1.1.0", 1, 1), ("1.0.0", 2, 0)]
     assert shell.json("products")[0]["release"] == "1.1.0"
-    found = shell.json("diff", name)
-    assert (found["from"], found["to"], found["added"], found["changed"]) == ("1.0.0", "1.1.0", 1, 1)
-    kinds = {row["kind"]: row for row in found["rows"]}
+    diff = shell.json("diff", name)
+    assert (diff["from"], diff["to"], diff["added"], diff["changed"]) == ("1.0.0", "1.1.0", 1, 1)
+    kinds = {row["kind"]: row for row in diff["rows"]}
     assert kinds["added"]["key"] == {"meter": "c"}
     assert (kinds["changed"]["before"]["readings"], kinds["changed"]["after"]["readings"]) == (1, 2)
     assert "1 added" in shell.good("diff", f"gold.{name}", "1.0.0", "1.1.0")
@@ -255,7 +256,7 @@ def test_a_product_from_build_to_buyer(meters: Source, shell: Terminal, tmp_path
 
 def test_verifying_a_damaged_release_exits_with_1(meters: Source, shell: Terminal) -> None:
     name = product_of(meters.exchange, meters)
-    brought_in(meters, shell)
+    load_day(meters, shell)
     for step in ("gold", "check", "release"):
         shell.good(step, name)
     data = next((settings().lake / "gold" / name).rglob("*.parquet"))
@@ -268,16 +269,16 @@ def test_verifying_a_damaged_release_exits_with_1(meters: Source, shell: Termina
 
 
 def test_rebuild_lists_the_rebuilt_tables(meters: Source, shell: Terminal) -> None:
-    brought_in(meters, shell)
-    made = shell.json("rebuild", meters.table)
-    assert [(m["table"], m["equal"]) for m in made] == [
+    load_day(meters, shell)
+    rebuilt = shell.json("rebuild", meters.table)
+    assert [(r["table"], r["equal"]) for r in rebuilt] == [
         (f"bronze.{meters.name}", True), (meters.table, True), (f"quarantine.{meters.name}", True),
     ]  # fmt: skip
     assert "equal to what was there" in shell.good("rebuild", f"bronze.{meters.name}")
 
 
 def test_docs_prints_the_page_it_wrote(meters: Source, shell: Terminal) -> None:
-    brought_in(meters, shell)
+    load_day(meters, shell)
     page = Path(shell.json("docs")["page"])
     assert meters.name in page.read_text()
 
@@ -285,8 +286,8 @@ def test_docs_prints_the_page_it_wrote(meters: Source, shell: Terminal) -> None:
 @pytest.mark.usefixtures("exchange")
 def test_a_first_source_and_product_from_a_sample(shell: Terminal, tmp_path: Path) -> None:
     sample = write(tmp_path / "cities.csv", "city,day,load (MWh)\nA,2026-01-01,1.5\nB,2026-01-01,2.5\n")
-    told = shell.good("source", "new", "utility/first_city_load", "--from", str(sample))
-    assert "exchange land first_city_load" in told
+    output = shell.good("source", "new", "utility/first_city_load", "--from", str(sample))
+    assert "exchange land first_city_load" in output
     assert load_sources().sources["first_city_load"].sector == "utility"
     write(settings().drop / "first_city_load" / "cities.csv", sample.read_bytes())
     for step in ("land", "bronze", "silver", "check"):

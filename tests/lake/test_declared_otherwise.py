@@ -1,4 +1,4 @@
-"""What changed or mistaken declarations do: tables are made anew where rows would differ, and mistakes are told."""
+"""Changed declarations replace tables whose rows would differ; invalid ones are refused."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ KEY = ("meter", "read_on")
 
 
 def numbers_of(seed: int) -> list[str]:
-    """Numbers as publishers write them: signs, leading and closing zeros, too many digits on either side."""
+    """Numbers as publishers write them: with signs, leading and trailing zeros, too many digits on either side."""
     luck = random.Random(seed)
 
-    def digits(of: str, most: int) -> str:
-        return "".join(luck.choice(of) for _ in range(luck.randint(0, most)))
+    def digits(alphabet: str, most: int) -> str:
+        return "".join(luck.choice(alphabet) for _ in range(luck.randint(0, most)))
 
     return [
         luck.choice(["", "-", "+"]) + digits("0123456789", 6) + luck.choice(["", ".", ".000", ".10"])
@@ -47,7 +47,7 @@ def numbers_of(seed: int) -> list[str]:
 def test_every_decimal_is_stored_exactly_or_quarantined(
     exchange: Trial, monkeypatch: pytest.MonkeyPatch, logic: str | None
 ) -> None:
-    """Whatever number a publisher writes, the table holds it exactly, or quarantine does."""
+    """The table holds each number exactly as published, or quarantine does."""
     x = {"physicalType": "DECIMAL(8,3)"} | ({"transformLogic": logic} if logic else {})
     source = exchange.source({"id": "INT", "x": x}, ["id"])
     expected = dict(
@@ -56,7 +56,7 @@ def test_every_decimal_is_stored_exactly_or_quarantined(
         )
     )
     source.take(list(expected.items()))
-    held = {number: x for number, x in source.rows() if x not in (None, Decimal("99999.999"))}
+    stored = {number: x for number, x in source.rows() if x not in (None, Decimal("99999.999"))}
     refused = {json.loads(r)["id"] for (r,) in source.quarantine("record")}
     assert {rule for rule, *_ in source.quarantine()} >= {"x.decimals"}
     monkeypatch.setattr(decimal.getcontext(), "prec", 100)
@@ -66,7 +66,7 @@ def test_every_decimal_is_stored_exactly_or_quarantined(
         except InvalidOperation:
             continue
         fits = (exact * 1000) % 1 == 0 and abs(exact) < 100_000
-        assert held.get(number) == (exact if fits else None), text
+        assert stored.get(number) == (exact if fits else None), text
         assert fits or logic or str(number) in refused, text
 
 
@@ -85,7 +85,7 @@ def test_changing_the_declared_columns_reads_all_landings_again(exchange: Trial)
     source.take("meter,kwh,site\nm2,2,b\n", 1)
     source.published = ("meter", "kwh", "site")
     source.declare({"meter": "STRING", "kwh": "INT", "site": "STRING"})
-    assert source.step("land", 2).status == "succeeded", "what is declared otherwise is news"
+    assert source.step("land", 2).status == "succeeded", "a changed declaration is reason to run"
     source.build(2)
     assert source.bronze() == [("m1", "1", "a"), ("m2", "2", "b")]
     assert source.rows() == [("m1", 1, "a"), ("m2", 2, "b")]

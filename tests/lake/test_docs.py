@@ -1,4 +1,4 @@
-"""The documentation shows every contract and its checks, and fetches nothing from anywhere."""
+"""The documentation shows every contract and its checks, and loads nothing from the network."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ def test_an_empty_exchange_has_an_index() -> None:
 
 
 def test_columns_rules_and_checks_are_shown_and_linked(table: Table) -> None:
-    about = table.document["schema"][0]["properties"][3]
-    about["description"] = "energy <b>used</b>"
-    about["customProperties"] = [{"property": "unit", "value": "kWh"}]
+    energy = table.document["schema"][0]["properties"][3]
+    energy["description"] = "energy <b>used</b>"
+    energy["customProperties"] = [{"property": "unit", "value": "kWh"}]
     table.check(*good(5))
     table.check(*good(5), {"meter_code": "x9"}, {"meter_code": "m9", "quality_code": "<script>alert(1)</script>"})
     index = build_docs()
@@ -87,8 +87,8 @@ def test_checks_still_work_after_building_the_site_in_the_same_process(table: Ta
 
 def test_a_product_shows_its_cautions(table: Table) -> None:
     table.check(*good(1))
-    sold = product(question="How much does a meter draw?", cautions=["Times are those of <UTC>."])
-    declare_product(table.root, "profile", sold, "SELECT * FROM silver.meters")
+    document = product(question="How much does a meter draw?", cautions=["Times are those of <UTC>."])
+    declare_product(table.root, "profile", document, "SELECT * FROM silver.meters")
     text = build_docs().read_text("utf-8")
     assert "How much does a meter draw?" in text
     assert "<li>Times are those of &lt;UTC&gt;.</li>" in text

@@ -1,4 +1,4 @@
-"""Great Expectations decides on real frames: what holds passes, what does not is named with a count and an example."""
+"""Great Expectations checks real frames: a broken rule fails with a count and an example."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ GOOD: dict[str, Any] = {
 
 @dataclass
 class Table:
-    """A table under test: its contract, and checks of rows given as changes to a good row."""
+    """A table to check: its contract, and rows given as changes to a good row."""
 
     root: Path
     document: dict[str, Any] = field(default_factory=lambda: deepcopy(CONTRACT))
@@ -155,8 +155,8 @@ def test_repeated_keys_are_counted_exactly(table: Table) -> None:
 
 
 def test_rows_with_null_keys_are_not_duplicates_of_each_other(table: Table) -> None:
-    found = table.check(*good(3), {"meter_code": None}, {"meter_code": None})
-    assert "key.unique" not in {f.rule_id for f in found.failed}
+    outcome = table.check(*good(3), {"meter_code": None}, {"meter_code": None})
+    assert "key.unique" not in {f.rule_id for f in outcome.failed}
 
 
 @pytest.mark.both_engines("a value of the whole table")
@@ -169,8 +169,8 @@ def test_an_aggregate_of_the_table_is_compared_with_its_limit(table: Table) -> N
 
 def test_too_few_rows_fail(table: Table) -> None:
     outcome = table.check()
-    found = {f.rule_id: f for f in outcome.failed}
-    assert found["table.rowCount"].observed == 0
+    failed = {f.rule_id: f for f in outcome.failed}
+    assert failed["table.rowCount"].observed == 0
     assert outcome.rows == 0
     assert not outcome.passed
 
@@ -231,7 +231,7 @@ def test_a_rule_that_cannot_be_evaluated_fails_without_affecting_others(table: T
     for failed in outcome.failed:
         assert isinstance(failed.example, str)
         assert failed.example.startswith("could not be evaluated: ")
-        assert describe_failure(failed).endswith(f"): {failed.example}"), "and not that nothing was found"
+        assert describe_failure(failed).endswith(f"): {failed.example}"), "not the number of rows found"
 
 
 @pytest.mark.parametrize(

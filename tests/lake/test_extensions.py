@@ -1,4 +1,4 @@
-"""What a package adds by name does its work from the landed bytes to the checked version."""
+"""Extensions of an installed package work from landed bytes to the checked version."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ def test_a_source_runs_on_an_installed_connector_format_rule_and_step(
         format={"type": "fixed_width", "widths": [3, 4]},
         connector={"type": "spelled", "lines": ["m1  1.5", "m2  2.5", "x"]},
     )  # fmt: skip
-    done = run_steps(source.name, day(0), "r")
-    assert [(run.step, run.status) for run in done] == [
+    results = run_steps(source.name, day(0), "r")
+    assert [(run.step, run.status) for run in results] == [
         (step, "succeeded") for step in ("land", "bronze", "silver", "check", "tally")
     ]
-    assert (done[-1].rows, done[-1].message) == (2, "2 rows on 2026-01-01")
+    assert (results[-1].rows, results[-1].message) == (2, "2 rows on 2026-01-01")
     assert [(run.status, run.rows_in) for run in runs(source.name, "tally")] == [("succeeded", 2)]
     assert source.rows() == [("m1", 1.5), ("m2", 2.5)]
     assert source.quarantine("rule", "value") == [("format.wrong_length", "wrong_length: 1")]

@@ -1,4 +1,4 @@
-"""Products: built by one query over checked versions, as a whole or only where their inputs moved."""
+"""Products are built by one query over checked versions, whole or only where their inputs changed."""
 
 from __future__ import annotations
 
@@ -71,8 +71,8 @@ def test_a_new_input_version_with_the_same_rows_makes_no_new_version(exchange: T
     from jobs.registry.models import Pointer
 
     with transaction() as db:
-        found = db.get_one(Pointer, source.table)
-        found.delta_version = found.head_version = lake.version(source.table) or 0
+        row = db.get_one(Pointer, source.table)
+        row.delta_version = row.head_version = lake.version(source.table) or 0
     assert run_step("gold", name, day(1), "r").status == "unchanged"
     assert lake.version(f"gold.{name}") == version
     assert not [n for n in stale_products() if n == name and pointer(f"gold.{name}") is None]
@@ -100,7 +100,7 @@ def test_a_changed_query_or_contract_rebuilds_the_whole_product(exchange: Trial)
     build_product(name)
     first = lake.version(f"gold.{name}")
     exchange.product(
-        DAILY, ["read_on"], "-- told otherwise\n" + QUERY.format(source.name), partition="read_on", name=name
+        DAILY, ["read_on"], "-- a comment\n" + QUERY.format(source.name), partition="read_on", name=name
     )
     assert run_step("gold", name, day(1), "r").status == "unchanged", "comments do not count"
     exchange.product(

@@ -1,4 +1,4 @@
-"""A process killed in any step, at named points and at any instant: run again, the tables are as if it had lived."""
+"""A process killed in any step, at named points or at any instant: after a rerun, no table shows it."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ BROKEN = b"meter,read_on,kwh\nm5,2026-01-01,5"
 
 @dataclass
 class Scene:
-    """An exchange with one source and one product, whose second day is about to come in."""
+    """An exchange with one source and one product; its second day is dropped but not landed."""
 
     home: Path
     catalogue: Path
@@ -39,19 +39,19 @@ class Scene:
     product: str
 
     def copy(self, to: Path, monkeypatch: pytest.MonkeyPatch) -> Scene:
-        """The same exchange at another place, at which the process's settings point from now on."""
+        """Copy the exchange to another folder and point this process's settings to it."""
         shutil.copytree(self.home, to)
         monkeypatch.setenv("EXCHANGE_HOME", str(to))
         monkeypatch.setenv("EXCHANGE_CATALOGUE", str(self.catalogue))
         return Scene(to, self.catalogue, self.source, self.product)
 
     def steps(self, *names: str) -> list[tuple[str, str, int]]:
-        """Orders for steps of the second day."""
+        """Orders to run steps for the second day."""
         gold = ("gold",)
         return [(n, self.product if n in gold else self.source.name, 1) for n in names]
 
     def finish(self) -> None:
-        """All steps of the second day, as a scheduler that knows nothing of the death runs them again."""
+        """Run all steps of the second day again, as a scheduler unaware of the kill does."""
         for step in ("land", "bronze", "silver"):
             run_step(step, self.source.name, day(1), "again")
         self._accept(self.source.table)
@@ -64,7 +64,7 @@ class Scene:
             accept(table)
 
     def state(self) -> dict[str, Any]:
-        """All that must be equal whatever happened, and that what is read through pointers is the newest."""
+        """Everything that must not depend on the kill; asserts that the checked versions are the newest."""
         name = self.source.name
         for table in (f"silver.{name}", f"gold.{self.product}"):
             assert checked_rows(table) == table_rows(table)
@@ -83,24 +83,24 @@ class Scene:
 
 @pytest.fixture(scope="module")
 def undertaker() -> Iterator[Undertaker]:
-    begun = Undertaker.begin()
-    yield begun
-    begun.end()
+    started = Undertaker.begin()
+    yield started
+    started.end()
 
 
 @pytest.fixture
 def scene(engine: str, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Scene:
-    """Set once on each engine for all tests, which work on copies."""
+    """The scene of a table mode, made once per engine; tests work on copies."""
     kind = (engine, request.param)
     if kind not in _scenes:
-        _scenes[kind] = _set(request.param, tmp_path_factory.mktemp("scene"))
+        _scenes[kind] = _make_scene(request.param, tmp_path_factory.mktemp("scene"))
     return _scenes[kind]
 
 
 _scenes: dict[tuple[str, str], Scene] = {}
 
 
-def _set(mode: str, root: Path) -> Scene:
+def _make_scene(mode: str, root: Path) -> Scene:
     patch = pytest.MonkeyPatch()
     patch.setenv("EXCHANGE_HOME", str(root / "home"))
     patch.setenv("EXCHANGE_CATALOGUE", str(root / "catalogue"))
@@ -108,7 +108,7 @@ def _set(mode: str, root: Path) -> Scene:
     source = exchange.source(COLUMNS, ["meter", "read_on"], mode, partition=["read_on"])
     query = f"SELECT read_on, count(*) AS meters, sum(kwh) AS kwh FROM silver.{source.name} GROUP BY read_on"
     product = exchange.product(DAILY, ["read_on"], query, partition="read_on")
-    made = Scene(root / "home", root / "catalogue", source, product)
+    scene = Scene(root / "home", root / "catalogue", source, product)
     source.take(FIRST, 0, "first.csv")
     run_step("gold", product, day(0), "r")
     accept(f"gold.{product}")
@@ -117,20 +117,20 @@ def _set(mode: str, root: Path) -> Scene:
 
     source.drop(gzip.compress(BROKEN)[:-4], "cut.csv.gz")
     patch.undo()
-    return made
+    return scene
 
 
 @pytest.fixture
 def expected(scene: Scene, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """The state of an exchange that nobody disturbed."""
-    known = _undisturbed.get(scene.home)
-    if known is None:
+    """The state of an undisturbed exchange."""
+    state = _undisturbed.get(scene.home)
+    if state is None:
         calm = scene.copy(tmp_path / "calm", monkeypatch)
         calm.finish()
-        known = _undisturbed[scene.home] = calm.state()
-        assert len(known["silver"]) == (10 if scene.source.mode == "revisions" else 9)
-        assert len(known["quarantine"]) == 2
-    return known
+        state = _undisturbed[scene.home] = calm.state()
+        assert len(state["silver"]) == (10 if scene.source.mode == "revisions" else 9)
+        assert len(state["quarantine"]) == 2
+    return state
 
 
 _undisturbed: dict[Path, dict[str, Any]] = {}
@@ -166,33 +166,33 @@ def test_a_kill_at_any_named_point_leaves_no_trace(
     point: tuple[str, str, int, bool],
 ) -> None:  # fmt: skip
     step, function, nth, after = point
-    struck = scene.copy(tmp_path / "struck", monkeypatch)
-    orders = struck.steps("land", "bronze", "silver")
+    killed = scene.copy(tmp_path / "killed", monkeypatch)
+    orders = killed.steps("land", "bronze", "silver")
     if step == "gold":
-        orders += [("accept", struck.source.table, 1), *struck.steps("gold")]
-    ended = undertaker.run(struck.home, struck.catalogue, orders, at=function, nth=nth, after=after)
+        orders += [("accept", killed.source.table, 1), *killed.steps("gold")]
+    ended = undertaker.run(killed.home, killed.catalogue, orders, at=function, nth=nth, after=after)
     assert ended["signal"] == 9, ended
-    assert len(ended["statuses"]) == ("land", "bronze", "silver", "gold").index(step), "it died in the step meant"
-    struck.finish()
-    assert struck.state() == expected
+    assert len(ended["statuses"]) == ("land", "bronze", "silver", "gold").index(step), "it died in another step"
+    killed.finish()
+    assert killed.state() == expected
 
 
 @pytest.mark.parametrize("scene", ["merge", "revisions"], indirect=True)
 def test_a_kill_at_any_instant_leaves_no_trace(
     scene: Scene, expected: dict[str, Any], undertaker: Undertaker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    struck = scene.copy(tmp_path / "struck", monkeypatch)
+    killed = scene.copy(tmp_path / "killed", monkeypatch)
     chance = random.Random(scene.source.mode)
     died, longest = [], 1.5
     for _ in range(5):
-        orders = struck.steps("land", "bronze", "silver", "silver")
-        ended = undertaker.run(struck.home, struck.catalogue, orders, seconds=chance.uniform(0.1, longest))
+        orders = killed.steps("land", "bronze", "silver", "silver")
+        ended = undertaker.run(killed.home, killed.catalogue, orders, seconds=chance.uniform(0.1, longest))
         died.append((ended["signal"], len(ended["statuses"])))
-        # One that lived was faster than thought on this machine.
+        # A process that survived was faster than assumed on this machine.
         longest = longest if ended["signal"] else longest / 2
     assert any(signal for signal, _ in died), died
-    struck.finish()
-    assert struck.state() == expected
+    killed.finish()
+    assert killed.state() == expected
 
 
 @pytest.mark.parametrize("scene", ["revisions"], indirect=True)
@@ -202,26 +202,27 @@ def test_a_kill_while_a_table_is_replaced_keeps_the_checked_rows(
     calm = scene.copy(tmp_path / "calm", monkeypatch)
     calm.finish()
     changed = Path(shutil.copytree(scene.catalogue, tmp_path / "catalogue"))
-    told = {**scene.source.settings, "columns": {**COLUMNS, "kwh": "BIGINT"}, "format": {"null_values": ["", "much"]}}
+    changes = {"columns": {**COLUMNS, "kwh": "BIGINT"}, "format": {"null_values": ["", "much"]}}
     source = Source(
-        Trial(changed), scene.source.name, scene.source.published, scene.source.mode, scene.source.key, told
+        Trial(changed), scene.source.name, scene.source.published, scene.source.mode, scene.source.key,
+        {**scene.source.settings, **changes},
     )
     source.exchange.write_source(source)
-    struck = scene.copy(tmp_path / "struck", monkeypatch)
-    struck.finish()
-    before = checked_rows(struck.source.table)
+    killed = scene.copy(tmp_path / "killed", monkeypatch)
+    killed.finish()
+    before = checked_rows(killed.source.table)
     monkeypatch.setenv("EXCHANGE_CATALOGUE", str(changed))
     for step, function in (
         ("bronze", "jobs.lake:replace"),
         ("bronze", "jobs.bronze.step:_load"),
         ("silver", "jobs.lake:replace"),
     ):
-        ended = undertaker.run(struck.home, changed, struck.steps("land", "bronze", "silver"), at=function)
+        ended = undertaker.run(killed.home, changed, killed.steps("land", "bronze", "silver"), at=function)
         assert (ended["signal"], len(ended["statuses"])) == (9, 1 if step == "bronze" else 2)
-        assert checked_rows(struck.source.table) == before, "readers keep what was checked"
-    struck.finish()
-    assert lake.columns_at(struck.source.table)["kwh"] == "long"
-    disturbed = struck.state()
+        assert checked_rows(killed.source.table) == before, "readers keep the checked rows"
+    killed.finish()
+    assert lake.columns_at(killed.source.table)["kwh"] == "long"
+    disturbed = killed.state()
     monkeypatch.setenv("EXCHANGE_HOME", str(calm.home))
     calm.finish()
     assert disturbed == calm.state()
@@ -231,11 +232,11 @@ def test_a_kill_while_a_table_is_replaced_keeps_the_checked_rows(
 def built(
     scene: Scene, expected: dict[str, Any], undertaker: Undertaker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Scene:
-    """The exchange with a version of the second day that nobody has checked."""
-    del expected  # It is made elsewhere, and so comes before the settings point at this copy.
-    made = scene.copy(tmp_path / "built", monkeypatch)
-    undertaker.run(made.home, made.catalogue, made.steps("land", "bronze", "silver"))
-    return made
+    """The exchange with an unchecked version of the second day."""
+    del expected  # Computed first, as it points the settings to another copy.
+    copy = scene.copy(tmp_path / "built", monkeypatch)
+    undertaker.run(copy.home, copy.catalogue, copy.steps("land", "bronze", "silver"))
+    return copy
 
 
 @pytest.mark.parametrize("scene", ["merge"], indirect=True)
@@ -251,16 +252,16 @@ def test_a_kill_while_a_bad_version_is_rolled_back_leaves_no_trace(
 
 @pytest.mark.parametrize("scene", ["merge"], indirect=True)
 def test_a_check_killed_while_deciding_is_completed_by_the_next(built: Scene, undertaker: Undertaker) -> None:
-    made, table = lake.version(built.source.table), built.source.table
+    unchecked, table = lake.version(built.source.table), built.source.table
     for function, after in (("jobs.check.evaluate:evaluate", True), ("jobs.check.step:move", False)):
         ended = undertaker.run(built.home, built.catalogue, [("check", table, 1)], at=function, after=after)
         assert ended["signal"] == 9
         current = pointer(table)
-        assert current and current.delta_version != made
+        assert current and current.delta_version != unchecked
     ended = undertaker.run(built.home, built.catalogue, [("check", table, 1)], at="jobs.check.step:move")
     assert ended["signal"] == 9
     current = pointer(table)
-    assert current and current.delta_version == made
+    assert current and current.delta_version == unchecked
     again = [run_step("check", table, day(1), "again").status for _ in range(2)]
-    assert again == ["succeeded", "unchanged"], "whoever waits for the checked version is told of it, once"
-    assert lake.version(table) == made
+    assert again == ["succeeded", "unchanged"], "dependants of the checked version are triggered exactly once"
+    assert lake.version(table) == unchecked

@@ -1,4 +1,4 @@
-"""Landing, bronze, typing, keys, quarantine and counts of one source, on real files and the real engine."""
+"""Landing, bronze, typing, keys, quarantine and counts of one source, on real files and a real engine."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ def test_rows_say_where_they_came_from(exchange: Trial) -> None:
     landed = source.land([("m1", "2026-01-01", "1.5"), ("m2", "2026-01-01", "2")], at=3, file="a.csv")
     assert (landed.status, landed.message) == ("succeeded", "1 file offered, 1 new")
     assert source.build(3).rows == 2
-    found = source.rows("_file", "_row", "_landing_sha256", "_logical_date")
+    rows = source.rows("_file", "_row", "_landing_sha256", "_logical_date")
     sha256 = landings(source.name)[0].sha256
-    assert found == [
+    assert rows == [
         ("m1", date(2026, 1, 1), Decimal("1.50"), "a.csv", 2, sha256, day(3)),
         ("m2", date(2026, 1, 1), Decimal("2.00"), "a.csv", 3, sha256, day(3)),
     ]
@@ -78,9 +78,9 @@ def test_building_again_before_the_check_gives_the_same_table(exchange: Trial) -
     source.land([("m1", "2026-01-01", "1"), ("m1", "x", "1")])
     source.step("bronze")
     source.step("silver")
-    once = (source.rows("_row"), source.quarantine("rule", "_row"))
+    first = (source.rows("_row"), source.quarantine("rule", "_row"))
     assert source.step("silver").status == "succeeded"
-    assert (source.rows("_row"), source.quarantine("rule", "_row")) == once
+    assert (source.rows("_row"), source.quarantine("rule", "_row")) == first
 
 
 @pytest.mark.both_engines("casts of text to each type")
@@ -116,8 +116,8 @@ def test_text_of_the_wrong_type_is_quarantined_with_column_value_and_origin(exch
         rows.append(list((row | {column: value}).values()))
     source.take(rows, file="mixed.csv")
     assert [r[0] for r in source.rows()] == [1]
-    found = source.quarantine("rule", "column_name", "value", "_row", "_file")
-    assert sorted(found, key=lambda r: r[3]) == [
+    refused = source.quarantine("rule", "column_name", "value", "_row", "_file")
+    assert sorted(refused, key=lambda r: r[3]) == [
         (f"{column}.type", column, value, line, "mixed.csv") for line, (column, value) in enumerate(bad, 3)
     ]
     record = json.loads(source.quarantine("record")[0][0])
@@ -254,12 +254,12 @@ def test_unreadable_records_are_quarantined_and_their_neighbours_loaded(exchange
     )
     source.take(text, file="bent.csv")
     assert [r[0] for r in source.rows()] == ["m1", "m5"]
-    found = source.quarantine("rule", "value", "record", "_row", "_file")
-    assert [(rule, row, file) for rule, _, _, row, file in found] == [
+    refused = source.quarantine("rule", "value", "record", "_row", "_file")
+    assert [(rule, row, file) for rule, _, _, row, file in refused] == [
         ("format.too_few_cells", 4, "bent.csv"), ("format.too_many_cells", 3, "bent.csv"),
         ("format.undecodable", 5, "bent.csv"),
     ]  # fmt: skip
-    assert "expected 3, found 4" in next(value for rule, value, *_ in found if rule == "format.too_many_cells")
+    assert "expected 3, found 4" in next(value for rule, value, *_ in refused if rule == "format.too_many_cells")
     run = source.last("bronze")
     assert run.rows_out == len(source.bronze()) == 5
     assert balanced(source.last("silver"))
@@ -360,8 +360,8 @@ def test_failed_runs_are_recorded_too(exchange: Trial) -> None:
     source.declare({"meter": "STRING", "nothing": "INT"})
     with pytest.raises(DeclarationError):
         source.step("silver", 1)
-    found = [(r.step, r.status) for r in runs(source.name)]
-    assert found == [("land", "succeeded"), ("bronze", "succeeded"), ("silver", "succeeded"), ("silver", "failed")]
+    recorded = [(r.step, r.status) for r in runs(source.name)]
+    assert recorded == [("land", "succeeded"), ("bronze", "succeeded"), ("silver", "succeeded"), ("silver", "failed")]
     assert "nothing says where column 'nothing' comes from" in (source.last("silver").message or "")
 
 
@@ -369,10 +369,10 @@ def test_compressed_json_lines_are_loaded(exchange: Trial) -> None:
     import gzip
 
     source = exchange.source(READINGS, KEY, format={"type": "json_lines"})
-    told = "".join(
+    text = "".join(
         json.dumps({"meter": m, "read_on": "2026-01-01", "kwh": k}) + "\n" for m, k in (("m1", 1), ("m2", None))
     )
-    write(settings().drop / source.name / "a.jsonl.gz", gzip.compress(told.encode()))
+    write(settings().drop / source.name / "a.jsonl.gz", gzip.compress(text.encode()))
     source.step("land")
     source.build()
     assert source.rows() == [("m1", date(2026, 1, 1), Decimal("1.00")), ("m2", date(2026, 1, 1), None)]
@@ -389,7 +389,7 @@ def test_several_workers_read_each_row_of_a_large_file_once(
     source.take([(n,) for n in range(100_000)], file="whole.csv")
     assert [row[0] for row in source.bronze("_row")] == sorted(range(2, 100_002), key=str)
     (files,) = files_of(f"bronze.{source.name}").values()
-    assert len(files) == (2 if engine == "spark" else 1), "Sail gives a frame of few rows to one worker"
+    assert len(files) == (2 if engine == "spark" else 1), "Sail gives a small frame to one worker"
     assert lake.rows(source.table) == 100_000
 
     broken = gzip.compress("".join(f"{n}\n" for n in ("id", *range(200_000))).encode())[:-100]

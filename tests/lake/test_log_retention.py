@@ -1,4 +1,4 @@
-"""A table's log: what nobody needs is taken away, and all that is in use stays readable by every reader."""
+"""Log retention: old commits are removed, and every version in use stays readable by every reader."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from jobs.release.verify import verify
 from tests.lake.trial import Source, Trial, build_product, checked_rows, day, table_rows
 
 CHECKPOINT_EVERY = 3
-# So many that the engine has written checkpoints on the way, also before and after the release.
+# Enough for checkpoints before and after the release.
 DAYS = 8
 RELEASED = 3
 READINGS = {"meter": "STRING", "kwh": "DECIMAL(8,2)"}
@@ -31,8 +31,8 @@ def commits(table: str) -> list[int]:
     return sorted(int(file.name[:20]) for file in folder.glob("*.json") if file.name[:20].isdigit())
 
 
-def grow_old(table: str, days: float = 30) -> None:
-    """Let everything in a table's folder be some days old."""
+def age(table: str, days: float = 30) -> None:
+    """Make every file in a table's folder some days old."""
     then = time.time() - days * 86_400
     for path in lake.location(table).rglob("*"):
         if path.is_file():
@@ -51,14 +51,14 @@ def test_old_commits_are_removed_and_every_version_in_use_stays_readable(
         if number != RELEASED:
             build_product(product, number)
             continue
-        # Its log has to stay from the checkpoint before this one on.
+        # Pins the log from the checkpoint before this version on.
         for step in ("gold", "check", "release"):
             run_step(step, product, day(number), "r")
     before = {table: (commits(table), checked_rows(table)) for table in tables}
-    assert upkeep(tables).tables[0].removed_log_files == 0, "all of it was in use lately"
+    assert upkeep(tables).tables[0].removed_log_files == 0, "recent commits are kept"
 
     for table in tables:
-        grow_old(table)
+        age(table)
     assert [commits(table) for table in tables] == [before[table][0] for table in tables]
     (planned, _) = upkeep(tables, dry_run=True).tables
     assert planned.removed_log_files > 0

@@ -1,8 +1,7 @@
-"""The three ways in which later landings join earlier ones, beside a model of each in plain Python.
+"""The three modes in which later landings join earlier ones, compared with models in plain Python.
 
-Every key of a case lives its own random history, so one case tries some sixty of them. The model knows nothing of
-builds: whatever order landings arrive in, and however they are grouped into builds, the tables must be those of the
-model.
+Each key of a case has its own random history, so one case tries about sixty. The model knows no builds: in whatever
+order landings arrive and however they are grouped into builds, the tables must equal the model's.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ COLUMNS = {
 PUBLISHED = ("site", "read_on", "amount", "seen_at", "note")
 KEY = ("site", "read_on")
 
-# Contents that a comparison by floating point, by milliseconds or by joined text would take for one another.
+# Contents that a comparison as floats, in milliseconds or as joined text would confuse.
 CONTENTS: tuple[tuple[Any, ...], ...] = (
     ("1.5", "2026-01-01 00:00:00", "a"),
     ("12345678901234567890.000001", "2026-01-01 00:00:00", "a"),
@@ -45,16 +44,16 @@ Row = tuple[Any, ...]
 
 @dataclass(frozen=True)
 class File:
-    """One landing: the day of its logical date, and its rows."""
+    """A landing: the day of its logical date, and its rows."""
 
     at: int
     rows: tuple[Row, ...]
 
 
 def files(seed: int, count: int, keys: int = 60) -> list[File]:
-    """Landings with late, repeated, contradicting and absent keys."""
+    """Landings with late, repeated, contradicting and missing keys."""
     chance = random.Random(seed)
-    made = []
+    landed = []
     for number in range(count):
         rows: list[Row] = []
         for index in chance.sample(range(keys), keys * 2 // 3):
@@ -64,11 +63,11 @@ def files(seed: int, count: int, keys: int = 60) -> list[File]:
             rows += [(*key, *content)] * copies
             if chance.random() < 0.1:
                 rows.append((*key, *chance.choice([c for c in CONTENTS if c != content])))
-        # A row of its own, so that no two landings have the same bytes.
+        # A unique row, so that no two landings have the same bytes.
         rows.append(("own", f"2026-02-{number + 1:02d}", *CONTENTS[0]))
         chance.shuffle(rows)
-        made.append(File(chance.randrange(4), tuple(rows)))
-    return made
+        landed.append(File(chance.randrange(4), tuple(rows)))
+    return landed
 
 
 def typed(row: Row) -> Row:
@@ -79,23 +78,23 @@ def typed(row: Row) -> Row:
 
 
 def statements(given: Sequence[File]) -> dict[Row, list[tuple[int, int, Row, int]]]:
-    """What each landing says of each key, where it does not contradict itself: (day, arrival, row, line)."""
-    output: dict[Row, list[tuple[int, int, Row, int]]] = defaultdict(list)
+    """Per key, the (day, arrival, row, line) of each landing that does not contradict itself about it."""
+    by_key: dict[Row, list[tuple[int, int, Row, int]]] = defaultdict(list)
     for arrival, file in enumerate(given):
-        found: dict[Row, list[tuple[Row, int]]] = defaultdict(list)
+        rows_by_key: dict[Row, list[tuple[Row, int]]] = defaultdict(list)
         for line, row in enumerate(file.rows, 2):
-            found[row[:2]].append((row, line))
-        for key, rows in found.items():
+            rows_by_key[row[:2]].append((row, line))
+        for key, rows in rows_by_key.items():
             if len({row for row, _ in rows}) == 1:
-                output[key].append((file.at, arrival, *rows[0]))
-    return output
+                by_key[key].append((file.at, arrival, *rows[0]))
+    return by_key
 
 
-def chain(said: list[tuple[int, int, Row, int]]) -> list[tuple[int, int, Row, int]]:
-    """The statements by which a key's content became known, in order; each differs from the one before."""
+def chain(stated: list[tuple[int, int, Row, int]]) -> list[tuple[int, int, Row, int]]:
+    """A key's statements that changed its content, in order; each differs from the one before."""
     links: list[tuple[int, int, Row, int]] = []
     by_day: dict[int, list[tuple[int, int, Row, int]]] = defaultdict(list)
-    for statement in sorted(said):
+    for statement in sorted(stated):
         by_day[statement[0]].append(statement)
     for at in sorted(by_day):
         last: tuple[int, int, Row, int] | None = None
@@ -107,47 +106,47 @@ def chain(said: list[tuple[int, int, Row, int]]) -> list[tuple[int, int, Row, in
     return links
 
 
-def merged(said: list[tuple[int, int, Row, int]]) -> tuple[int, int, Row, int]:
-    """The statement by which the content that stands in the end became known for the last time."""
-    ordered = sorted(said)
-    standing = ordered[0]
+def merged(stated: list[tuple[int, int, Row, int]]) -> tuple[int, int, Row, int]:
+    """The statement that last introduced the key's final content."""
+    ordered = sorted(stated)
+    current = ordered[0]
     for statement in ordered[1:]:
-        standing = statement if statement[2] != standing[2] else standing
-    return standing
+        current = statement if statement[2] != current[2] else current
+    return current
 
 
 def model(given: Sequence[File], mode: str) -> list[Row]:
-    """Rows that silver must have: typed columns, arrival and line that they come from, and the time they were known."""
+    """The rows silver must have: typed columns, arrival, line, and when they were known."""
     rows: list[Row] = []
-    for output in statements(given).values():
+    for stated in statements(given).values():
         if mode == "revisions":
-            links = chain(output)
+            links = chain(stated)
             ends = [day(link[0]) for link in links[1:]]
             rows += [
                 (*typed(row), arrival, line, day(at), end)
                 for (at, arrival, row, line), end in zip(links, [*ends, None], strict=True)
             ]
         else:
-            at, arrival, row, line = min(output, key=lambda s: s[1]) if mode == "append" else merged(output)
+            at, arrival, row, line = min(stated, key=lambda s: s[1]) if mode == "append" else merged(stated)
             rows.append((*typed(row), arrival, line, day(at)))
     return sorted(rows, key=repr)
 
 
 def refused(given: Sequence[File], mode: str) -> list[Row]:
-    """(rule, arrival, line) of every row that quarantine must have."""
-    found: list[Row] = []
-    output = statements(given)
+    """(rule, arrival, line) of every row quarantine must have."""
+    rows: list[Row] = []
+    by_key = statements(given)
     for arrival, file in enumerate(given):
-        standing = {key: row for key, all_said in output.items() for _, a, row, _ in all_said if a == arrival}
+        consistent = {key: row for key, stated in by_key.items() for _, a, row, _ in stated if a == arrival}
         for line, row in enumerate(file.rows, 2):
             key = row[:2]
-            if key not in standing:
-                found.append(("key.contradiction", arrival, line))
-            elif mode == "append" and min(output[key], key=lambda s: s[1])[2] != row:
+            if key not in consistent:
+                rows.append(("key.contradiction", arrival, line))
+            elif mode == "append" and min(by_key[key], key=lambda s: s[1])[2] != row:
                 first_line = next(n for n, r in enumerate(file.rows, 2) if r == row)
                 if first_line == line:
-                    found.append(("key.changed", arrival, line))
-    return sorted(found)
+                    rows.append(("key.changed", arrival, line))
+    return sorted(rows)
 
 
 def declared(exchange: Trial, mode: str, partition: tuple[str, ...]) -> Source:
@@ -155,16 +154,16 @@ def declared(exchange: Trial, mode: str, partition: tuple[str, ...]) -> Source:
 
 
 def compare(source: Source, given: Sequence[File]) -> None:
-    """Hold silver and quarantine against the model."""
+    """Assert that silver and quarantine equal the model."""
     arrival = {landed.sha256: number for number, landed in enumerate(landings(source.name))}
     more = ("_known_at", "_superseded_at") if source.mode == "revisions" else ("_logical_date",)
-    found = [
+    rows = [
         (*row[: -3 if source.mode != "revisions" else -4], arrival[row[6]], *row[7:])
         for row in source.rows("_landing_sha256", "_row", *more)
     ]
-    assert sorted(found, key=repr) == model(given, source.mode)
-    held = [(rule, arrival[sha], row) for rule, sha, row in source.quarantine("rule", "_landing_sha256", "_row")]
-    assert sorted(held) == refused(given, source.mode)
+    assert sorted(rows, key=repr) == model(given, source.mode)
+    quarantined = [(rule, arrival[sha], row) for rule, sha, row in source.quarantine("rule", "_landing_sha256", "_row")]
+    assert sorted(quarantined) == refused(given, source.mode)
 
 
 @pytest.mark.both_engines(

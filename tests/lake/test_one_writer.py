@@ -1,4 +1,4 @@
-"""One writer at a time: what a step expects of its tables is its own, whatever steps in other threads do meanwhile."""
+"""One writer at a time: a step's expected versions are its own, whatever steps in other threads do."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ FIELDS = (lake.Field("meter", "STRING"),)
 
 @pytest.fixture
 def tables(exchange: Trial) -> tuple[str, str]:
-    """Two empty tables of two sources."""
+    """Two empty tables, one for each of two sources."""
     names = "silver.guarded_one", "silver.guarded_other"
-    del exchange  # It is where the settings point by now.
+    del exchange  # The settings point to it by now.
     for name in names:
         lake.create(name, FIELDS)
     return names
@@ -32,7 +32,7 @@ def add(table: str) -> int:
 
 
 def elsewhere(work: Callable[[], int]) -> int:
-    """Do something in a thread that belongs to no step, as another process would."""
+    """Run work in a thread that belongs to no step, as another process would."""
     with ThreadPoolExecutor(1) as pool:
         return pool.submit(work).result()
 
@@ -53,9 +53,9 @@ def test_a_step_that_ends_keeps_the_expectations_of_other_threads(tables: tuple[
         assert begun.wait(60)
         with guard.writing("source.other"):
             guard.expect(other, lake.version(other))
-            made = add(other)
+            version = add(other)
         ended.set()
-        return made
+        return version
 
     with ThreadPoolExecutor(2) as pool:
         long, short = pool.submit(long_step), pool.submit(short_step)
@@ -68,7 +68,7 @@ def test_a_step_is_not_stopped_by_expectations_of_another_thread(tables: tuple[s
     one, _ = tables
     with guard.writing("source.one"):
         guard.expect(one, lake.version(one))
-        assert elsewhere(lambda: add(one)) == 1, "who expects nothing of a table adds to it as before"
+        assert elsewhere(lambda: add(one)) == 1, "a thread without expectations may append"
         with pytest.raises(ConcurrentWrite):
             guard.require_expected_version(one)
 

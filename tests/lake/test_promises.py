@@ -1,4 +1,4 @@
-"""What every step promises: checked versions, nothing lost, one writer at a time, any time zone, a full disk."""
+"""What every step promises: checked versions, no lost rows, one writer at a time, any time zone, a full disk."""
 
 from __future__ import annotations
 
@@ -42,18 +42,18 @@ FEW = {
 
 @pytest.fixture(scope="module")
 def undertaker() -> Iterator[Undertaker]:
-    begun = Undertaker.begin()
-    yield begun
-    begun.end()
+    started = Undertaker.begin()
+    yield started
+    started.end()
 
 
-def both(source: Source, at: int) -> list[str]:
-    """All steps of a source with the real check; the statuses."""
+def run_all(source: Source, at: int) -> list[str]:
+    """Run all steps of a source, with the real check; returns their statuses."""
     return [result.status for result in run_steps(source.name, day(at), f"run-{at}")]
 
 
-def seen(source: Source) -> list[tuple[object, ...]]:
-    """What a reader sees through the view."""
+def rows_read(source: Source) -> list[tuple[object, ...]]:
+    """The rows a reader gets through the view."""
     return sorted(tuple(row) for row in session().sql(f"SELECT meter, kwh FROM {source.table}").collect())
 
 
@@ -61,28 +61,28 @@ def seen(source: Source) -> list[tuple[object, ...]]:
 def test_a_failed_version_is_rolled_back_and_its_rows_return_with_the_next_good_one(exchange: Trial) -> None:
     source = exchange.source(COLUMNS, ["meter", "read_on"], quality=[FEW])
     source.drop([("m1", "2026-01-01", "10")])
-    assert both(source, 0) == ["succeeded"] * 4
+    assert run_all(source, 0) == ["succeeded"] * 4
     good = checked(source.table)
-    assert seen(source) == [("m1", 10)]
+    assert rows_read(source) == [("m1", 10)]
 
     source.drop([("m2", "2026-01-01", "500")])
     with pytest.raises(ExpectationsFailed, match=r"table.sane .*kwh comes to less than 100.*510"):
-        both(source, 1)
+        run_all(source, 1)
     current = checked(source.table)
     assert (current.delta_version, current.landing_id) == (good.delta_version, good.landing_id)
     assert current.head_version == lake.version(source.table) != good.delta_version
     assert table_rows(source.table, "meter") == [("m1",)], "the newest version is the good one again"
-    assert seen(source) == [("m1", 10)]
+    assert rows_read(source) == [("m1", 10)]
     assert source.last("check").status == "failed"
     with pytest.raises(ExpectationsFailed, match=r"nothing was built since .*table.sane .*510"):
         run_step("check", source.table, day(1), "r")
     assert lake.version(source.table) == current.head_version
 
     source.drop([("m2", "2026-01-01", "5")])
-    assert both(source, 2) == ["succeeded"] * 4
-    assert seen(source) == [("m1", 10), ("m2", 5)]
+    assert run_all(source, 2) == ["succeeded"] * 4
+    assert rows_read(source) == [("m1", 10), ("m2", 5)]
     assert {x.sha256 for x in landings(source.name)} == {row[0] for row in source.bronze("_landing_sha256")}
-    assert both(source, 3) == ["unchanged"]
+    assert run_all(source, 3) == ["unchanged"]
 
 
 def test_a_failed_first_version_leaves_nothing_to_read(exchange: Trial) -> None:
@@ -90,14 +90,14 @@ def test_a_failed_first_version_leaves_nothing_to_read(exchange: Trial) -> None:
     source.drop([("m1", "2026-01-01", "1000")])
     for at in range(2):
         with pytest.raises(ExpectationsFailed, match="the table has no checked version"):
-            both(source, at)
+            run_all(source, at)
         assert pointer(source.table) is None
         assert source.rows() == []
     with pytest.raises(ExpectationsFailed, match="nothing was built since"):
         run_step("check", source.table, day(1), "r")
     source.declare(quality=[FEW | {"mustBeLessThan": 2000}])
-    assert both(source, 2) == ["succeeded", "unchanged", "succeeded", "succeeded"]
-    assert seen(source) == [("m1", 1000)]
+    assert run_all(source, 2) == ["succeeded", "unchanged", "succeeded", "succeeded"]
+    assert rows_read(source) == [("m1", 1000)]
 
 
 def test_a_failed_product_keeps_its_last_good_version(exchange: Trial) -> None:
@@ -125,20 +125,20 @@ def test_only_changed_partitions_are_checked_where_that_suffices(exchange: Trial
     rule = {"name": "rows", "type": "library", "metric": "rowCount", "mustBeGreaterThan": 2}
     source = exchange.source(COLUMNS, ["meter", "read_on"], partition=["read_on"], quality=[rule])
     source.drop([(f"m{n}", f"2026-01-0{d}", "1") for n in range(3) for d in (1, 2)])
-    both(source, 0)
+    run_all(source, 0)
     assert source.last("check").rows_in == 6
     source.drop([(f"m{n}", "2026-01-03", "1") for n in range(3)])
-    both(source, 1)
+    run_all(source, 1)
     assert source.last("check").rows_in == 3
     source.drop([("m0", "2026-01-04", "1")])
-    both(source, 2)
-    assert source.last("check").rows_in == 10, "one row is too few for the rule, so it was asked of all"
+    run_all(source, 2)
+    assert source.last("check").rows_in == 10, "one row is too few for the rule, so all rows were checked"
     source.declare(quality=[rule, FEW])
     source.drop([("m1", "2026-01-04", "1")])
-    both(source, 3)
+    run_all(source, 3)
     source.drop([("m2", "2026-01-04", "90")])
     with pytest.raises(ExpectationsFailed, match="sane"):
-        both(source, 4)
+        run_all(source, 4)
 
 
 def test_no_row_is_lost_and_the_recorded_counts_add_up(exchange: Trial) -> None:
@@ -150,17 +150,17 @@ def test_no_row_is_lost_and_the_recorded_counts_add_up(exchange: Trial) -> None:
     ]
     for at, rows in enumerate(days):
         source.drop(rows)
-        both(source, at)
+        run_all(source, at)
     landed = sum(len(rows) for rows in days)
     assert len(source.bronze()) == landed == sum(x.rows or 0 for x in landings(source.name))
-    found = runs(source.name, "silver")
-    assert all(balanced(run) for run in found)
-    repeated = sum((r.rows_duplicate or 0) + (r.rows_unchanged or 0) for r in found)
+    silver_runs = runs(source.name, "silver")
+    assert all(balanced(run) for run in silver_runs)
+    repeated = sum((r.rows_duplicate or 0) + (r.rows_unchanged or 0) for r in silver_runs)
     assert landed == len(source.rows()) + len(source.quarantine()) + repeated
-    told = session().sql(
+    recorded = session().sql(
         f"SELECT sum(rows_in), sum(rows_out) FROM ops.runs WHERE name = '{source.name}' AND step = 'silver'"
     )
-    assert tuple(told.collect()[0]) == (landed, len(source.rows()))
+    assert tuple(recorded.collect()[0]) == (landed, len(source.rows()))
 
 
 def test_a_second_run_of_a_source_in_use_is_refused_and_nothing_is_lost(
@@ -177,7 +177,7 @@ def test_a_second_run_of_a_source_in_use_is_refused_and_nothing_is_lost(
     def slow(*args: object) -> object:
         entered.set()
         assert leave.wait(60)
-        return original(*args)  # type: ignore[arg-type]  # handed on as they came
+        return original(*args)  # type: ignore[arg-type]  # passed on unchanged
 
     monkeypatch.setattr(jobs.silver.step, "write", slow)
     worker = threading.Thread(target=source.step, args=("silver",))
@@ -202,33 +202,33 @@ def test_a_second_run_of_a_source_in_use_is_refused_and_nothing_is_lost(
 def test_the_time_zone_of_the_process_does_not_matter(exchange: Trial, undertaker: Undertaker, mode: str) -> None:
     day_in_utc = "try_cast(try_cast(at as timestamp) as date)"
     columns = {"id": "INT", "at": "TIMESTAMP", "on": {"physicalType": "DATE", "transformLogic": day_in_utc}}
-    known = {}
+    rows_by_zone = {}
     for zone in ("UTC", "Asia/Shanghai", "America/St_Johns"):
         source = exchange.source(columns, ["id"], mode, published=["id", "at"], partition=["on"])
         steps = []
         for at, value in enumerate(("2026-03-29 01:30:00", "2026-10-25T00:30:00+02:00", "2026-03-08 02:30:00")):
             source.drop([("1", value), ("2", "2026-01-01 00:00:00")], f"{at}.csv")
-            # Landed in an order of their own, so that the second build lies before the first.
+            # Logical dates out of order: the second build is earlier than the first.
             steps += [(s, source.name, (2, 0, 3)[at]) for s in ("land", "bronze", "silver")] + [
                 ("accept", source.table, 0)
             ]
             ended = undertaker.run(settings().home, settings().catalogue, steps[-4:], TZ=zone)
             assert ended["error"] is None and ended["signal"] == 0, ended
         more = ("_known_at", "_superseded_at") if mode == "revisions" else ("_logical_date",)
-        known[zone] = source.rows(*more)
-    assert known["UTC"] == known["Asia/Shanghai"] == known["America/St_Johns"]
-    assert len(known["UTC"]) == (4 if mode == "revisions" else 2)
+        rows_by_zone[zone] = source.rows(*more)
+    assert rows_by_zone["UTC"] == rows_by_zone["Asia/Shanghai"] == rows_by_zone["America/St_Johns"]
+    assert len(rows_by_zone["UTC"]) == (4 if mode == "revisions" else 2)
 
 
-@pytest.mark.parametrize("theirs", ["m1", "m2"], ids=["of rows that are counted", "of others"])
+@pytest.mark.parametrize("other_meter", ["m1", "m2"], ids=["of rows that are counted", "of others"])
 def test_a_step_is_retried_when_another_writer_commits_during_it(
-    exchange: Trial, monkeypatch: pytest.MonkeyPatch, theirs: str
+    exchange: Trial, monkeypatch: pytest.MonkeyPatch, other_meter: str
 ) -> None:
     source = exchange.source(COLUMNS, ["meter", "read_on"])
     source.take([(meter, "2026-01-01", "1") for meter in ("m1", "m2")], 0)
     source.land([("m1", "2026-01-01", "5"), ("m3", "2026-01-01", "3")], 1)
     source.step("bronze", 1)
-    source.commit_during_next_step(f"meter = '{theirs}'", monkeypatch)
+    source.commit_during_next_step(f"meter = '{other_meter}'", monkeypatch)
     assert source.step("silver", 1).status == "succeeded"
     assert [(row[0], row[2]) for row in source.rows()] == [("m1", 5), ("m2", 1), ("m3", 3)]
 
@@ -242,12 +242,12 @@ def test_the_path_of_the_home_does_not_matter(
     source = exchange.source(COLUMNS, ["meter", "read_on"], mode, partition=["read_on"])
     source.take([("m1", "2026-01-01", "1"), ("m1", "2026-01-01", "1"), ("m2", "2026-01-02", "2")], 0)
     source.take([("m1", "2026-01-01", "1"), ("m3", "2026-01-02", "3")], 1, file="数据 é#1 %20.csv")
-    assert seen(source) == [("m1", 1), ("m2", 2), ("m3", 3)]
+    assert rows_read(source) == [("m1", 1), ("m2", 2), ("m3", 3)]
     assert "数据 é#1 %20.csv" in {row[-1] for row in source.rows("_file")}
     lake.restore(source.table, 1)
     assert [row[0] for row in source.rows()] == ["m1", "m2"]
     assert sorted(p.name for p in tmp_path.iterdir()) == ["My documents, 100%", "catalogue", "home"]
-    # The empty exchange that the test began with.
+    # Untouched: the empty exchange that the fixture made.
     assert [p.name for p in (tmp_path / "home").iterdir()] == ["registry.db"]
 
 
@@ -265,7 +265,7 @@ def test_a_path_that_spark_reads_as_a_glob_is_refused(
 
 @contextmanager
 def small_disk(folder: Path, megabytes: int) -> Iterator[None]:
-    """A file system of its own with so much room; skipped where one may not be mounted."""
+    """Mount a small file system for the length of the block; skip where that is not allowed."""
     folder.mkdir(parents=True)
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.mount(b"tmpfs", str(folder).encode(), b"tmpfs", 0, f"size={megabytes}m".encode()):
@@ -288,7 +288,7 @@ def test_a_full_disk_is_reported_and_no_row_is_missing_once_there_is_room(
         ballast = tmp_path / "small/ballast"
         for step in ("land", "bronze", "silver"):
             free = os.statvfs(tmp_path / "small").f_bavail * os.statvfs(tmp_path / "small").f_frsize
-            # Room for the registry's own records, but not for the data.
+            # Leaves room for the registry's records but not for the data.
             ballast.write_bytes(b"x" * (free - 200_000))
             with pytest.raises(ExchangeError, match=r"disk is full.*Next: free some space"):
                 source.step(step, 1)
@@ -300,9 +300,9 @@ def test_a_full_disk_is_reported_and_no_row_is_missing_once_there_is_room(
         *_, bronze, _, silver, _ = records = [(r.step, r.status) for r in runs(source.name)][-6:]
         assert records[1::2] == [(step, "succeeded") for step in ("land", "bronze", "silver")]
         assert records[0] == ("land", "failed")
-        # Spark's unfinished files may leave no room for the record of how it ended.
-        left = ("failed",) if settings().spark == "embedded" else ("failed", "running")
-        assert {bronze[1], silver[1]} <= set(left)
+        # Spark's unfinished files may leave no room to record the end of the run.
+        statuses = {"failed"} if settings().spark == "embedded" else {"failed", "running"}
+        assert {bronze[1], silver[1]} <= statuses
 
 
 def test_an_increment_rewrites_only_the_partitions_it_touches(exchange: Trial) -> None:
@@ -313,13 +313,13 @@ def test_an_increment_rewrites_only_the_partitions_it_touches(exchange: Trial) -
     )  # fmt: skip
     for at in range(3):
         source.drop([(f"m{n}", f"2026-01-{at * 8 + d + 1:02d}", "1") for n in range(5) for d in range(8)])
-        both(source, at)
+        run_all(source, at)
         run_step("gold", name, day(at), "r")
         run_step("check", name, day(at), "r")
     tables = (source.table, f"gold.{name}")
     before = [files_of(t) for t in tables]
     source.drop([("m1", "2026-01-24", "2"), ("m1", "2026-01-25", "2")])
-    both(source, 3)
+    run_all(source, 3)
     run_step("gold", name, day(3), "r")
     run_step("check", name, day(3), "r")
     for old, table in zip(before, tables, strict=True):
@@ -337,7 +337,7 @@ def test_a_lost_table_is_reported_and_lost_bronze_is_rebuilt_by_the_next_step(ex
     assert [row[0] for row in source.bronze()] == ["m1", "m2"]
     assert [row[0] for row in source.rows()] == ["m1", "m2"]
     shutil.rmtree(lake.location(source.table))
-    assert source.step("land", 2).status == "succeeded", "so that a run gets as far as to tell it"
+    assert source.step("land", 2).status == "succeeded", "so the run reaches the step that reports it"
     with pytest.raises(ExchangeError, match=f"{source.table} is missing; .*Next: .*exchange rebuild"):
         source.step("silver", 2)
     assert not lake.exists(source.table)

@@ -1,4 +1,4 @@
-"""Any table can be made again from what landed, and readers, releases and older versions are not disturbed by it."""
+"""Any table can be rebuilt from landed files without disturbing readers, releases or older versions."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ KEY = ("site", "read_on")
 
 Rows = Sequence[Sequence[Any]]
 
-# Three days: later ones repeat, correct and contradict earlier ones; some rows cannot be used.
+# Three days: later ones repeat, correct and contradict earlier ones; some rows are invalid.
 DAYS: tuple[Rows, ...] = (
     (("a", "2026-01-01", "1.5", None), ("b", "2026-01-01", "2", "x"), ("c", "no date", "3", None)),
     (("a", "2026-01-01", "1.5", None), ("b", "2026-01-01", "2.25", "x"), ("d", "2026-01-02", "4", None)),
@@ -36,27 +36,27 @@ DAYS: tuple[Rows, ...] = (
 )
 
 
-# By engine and mode: the first test's, of which all others begin with a copy.
-_brought_in: dict[tuple[str, str], tuple[Source, Path]] = {}
+# By engine and mode: made by the first test that needs it; later tests start from a copy.
+_loaded: dict[tuple[str, str], tuple[Source, Path]] = {}
 
 
 def checked_source(exchange: Trial, mode: str = "merge") -> Source:
-    """A source whose three days were brought in one by one, as Airflow does."""
+    """A source whose three days were loaded one by one, as Airflow does."""
     kind = (settings().spark, mode)
-    if kind in _brought_in:
-        made, folder = _brought_in[kind]
+    if kind in _loaded:
+        loaded, folder = _loaded[kind]
         shutil.copytree(folder / "home", settings().home, dirs_exist_ok=True)
         shutil.copytree(folder / "catalogue", exchange.root, dirs_exist_ok=True)
-        return replace(made, exchange=exchange, settings=dict(made.settings))
+        return replace(loaded, exchange=exchange, settings=dict(loaded.settings))
     source = exchange.source(COLUMNS, KEY, mode)
     for number, rows in enumerate(DAYS):
         source.land(rows, number)
         for step in ("bronze", "silver", "check"):
             run_step(step, source.name, day(number), f"day {number}")
-    folder = exchange.root.parent / "brought-in"
+    folder = exchange.root.parent / "loaded"
     shutil.copytree(settings().home, folder / "home")
     shutil.copytree(exchange.root, folder / "catalogue")
-    _brought_in[kind] = (source, folder)
+    _loaded[kind] = (source, folder)
     return source
 
 
@@ -68,8 +68,8 @@ def released_product(exchange: Trial, source: Source) -> str:
     return name
 
 
-def by_table(made: Sequence[Rebuilt]) -> dict[str, Rebuilt]:
-    return {m.table: m for m in made}
+def by_table(results: Sequence[Rebuilt]) -> dict[str, Rebuilt]:
+    return {result.table: result for result in results}
 
 
 @pytest.mark.both_engines("REPLACE TABLE, then every landing at once", cases=("merge",))
@@ -78,11 +78,11 @@ def test_a_rebuilt_table_is_equal_in_every_mode(exchange: Trial, mode: str) -> N
     source = checked_source(exchange, mode)
     before = {t: table_rows(t) for t in (source.table, f"bronze.{source.name}", f"quarantine.{source.name}")}
     old = checked(source.table).delta_version
-    made = by_table(rebuild(source.table, "again"))
-    assert {t: m.equal for t, m in made.items()} == dict.fromkeys(before, True)
-    assert {t: m.message for t, m in made.items()} == dict.fromkeys(before, "equal to what was there")
+    rebuilt = by_table(rebuild(source.table, "again"))
+    assert {t: m.equal for t, m in rebuilt.items()} == dict.fromkeys(before, True)
+    assert {t: m.message for t, m in rebuilt.items()} == dict.fromkeys(before, "equal to what was there")
     assert {t: table_rows(t) for t in before} == before
-    assert checked(source.table).delta_version == made[source.table].version > old
+    assert checked(source.table).delta_version == rebuilt[source.table].version > old
     assert table_rows(source.table, at=old) == before[source.table]
     again = run_step("silver", source.name, day(4), "later")
     assert again.status == "unchanged"
@@ -90,15 +90,15 @@ def test_a_rebuilt_table_is_equal_in_every_mode(exchange: Trial, mode: str) -> N
 
 def test_quarantine_is_rebuilt_with_its_source(exchange: Trial) -> None:
     source = checked_source(exchange)
-    made = by_table(rebuild(f"quarantine.{source.name}", "again"))
-    assert made[f"quarantine.{source.name}"].rows == len(source.quarantine()) == 3
+    rebuilt = by_table(rebuild(f"quarantine.{source.name}", "again"))
+    assert rebuilt[f"quarantine.{source.name}"].rows == len(source.quarantine()) == 3
 
 
 def test_rebuilding_bronze_alone_leaves_silver_unchanged(exchange: Trial) -> None:
     source = checked_source(exchange)
     current = checked(source.table).delta_version
-    made = rebuild(f"bronze.{source.name}", "again")
-    assert [(m.table, m.equal) for m in made] == [(f"bronze.{source.name}", True)]
+    rebuilt = rebuild(f"bronze.{source.name}", "again")
+    assert [(m.table, m.equal) for m in rebuilt] == [(f"bronze.{source.name}", True)]
     assert checked(source.table).delta_version == current
     assert run_step("silver", source.name, day(4), "later").status == "unchanged"
 
@@ -115,9 +115,9 @@ def test_a_different_result_is_reported(exchange: Trial) -> None:
     source = checked_source(exchange)
     doubled = {"physicalType": "DECIMAL(12,3)", "transformLogic": "try_cast(amount as decimal(12,3)) * 2"}
     source.declare({**COLUMNS, "amount": doubled})
-    found = by_table(rebuild(source.table, "again"))[source.table]
-    assert found.equal is False
-    assert "DIFFERENT" in str(found)
+    result = by_table(rebuild(source.table, "again"))[source.table]
+    assert result.equal is False
+    assert "DIFFERENT" in str(result)
 
 
 @pytest.mark.both_engines("tables made where there were others")
@@ -126,14 +126,14 @@ def test_a_lost_lake_is_rebuilt(exchange: Trial) -> None:
     product = released_product(exchange, source)
     rows, sold = checked_rows(source.table), checked_rows(f"gold.{product}")
     shutil.rmtree(settings().lake)
-    made = by_table(rebuild(f"gold.{product}", "again"))
-    assert list(made) == [f"bronze.{source.name}", source.table, f"quarantine.{source.name}", f"gold.{product}"]
+    rebuilt = by_table(rebuild(f"gold.{product}", "again"))
+    assert list(rebuilt) == [f"bronze.{source.name}", source.table, f"quarantine.{source.name}", f"gold.{product}"]
     assert checked_rows(source.table) == rows
     assert checked_rows(f"gold.{product}") == sold
-    # The rows are those of the release, but its files are not: nobody is served others in their place.
-    found = made[f"gold.{product}"]
-    assert (found.equal, found.rows_before) == (True, len(sold))
-    assert "release 1.0.0" in found.message
+    # The rows are those of the release but its files are not: no buyer is served other files in their place.
+    result = rebuilt[f"gold.{product}"]
+    assert (result.equal, result.rows_before) == (True, len(sold))
+    assert "release 1.0.0" in result.message
     with reading() as db:
         assert db.scalars(select(Release.status).where(Release.product == product)).all() == ["recalled"]
     assert run_step("gold", product, day(5), "later").status == "unchanged"
@@ -144,8 +144,8 @@ def test_products_of_a_lost_silver_table_are_built_again(exchange: Trial) -> Non
     product = released_product(exchange, source)
     sold = checked_rows(f"gold.{product}")
     shutil.rmtree(lake.location(source.table))
-    made = by_table(rebuild(source.table, "again"))
-    assert made[source.table].equal is None
+    rebuilt = by_table(rebuild(source.table, "again"))
+    assert rebuilt[source.table].equal is None
     built = run_step("gold", product, day(5), "later")
     assert built.status == "succeeded"
     run_step("check", f"gold.{product}", day(5), "later")
@@ -168,20 +168,20 @@ def test_missing_data_files_do_not_stop_a_rebuild(exchange: Trial) -> None:
     rows = checked_rows(source.table)
     for file in lake.location(source.table).rglob("*.parquet"):
         file.unlink()
-    found = by_table(rebuild(source.table, "again"))[source.table]
-    assert found.equal is None
+    result = by_table(rebuild(source.table, "again"))[source.table]
+    assert result.equal is None
     assert checked_rows(source.table) == rows
 
 
 def test_lost_landing_records_are_restored_from_manifests(exchange: Trial) -> None:
     source = checked_source(exchange, "append")
-    rows, known = checked_rows(source.table), [x.sha256 for x in landings(source.name)]
+    rows, digests = checked_rows(source.table), [x.sha256 for x in landings(source.name)]
     with transaction() as db:
         db.execute(delete(Landing).where(Landing.source == source.name))
     shutil.rmtree(settings().lake)
     rebuild(source.table, "again")
     assert checked_rows(source.table) == rows
-    assert [x.sha256 for x in landings(source.name)] == known
+    assert [x.sha256 for x in landings(source.name)] == digests
     assert source.land(DAYS[0], 5).status == "unchanged"
 
 
@@ -193,8 +193,8 @@ def test_changed_bytes_stop_a_rebuild_before_anything_is_touched(exchange: Trial
     write(landed, landed.read_bytes().replace(b"2.25", b"9.25"))
     with pytest.raises(Tampered, match=landed.name):
         rebuild(source.table, "again")
-    found = pointer(source.table)
-    assert current is not None and found is not None and found.delta_version == current.delta_version
+    after = pointer(source.table)
+    assert current is not None and after is not None and after.delta_version == current.delta_version
     assert checked_rows(source.table) == rows
     assert all(x.loaded_at for x in landings(source.name))
 
@@ -212,8 +212,8 @@ def test_readers_keep_the_old_version_if_the_new_one_breaks_a_rule(exchange: Tri
 def test_a_release_survives_a_rebuild_of_its_product(exchange: Trial) -> None:
     source = checked_source(exchange)
     product = released_product(exchange, source)
-    found = by_table(rebuild(f"gold.{product}", "again"))[f"gold.{product}"]
-    assert (found.equal, found.message) == (True, "equal to what was there")
+    result = by_table(rebuild(f"gold.{product}", "again"))[f"gold.{product}"]
+    assert (result.equal, result.message) == (True, "equal to what was there")
     assert verify(product, "1.0.0").ok
     assert run_step("release", product, day(5), "later").message == "1.0.0, grade C, as before"
 

@@ -1,4 +1,4 @@
-"""What `source new` and `product new` write runs as it is, on real publishers' files and on awkward text."""
+"""Proposals of `source new` and `product new` run unedited, on real publishers' files and on awkward text."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from tests.lake.trial import Trial, day, runs, table_rows
 
 DATA = Path(os.environ.get("EXCHANGE_TEST_DATA", Path(__file__).resolve().parents[3] / "shared" / "data"))
 
-# A file, the key that it must be given, its good rows, and the encoding that must be found.
+# File, expected key, number of good rows if known, expected encoding.
 REAL = [
     ("finance/ecb-eurofxref/eurofxref-hist.*.zip", ("observed_on",), None, "utf-8"),
     ("finance/hkex-listings/hk-listings.2026-01-19.json", ("symbol",), None, "utf-8"),
@@ -42,21 +42,21 @@ REAL = [
 
 
 def real(glob: str) -> Path:
-    found = sorted(DATA.glob(glob))
-    if not found:
+    files = sorted(DATA.glob(glob))
+    if not files:
         pytest.skip(f"real publishers' files are absent: {DATA / glob}")
-    return found[0]
+    return files[0]
 
 
 def proposed(sample: Path, name: str) -> Contract:
-    """Write a proposal from a sample, and bring the sample in by it."""
+    """Write a proposal from a sample, and load the sample with it."""
     new_source("utility", name, str(sample))
     folder = settings().drop / name
     folder.mkdir(parents=True)
     shutil.copy(sample, folder)
     for step in ("land", "bronze", "silver", "check"):
-        done = run_step(step, name, day(0), "r")
-        assert done.status == "succeeded", f"{step}: {done.message}"
+        result = run_step(step, name, day(0), "r")
+        assert result.status == "succeeded", f"{step}: {result.message}"
     return load_contract(f"silver.{name}")
 
 
@@ -124,8 +124,8 @@ def test_awkward_text_is_understood_without_losing_a_row(case: str, tmp_path: Pa
 def test_values_are_read_as_their_author_meant_them(tmp_path: Path) -> None:
     text = 'country_code,n,day,amount\nNA,1,31/01/2026,N/A\nZA,2,01/02/2026,"1,234.5"\n'
     proposed(write(tmp_path / "meant.csv", text), "meant")
-    found = table_rows("silver.meant", "country_code", "n", "observed_on", "amount")
-    assert [tuple(map(str, r)) for r in found] == [
+    rows = table_rows("silver.meant", "country_code", "n", "observed_on", "amount")
+    assert [tuple(map(str, r)) for r in rows] == [
         ("NA", "1", "2026-01-31", "None"), ("ZA", "2", "2026-02-01", "1234.500000"),
     ]  # fmt: skip
 
@@ -248,10 +248,10 @@ def test_nothing_is_overwritten(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("exchange")
 def test_findings_and_next_steps_are_reported(tmp_path: Path) -> None:
     sample = write(tmp_path / "s.csv", "Time;Demand (MW)\n2026-01-01 00:00;1\n")
-    told = "\n".join(new_source("utility", "told", str(sample)))
+    output = "\n".join(new_source("utility", "told", str(sample)))
     for part in ("source.yaml", "delimiter ';'", "key observed_at", "taken as UTC", "redistribution is unknown"):
-        assert part in told
-    assert "exchange land told" in told
+        assert part in output
+    assert "exchange land told" in output
     declared = load_sources().source("told").declared
     assert (declared.rights.redistribution, declared.licence.id) == ("unknown", "unknown")
 
@@ -268,7 +268,7 @@ columns:
 
 
 def written_columns(table: str) -> dict[str, dict[str, Any]]:
-    """The columns of a contract as its file has them, before the dictionary completes them."""
+    """The columns of a contract as written, before the dictionary completes them."""
     document = yaml.safe_load(load_contract(table).file.read_text("utf-8"))
     return {p["name"]: p for p in document["schema"][0]["properties"]}
 
@@ -324,13 +324,13 @@ def test_a_product_from_a_query_is_built_checked_and_released_without_edits(exch
     table = checked_meters(exchange)
     text = f"SELECT m.meter, sum(m.kwh) AS kwh, max(m.read_on) AS last_on FROM {table} AS m GROUP BY m.meter;"
     query = write(tmp_path / "q.sql", text)
-    told = "\n".join(new_product("scaffold_sums", query, None))
+    output = "\n".join(new_product("scaffold_sums", query, None))
     contract = load_contract("gold.scaffold_sums")
     assert contract.key == ("meter",)
     assert types(contract) == {"meter": "STRING", "kwh": "DECIMAL(22,3)", "last_on": "DATE"}
-    # What keeps its name keeps its class; what is computed from personal columns may be personal.
+    # A column that keeps its name keeps its class; one computed from personal columns may be personal.
     assert [c.classification for c in contract.columns] == ["personal", "general", "personal"]
-    assert "personal" in told
+    assert "personal" in output
     assert load_products().product("scaffold_sums").declared.licence.id == "CC-BY-4.0"
     for step in ("gold", "check", "release"):
         assert run_step(step, "scaffold_sums", day(1), "r").status == "succeeded"
@@ -344,20 +344,20 @@ def test_a_product_takes_types_and_descriptions_from_the_column_dictionary(excha
     dictionary = DICTIONARY.replace("(22,3)", "(12,3)").replace("The meter", "the meter")
     write(exchange.root / "expectations/columns.yaml", dictionary.replace("Energy drawn", "the kwh"))
     text = f"SELECT m.meter, sum(m.kwh) AS kwh, max(m.read_on) AS last_on FROM {table} AS m GROUP BY m.meter"
-    told = new_product("scaffold_known", write(tmp_path / "q.sql", text), None)
+    lines = new_product("scaffold_known", write(tmp_path / "q.sql", text), None)
     assert written_columns("gold.scaffold_known")["meter"] == {
         "name": "meter", "primaryKey": True, "primaryKeyPosition": 1,
     }  # fmt: skip
     assert types(load_contract("gold.scaffold_known")) == {"meter": "STRING", "kwh": "DECIMAL(12,3)", "last_on": "DATE"}
-    (cast,) = [line for line in told if line.startswith("look at kwh")]
+    (cast,) = [line for line in lines if line.startswith("look at kwh")]
     assert "gives DECIMAL(22,3), the column dictionary says DECIMAL(12,3)" in cast
     assert run_step("gold", "scaffold_known", day(1), "r").rows == 2
 
 
 def test_digits_that_depend_on_the_engine_are_reported(exchange: Trial, tmp_path: Path) -> None:
     text = f"SELECT meter, avg(kwh) AS mean_kwh FROM {checked_meters(exchange)} GROUP BY meter"
-    told = new_product("scaffold_mean", write(tmp_path / "q.sql", text), None)
-    (digits,) = [line for line in told if line.startswith("look at the digits")]
+    lines = new_product("scaffold_mean", write(tmp_path / "q.sql", text), None)
+    (digits,) = [line for line in lines if line.startswith("look at the digits")]
     assert "AVG(" in digits
 
 

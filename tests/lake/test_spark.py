@@ -1,4 +1,4 @@
-"""The session: opened once, opened again after it was closed, and always the one that pyspark calls active."""
+"""The session is opened once, reopened after closing, and always pyspark's active session."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_the_session_stays_active_after_another_has_broken_off() -> None:
 
 
 @pytest.mark.both_engines("one catalogue for all clients of a server")
-@pytest.mark.parametrize("engine", ["spark"], indirect=True)  # Of the embedded engine each process has its own.
+@pytest.mark.parametrize("engine", ["spark"], indirect=True)  # Each process has its own embedded engine.
 def test_lakes_on_one_server_may_have_tables_of_the_same_name(
     exchange: Trial, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -62,11 +62,11 @@ def test_a_check_that_loses_its_engine_fails_quickly_and_records_no_result(
     source = exchange.source({"id": "INT", "name": "STRING"}, ["id"])
     decide = evaluate._decide
 
-    def kill_and_decide(*told: Any) -> Any:
+    def kill_and_decide(*arguments: Any) -> Any:
         for process in psutil.process_iter(["cmdline"]):
             if str(tmp_path / "server") in " ".join(process.info["cmdline"] or ()):
                 process.kill()
-        return decide(*told)
+        return decide(*arguments)
 
     with served(tmp_path / "server") as address:
         monkeypatch.setenv("EXCHANGE_SPARK", address)
@@ -77,7 +77,7 @@ def test_a_check_that_loses_its_engine_fails_quickly_and_records_no_result(
         began = time.monotonic()
         with pytest.raises(ExchangeError, match="the engine went away during the work"):
             source.step("check")
-        # Spark's own client would go on asking for ten minutes.
+        # Spark's own client would retry for ten minutes.
         assert time.monotonic() - began < 120
         with reading() as db:
             assert db.query(Check).count() == 0
@@ -90,11 +90,11 @@ def test_a_check_that_loses_its_engine_fails_quickly_and_records_no_result(
 def test_a_server_caches_only_as_many_tables_as_configured(spark_server: str, tmp_path: Path) -> None:
     jcmd = shutil.which("jcmd", path=str(find_java().parent))
     if jcmd is None:
-        pytest.skip("THE MEMORY OF A SERVER IS NOT LOOKED AT: this Java has no jcmd")
+        pytest.skip("THE MEMORY OF A SERVER IS NOT TESTED: this Java has no jcmd")
     port = int(spark_server.split(":")[2].split("/")[0])
     (server,) = {x.pid for x in psutil.net_connections("tcp") if x.status == "LISTEN" and x.laddr.port == port}
 
-    def tables_in_mind() -> int:
+    def cached_tables() -> int:
         words = [jcmd, str(server), "GC.class_histogram"]
         counted = subprocess.run(words, capture_output=True, text=True, check=True).stdout.splitlines()
         return sum(int(line.split()[1]) for line in counted if line.endswith(" org.apache.spark.sql.delta.DeltaLog"))
@@ -104,11 +104,11 @@ def test_a_server_caches_only_as_many_tables_as_configured(spark_server: str, tm
             write_deltalake(tmp_path / f"t{number}", pa.table({"id": [number]}))
             assert connect().sql(f"SELECT id FROM delta.`{tmp_path}/t{number}`").columns == ["id"]
 
-    # Beside these the server holds what sessions of other tests still name, until it collects them: no count of its own
-    # says how many that are, so that what is looked at is growth.
+    # The server also holds tables that sessions of other tests still reference, until they are collected. Nothing tells
+    # how many, so the test looks at growth.
     room = int(_MEMORY["spark.databricks.delta.delta.log.cacheSize"])
     read_tables(range(room))
-    full = tables_in_mind()
+    full = cached_tables()
     read_tables(range(room, 2 * room))
     assert full > 1
-    assert tables_in_mind() - full < room // 2
+    assert cached_tables() - full < room // 2

@@ -1,4 +1,4 @@
-"""Upkeep: few files after many small runs, and nothing taken away that a release, a reader or a pointer needs."""
+"""Upkeep compacts the files of many small runs, and removes nothing that a release, a reader or a pointer needs."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ TOTALS = {"meter": "STRING", "kwh": "DECIMAL(18,2)"}
 
 @pytest.fixture
 def source(exchange: Trial) -> Source:
-    made = exchange.source(READINGS, ("meter", "read_on"))
-    made.take([(f"m{n}", "2026-01-01", "0.5") for n in range(3)])
+    source = exchange.source(READINGS, ("meter", "read_on"))
+    source.take([(f"m{n}", "2026-01-01", "0.5") for n in range(3)])
     for number in range(1, DAYS):
-        made.append_again(number)
-    return made
+        source.append_again(number)
+    return source
 
 
 def steps(source: Source, number: int) -> None:
@@ -49,8 +49,8 @@ def publish(product: str, number: int, steps: Sequence[str] = ("gold", "check", 
     return [run_step(step, product, day(number), "r").status for step in steps]
 
 
-def grow_old(table: str, days: float = 30) -> None:
-    """Let everything in a table's folder be some days old."""
+def age(table: str, days: float = 30) -> None:
+    """Make every file in a table's folder some days old."""
     then = time.time() - days * 86_400
     for path in lake.location(table).rglob("*"):
         if path.is_file():
@@ -74,7 +74,7 @@ def test_compacting_small_files_changes_no_rows_and_no_products(exchange: Trial,
     kept = done(source.table)
     assert (kept.status, kept.files_before, kept.files_after) == ("done", DAYS, 1)
     assert checked_rows(source.table) == before == table_rows(source.table)
-    # Other files with the same rows are no news to whatever is built from them.
+    # Other files with the same rows do not trigger a build of products.
     assert publish(product, 1) == ["unchanged"] * 3
     assert done(source.table).status == "nothing to do"
     source.land([("m9", "2026-02-01", "1")], DAYS)
@@ -93,21 +93,21 @@ def test_compacting_many_daily_runs_does_not_disturb_readers(exchange: Trial, da
     for number in range(1, days):
         source.append_again(number)
         if number % build_every == 0:
-            # Every second one is built and checked, and nobody releases it.
+            # Every other one is built and checked but not released.
             steps = ("gold", "check", "release") if number % (2 * build_every) == 0 else ("gold", "check")
             assert set(publish(product, number, steps)) == {"succeeded"}
     tables = (source.table, f"gold.{product}")
     before = checked_rows(source.table)
     for table in tables:
-        grow_old(table)
+        age(table)
 
     by_engine = lake.read_table(source.table).toLocalIterator()
     by_file = map(read_table, sorted(files_on_disk(source.table)))
     engine_rows, file_rows = [next(by_engine)], next(by_file).num_rows
 
-    foretold = upkeep(tables, dry_run=True).tables
+    planned = upkeep(tables, dry_run=True).tables
     silver, gold = upkeep(tables).tables
-    assert tuple(replace(kept, status="done") for kept in foretold) == (silver, gold)
+    assert tuple(replace(kept, status="done") for kept in planned) == (silver, gold)
     assert (silver.files_before, silver.files_after, silver.removed_files) == (days, 1, 0)
     assert gold.removed_files > 0
 
@@ -116,10 +116,10 @@ def test_compacting_many_daily_runs_does_not_disturb_readers(exchange: Trial, da
     assert len({tuple(row) for row in engine_rows}) == file_rows == len(before) == 3 * days
     assert checked_rows(source.table) == before == table_rows(source.table)
     for release in range((days - 1) // (2 * build_every)):
-        found = verify(product, f"1.0.{release}")
-        assert found.ok, found.findings
-    # Who began to read before has had days to end; now the small files go.
-    grow_old(source.table)
+        verification = verify(product, f"1.0.{release}")
+        assert verification.ok, verification.findings
+    # After the days that readers are given to finish, the small files go.
+    age(source.table)
     assert done(source.table).removed_files == days
     assert checked_rows(source.table) == before
 
@@ -147,10 +147,10 @@ def test_a_dry_run_predicts_the_compaction_and_large_files_stay(
     large, middle, *_ = sorted((f.size for f in lake.files(source.table)), reverse=True)
     monkeypatch.setattr("jobs.lake.tables._COMPACT_BYTES", large - 1)
     monkeypatch.setattr("jobs.operate.upkeep.SMALL_BYTES", middle)
-    (foretold,) = upkeep([source.table], dry_run=True).tables
+    (planned,) = upkeep([source.table], dry_run=True).tables
     kept = done(source.table)
-    assert replace(foretold, status="done") == kept
-    # In the log's list, newest first, the large one parts the oldest from the others; Spark goes by size.
+    assert replace(planned, status="done") == kept
+    # Sail compacts neighbours in the log, where the large file separates the oldest; Spark sorts by size.
     assert (kept.files_before, kept.files_after) == (11, 3 if settings().spark == "embedded" else 2)
     assert large in {f.size for f in lake.files(source.table)}
 
@@ -165,22 +165,22 @@ def test_vacuum_removes_unreferenced_files_and_keeps_releases_whole(exchange: Tr
         assert publish(product, number) == ["succeeded"] * 3
     gold, rows = f"gold.{product}", checked_rows(source.table)
     done(source.table)
-    assert plan(source.table).removable == (), "files of the last days stay for who is reading them"
-    grow_old(source.table)
-    grow_old(gold)
+    assert plan(source.table).removable == (), "files of the last days are kept for their readers"
+    age(source.table)
+    age(gold)
     planned = plan(source.table)
     (dry,) = upkeep([source.table], dry_run=True).tables
     assert (dry.status, dry.removed_files, dry.removed_bytes) == (
         "planned", len(planned.removable), planned.removable_bytes,
     )  # fmt: skip
-    there = files_on_disk(source.table)
+    files_before = files_on_disk(source.table)
     kept = done(source.table)
     assert kept.removed_files == len(planned.removable) >= DAYS
-    assert len(files_on_disk(source.table)) == len(there) - kept.removed_files == 1
+    assert len(files_on_disk(source.table)) == len(files_before) - kept.removed_files == 1
     done(gold)
     for number in ("1.0.0", "1.0.1", "1.0.2"):
-        found = verify(product, number)
-        assert found.ok, found.findings
+        verification = verify(product, number)
+        assert verification.ok, verification.findings
     assert checked_rows(source.table) == rows
 
 
@@ -218,7 +218,7 @@ def test_unregistered_landed_files_are_reported_and_kept(source: Source) -> None
     manifest = next(folder.glob("*.manifest.json"))
     stranger = manifest.with_name("0" * 64 + ".manifest.json")
     stranger.write_text(manifest.read_text().replace(manifest.name[:64], "0" * 64))
-    assert any("0" * 64 in told and "not in the registry" in told for told in orphans())
+    assert any("0" * 64 in message and "not in the registry" in message for message in orphans())
     assert stranger.exists()
 
 

@@ -1,4 +1,4 @@
-"""Every version of a table stays readable, however many were made after it."""
+"""Every version of a table stays readable, however many follow it."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_statistics_in_the_log_keep_exact_numbers() -> None:
     lake.append(
         TABLE, connect().sql("SELECT CAST('12345678901.123456' AS DECIMAL(24,6)) AS amount, 0.1 + 0.2D AS share")
     )
-    found = lake.read_table(TABLE)
-    assert [str(row["amount"]) for row in found.collect()] == ["12345678901.123456"]
-    assert found.where("amount = 12345678901.123456").count() == 1
-    assert found.where("share = 0.1 + 0.2D").count() == 1
+    frame = lake.read_table(TABLE)
+    assert [str(row["amount"]) for row in frame.collect()] == ["12345678901.123456"]
+    assert frame.where("amount = 12345678901.123456").count() == 1
+    assert frame.where("share = 0.1 + 0.2D").count() == 1
