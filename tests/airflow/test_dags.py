@@ -1,4 +1,4 @@
-"""DAGs come from declarations alone, are light to read, and a broken declaration takes nothing else with it."""
+"""DAGs are made from declarations alone, import no engine, and survive a broken declaration among them."""
 
 from __future__ import annotations
 
@@ -125,16 +125,16 @@ def test_each_file_of_six_hundred_declarations_is_read_once(tmp_path: Path, monk
 
     generated.declare(tmp_path, 300)
     monkeypatch.setenv("EXCHANGE_CATALOGUE", str(tmp_path))
-    read, read_text = Counter[str](), Path.read_text
+    reads, read_text = Counter[str](), Path.read_text
 
-    def counted(file: Path, *told: Any, **named: Any) -> str:
-        read[str(file)] += file.is_relative_to(tmp_path)
-        return read_text(file, *told, **named)
+    def counted(file: Path, *arguments: Any, **options: Any) -> str:
+        reads[str(file)] += file.is_relative_to(tmp_path)
+        return read_text(file, *arguments, **options)
 
-    # How long it takes is the bench's to say; what would make it grow faster than the catalogue shows here.
+    # The benchmark measures the time; this catches what would grow faster than the catalogue.
     monkeypatch.setattr(Path, "read_text", counted)
     assert len([*ingest_dags(), *publish_dags()]) == 600
-    assert Counter((+read).values()) == {1: 900}
-    read.clear()
+    assert Counter((+reads).values()) == {1: 900}
+    reads.clear()
     refuse_mistakes()
-    assert Counter((+read).values()) == {1: 1500}
+    assert Counter((+reads).values()) == {1: 1500}

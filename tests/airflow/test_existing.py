@@ -1,4 +1,4 @@
-"""The project in an Airflow that a company has already: the package as a wheel, the DAGs as a bundle."""
+"""The project in an existing Airflow: the package as a wheel, the DAGs as a bundle."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 
 from tests.airflow.programs import CHECKOUT
 
-# Loads the bundle by its name, as the company's DAG processor does.
+# Loads the bundle by name, as that Airflow's DAG processor does.
 _LOAD = """
 import json, jobs
 from airflow.dag_processing.bundles.manager import DagBundlesManager
@@ -27,7 +27,7 @@ print(json.dumps({"jobs": jobs.__file__, "dags": sorted(bag.dags), "errors": lis
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The wheel, unpacked where it is found before the checkout."""
+    """A folder with the unpacked wheel, to be imported instead of the checkout."""
     folder = tmp_path_factory.mktemp("wheel")
     source = folder / "source"
     source.mkdir()
@@ -44,12 +44,12 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_wheel_contains_the_whole_package_and_its_command(wheel: Path) -> None:
     def files(root: Path) -> set[str]:
-        found = (file for file in (root / "jobs").rglob("*") if file.is_file() and "__pycache__" not in file.parts)
-        return {str(file.relative_to(root)) for file in found}
+        paths = (file for file in (root / "jobs").rglob("*") if file.is_file() and "__pycache__" not in file.parts)
+        return {str(file.relative_to(root)) for file in paths}
 
     assert files(wheel) == files(CHECKOUT)
-    (told,) = wheel.glob("*.dist-info/entry_points.txt")
-    assert "exchange = jobs.cli:main" in told.read_text(encoding="utf-8")
+    (entry_points,) = wheel.glob("*.dist-info/entry_points.txt")
+    assert "exchange = jobs.cli:main" in entry_points.read_text(encoding="utf-8")
 
 
 def test_the_dags_load_as_a_bundle_with_the_package_from_the_wheel(wheel: Path, tmp_path: Path) -> None:
@@ -70,11 +70,11 @@ def test_the_dags_load_as_a_bundle_with_the_package_from_the_wheel(wheel: Path, 
         timeout=400, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout.splitlines()[-1])
-    assert found["jobs"] == str(wheel / "jobs" / "__init__.py")
-    assert found["errors"] == []
+    loaded = json.loads(done.stdout.splitlines()[-1])
+    assert loaded["jobs"] == str(wheel / "jobs" / "__init__.py")
+    assert loaded["errors"] == []
     sources = {
         f"ingest_{file.parent.parent.name}_{file.parent.name}" for file in CHECKOUT.glob("dags/sources/*/*/*.yaml")
     }
     products = {f"publish_{file.parent.name}" for file in CHECKOUT.glob("dags/products/*/product.yaml")}
-    assert set(found["dags"]) == sources | products | {"upkeep"}
+    assert set(loaded["dags"]) == sources | products | {"upkeep"}

@@ -1,4 +1,4 @@
-"""Runs every command of the README, in its order, in a catalogue and a home of their own."""
+"""Runs every command of the README, in order, in a separate catalogue and home."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ A-1,2026-11-01T01:00:00Z,0.38
 B-7,2026-11-01T00:00:00Z,1.20
 B-7,2026-11-01T01:00:00Z,1.25
 """
-# What the meters send later is not as clean as the sample.
+# Later data is not as clean as the sample.
 LATER = METERS + "B-7,2026-11-01T02:00:00Z,much\n"
 LOAD = "SELECT meter, count(*) AS readings, sum(energy_kwh) AS energy_kwh FROM silver.city_meters GROUP BY meter\n"
-# What the README asks its reader to write into the proposals before anything is released.
+# The terms that the README asks its reader to fill in before a release.
 TERMS = {
     "redistribution: unknown": "redistribution: yes",
     "id: unknown": "id: CC0-1.0",
@@ -40,7 +40,7 @@ TERMS = {
 
 @dataclass(frozen=True)
 class Command:
-    """One thing that the README tells its reader to run."""
+    """A command in the README."""
 
     kind: str
     text: str
@@ -48,7 +48,7 @@ class Command:
 
 @dataclass
 class Reader:
-    """Somebody who follows the README from its first line to its last, in a folder of their own."""
+    """Follows the README from its first line to its last, in a separate folder."""
 
     folder: Path
     environment: dict[str, str]
@@ -69,7 +69,7 @@ class Reader:
             self.complete()
 
     def complete(self) -> None:
-        """State the terms in what was just proposed, and put the sample where the source looks for it."""
+        """Fill in the terms of the new proposal, and drop the data of its source."""
         for file in (
             *self.folder.glob("dags/sources/utility/city_meters/*.yaml"),
             *self.folder.glob("dags/products/city_load/*.yaml"),
@@ -78,9 +78,9 @@ class Reader:
             for before, after in TERMS.items():
                 text = text.replace(before, after)
             file.write_text(text, encoding="utf-8")
-        dropped = Path(self.environment["EXCHANGE_HOME"]) / "drop" / "city_meters"
-        dropped.mkdir(parents=True, exist_ok=True)
-        (dropped / "meters.csv").write_text(LATER, encoding="utf-8")
+        folder = Path(self.environment["EXCHANGE_HOME"]) / "drop" / "city_meters"
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "meters.csv").write_text(LATER, encoding="utf-8")
 
     def serve(self) -> None:
         if self.servers:
@@ -113,15 +113,16 @@ class Reader:
 
 
 def commands() -> list[Command]:
-    """The README's commands: lines of indented blocks that begin with a program's name, and blocks of Python."""
+    """The README's commands: indented lines that start with a program's name, and blocks of Python."""
     text = (CHECKOUT / "README.md").read_text(encoding="utf-8")
     shell = re.compile(r"^    ((?:make|exchange)\b[^\n]*)$", re.M)
-    found: list[tuple[int, Command]] = []
+    positioned: list[tuple[int, Command]] = []
     for block in re.finditer(r"^```python\n(.*?)^```", text, re.M | re.S):
-        found.append((block.start(), Command("python", block.group(1))))
+        positioned.append((block.start(), Command("python", block.group(1))))
     for line in shell.finditer(text):
-        found.append((line.start(), Command("make" if line.group(1).startswith("make") else "shell", line.group(1))))
-    return [command for _, command in sorted(found, key=lambda pair: pair[0])]
+        kind = "make" if line.group(1).startswith("make") else "shell"
+        positioned.append((line.start(), Command(kind, line.group(1))))
+    return [command for _, command in sorted(positioned, key=lambda pair: pair[0])]
 
 
 @pytest.fixture
@@ -130,9 +131,9 @@ def reader(exchange: Installation) -> Iterator[Reader]:
         shutil.copytree(CHECKOUT / folder, exchange.catalogue / folder, ignore=shutil.ignore_patterns("__pycache__"))
     (exchange.catalogue / "meters.csv").write_text(METERS, encoding="utf-8")
     (exchange.catalogue / "city_load.sql").write_text(LOAD, encoding="utf-8")
-    made = Reader(exchange.catalogue, exchange.environment() | {"EXCHANGE_SHARE_PORT": str(free_port(0))})
-    yield made
-    for server in made.servers:
+    reader = Reader(exchange.catalogue, exchange.environment() | {"EXCHANGE_SHARE_PORT": str(free_port(0))})
+    yield reader
+    for server in reader.servers:
         server.terminate()
         server.wait()
 
@@ -152,7 +153,7 @@ def test_every_command_of_the_readme_runs(reader: Reader, exchange: Installation
             reader.shell(command.text)
         else:
             reader.python(command.text)
-    assert "B-7" in _quarantined(reader)
+    assert "B-7" in _quarantine(reader)
 
 
 def test_targets_named_in_the_readme_exist() -> None:
@@ -162,7 +163,7 @@ def test_targets_named_in_the_readme_exist() -> None:
         assert f"make {target}" in listed
 
 
-def _quarantined(reader: Reader) -> str:
+def _quarantine(reader: Reader) -> str:
     return subprocess.run(
         [sys.executable, "-m", "jobs.cli", "quarantine", "city_meters", "--json"],
         cwd=reader.folder, env=reader.environment, capture_output=True, text=True, check=True,

@@ -1,4 +1,4 @@
-"""`exchange run` and `exchange up` as a person uses them: a real Airflow each time, nothing of it left afterwards."""
+"""`exchange run` and `exchange up` as a user runs them: a real Airflow each time, with nothing left running."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_a_run_recovers_from_a_kill_repeats_unchanged_and_survives_broken_source
     assert "bronze" not in output
     assert exchange.left_running() == []
 
-    # One source breaks a rule, another gets new rows, a third cannot be read: the second must not notice.
+    # One source breaks a rule, one gets new rows and one cannot be read: the second must not be affected.
     generated.drop(exchange.home, 0, "february.csv", [("2026-02-01", "north", "-7"), ("2026-02-02", "north", "-8")])
     generated.drop(exchange.home, 1, "february.csv", [("2026-02-01", "east", "7")])
     broken = exchange.catalogue / "dags/sources/utility/broken/source.yaml"
@@ -56,7 +56,7 @@ def test_a_run_recovers_from_a_kill_repeats_unchanged_and_survives_broken_source
 
 
 def the_first_start_excludes_others_and_is_killed(exchange: Installation) -> None:
-    """Killed while tasks are at work, it leaves their records and some of their processes."""
+    """Killed while tasks run, it leaves their records and some of their processes behind."""
     first = exchange.start()
     wait_until((exchange.home / "locks" / "runner.lock").exists)
     code, output = exchange.run()
@@ -113,7 +113,7 @@ def test_services_and_their_runner_end_together(exchange: Installation) -> None:
     assert "Traceback" not in output
     assert exchange.left_running() == []
 
-    # `exchange up` gets them in the other order, at the end of test_schedules.
+    # `exchange up` gets the signals in the other order, at the end of test_schedules.
     started = exchange.start()
     wait_until(lambda: len(exchange.left_running()) >= 3)
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -1,4 +1,4 @@
-"""One Airflow that stays, as `exchange up` starts it: clearing, backfills, late runs and failures, and the tables."""
+"""The Airflow that `exchange up` keeps running: clearing, backfills, late runs and failures leave the right tables."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ from tests.airflow.programs import CHECKOUT, Installation, Template
 from tests.airflow.reading import table_rows
 from tests.waiting import is_listening, wait_until
 
-# Nobody listens there: a package index that is away.
+# An unreachable package index: nothing listens on that port.
 NO_INDEX = {"PIP_INDEX_URL": "http://127.0.0.1:9/", "PIP_RETRIES": "0", "PIP_TIMEOUT": "1", "PIP_FIND_LINKS": ""}
 JANUARY = [("2026-01-01", "north", "1.5"), ("2026-01-02", "north", "2.5"), ("2026-01-01", "south", "4")]
-# What the publisher said on three days; each corrects the one before and adds to it.
+# Rows published on three days; each corrects the day before and adds to it.
 DAYS = {
     "2026-01-05": [("2026-01-01", "north", "1"), ("2026-01-01", "south", "4")],
     "2026-01-06": [("2026-01-01", "north", "2"), ("2026-01-02", "north", "5")],
@@ -47,16 +47,16 @@ pytestmark = [pytest.mark.airflow, pytest.mark.timeout(900)]
 
 @dataclass
 class Running:
-    """A catalogue that Airflow keeps, and its REST interface."""
+    """A running `exchange up`: its output, its Airflow's REST API, and processes to read tables in."""
 
     exchange: Installation
-    said: str
+    output: str
     airflow: httpx.Client
     readers: Executor
     _numbers: Iterator[int]
 
     def trigger(self, *runs: tuple[int, str]) -> list[str]:
-        """Run sources, each for a day, at the same time, and wait for the end of all; the runs' ids."""
+        """Run sources concurrently, each for a day, and wait for all; returns the ids of the runs."""
         run_ids = [f"by_hand_{next(self._numbers)}" for _ in runs]
         for (i, day), run_id in zip(runs, run_ids, strict=True):
             body = {"dag_run_id": run_id, "logical_date": f"{day}T00:00:00Z"}
@@ -65,10 +65,10 @@ class Running:
             wait_until(lambda i=i, run_id=run_id: self.states(ingest(i))[run_id] in ("success", "failed"))
         return run_ids
 
-    def clear(self, dag_id: str, run_id: str, **what: Any) -> None:
-        """Clear tasks of a run, and wait until they have ended again."""
+    def clear(self, dag_id: str, run_id: str, **options: Any) -> None:
+        """Clear tasks of a run, and wait until it has ended again."""
         before = self.run(dag_id, run_id)["end_date"]
-        body = {"dag_run_id": run_id, "only_failed": False, "dry_run": False, **what}
+        body = {"dag_run_id": run_id, "only_failed": False, "dry_run": False, **options}
         self.post(f"/api/v2/dags/{dag_id}/clearTaskInstances", body)
         wait_until(lambda: (self.run(dag_id, run_id)["end_date"] or before) != before)
 
@@ -77,7 +77,7 @@ class Running:
         assert answer.is_success, answer.text
 
     def backfill(self, body: dict[str, Any]) -> None:
-        """Ask for a backfill: on SQLite Airflow refuses one while something else writes, and it is asked again."""
+        """Start a backfill; retried, because Airflow on SQLite refuses one while something else writes."""
         answers: list[httpx.Response] = []
 
         def is_answered() -> bool:
@@ -88,43 +88,43 @@ class Running:
         assert answers[-1].is_success, answers[-1].text
 
     def run(self, dag_id: str, run_id: str) -> dict[str, Any]:
-        found: dict[str, Any] = self.airflow.get(f"/api/v2/dags/{dag_id}/dagRuns/{run_id}").json()
-        return found
+        run: dict[str, Any] = self.airflow.get(f"/api/v2/dags/{dag_id}/dagRuns/{run_id}").json()
+        return run
 
     def states(self, dag_id: str) -> dict[str, str]:
-        """State of each run of a DAG."""
+        """State of each run of a DAG, by run id."""
         runs = self.airflow.get(f"/api/v2/dags/{dag_id}/dagRuns").json()["dag_runs"]
         return {run["dag_run_id"]: run["state"] for run in runs}
 
     def tasks(self, dag_id: str, run_id: str) -> dict[str, tuple[str, int]]:
         """State and number of tries of each task of a run."""
-        found = self.airflow.get(f"/api/v2/dags/{dag_id}/dagRuns/{run_id}/taskInstances").json()["task_instances"]
-        return {task["task_id"]: (task["state"], task["try_number"]) for task in found}
+        tasks = self.airflow.get(f"/api/v2/dags/{dag_id}/dagRuns/{run_id}/taskInstances").json()["task_instances"]
+        return {task["task_id"]: (task["state"], task["try_number"]) for task in tasks}
 
     def tries(self, dag_id: str, run_id: str, task: str) -> list[dict[str, Any]]:
         path = f"/api/v2/dags/{dag_id}/dagRuns/{run_id}/taskInstances/{task}/tries"
-        found: list[dict[str, Any]] = self.airflow.get(path).json()["task_instances"]
-        return found
+        tries: list[dict[str, Any]] = self.airflow.get(path).json()["task_instances"]
+        return tries
 
     def log(self, dag_id: str, run_id: str, task: str) -> str:
-        """What a person finds in the log of a task's first try."""
+        """The log of a task's first try."""
         path = f"/api/v2/dags/{dag_id}/dagRuns/{run_id}/taskInstances/{task}/logs/1"
         return self.airflow.get(path, headers={"Accept": "application/json"}).text
 
-    def standing(self) -> tuple[dict[str, int], int]:
-        """The checked version of each table, and how many releases there are."""
+    def published_state(self) -> tuple[dict[str, int], int]:
+        """The checked version of each table, and the number of releases."""
         with closing(sqlite3.connect(self.exchange.home / "registry.db")) as registry:
             return self.exchange.tables(), registry.execute("select count(*) from releases").fetchone()[0]
 
     def rows(self, i: int, *columns: str) -> list[tuple[Any, ...]]:
-        """Columns of a source's checked version, sorted; unless named, all but the run that wrote a row."""
+        """Rows of a source's checked version, sorted; all columns but `_run_id` unless named."""
         table = f"silver.source_{i}"
         place = self.exchange.home / "lake" / table.replace(".", "/")
-        found = self.readers.submit(table_rows, place, self.exchange.tables()[table]).result()
-        return sorted((tuple(r[n] for n in columns or sorted(r.keys() - {"_run_id"})) for r in found), key=str)
+        rows = self.readers.submit(table_rows, place, self.exchange.tables()[table]).result()
+        return sorted((tuple(r[n] for n in columns or sorted(r.keys() - {"_run_id"})) for r in rows), key=str)
 
     def current(self, i: int) -> list[tuple[Any, ...]]:
-        """The newest state of each row of a source that keeps revisions."""
+        """The current rows of a source that keeps revisions."""
         names = ("read_on", "area_code", "amount_kwh", "_superseded_at")
         return [row[:-1] for row in self.rows(i, *names) if row[-1] is None]
 
@@ -135,18 +135,18 @@ def ingest(i: int) -> str:
 
 @pytest.fixture(scope="module")
 def strays() -> Iterator[list[str] | str]:
-    """All of this module happens in a network without a way out: what was sent out nevertheless, or why it does not."""
+    """Run this module in a network without a way out; gives the stray packets, or the reason why that is impossible."""
     with ExitStack() as stack:
         try:
-            found: list[str] | str = stack.enter_context(wire.no_way_out())
+            strays: list[str] | str = stack.enter_context(wire.no_way_out())
         except wire.CannotSeparate as error:
-            found = str(error)
-        yield found
+            strays = str(error)
+        yield strays
 
 
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory, template: Template, strays: object) -> Iterator[Running]:
-    """`exchange up` after its first round, in which only the settled source has files and one index is away."""
+    """`exchange up` after its first round: only the settled source has files, and one package index is unreachable."""
     del strays
     root = tmp_path_factory.mktemp("up")
     exchange = Installation(root / "home", root / "catalogue", NO_INDEX | {"EXCHANGE_SHARE_PORT": str(free_port(0))})
@@ -155,15 +155,15 @@ def running(tmp_path_factory: pytest.TempPathFactory, template: Template, strays
     generated.drop(exchange.home, SETTLED, "january.csv", JANUARY)
     started = exchange.start("up")
     try:
-        output = said_until(started, "Ctrl-C stops Airflow")
+        output = read_until(started, "Ctrl-C stops Airflow")
         address = re.search(r"Airflow +(http://127\.0\.0\.1:\d+)", output)
         assert address, output
-        # Readers keep threads, which would never leave the network that they were begun in.
+        # Readers keep threads, which would stay in the network they were started in.
         with ProcessPoolExecutor(1, get_context("spawn")) as readers:
             yield Running(exchange, output, log_in(address[1], exchange.home), readers, count())
         assert {ip for ip, _ in listening(started)} == {"127.0.0.1"}
         started.send_signal(signal.SIGINT)
-        # What make does on the way, a moment after the terminal.
+        # As make does, a moment after the terminal.
         started.send_signal(signal.SIGTERM)
         rest, _ = started.communicate(timeout=180)
         assert started.returncode == 0, rest
@@ -177,7 +177,7 @@ def declare(catalogue: Path) -> None:
     sources = [catalogue / f"dags/sources/utility/source_{i}/source.yaml" for i in range(6)]
     for i in (IN_ORDER, LATE, BACKFILLED):
         change(sources[i], "mode: merge", "mode: revisions")
-    # A backfill is of the days of a schedule.
+    # A backfill covers the days of a schedule.
     change(sources[BACKFILLED], "cadence: 0 0 29 2 *", "cadence: 0 16 * * 1-5")
     index = 'type: package, package: nothing, version: "1.0", files: ["nothing/*.csv"]'
     change(sources[AWAY], "type: drop, files: ['*.csv']", index)
@@ -195,22 +195,22 @@ def change(file: Path, old: str, new: str) -> None:
 
 
 def test_up_prints_addresses_and_how_to_log_in(running: Running) -> None:
-    assert re.search(r"product_0 +│ 1\.0\.0 ", running.said), running.said
-    assert "passwords.json" in running.said
-    sharing = re.search(r"Delta Sharing +http://127\.0\.0\.1:(\d+)", running.said)
-    assert sharing, running.said
+    assert re.search(r"product_0 +│ 1\.0\.0 ", running.output), running.output
+    assert "passwords.json" in running.output
+    sharing = re.search(r"Delta Sharing +http://127\.0\.0\.1:(\d+)", running.output)
+    assert sharing, running.output
     wait_until(lambda: is_listening(int(sharing[1])))
 
 
 def test_clearing_a_run_of_a_source_or_a_product_changes_nothing(running: Running) -> None:
-    before = running.standing()
+    before = running.published_state()
     assert before == ({"silver.source_0": before[0]["silver.source_0"], "gold.product_0": 1}, 1)
     for dag_id in (ingest(SETTLED), "publish_product_0"):
         ((run_id, state),) = running.states(dag_id).items()
         assert state == "success"
         running.clear(dag_id, run_id)
         assert running.states(dag_id) == {run_id: "success"}
-    assert running.standing() == before
+    assert running.published_state() == before
 
 
 def test_days_in_order_late_repeated_or_backfilled_give_the_same_tables(running: Running) -> None:
@@ -220,18 +220,18 @@ def test_days_in_order_late_repeated_or_backfilled_give_the_same_tables(running:
     backfill = {"from_date": f"{first}T00:00:00Z", "to_date": f"{third}T23:00:00Z", "max_active_runs": 1}
     running.backfill({"dag_id": ingest(BACKFILLED), "dag_run_conf": {}, **backfill})
 
-    bring_in(running, (IN_ORDER, first))
-    bring_in(running, (IN_ORDER, second))
-    assert running.states("publish_product_1") == {}, "only one of the two tables that it reads has moved"
-    # One after the other: whichever moved last would otherwise decide whether there is a second run.
-    bring_in(running, (IN_ORDER, third))
-    bring_in(running, (LATE, third))
-    bring_in(running, (LATE, first))
-    (run_id,) = bring_in(running, (LATE, second))
+    load(running, (IN_ORDER, first))
+    load(running, (IN_ORDER, second))
+    assert running.states("publish_product_1") == {}, "only one of the two tables it reads has a new version"
+    # In sequence: otherwise the source that ends last decides whether there is a second run.
+    load(running, (IN_ORDER, third))
+    load(running, (LATE, third))
+    load(running, (LATE, first))
+    (run_id,) = load(running, (LATE, second))
     wait_until(lambda: [*running.states("publish_product_1").values()] == ["success"])
-    before = running.standing()
+    before = running.published_state()
     running.clear(ingest(LATE), run_id)
-    assert running.standing() == before
+    assert running.published_state() == before
     assert running.rows(LATE) == running.rows(IN_ORDER)
 
     wait_until(lambda: backfilled(running) == ["success"] * 3)
@@ -241,8 +241,8 @@ def test_days_in_order_late_repeated_or_backfilled_give_the_same_tables(running:
     assert len(running.states("publish_product_1")) == 1
 
 
-def bring_in(running: Running, *runs: tuple[int, str]) -> list[str]:
-    """Let the publishers of some sources say what they say on some days, and run the sources for those days."""
+def load(running: Running, *runs: tuple[int, str]) -> list[str]:
+    """Drop the files of some sources' days, and run the sources for those days."""
     for i, day in runs:
         generated.drop(running.exchange.home, i, f"{day}.csv", DAYS[day])
     return running.trigger(*runs)
@@ -257,7 +257,7 @@ def test_a_failed_expectation_fails_its_task_without_retry_and_stops_later_ones(
     generated.drop(running.exchange.home, FAILING, "january.csv", JANUARY)
     running.trigger((FAILING, "2026-02-01"))
     wait_until(lambda: [*running.states("publish_product_5").values()] == ["success"])
-    before = running.standing()
+    before = running.published_state()
 
     bad = [("2026-02-01", "north", "-7"), ("2026-02-02", "west", "-8")]
     generated.drop(running.exchange.home, FAILING, "february.csv", bad)
@@ -271,11 +271,11 @@ def test_a_failed_expectation_fails_its_task_without_retry_and_stops_later_ones(
     assert "amounts_positive (error: no amount is below zero): found 2, for example" in output
     assert "north" in output or "west" in output
 
-    # Asked again without a new build it must not turn green.
+    # Checking again without a new build must not succeed.
     running.clear(ingest(FAILING), run_id, task_ids=["check"])
     assert running.tasks(ingest(FAILING), run_id)["check"] == ("failed", 2)
     assert running.run(ingest(FAILING), run_id)["state"] == "failed"
-    assert running.standing() == before
+    assert running.published_state() == before
     assert len(running.states("publish_product_5")) == 1
 
 
@@ -288,7 +288,7 @@ def test_an_unreachable_publisher_is_retried_with_growing_delays(running: Runnin
              for t in running.tries(ingest(AWAY), run_id, "land")]  # fmt: skip
     assert (tried[1]["start_date"] - tried[0]["end_date"]).total_seconds() >= 9
 
-    # Nobody waits for a run that a schedule started.
+    # A scheduled run, which nobody waits for, is retried for longer.
     running.post(
         f"/api/v2/dags/{ingest(AWAY)}/dagRuns", {"dag_run_id": "later", "logical_date": "2026-03-01T00:00:00Z"}
     )
@@ -298,17 +298,16 @@ def test_an_unreachable_publisher_is_retried_with_growing_delays(running: Runnin
 
 def test_no_packet_leaves_this_machine(running: Running, strays: list[str] | str) -> None:
     if isinstance(strays, str):
-        pytest.skip(f"whether anything phones home was NOT tested, for want of a network of its own: {strays}")
-    place = running.exchange.home / "place.share"
-    call(running, "grant", "product_0", "--to", "Buyer", "--days", "1", "--out", str(place))
-    shared = running.readers.submit(delta_sharing.load_as_pandas, f"{place}#exchange.products.product_0").result()
+        pytest.skip(f"NOT TESTED whether anything phones home, for lack of a separate network: {strays}")
+    profile = running.exchange.home / "profile.share"
+    call(running, "grant", "product_0", "--to", "Buyer", "--days", "1", "--out", str(profile))
+    shared = running.readers.submit(delta_sharing.load_as_pandas, f"{profile}#exchange.products.product_0").result()
     assert len(shared) == 2
     call(running, "docs")
     assert strays == []
-    told = [process.environ() for process in running.exchange.services()]
-    assert {(one["GX_ANALYTICS_ENABLED"], one["SCARF_NO_ANALYTICS"], one["DO_NOT_TRACK"]) for one in told} == {
-        ("false", "true", "1")
-    }
+    environments = [process.environ() for process in running.exchange.services()]
+    switches = ("GX_ANALYTICS_ENABLED", "SCARF_NO_ANALYTICS", "DO_NOT_TRACK")
+    assert {tuple(one[name] for name in switches) for one in environments} == {("false", "true", "1")}
 
     with pytest.raises(OSError, match="name resolution"):
         socket.getaddrinfo("telemetry.example.org", 443)
@@ -316,7 +315,7 @@ def test_no_packet_leaves_this_machine(running: Running, strays: list[str] | str
 
 
 def call(running: Running, *words: str) -> None:
-    """A command of the exchange's, by the side of what runs."""
+    """Run a command of the exchange beside `exchange up`."""
     command = [sys.executable, "-m", "jobs.cli", *words]
     done = subprocess.run(
         command, cwd=CHECKOUT, env=running.exchange.environment(), capture_output=True, text=True, check=False
@@ -324,7 +323,7 @@ def call(running: Running, *words: str) -> None:
     assert done.returncode == 0, done.stderr
 
 
-def said_until(started: subprocess.Popen[str], words: str) -> str:
+def read_until(started: subprocess.Popen[str], words: str) -> str:
     assert started.stdout is not None
     output = ""
     while words not in output:

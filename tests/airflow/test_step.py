@@ -1,4 +1,4 @@
-"""How a task ends: skipped when nothing is new, tried again when the publisher is at fault, else failed at once."""
+"""How a task ends: skipped if nothing is new, retried if the publisher or a lock is at fault, else failed for good."""
 
 from __future__ import annotations
 
@@ -56,29 +56,29 @@ def test_an_unreachable_publisher_is_retried_until_the_last_attempt(
     file = tmp_path / "dags/sources/utility/source_0/source.yaml"
     connector = 'connector: {type: package, package: nothing, version: "1.0", files: ["nothing/*.csv"]}'
     text = file.read_text(encoding="utf-8")
-    dropped = "connector: {type: drop, files: ['*.csv']}"
-    assert dropped in text
-    file.write_text(text.replace(dropped, connector), encoding="utf-8")
+    drop_connector = "connector: {type: drop, files: ['*.csv']}"
+    assert drop_connector in text
+    file.write_text(text.replace(drop_connector, connector), encoding="utf-8")
 
-    with pytest.raises(AirflowException) as tried:
+    with pytest.raises(AirflowException) as caught:
         land().execute(context(tries=2, try_number=1))
-    assert not isinstance(tried.value, AirflowFailException)
+    assert not isinstance(caught.value, AirflowFailException)
     with pytest.raises(AirflowFailException):
         land().execute(context(tries=2, try_number=2))
 
 
 def test_a_locked_table_is_retried() -> None:
-    with hold("source.source_0"), pytest.raises(AirflowException) as tried:
+    with hold("source.source_0"), pytest.raises(AirflowException) as caught:
         land().execute(context())
-    assert not isinstance(tried.value, AirflowFailException)
-    assert "is locked by process" in str(tried.value)
+    assert not isinstance(caught.value, AirflowFailException)
+    assert "is locked by process" in str(caught.value)
 
 
 def test_other_errors_fail_without_retry_in_one_line() -> None:
-    with pytest.raises(AirflowFailException) as failed:
+    with pytest.raises(AirflowFailException) as caught:
         StepOperator(task_id="build", steps=("gold",), subject="product_0").execute(context())
-    assert "silver.source_0 has no checked version" in str(failed.value)
-    assert "\n" not in str(failed.value)
+    assert "silver.source_0 has no checked version" in str(caught.value)
+    assert "\n" not in str(caught.value)
 
 
 def test_a_task_works_on_its_logical_date_or_else_the_time_of_its_run() -> None:

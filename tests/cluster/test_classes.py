@@ -1,4 +1,4 @@
-"""The classes that Spark's processes start with come from one file, where that can be made."""
+"""Spark's processes load their first classes from a shared archive, if Java can make one."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def _executors(worker: psutil.Process) -> list[psutil.Process]:
 def test_every_java_of_a_cluster_maps_the_class_archive_if_set(
     other_cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Beside the jars of all tests it would be used by them too.
+    # In the jars' shared folder, other tests would use the archive too.
     (tmp_path / "jars").mkdir()
     for jar in Path(QUICK["EXCHANGE_JARS"]).glob("*.jar"):
         shutil.copy(jar, tmp_path / "jars")
@@ -36,8 +36,8 @@ def test_every_java_of_a_cluster_maps_the_class_archive_if_set(
     assert code == 0, output
     for name, value in other_cluster.environment().items():
         monkeypatch.setenv(name, value)
-    kept = classes_file()
-    assert kept.stat().st_size > 10_000_000
+    archive = classes_file()
+    assert archive.stat().st_size > 10_000_000
     parts = {name: psutil.Process(part["pid"]) for name, part in other_cluster.parts().items()}
     javas = {name: process for name, process in parts.items() if process.name() == "java"}
     assert javas.keys() == {"master", "worker-1", "worker-2", "connect"}
@@ -46,16 +46,16 @@ def test_every_java_of_a_cluster_maps_the_class_archive_if_set(
         return _executors(javas["worker-1"]) + _executors(javas["worker-2"])
 
     wait_until(lambda: len(executors()) >= 2, 280)
-    assert [process.pid for process in [*javas.values(), *executors()] if not _maps(process, kept)] == []
+    assert [process.pid for process in [*javas.values(), *executors()] if not _maps(process, archive)] == []
 
 
 def test_a_java_that_cannot_make_the_class_archive_is_tried_once_if_set(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked, java = tmp_path / "asked", tmp_path / "java-home" / "bin" / "java"
+    calls, java = tmp_path / "calls", tmp_path / "java-home" / "bin" / "java"
     java.parent.mkdir(parents=True)
     version = """[ "$1" = -version ] && echo 'openjdk version "17.0.1"' >&2 && exit 0"""
-    java.write_text(f'#!/bin/sh\n{version}\necho "$@" >> {asked}\nexit 1\n')
+    java.write_text(f'#!/bin/sh\n{version}\necho "$@" >> {calls}\nexit 1\n')
     java.chmod(0o755)
     (tmp_path / "jars").mkdir()
     (tmp_path / "jars.lock").write_text("")
@@ -64,15 +64,15 @@ def test_a_java_that_cannot_make_the_class_archive_is_tried_once_if_set(
     monkeypatch.setenv("EXCHANGE_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("EXCHANGE_JARS", str(tmp_path / "jars"))
     prepare()
-    assert not asked.exists()
+    assert not calls.exists()
     monkeypatch.setenv("EXCHANGE_CLASS_ARCHIVE", "yes")
     prepare()
-    output = asked.read_text()
+    output = calls.read_text()
     assert "org.apache.spark.launcher.Main" in output
     assert java_options() == []
     assert list((tmp_path / "home" / "cluster" / "work").iterdir()) == []
     prepare()
-    assert asked.read_text() == output
+    assert calls.read_text() == output
 
 
 def test_an_existing_class_archive_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""The cluster that `exchange cluster up` starts: what it is good for, who gets in, and how it ends."""
+"""The cluster that `exchange cluster up` starts: what it does, who gets access, and how it stops."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ PARTS = {"store", "database", "master", "worker-1", "worker-2", "connect"}
 
 @pytest.fixture
 def settings(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, str]]:
-    """What the cluster's file of settings sets, set."""
-    found = cluster.settings()
-    for name, value in found.items():
+    """The settings of the cluster's env file, set for this process."""
+    variables = cluster.settings()
+    for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    yield found
+    yield variables
     close()
 
 
@@ -48,13 +48,13 @@ def test_a_session_writes_and_reads_delta_tables_in_the_store(settings: dict[str
     session.sql(f"delete from delta.`{table}` where id < 400")
 
     assert session.read.format("delta").load(table).count() == 600
-    # Under the name that Spark's S3 client gives it, and as it was before.
+    # Under the scheme of Spark's S3 client, and in its previous version.
     other_name = table.replace("s3://", "s3a://")
     assert session.read.format("delta").option("versionAsOf", 0).load(other_name).count() == 1000
     operations = session.sql(f"describe history delta.`{table}`").select("operation").collect()
     assert [row.operation for row in operations] == ["DELETE", "WRITE"]
     store = boto3.client("s3", endpoint_url=settings["AWS_ENDPOINT_URL"], region_name=settings["AWS_REGION"])
-    keys = [found["Key"] for found in store.list_objects_v2(Bucket="exchange", Prefix="lake/readings/")["Contents"]]
+    keys = [item["Key"] for item in store.list_objects_v2(Bucket="exchange", Prefix="lake/readings/")["Contents"]]
     assert "lake/readings/_delta_log/00000000000000000001.json" in keys
 
 
@@ -66,12 +66,12 @@ def test_workers_run_functions_of_this_project() -> None:
         import jobs.bronze.formats
 
         for batch in batches:
-            told = f"{jobs.bronze.formats.__name__} in {Path(os.environ['LOCAL_DIRS']).name}"
-            yield pa.RecordBatch.from_pydict({"told": [told] * batch.num_rows})
+            place = f"{jobs.bronze.formats.__name__} in {Path(os.environ['LOCAL_DIRS']).name}"
+            yield pa.RecordBatch.from_pydict({"place": [place] * batch.num_rows})
 
-    spread = connect().range(0, 8, 1, 2).mapInArrow(parse, "told string").distinct().collect()
+    spread = connect().range(0, 8, 1, 2).mapInArrow(parse, "place string").distinct().collect()
 
-    assert {row.told for row in spread} == {"jobs.bronze.formats in worker-1", "jobs.bronze.formats in worker-2"}
+    assert {row.place for row in spread} == {"jobs.bronze.formats in worker-1", "jobs.bronze.formats in worker-2"}
 
 
 def test_a_client_with_a_wrong_token_gets_no_session(settings: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -105,29 +105,29 @@ def test_a_process_ends_even_if_its_server_is_gone(settings: dict[str, str]) -> 
 import os, threading, socket
 from jobs.lake import close, connect
 from jobs.errors import ExchangeError
-there = int(os.environ["EXCHANGE_SPARK"].split(":")[2].split("/")[0])
+port = int(os.environ["EXCHANGE_SPARK"].split(":")[2].split("/")[0])
 token = os.environ["EXCHANGE_SPARK"].partition(";")[2]
-door = socket.create_server(("127.0.0.1", 0))
-ways = [door]
+listener = socket.create_server(("127.0.0.1", 0))
+sockets = [listener]
 
-def pass_on(source, sink):
+def forward(source, sink):
     while data := source.recv(65536):
         sink.sendall(data)
 
-def let_in():
+def accept():
     while True:
-        ways.append(door.accept()[0])
-        ways.append(socket.create_connection(("127.0.0.1", there)))
-        for ends in (ways[-2:], ways[:-3:-1]):
-            threading.Thread(target=pass_on, args=ends, daemon=True).start()
+        sockets.append(listener.accept()[0])
+        sockets.append(socket.create_connection(("127.0.0.1", port)))
+        for ends in (sockets[-2:], sockets[:-3:-1]):
+            threading.Thread(target=forward, args=ends, daemon=True).start()
 
-threading.Thread(target=let_in, daemon=True).start()
-os.environ["EXCHANGE_SPARK"] = f"sc://localhost:{door.getsockname()[1]}/;{token}"
+threading.Thread(target=accept, daemon=True).start()
+os.environ["EXCHANGE_SPARK"] = f"sc://localhost:{listener.getsockname()[1]}/;{token}"
 print(connect().range(7).count(), flush=True)
 close()
-for way in ways:
-    way.shutdown(socket.SHUT_RDWR)
-    way.close()
+for each in sockets:
+    each.shutdown(socket.SHUT_RDWR)
+    each.close()
 """
     done = subprocess.run(
         [sys.executable, "-c", script], env=dict(os.environ) | settings, capture_output=True, text=True, timeout=400,
@@ -157,11 +157,11 @@ def test_the_store_serves_signed_requests_only(cluster: Cluster, settings: dict[
     stranger = boto3.client("s3", endpoint_url=settings["AWS_ENDPOINT_URL"], region_name="us-east-1", config=unsigned)
     with pytest.raises(ClientError, match="AccessDenied"):
         stranger.list_objects_v2(Bucket="exchange")
-    # Nor do the doors behind it let anybody by.
+    # Nor do the servers behind it accept others.
     ports = _ports(cluster)
-    for door in ("store-filer", "store-volume"):
+    for part in ("store-filer", "store-volume"):
         request = urllib.request.Request(
-            f"http://127.0.0.1:{ports[door]}/buckets/exchange/planted", data=b"x", method="PUT"
+            f"http://127.0.0.1:{ports[part]}/buckets/exchange/planted", data=b"x", method="PUT"
         )
         with pytest.raises((urllib.error.HTTPError, ConnectionError, urllib.error.URLError)):
             urllib.request.urlopen(request, timeout=5)
@@ -236,7 +236,7 @@ def test_logs_can_be_followed(cluster: Cluster) -> None:
     assert following.stdout.readline()
     with (cluster.folder / "logs" / "database.log").open("a") as log:
         log.write("something new\n")
-    # PostgreSQL may have something to say of its own in between.
+    # PostgreSQL may log lines of its own in between.
     output = next(line for line in following.stdout if "LOG:" not in line)
     following.kill()
     following.communicate()

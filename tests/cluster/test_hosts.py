@@ -1,4 +1,4 @@
-"""Parts of one cluster on several hosts: here two network namespaces, joined by a cable and by nothing else."""
+"""Parts of one cluster on several hosts: two network namespaces, connected by one virtual cable."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pytest
 from tests.cluster.running import CHECKOUT, QUICK, skip_without_java
 from tests.waiting import wait_until
 
-# Prints the address of every executor that ran a part of the work, with a shuffle between them.
+# Prints the addresses of the executors that took part in a job with a shuffle.
 _ASK = """
 from collections.abc import Iterable
 import pyarrow as pa
@@ -26,15 +26,15 @@ def where(batches):
     for batch in batches:
         yield pa.RecordBatch.from_pydict({"host": [os.environ["SPARK_LOCAL_IP"]] * batch.num_rows})
 
-told = engine.connect().range(0, 1000, 1, 4).mapInArrow(where, "host string").groupBy("host").count().collect()
-print(sorted(row.host for row in told), sum(row["count"] for row in told))
+counts = engine.connect().range(0, 1000, 1, 4).mapInArrow(where, "host string").groupBy("host").count().collect()
+print(sorted(row.host for row in counts), sum(row["count"] for row in counts))
 engine.close()
 """
 
 
 @dataclass
 class Host:
-    """One namespace, with an EXCHANGE_HOME of its own."""
+    """A namespace with its own EXCHANGE_HOME."""
 
     name: str
     address: str
@@ -42,11 +42,11 @@ class Host:
     started: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
     def environment(self) -> dict[str, str]:
-        own = {"EXCHANGE_HOME": str(self.home), "SPARK_CONNECT_AUTHENTICATE_TOKEN": "t0ken"}
-        return dict(os.environ) | QUICK | own
+        host = {"EXCHANGE_HOME": str(self.home), "SPARK_CONNECT_AUTHENTICATE_TOKEN": "t0ken"}
+        return dict(os.environ) | QUICK | host
 
     def start(self, part: str, *words: str) -> Path:
-        """Start `exchange cluster <part> …` on it; returns its log."""
+        """Start `exchange cluster <part> …` on the host; returns its log."""
         log = self.home.with_name(f"{self.home.name}-{part}-{len(self.started)}.log")
         command = ["ip", "netns", "exec", self.name, sys.executable, "-m", "jobs.cli", "cluster", part, *words]
         with log.open("wb") as output:
@@ -68,19 +68,19 @@ class Host:
 @pytest.fixture
 def hosts(tmp_path: Path) -> Iterator[tuple[Host, Host]]:
     skip_without_java()
-    made = tuple(
+    both = tuple(
         Host(f"exchange-{os.getpid()}-{side}", f"10.231.77.{number}", tmp_path / side)
         for number, side in ((1, "a"), (2, "b"))
     )
-    one, two = made
+    one, two = both
     try:
         _join(one, two)
         yield one, two
     finally:
-        for host in made:
+        for host in both:
             for process in host.started:
                 process.terminate()
-        for host in made:
+        for host in both:
             for process in host.started:
                 process.wait(30)
             subprocess.run(["ip", "netns", "delete", host.name], capture_output=True, check=False)
@@ -107,9 +107,9 @@ def test_workers_on_two_hosts_serve_one_connect_server(hosts: tuple[Host, Host])
 
     _wait_until_served(here, 15002)
 
-    told = here.python(_ASK, EXCHANGE_SPARK="sc://localhost:15002/;token=t0ken")
+    output = here.python(_ASK, EXCHANGE_SPARK="sc://localhost:15002/;token=t0ken")
 
-    assert told == f"['{here.address}', '{there.address}'] 1000\n"
+    assert output == f"['{here.address}', '{there.address}'] 1000\n"
 
 
 @pytest.mark.parametrize(
@@ -143,10 +143,10 @@ def _join(one: Host, two: Host) -> None:
 
 def _ip(*words: str) -> None:
     if shutil.which("ip") is None:
-        pytest.skip("NOT RUN: several hosts, as there is no program ip (iproute2)")
+        pytest.skip("NOT RUN: several hosts need the program ip (iproute2)")
     done = subprocess.run(["ip", *words], capture_output=True, text=True, check=False)
     if done.returncode:
-        pytest.skip(f"NOT RUN: several hosts, as no network namespaces can be made here ({done.stderr.strip()})")
+        pytest.skip(f"NOT RUN: several hosts need network namespaces; cannot create them ({done.stderr.strip()})")
 
 
 def _wait_for(log: Path, text: str, times: int = 1) -> None:
@@ -161,5 +161,5 @@ def _wait_until_served(host: Host, port: int) -> None:
     wait_until(
         lambda: not subprocess.run(command, capture_output=True, check=False).returncode,
         280,
-        lambda: f"nobody serves port {port}",
+        lambda: f"nothing listens on port {port}",
     )

@@ -1,4 +1,4 @@
-"""What Spark needs beside itself: the right Java, and jars that are what the lock says."""
+"""What Spark needs: a recent Java, and jars with the checksums of the lock."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ GOOD = b"the bytes of a jar"
 
 @pytest.fixture
 def mirror(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A Maven repository of one jar, which is also all that the lock names; yields the jar's file in it."""
+    """A Maven repository with the only jar that the lock names; yields that jar's file."""
     skip_without_java()
     served = tmp_path / "mirror" / "org" / "example" / "thing" / "1.0" / "thing-1.0.jar"
     served.parent.mkdir(parents=True)
@@ -71,8 +71,8 @@ def test_the_lock_pins_delta_for_this_spark_and_no_jar_of_spark_itself() -> None
     locked = {jar.artifact: jar for jar in jars.read_lock()}
     assert locked["delta-spark_4.1_2.13"].coordinates == delta_coordinates()
     assert {"hadoop-aws", "s3", "sts", "kms"} <= set(locked)
-    own = {re.sub(r"-\d.*", "", file.name) for file in (jars.spark_home() / "jars").iterdir()}
-    assert own & set(locked) == set()
+    spark_jars = {re.sub(r"-\d.*", "", file.name) for file in (jars.spark_home() / "jars").iterdir()}
+    assert spark_jars & set(locked) == set()
     assert all(re.fullmatch(r"[0-9a-f]{64}", jar.sha256) for jar in locked.values())
 
 

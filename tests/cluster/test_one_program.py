@@ -1,4 +1,4 @@
-"""One program on both engines: equal tables and releases; each extends the other's tables; one writes at a time."""
+"""One program on both engines: equal tables and releases; either extends the other's tables; one writes at a time."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from jobs.release.verify import verify
 from tests.cluster.running import CHECKOUT, Place
 from tests.lake.trial import Trial, checked_rows, day, run_steps, table_rows
 
-# A Spark that does everything for the first time takes its time on a busy machine.
+# Spark is slow at everything it does for the first time, more so on a busy machine.
 pytestmark = pytest.mark.timeout(1800)
 
 DATE = datetime(2026, 11, 22, tzinfo=UTC)
@@ -46,25 +46,25 @@ PRODUCTS = tuple(load_catalog().products)
 
 
 @dataclass(frozen=True)
-class Made:
-    """What an engine made of the default catalogue: each table's rows, and each release's manifest."""
+class Results:
+    """What an engine makes of the default catalogue: rows by table, manifests by product."""
 
     rows: dict[str, pa.Table]
     manifests: dict[str, Manifest]
 
 
-def make_everything() -> Made:
-    """Bring every default source in and release every default product."""
+def run_default_catalogue() -> Results:
+    """Load every default source and release every default product."""
     for name in (*SOURCES, *PRODUCTS):
-        done = run_steps(name, DATE, "r")
-        assert {step.status for step in done} == {"succeeded"}, done
+        steps = run_steps(name, DATE, "r")
+        assert {step.status for step in steps} == {"succeeded"}, steps
     tables = [f"silver.{source}" for source in SOURCES] + [f"gold.{product}" for product in PRODUCTS]
     manifests = {product: Manifest.model_validate(find(product).manifest) for product in PRODUCTS}
-    return Made({table: sorted_rows(table) for table in tables}, manifests)
+    return Results({table: sorted_rows(table) for table in tables}, manifests)
 
 
 def sorted_rows(table: str) -> pa.Table:
-    """Rows of a table's checked version by key, without the run that wrote them."""
+    """Rows of a table's checked version without `_run_id`, sorted by key."""
     checked = pointer(table)
     assert checked is not None
     rows: pa.Table = lake.read_table(table, checked.delta_version).drop("_run_id").toArrow()
@@ -74,25 +74,25 @@ def sorted_rows(table: str) -> pa.Table:
 
 def test_default_sources_and_products_are_the_same_on_both_engines(on_disk: Place, on_cluster: Place) -> None:
     on_disk.enter()
-    embedded = make_everything()
+    embedded = run_default_catalogue()
     on_cluster.enter()
-    on_spark = make_everything()
+    on_spark = run_default_catalogue()
     assert on_spark.rows.keys() == embedded.rows.keys()
     for table, rows in on_spark.rows.items():
         # Names and types of columns, and every value.
         assert rows.equals(embedded.rows[table]), table
     for product, manifest in on_spark.manifests.items():
         other = embedded.manifests[product]
-        # What a release says of its rows is the same; what it says of files is its engine's own.
+        # A release describes the same rows on both engines, but files of its own engine.
         assert (manifest.table.columns, manifest.table.key) == (other.table.columns, other.table.key)
         assert (manifest.table.rows, manifest.content) == (other.table.rows, other.content)
         assert (manifest.landed, manifest.contract, manifest.release) == (other.landed, other.contract, other.release)
         assert {f.sha256 for f in manifest.files}.isdisjoint(f.sha256 for f in other.files)
-        found = verify(product)
-        assert found.ok, found.findings
+        verification = verify(product)
+        assert verification.ok, verification.findings
 
 
-def declared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Trial:
+def empty_exchange(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Trial:
     monkeypatch.setenv("EXCHANGE_CATALOGUE", str(tmp_path / "catalogue"))
     return Trial(tmp_path / "catalogue")
 
@@ -100,7 +100,7 @@ def declared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Trial:
 def test_a_lake_copied_to_the_cluster_is_extended_by_either_engine(
     on_disk: Place, on_cluster: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    exchange = declared(tmp_path, monkeypatch)
+    exchange = empty_exchange(tmp_path, monkeypatch)
     on_disk.enter()
     source = exchange.source(READINGS, KEY, published=PUBLISHED, partition=("read_month",))
     query = f"SELECT meter, sum(kwh) AS kwh, count(*) AS hours FROM silver.{source.name} GROUP BY meter"
@@ -108,7 +108,7 @@ def test_a_lake_copied_to_the_cluster_is_extended_by_either_engine(
         {"meter": "STRING", "kwh": "DECIMAL(18,2)", "hours": "BIGINT"}, ("meter",), query
     )  # fmt: skip
 
-    def live(number: int, meter: str, month: int) -> None:
+    def run_day(number: int, meter: str, month: int) -> None:
         rows = [(meter, f"2026-{month:02}-01T{hour:02}:00:00", f"{hour}.25") for hour in range(3)]
         source.drop([*rows, ("m0", "2026-01-01T00:00:00", f"{number}.5"), ("m1", "never", "1")])
         for step in ("land", "bronze", "silver", "check"):
@@ -116,8 +116,8 @@ def test_a_lake_copied_to_the_cluster_is_extended_by_either_engine(
         for step in ("gold", "check", "release"):
             assert run_step(step, product, day(number), "r").status == "succeeded"
 
-    live(0, "m1", 1)
-    live(1, "m2", 1)
+    run_day(0, "m1", 1)
+    run_day(1, "m2", 1)
     before = checked_rows(source.table)
 
     on_cluster.enter()
@@ -126,28 +126,28 @@ def test_a_lake_copied_to_the_cluster_is_extended_by_either_engine(
     again = relocate(Path(on_disk.variables["EXCHANGE_HOME"]))
     assert (again.files, again.present, again.records) == (copied.files, copied.files, 0)
     assert checked_rows(source.table) == before
-    live(2, "m3", 2)
-    live(3, "m1", 3)
+    run_day(2, "m3", 2)
+    run_day(3, "m1", 3)
     assert source.last("silver").rows_quarantined == 1
 
-    # Back on the embedded engine, after the other one's right to write has run out.
+    # Back on the embedded engine, once the Connect server's lease has expired.
     embedded = Place(monkeypatch, on_cluster.variables | {"EXCHANGE_SPARK": "embedded"})
     embedded.enter()
     with pytest.raises(Locked, match=r"the Connect server \S+:\d+ of .* writes this lake.* point EXCHANGE_SPARK at"):
         source.step("bronze", 4)
     with transaction() as db:
         db.execute(update(Lease).values(held_until=datetime.now(UTC) - timedelta(seconds=1)))
-    live(4, "m4", 4)
+    run_day(4, "m4", 4)
     rows = checked_rows(source.table)
     assert len(rows) == 5 * 3 + 1
     assert [row[2] for row in rows if row[0] == "m0"] == [Decimal("4.50")]
     for number in ("1.0.0", "1.1.0", "1.2.0"):
-        found = verify(product, number)
-        assert found.ok, found.findings
+        verification = verify(product, number)
+        assert verification.ok, verification.findings
 
 
 class Later(datetime):
-    """A clock that is a month ahead, because the age of an object cannot be set."""
+    """A clock a month ahead, because the age of an object cannot be changed."""
 
     @classmethod
     def now(cls, tz: tzinfo | None = None) -> Later:
@@ -157,7 +157,7 @@ class Later(datetime):
 def test_upkeep_on_the_cluster_does_not_disturb_readers(
     on_cluster: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    exchange = declared(tmp_path, monkeypatch)
+    exchange = empty_exchange(tmp_path, monkeypatch)
     on_cluster.enter()
     source = exchange.source(
         {"meter": "STRING", "read_on": "DATE", "kwh": "DECIMAL(8,2)"}, ("meter", "read_on"), "append"
@@ -168,7 +168,7 @@ def test_upkeep_on_the_cluster_does_not_disturb_readers(
     steps = ("gold", "check", "release")
     for number in range(1, 9):
         source.append_again(number)
-        # One that nobody releases, and later one that is released.
+        # First a version that is not released, later one that is.
         for step in {3: steps[:1], 6: steps}.get(number, ()):
             assert run_step(step, product, day(number), "r").status == "succeeded"
     tables = (source.table, f"gold.{product}")
@@ -179,36 +179,36 @@ def test_upkeep_on_the_cluster_does_not_disturb_readers(
     by_file = iter([lake.location(source.table) / file.path for file in lake.files(source.table)])
     engine_rows, file_rows = [next(by_engine)], rows_in(next(by_file))
 
-    foretold = upkeep(tables, dry_run=True).tables
+    planned = upkeep(tables, dry_run=True).tables
     silver, gold = upkeep(tables).tables
-    assert tuple(replace(kept, status="done") for kept in foretold) == (silver, gold)
+    assert tuple(replace(kept, status="done") for kept in planned) == (silver, gold)
     assert (silver.files_before, silver.files_after, silver.removed_files) == (9, 1, 0)
     assert gold.removed_files == 1
 
     assert len(engine_rows + list(by_engine)) == file_rows + sum(map(rows_in, by_file)) == len(rows) == 9
     assert checked_rows(source.table) == rows == table_rows(source.table)
-    found = verify(product)
-    assert found.ok, found.findings
+    verification = verify(product)
+    assert verification.ok, verification.findings
     (kept,) = upkeep([source.table]).tables
     assert kept.removed_files == 9
     assert checked_rows(source.table) == rows
 
 
 def rows_in(file: Path) -> int:
-    """Number of rows of a Parquet file, read as a buyer's program would."""
+    """Number of rows of a Parquet file, read as a buyer would."""
     with reader(file) as data:
         return int(read_table(data).num_rows)
 
 
 def test_the_doctor_reports_a_wrong_secret(on_cluster: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     on_cluster.enter()
-    looks = ["settings", "versions", "database", "airflow", "lake", "engine", "engine and lake", "space", "clock"]
-    assert [(f.subject, f.status) for f in examine()] == [(look, "ok") for look in (*looks, "last run")]
+    subjects = ["settings", "versions", "database", "airflow", "lake", "engine", "engine and lake", "space", "clock"]
+    assert [(f.subject, f.status) for f in examine()] == [(subject, "ok") for subject in (*subjects, "last run")]
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "planted-secret")
-    found = {f.subject: f for f in examine()}
-    assert found["lake"].status == "failed"
-    assert "the secret is not that of the key" in found["lake"].found
-    assert "planted-secret" not in repr(found)
+    findings = {f.subject: f for f in examine()}
+    assert findings["lake"].status == "failed"
+    assert "the secret is not that of the key" in findings["lake"].found
+    assert "planted-secret" not in repr(findings)
 
 
 @pytest.mark.parametrize("address", ["ftp://x/y", "s3://x", "s3://Bad_Bucket/x"])

@@ -1,6 +1,6 @@
-"""An object store with keys of few rights and a certificate: what each part may do, and how it is told what it may not.
+"""Parts work with least-privilege keys of an object store and over TLS, and report what they may not do.
 
-The policies are those of infra/s3, which the store applies as they are.
+The store applies the policies in infra/s3 unchanged.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ from tests.waiting import is_listening, wait_until
 pytestmark = pytest.mark.long
 
 SECRET = "planted-secret-of-this-test"
-# The embedded engine has the rights of the process that it is in.
+# The embedded engine has the rights of its process.
 PARTS = {"writer": ["engine", "steps"], "share": ["share"], "whoever": []}
 PRODUCT = "SELECT meter, sum(kwh) AS kwh FROM silver.readings GROUP BY meter"
 
 
-# Brings the source in, releases the product, does the upkeep and lets a bank read.
+# Loads the source, releases the product, runs upkeep and grants a buyer access.
 EVERYTHING = """
 import json
 from datetime import UTC, datetime
@@ -52,7 +52,7 @@ print(json.dumps(create_grant("load", "Bank", 30)[1]))
 
 @dataclass(frozen=True)
 class Store:
-    """A store that serves http and https, with an exchange in its bucket."""
+    """A store that serves HTTP and HTTPS, with an exchange in its bucket."""
 
     home: Path
     catalogue: Path
@@ -68,18 +68,18 @@ class Store:
 
     @contextmanager
     def serving(self, key: str) -> Iterator[None]:
-        """The sharing server, with the rights of a key."""
-        serving = subprocess.Popen(
+        """Run the sharing server with the rights of a key."""
+        server = subprocess.Popen(
             [sys.executable, "-m", "jobs.cli", "serve"], cwd=CHECKOUT, env=self.environment(key),
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         )  # fmt: skip
         try:
-            wait_until(lambda: serving.poll() is not None or is_listening(self.ports["share"]), 280)
-            assert serving.poll() is None
+            wait_until(lambda: server.poll() is not None or is_listening(self.ports["share"]), 280)
+            assert server.poll() is None
             yield
         finally:
-            serving.terminate()
-            serving.communicate()
+            server.terminate()
+            server.communicate()
 
     def environment(self, key: str) -> dict[str, str]:
         return dict(os.environ) | {
@@ -94,60 +94,60 @@ class Store:
 def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
     folder = tmp_path_factory.mktemp("rights")
     ports = {name: free_port(0) for name in (*stores.PORTS, "tls", "share")}
-    made = Store(folder / "home", folder / "catalogue", ports, certify(folder))
-    mark = Mark("EXCHANGE_CLUSTER_OF", str(made.home))
+    created = Store(folder / "home", folder / "catalogue", ports, certify(folder))
+    mark = Mark("EXCHANGE_CLUSTER_OF", str(created.home))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("EXCHANGE_HOME", str(made.home))
+        patch.setenv("EXCHANGE_HOME", str(created.home))
         credentials = Credentials()
         command = stores.store(ports, credentials)
         _give_rights(stores.store_folder() / "s3.json")
-        tls = [f"-s3.port.https={ports['tls']}", f"-s3.cert.file={made.certified.certificate}"]
-        started = launch(
-            [*command.words, *tls, f"-s3.key.file={made.certified.key}"], mark=mark, log=folder / "store.log",
+        tls = [f"-s3.port.https={ports['tls']}", f"-s3.cert.file={created.certified.certificate}"]
+        process = launch(
+            [*command.words, *tls, f"-s3.key.file={created.certified.key}"], mark=mark, log=folder / "store.log",
             environment=command.environment, folder=stores.store_folder(), ends_with_parent=True,
         )  # fmt: skip
         try:
-            stores.prepare_store(ports["store"], credentials, lambda: _alive(started), 60)
-            _declare(made)
-            yield made
+            stores.prepare_store(ports["store"], credentials, lambda: _require_alive(process), 60)
+            _declare(created)
+            yield created
         finally:
             mark.end_all()
-            started.wait()
+            process.wait()
 
 
 def _give_rights(file: Path) -> None:
-    """Beside the one identity that makes the bucket, one for each part with its policies."""
-    known = json.loads(file.read_text(encoding="utf-8"))
+    """Add an identity for each part, with its policies, to the one that creates the bucket."""
+    config = json.loads(file.read_text(encoding="utf-8"))
     for name, policies in PARTS.items():
         rights = {"policyNames": policies} if policies else {"actions": ["Read", "Write", "List"]}
-        known["identities"].append({"name": name, "credentials": [{"accessKey": name, "secretKey": SECRET}], **rights})
+        config["identities"].append({"name": name, "credentials": [{"accessKey": name, "secretKey": SECRET}], **rights})
     texts = {file.stem: file.read_text(encoding="utf-8") for file in (CHECKOUT / "infra" / "s3").glob("*.json")}
-    known["policies"] = [{"name": name, "content": text} for name, text in texts.items()]
-    file.write_text(json.dumps(known), encoding="utf-8")
+    config["policies"] = [{"name": name, "content": text} for name, text in texts.items()]
+    file.write_text(json.dumps(config), encoding="utf-8")
 
 
-def _alive(started: subprocess.Popen[bytes]) -> None:
-    assert started.poll() is None
+def _require_alive(process: subprocess.Popen[bytes]) -> None:
+    assert process.poll() is None
 
 
-def _declare(made: Store) -> None:
-    exchange = Trial(made.catalogue)
+def _declare(store: Store) -> None:
+    exchange = Trial(store.catalogue)
     source = exchange.source({"meter": "STRING", "kwh": "DECIMAL(8,2)"}, ("meter",), name="readings")
     exchange.product({"meter": "STRING", "kwh": "DECIMAL(18,2)"}, ("meter",), PRODUCT, name="load")
     source.drop([("m1", "1.50"), ("m2", "2.25")])
 
 
 def test_each_part_works_with_its_documented_rights_and_no_more(store: Store, tmp_path: Path) -> None:
-    # In a process of its own: the embedded engine keeps the keys that its process first reached a store with.
-    worked = subprocess.run(
+    # In another process: the embedded engine keeps the keys with which its process first reached a store.
+    finished = subprocess.run(
         [sys.executable, "-c", EVERYTHING], cwd=CHECKOUT, env=store.environment("writer"), capture_output=True,
         text=True, timeout=500, check=False,
     )  # fmt: skip
-    assert worked.returncode == 0, worked.stderr
-    done, kept, told = map(json.loads, worked.stdout.splitlines())
-    assert (set(done), set(kept)) == ({"succeeded"}, {"nothing to do"})
+    assert finished.returncode == 0, finished.stderr
+    steps, upkeep, profile_document = map(json.loads, finished.stdout.splitlines())
+    assert (set(steps), set(upkeep)) == ({"succeeded"}, {"nothing to do"})
     profile = tmp_path / "bank.share"
-    profile.write_text(json.dumps(told), encoding="utf-8")
+    profile.write_text(json.dumps(profile_document), encoding="utf-8")
 
     with store.serving("share"):
         assert len(delta_sharing.load_as_pandas(f"{profile}#exchange.products.load")) == 2
@@ -174,11 +174,11 @@ def test_the_store_is_reached_over_tls_by_clients_that_trust_its_authority(store
     address, authority = f"https://127.0.0.1:{store.ports['tls']}", str(store.certified.authority)
     trusting = {"AWS_ENDPOINT_URL": address, "AWS_CA_BUNDLE": authority, "SSL_CERT_FILE": authority}
     done = store.run("writer", "doctor", "--json", **trusting)
-    found = {finding["subject"]: finding["status"] for finding in json.loads(done.stdout)}
-    assert found["lake"] == found["engine and lake"] == found["clock"] == "ok", done.stdout
-    # Clients ask again and again before they give up, so only the last of it is looked at.
+    statuses = {finding["subject"]: finding["status"] for finding in json.loads(done.stdout)}
+    assert statuses["lake"] == statuses["engine and lake"] == statuses["clock"] == "ok", done.stdout
+    # Clients retry many times before they give up, so only the final error is tested.
     refused = SSLError(endpoint_url=address, error="unknown authority")
-    told = objects.explanation(refused, "s3://exchange/lake")
-    assert told is not None
-    assert "certificate is not trusted here" in str(told)
-    assert "AWS_CA_BUNDLE and SSL_CERT_FILE" in str(told)
+    error = objects.explanation(refused, "s3://exchange/lake")
+    assert error is not None
+    assert "certificate is not trusted here" in str(error)
+    assert "AWS_CA_BUNDLE and SSL_CERT_FILE" in str(error)

@@ -1,4 +1,4 @@
-"""Airflow on the cluster: the catalogue goes through it with nothing in SQLite, and no secret shows anywhere."""
+"""Airflow on the cluster: it runs the catalogue with nothing in SQLite, and no secret shows anywhere."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ from tests.lake.trial import Trial
 pytestmark = [pytest.mark.airflow, pytest.mark.timeout(1800)]
 
 READINGS = [("m1", "1.50"), ("m2", "2.25")]
-WATCHED_EVERY = 0.2
+_WATCH_SECONDS = 0.2
 
 
 @dataclass
-class Ran:
-    """One `exchange run --cluster` to its end, and what could be seen of it meanwhile."""
+class ClusterRun:
+    """A finished `exchange run --cluster`, and the command lines seen while it ran."""
 
     cluster: Cluster
     code: int
-    said: str
+    output: str
     commands: set[str]
 
     @property
@@ -45,26 +45,27 @@ class Ran:
         return self.cluster.settings()
 
     def rows(self, database: str, query: str) -> list[tuple[Any, ...]]:
-        """What a query finds in one of the cluster's databases."""
+        """Rows of a query on one of the cluster's databases."""
         name = "EXCHANGE_DATABASE_URL" if database == "exchange" else "EXCHANGE_AIRFLOW_DATABASE_URL"
         with psycopg.connect(self.settings[name].replace("+psycopg", "")) as connection:
             return connection.execute(query).fetchall()
 
     def objects(self) -> Iterator[tuple[str, bytes]]:
-        """All objects of the store: key, bytes."""
-        told = self.settings
+        """All objects of the store, as key and content."""
+        settings = self.settings
         with closing(boto3.client(
-            "s3", endpoint_url=told["AWS_ENDPOINT_URL"], region_name=told["AWS_REGION"],
-            aws_access_key_id=told["AWS_ACCESS_KEY_ID"], aws_secret_access_key=told["AWS_SECRET_ACCESS_KEY"],
+            "s3", endpoint_url=settings["AWS_ENDPOINT_URL"], region_name=settings["AWS_REGION"],
+            aws_access_key_id=settings["AWS_ACCESS_KEY_ID"],
+            aws_secret_access_key=settings["AWS_SECRET_ACCESS_KEY"],
         )) as store:  # fmt: skip
             for page in store.get_paginator("list_objects_v2").paginate(Bucket="exchange"):
-                for found in page.get("Contents", ()):
-                    yield found["Key"], store.get_object(Bucket="exchange", Key=found["Key"])["Body"].read()
+                for item in page.get("Contents", ()):
+                    yield item["Key"], store.get_object(Bucket="exchange", Key=item["Key"])["Body"].read()
 
 
 @dataclass
 class Watch:
-    """Notes the command lines of all processes of this machine, again and again."""
+    """Collects the command lines of all processes on this machine while the block runs."""
 
     seen: set[str] = field(default_factory=set)
     _done: threading.Event = field(default_factory=threading.Event)
@@ -79,15 +80,15 @@ class Watch:
         self._thread.join()
 
     def _look(self) -> None:
-        while not self._done.wait(WATCHED_EVERY):
+        while not self._done.wait(_WATCH_SECONDS):
             for file in Path("/proc").glob("[0-9]*/cmdline"):
                 with suppress(OSError):
                     self.seen.add(file.read_bytes().replace(b"\0", b" ").decode(errors="replace"))
 
 
 @pytest.fixture(scope="module")
-def ran(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Ran:
-    """A source and a product, brought in and released through Airflow on the cluster."""
+def run(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> ClusterRun:
+    """A source and a product, loaded and released by Airflow on the cluster."""
     catalogue = tmp_path_factory.mktemp("catalogue")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("EXCHANGE_HOME", str(cluster.home))
@@ -102,34 +103,34 @@ def ran(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Ran:
             env=cluster.environment() | {"EXCHANGE_CATALOGUE": str(catalogue)},
             capture_output=True, text=True, timeout=600, check=False,
         )  # fmt: skip
-    return Ran(cluster, done.returncode, done.stdout + done.stderr, watch.seen)
+    return ClusterRun(cluster, done.returncode, done.stdout + done.stderr, watch.seen)
 
 
-def test_airflow_runs_the_catalogue_on_the_cluster(ran: Ran) -> None:
-    assert ran.code == 0, ran.said
-    assert "the cluster is up already" in ran.said
-    assert f"the cluster stays up; to use it:  . {ran.cluster.folder / 'env'}" in ran.said
-    assert {part["state"] for part in ran.cluster.parts().values()} == {"up"}
-    assert processes.Mark("EXCHANGE_SERVICES_OF", str(ran.cluster.home)).carriers() == []
+def test_airflow_runs_the_catalogue_on_the_cluster(run: ClusterRun) -> None:
+    assert run.code == 0, run.output
+    assert "the cluster is up already" in run.output
+    assert f"the cluster stays up; to use it:  . {run.cluster.folder / 'env'}" in run.output
+    assert {part["state"] for part in run.cluster.parts().values()} == {"up"}
+    assert processes.Mark("EXCHANGE_SERVICES_OF", str(run.cluster.home)).carriers() == []
 
-    assert ran.rows("exchange", "select table_name from pointers order by 1") == [("gold.load",), ("silver.readings",)]
-    assert ran.rows("exchange", "select product, major, minor, rows from releases") == [("load", 1, 0, 2)]
-    # Upkeep has a schedule of its own, and the test may run at that time of the night.
-    runs = dict(ran.rows("airflow", "select dag_id, state from dag_run where dag_id <> 'upkeep'"))
+    assert run.rows("exchange", "select table_name from pointers order by 1") == [("gold.load",), ("silver.readings",)]
+    assert run.rows("exchange", "select product, major, minor, rows from releases") == [("load", 1, 0, 2)]
+    # Upkeep runs on its own schedule, perhaps during the test.
+    runs = dict(run.rows("airflow", "select dag_id, state from dag_run where dag_id <> 'upkeep'"))
     assert runs == {"ingest_utility_readings": "success", "publish_load": "success"}
-    keys = {key for key, _ in ran.objects()}
+    keys = {key for key, _ in run.objects()}
     for place in ("landing", "lake/bronze/readings", "lake/silver/readings", "lake/gold/load"):
         assert any(key.startswith(f"lake/{place}/") for key in keys), place
-    files = [file for file in ran.cluster.home.rglob("*") if ran.cluster.folder not in file.parents]
+    files = [file for file in run.cluster.home.rglob("*") if run.cluster.folder not in file.parents]
     assert files
     assert [file for file in files if file.suffix in (".db", ".parquet") or file.name == "landing"] == []
 
 
-def test_no_secret_shows_during_a_run_or_in_what_it_leaves(ran: Ran) -> None:
-    secrets = ran.cluster.secrets()
-    secrets += json.loads((ran.cluster.home / "airflow" / "secrets.json").read_text(encoding="utf-8")).values()
+def test_no_secret_shows_during_a_run_or_in_what_it_leaves(run: ClusterRun) -> None:
+    secrets = run.cluster.secrets()
+    secrets += json.loads((run.cluster.home / "airflow" / "secrets.json").read_text(encoding="utf-8")).values()
     assert len(secrets) == 12
-    places = dict(_places(ran))
+    places = dict(_places(run))
     for part in ("airflow worker", "CoarseGrainedExecutorBackend", "SparkConnectServer", "postgres", "weed"):
         assert part in places["process list"], part
     for place in ("airflow task_instance", "airflow serialized_dag", "exchange runs", "page environment/ of connect"):
@@ -152,36 +153,36 @@ def test_a_home_with_an_exchange_in_sqlite_is_refused(tmp_path: Path) -> None:
     assert "exchange lake copy" in done.stderr
 
 
-def _places(ran: Ran) -> Iterator[tuple[str, str]]:
-    """Wherever a secret must not be: a name of the place, and all the text there."""
-    yield "process list", "\n".join(ran.commands)
-    yield "output", ran.said
-    logs = [*(ran.cluster.folder / "logs").iterdir(), *(ran.cluster.folder / "work").glob("worker-*/*/*/std*")]
+def _places(run: ClusterRun) -> Iterator[tuple[str, str]]:
+    """All places where no secret may be, as name and text."""
+    yield "process list", "\n".join(run.commands)
+    yield "output", run.output
+    logs = [*(run.cluster.folder / "logs").iterdir(), *(run.cluster.folder / "work").glob("worker-*/*/*/std*")]
     for folder in ("airflow/logs", "logs", "evidence", "releases", "locks"):
-        logs += (file for file in (ran.cluster.home / folder).rglob("*") if file.is_file())
-    for file in (*logs, ran.cluster.home / "airflow" / "airflow.cfg", ran.cluster.folder / "cluster.json"):
+        logs += (file for file in (run.cluster.home / folder).rglob("*") if file.is_file())
+    for file in (*logs, run.cluster.home / "airflow" / "airflow.cfg", run.cluster.folder / "cluster.json"):
         yield str(file), file.read_text(encoding="utf-8", errors="replace")
-    for key, content in ran.objects():
+    for key, content in run.objects():
         yield key, content.decode(errors="replace")
     for database in ("exchange", "airflow"):
-        tables = ran.rows(database, "select table_name from information_schema.tables where table_schema = 'public'")
+        tables = run.rows(database, "select table_name from information_schema.tables where table_schema = 'public'")
         for (table,) in tables:
-            found = ran.rows(database, sql.SQL("select t::text from {} t").format(sql.Identifier(table)))
-            yield f"{database} {table}", "\n".join(row[0] for row in found)
-    yield from _pages(ran)
+            rows = run.rows(database, sql.SQL("select t::text from {} t").format(sql.Identifier(table)))
+            yield f"{database} {table}", "\n".join(row[0] for row in rows)
+    yield from _pages(run)
 
 
-def _pages(ran: Ran) -> Iterator[tuple[str, str]]:
-    """Spark's own pages, with the settings of the driver among them."""
-    for part, told in ran.cluster.parts().items():
-        doors = [c.laddr.port for c in psutil.Process(told["pid"]).net_connections("inet") if c.status == "LISTEN"]
-        for door in doors if part in ("master", "connect", "worker-1") else ():
+def _pages(run: ClusterRun) -> Iterator[tuple[str, str]]:
+    """Spark's web pages; they show the driver's settings among others."""
+    for part, status in run.cluster.parts().items():
+        ports = [c.laddr.port for c in psutil.Process(status["pid"]).net_connections("inet") if c.status == "LISTEN"]
+        for port in ports if part in ("master", "connect", "worker-1") else ():
             for page in ("", "environment/", "api/v1/applications"):
-                yield f"page {page} of {part} at {door}", _page(f"http://127.0.0.1:{door}/{page}")
+                yield f"page {page} of {part} at {port}", _page(f"http://127.0.0.1:{port}/{page}")
 
 
 def _page(address: str) -> str:
-    # Of a part's doors only one is for browsers.
+    # Only one of a part's ports serves web pages.
     with suppress(OSError, HTTPException), urllib.request.urlopen(address, timeout=5) as answer:
         return str(answer.read().decode(errors="replace"))
     return ""

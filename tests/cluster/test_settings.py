@@ -1,4 +1,4 @@
-"""Settings that cannot work on a cluster are found by the doctor and by whatever starts, and no secret is told."""
+"""Settings that cannot work on a cluster are reported by the doctor and by every start, without any secret."""
 
 from __future__ import annotations
 
@@ -32,17 +32,17 @@ PLANTED = "planted-secret-of-this-test"
 
 @pytest.fixture
 def settings(cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, str]]:
-    """Those of the cluster, set, in another home."""
-    found = cluster.settings() | {"EXCHANGE_HOME": str(tmp_path / "home")}
-    for name, value in found.items():
+    """The cluster's settings, set for this process with another home."""
+    variables = cluster.settings() | {"EXCHANGE_HOME": str(tmp_path / "home")}
+    for name, value in variables.items():
         monkeypatch.setenv(name, value)
     close()
-    yield found
+    yield variables
     close()
 
 
 def wrong(settings: dict[str, str], variable: str) -> dict[str, str]:
-    """The same with another password or token in one of them."""
+    """A setting with another password or token."""
     if variable == "EXCHANGE_SPARK":
         return {variable: f"{settings[variable].partition(';')[0]};token={PLANTED}"}
     url = make_url(settings[variable]).set(password=PLANTED).difference_update_query(["passfile"])
@@ -59,10 +59,10 @@ WRONG = {
 def test_wrong_passwords_and_tokens_are_reported_by_every_start_and_the_doctor(
     settings: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    changed = {name: value for variable in WRONG for name, value in wrong(settings, variable).items()}
-    for variable, (_, told) in WRONG.items():
-        monkeypatch.setenv(variable, changed[variable])
-        with pytest.raises(ExchangeError, match=told) as refused:
+    broken = {name: value for variable in WRONG for name, value in wrong(settings, variable).items()}
+    for variable, (_, message) in WRONG.items():
+        monkeypatch.setenv(variable, broken[variable])
+        with pytest.raises(ExchangeError, match=message) as refused:
             require_working()
         assert variable in str(refused.value)
         assert PLANTED not in str(refused.value)
@@ -80,13 +80,13 @@ def test_wrong_passwords_and_tokens_are_reported_by_every_start_and_the_doctor(
     assert "Traceback" not in output
 
     for variable in WRONG:
-        monkeypatch.setenv(variable, changed[variable])
-    found = {finding.subject: finding for finding in examine()}
-    for look, told in WRONG.values():
-        assert found[look].status == "failed"
-        assert told in found[look].found
-    assert found["lake"].status == "ok"
-    assert PLANTED not in repr(found)
+        monkeypatch.setenv(variable, broken[variable])
+    findings = {finding.subject: finding for finding in examine()}
+    for subject, message in WRONG.values():
+        assert findings[subject].status == "failed"
+        assert message in findings[subject].found
+    assert findings["lake"].status == "ok"
+    assert PLANTED not in repr(findings)
 
 
 def test_airflow_and_the_registry_cannot_share_a_database(
@@ -104,19 +104,19 @@ def test_airflow_and_the_registry_cannot_share_a_database(
 def test_the_database_is_reached_over_tls_by_clients_that_trust_its_authority(
     cluster: Cluster, settings: dict[str, str], tmp_path: Path
 ) -> None:
-    made, data = certify(tmp_path), cluster.folder / "database" / "data"
-    for file, name in ((made.certificate, "server.crt"), (made.key, "server.key")):
+    certified, data = certify(tmp_path), cluster.folder / "database" / "data"
+    for file, name in ((certified.certificate, "server.crt"), (certified.key, "server.key")):
         shutil.copy(file, data / name)
         (data / name).chmod(0o600)
         shutil.chown(data / name, data.owner(), data.group())
     address = make_url(settings["EXCHANGE_DATABASE_URL"])
-    known = {"sslmode": "verify-full", "sslrootcert": str(made.authority)}
+    options = {"sslmode": "verify-full", "sslrootcert": str(certified.authority)}
     try:
         _set_tls(cluster, address.port, "on")
-        url = address.update_query_dict(known)
+        url = address.update_query_dict(options)
         with engine(url.render_as_string()).connect() as opened:
             assert opened.execute(text("select ssl from pg_stat_ssl where pid = pg_backend_pid()")).scalar() is True
-        # Another authority than the one that certified the server.
+        # An authority that did not certify the server.
         (tmp_path / "other").mkdir()
         other = url.update_query_dict({"sslrootcert": str(certify(tmp_path / "other").authority)})
         with pytest.raises(ExchangeError, match="certificate verify failed"):
@@ -137,7 +137,7 @@ def _set_tls(cluster: Cluster, port: int | None, state: str) -> None:
 
 @pytest.fixture
 def without_delta(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """The address of a Spark Connect server that knows nothing of Delta Lake."""
+    """The address of a Spark Connect server without Delta Lake."""
     skip_without_java()
     monkeypatch.setenv("EXCHANGE_HOME", str(tmp_path / "home"))
     port, mark = free_port(0), Mark("EXCHANGE_CLUSTER_OF", str(tmp_path / "home"))
@@ -150,15 +150,15 @@ def without_delta(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[s
     words = [str(spark_home() / "bin" / "spark-submit"), "--properties-file", str(file)]
     words += ["--class", "org.apache.spark.sql.connect.service.SparkConnectServer", "spark-internal"]
     environment = {"JDK_JAVA_OPTIONS": "-XX:TieredStopAtLevel=1", "SPARK_LOCAL_IP": "127.0.0.1"}
-    started = launch(
+    process = launch(
         words, mark=mark, log=tmp_path / "bare.log", environment=environment, folder=tmp_path, ends_with_parent=True
     )
     while is_free(port):
-        assert started.poll() is None, (tmp_path / "bare.log").read_text(encoding="utf-8")
+        assert process.poll() is None, (tmp_path / "bare.log").read_text(encoding="utf-8")
     yield f"sc://localhost:{port}"
     close()
     mark.end_all()
-    started.wait()
+    process.wait()
 
 
 @pytest.mark.long
@@ -169,20 +169,20 @@ def test_every_start_reports_an_engine_without_delta(without_delta: str, monkeyp
     release = re.escape(delta_release())
     with pytest.raises(ExchangeError, match=f"the engine has no Delta Lake; expected .* with delta-spark {release},"):
         require_working()
-    found = {finding.subject: finding for finding in examine()}
-    assert found["engine"].status == "ok"
-    assert "the engine has no Delta Lake" in found["engine and lake"].found
+    findings = {finding.subject: finding for finding in examine()}
+    assert findings["engine"].status == "ok"
+    assert "the engine has no Delta Lake" in findings["engine and lake"].found
 
 
 def test_machines_that_start_on_an_empty_database_together_migrate_it_once(cluster: Cluster, tmp_path: Path) -> None:
     place = cluster.place("met_at_once", tmp_path)
-    program = "from jobs.registry import reading\nwith reading(): print('there')"
-    started = [
+    program = "from jobs.registry import reading\nwith reading(): print('ready')"
+    processes = [
         subprocess.Popen(
             [sys.executable, "-c", program], cwd=CHECKOUT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
             env=dict(os.environ) | place | {"EXCHANGE_HOME": str(tmp_path / str(number))},
         )
         for number in range(6)
     ]  # fmt: skip
-    output = [one.communicate(timeout=400) for one in started]
-    assert [one.returncode for one in started] == [0] * 6, output
+    output = [process.communicate(timeout=400) for process in processes]
+    assert [process.returncode for process in processes] == [0] * 6, output

@@ -1,4 +1,4 @@
-"""Buyers read releases that lie in the object store through our own door, and the store is asked for no more."""
+"""Buyers read releases in the object store through the sharing server, which fetches only the bytes they request."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ from tests.lake.trial import Trial, day
 
 pytestmark = pytest.mark.timeout(1800)
 
-# Values that do not compress: more than all buffers between the store and the client hold. The rows are wide, because
-# most of a release's cost is by the row.
+# Incompressible values, more than all buffers between store and client hold. The rows are wide because a release costs
+# mostly by the row.
 ROWS = 500_000
 VALUES = [f"value_{number}" for number in range(12)]
 QUERY = f"""SELECT meter, id, {", ".join(f"xxhash64(id, {number}) AS {name}" for number, name in enumerate(VALUES))}
 FROM silver.{{source}} LATERAL VIEW explode(sequence(1L, {ROWS}L)) AS id"""
 COLUMNS = {"meter": "STRING", "id": "BIGINT"} | dict.fromkeys(VALUES, "BIGINT")
-# What the server fetches at once: its piece, and what it reads ahead.
-AT_ONCE = (4 << 20) + (512 << 10)
+# The most that the server fetches in one request: a piece and its read-ahead.
+MOST_PER_REQUEST = (4 << 20) + (512 << 10)
 
 
 @pytest.fixture
@@ -43,23 +43,23 @@ def product(on_cluster: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     on_cluster.enter()
     source = exchange.source({"meter": "STRING"}, ("meter",))
     source.take([("m1",)])
-    made = exchange.product(COLUMNS, ("id",), QUERY.format(source=source.name))
+    product = exchange.product(COLUMNS, ("id",), QUERY.format(source=source.name))
     for step in ("gold", "check", "release"):
-        assert run_step(step, made, day(0), "r").status == "succeeded"
-    return made
+        assert run_step(step, product, day(0), "r").status == "succeeded"
+    return product
 
 
 @pytest.fixture
 def door(product: str, tmp_path: Path) -> Iterator[Door]:
-    """The sharing server over that lake."""
+    """The sharing server on that lake."""
     assert str(lake.location(f"gold.{product}")).startswith("s3://")
     with open_door(tmp_path) as opened:
         yield opened
 
 
 @pytest.fixture
-def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
-    """First and last byte of each part of a data file that the store is asked for, as it goes over the wire."""
+def requested(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
+    """First and last byte of each range of a data file requested from the store, as sent over the wire."""
     spans: list[tuple[int, int]] = []
     real = AIOHTTPSession.send
 
@@ -81,15 +81,15 @@ def file_of(door: Door, token: str, product: str) -> dict[str, Any]:
         return dict(line["file"])
 
 
-def covers(asked: list[tuple[int, int]], first: int, last: int) -> bool:
-    """Whether the parts are those bytes, each once and no other."""
-    ends = [first - 1, *(end for _, end in asked)]
-    return ends[-1] == last and all(start == end + 1 for (start, _), end in zip(asked, ends, strict=False))
+def covers(requested: list[tuple[int, int]], first: int, last: int) -> bool:
+    """Whether the ranges cover these bytes, each exactly once, and no others."""
+    ends = [first - 1, *(end for _, end in requested)]
+    return ends[-1] == last and all(start == end + 1 for (start, _), end in zip(requested, ends, strict=False))
 
 
-# One test, because the file is dear to make.
+# One test, because the file is expensive to make.
 def test_buyers_read_what_they_are_granted_and_no_other_bytes_are_fetched(
-    door: Door, asked: list[tuple[int, int]], product: str
+    door: Door, requested: list[tuple[int, int]], product: str
 ) -> None:
     _, token = door.grant(product)
     file = file_of(door, token, product)
@@ -97,36 +97,36 @@ def test_buyers_read_what_they_are_granted_and_no_other_bytes_are_fetched(
         content = copy.read_bytes()
     assert len(content) == file["size"] > 40 << 20
     with httpx.Client(trust_env=False, timeout=180) as client:
-        parts_are_passed_on(client, file, content, asked)
-        asked.clear()
+        ranges_are_passed_on(client, file, content, requested)
+        requested.clear()
         assert client.get(file["url"]).content == content
-    assert covers(asked, 0, file["size"] - 1)
-    assert max(last - first + 1 for first, last in asked) <= AT_ONCE
+    assert covers(requested, 0, file["size"] - 1)
+    assert max(last - first + 1 for first, last in requested) <= MOST_PER_REQUEST
     rows_are_those_of_the_release(door.url(token, product), product)
     a_revoked_grant_stops_at_the_next_bytes(file, product)
 
 
-def parts_are_passed_on(
-    client: httpx.Client, file: dict[str, Any], content: bytes, asked: list[tuple[int, int]]
+def ranges_are_passed_on(
+    client: httpx.Client, file: dict[str, Any], content: bytes, requested: list[tuple[int, int]]
 ) -> None:
-    size, far = file["size"], AT_ONCE + 1_500_000
+    size, far = file["size"], MOST_PER_REQUEST + 1_500_000
     for header, first, last in (
         ("bytes=10-19", 10, 19),
         ("bytes=-8", size - 8, size - 1),
         (f"bytes=1000000-{far}", 1_000_000, far),
     ):
-        asked.clear()
+        requested.clear()
         part = client.get(file["url"], headers={"Range": header})
         assert (part.status_code, part.content) == (206, content[first : last + 1])
         assert part.headers["content-range"] == f"bytes {first}-{last}/{size}"
-        assert covers(asked, first, last), asked
+        assert covers(requested, first, last), requested
 
 
 def rows_are_those_of_the_release(url: str, product: str) -> None:
-    bought = delta_sharing.load_as_pandas(url).sort_values("id", ignore_index=True)
-    sold = lake.read_table(f"gold.{product}").toArrow().to_pandas().sort_values("id", ignore_index=True)
-    assert len(bought) == ROWS
-    assert bought.equals(sold[list(bought.columns)])
+    received = delta_sharing.load_as_pandas(url).sort_values("id", ignore_index=True)
+    released = lake.read_table(f"gold.{product}").toArrow().to_pandas().sort_values("id", ignore_index=True)
+    assert len(received) == ROWS
+    assert received.equals(released[list(received.columns)])
 
 
 def a_revoked_grant_stops_at_the_next_bytes(file: dict[str, Any], product: str) -> None:
