@@ -1,4 +1,4 @@
-"""What somebody is told of an Airflow that answers late, not at all, or only by half."""
+"""The client's messages about an Airflow that responds late, not at all, or only in part."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ WHOLE, CUT = EMPTY % 32, EMPTY % 64
 
 @contextmanager
 def answering(reply: bytes, seconds: float) -> Iterator[Client]:
-    """A server that says something some time after it was asked, and closes."""
+    """Run a server that sends one response after some seconds and closes; yields a client of it."""
     ended = threading.Event()
 
     def answer(listening: socket.socket) -> None:
-        asked, _ = listening.accept()
-        with asked:
-            asked.recv(65_536)
+        connection, _ = listening.accept()
+        with connection:
+            connection.recv(65_536)
             ended.wait(seconds)
-            asked.sendall(reply)
+            connection.sendall(reply)
 
     with socket.create_server(("127.0.0.1", 0)) as listening:
         thread = threading.Thread(target=answer, args=(listening,))
@@ -40,31 +40,31 @@ def answering(reply: bytes, seconds: float) -> Iterator[Client]:
 
 
 def test_a_late_response_is_accepted() -> None:
-    with answering(WHOLE, 1.0) as asking:
-        assert asking.dags() == {}
+    with answering(WHOLE, 1.0) as airflow:
+        assert airflow.dags() == {}
 
 
 def test_a_timeout_names_the_request_and_the_log(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(client, "_SECONDS", 0.2)
-    with answering(WHOLE, 60.0) as asking, pytest.raises(ExchangeError) as caught:
-        asking.dags()
+    with answering(WHOLE, 60.0) as airflow, pytest.raises(ExchangeError) as caught:
+        airflow.dags()
     assert "Airflow does not answer GET /api/v2/dags" in str(caught.value)
     assert "timed out" in str(caught.value)
     assert caught.value.next_step == "read airflow/logs/services/api-server.log in EXCHANGE_HOME, then start again"
 
 
 def test_a_truncated_response_is_an_exchange_error() -> None:
-    with answering(CUT, 0.0) as asking, pytest.raises(ExchangeError, match=r"does not answer GET .*expected 64"):
-        asking.dags()
-    with answering(CUT, 0.0) as asking:
-        assert not asking.is_up()
+    with answering(CUT, 0.0) as airflow, pytest.raises(ExchangeError, match=r"does not answer GET .*expected 64"):
+        airflow.dags()
+    with answering(CUT, 0.0) as airflow:
+        assert not airflow.is_up()
 
 
 def test_an_error_response_is_shown_with_its_body() -> None:
     message = r"answered 403 to GET /api/v2/dags\?limit=.*: not with this token"
     refusing = b"HTTP/1.1 403 Forbidden\r\n\r\nnot with this token"
-    with answering(refusing, 0.0) as asking, pytest.raises(ExchangeError, match=message):
-        asking.dags()
+    with answering(refusing, 0.0) as airflow, pytest.raises(ExchangeError, match=message):
+        airflow.dags()
 
 
 def test_requests_to_loopback_ignore_proxies(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -72,8 +72,8 @@ def test_requests_to_loopback_ignore_proxies(monkeypatch: pytest.MonkeyPatch) ->
         monkeypatch.setenv(name, "http://127.0.0.1:9")
     monkeypatch.delenv("NO_PROXY", raising=False)
     monkeypatch.delenv("no_proxy", raising=False)
-    with answering(WHOLE, 0.0) as asking:
-        assert asking.dags() == {}
+    with answering(WHOLE, 0.0) as airflow:
+        assert airflow.dags() == {}
 
 
 def test_a_refused_connection_is_reported() -> None:

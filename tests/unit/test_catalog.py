@@ -1,4 +1,4 @@
-"""Declarations: every mistake names its file, line and field, and costs only the declaration that it is in."""
+"""Declarations: every error names its file, line and field, and invalidates only its own declaration."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from jobs.errors import DeclarationError, NotFound
 from tests.declaring import declaration_text, declare_product, product, source, write
 
 SOURCE = declaration_text(source(("meter", "day", "kwh"), title="Meters", cadence="@daily"))
-# People write it bare, which is no text by itself in YAML.
+# Written without quotes, as people do: YAML then reads a boolean.
 SOURCE = SOURCE.replace("redistribution: 'yes'", "redistribution: yes")
 
 
@@ -50,9 +50,9 @@ def test_an_error_names_its_line_and_field(
 ) -> None:
     assert before in SOURCE
     file = write_source(root, "utility", "broken", SOURCE.replace(before, after))
-    found = load_sources()
-    assert list(found.sources) == ["good"]
-    (mistake,) = found.mistakes
+    loaded = load_sources()
+    assert list(loaded.sources) == ["good"]
+    (mistake,) = loaded.mistakes
     assert (mistake.file, mistake.line) == (file, line)
     assert mistake.field == field
     assert message in str(mistake)
@@ -99,10 +99,10 @@ def test_inputs_are_read_from_the_query(root: Path) -> None:
     query = "WITH good AS (SELECT * FROM silver.good) SELECT * FROM good JOIN gold.other AS o ON true"
     write_product(root, "load", query)
     write_product(root, "other", "SELECT 1 AS x FROM silver.Good")
-    found = load_catalog()
-    assert found.product("load").inputs == ("gold.other", "silver.good")
-    assert found.product("other").inputs == ("silver.good",)
-    assert found.mistakes == ()
+    catalog = load_catalog()
+    assert catalog.product("load").inputs == ("gold.other", "silver.good")
+    assert catalog.product("other").inputs == ("silver.good",)
+    assert catalog.mistakes == ()
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The command line without an engine: what it accepts, how it speaks of mistakes, and how soon it answers."""
+"""The command line without an engine: what it accepts, how it reports errors, and how little it imports."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "home"
 
 
-def said(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
-    """Exit code, stdout and stderr of one command."""
+def run_command(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
+    """Run one command; returns exit code, stdout and stderr."""
     code = program.run(arguments)
     out, err = capsys.readouterr()
     return code, out, err
@@ -127,9 +127,9 @@ def test_data_cannot_rewrite_the_terminal() -> None:
 
 @pytest.mark.parametrize("command", LISTS)
 def test_every_list_is_one_json_document_even_if_empty(command: str, capsys: pytest.CaptureFixture[str]) -> None:
-    code, out, err = said(capsys, command, "--json")
+    code, out, err = run_command(capsys, command, "--json")
     assert (code, json.loads(out), err) == (0, [], "")
-    code, out, err = said(capsys, command)
+    code, out, err = run_command(capsys, command)
     assert (code, out) == (0, "")
     assert err.count("\n") == 1
 
@@ -168,7 +168,7 @@ def test_every_list_is_one_json_document_even_if_empty(command: str, capsys: pyt
 def test_a_user_error_is_one_line_and_exits_with_2(
     arguments: list[str], expected: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    code, out, err = said(capsys, *arguments)
+    code, out, err = run_command(capsys, *arguments)
     assert (code, out) == (program.USERS_MISTAKE, "")
     assert err.startswith("error: ")
     assert err.count("\n") == 1
@@ -177,7 +177,7 @@ def test_a_user_error_is_one_line_and_exits_with_2(
 
 def test_an_invalid_setting_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setenv("EXCHANGE_SHARE_PORT", "many")
-    code, _, err = said(capsys, "sources")
+    code, _, err = run_command(capsys, "sources")
     assert code == program.USERS_MISTAKE
     assert "EXCHANGE_SHARE_PORT" in err
 
@@ -186,12 +186,12 @@ def test_a_broken_declaration_is_listed_beside_valid_ones(tmp_path: Path, capsys
     folder = tmp_path / "catalogue/dags/sources/utility/broken"
     folder.mkdir(parents=True)
     (folder / "source.yaml").write_text(yaml.safe_dump({"title": "T"}))
-    code, out, err = said(capsys, "sources", "--json")
-    found = json.loads(out)
+    code, out, err = run_command(capsys, "sources", "--json")
+    sources = json.loads(out)
     assert (code, err) == (0, "")
-    assert found[0]["source"] == "broken"
-    assert "source.yaml" in found[0]["mistake"]
-    code, _, err = said(capsys, "land", "broken")
+    assert sources[0]["source"] == "broken"
+    assert "source.yaml" in sources[0]["mistake"]
+    code, _, err = run_command(capsys, "land", "broken")
     assert code == program.USERS_MISTAKE
     assert "source.yaml" in err
 
@@ -203,12 +203,12 @@ def test_a_broken_declaration_is_listed_beside_valid_ones(tmp_path: Path, capsys
 def test_the_exit_code_depends_on_the_kind_of_error(
     kind: type[Exception], code: int, capsys: pytest.CaptureFixture[str], home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fails() -> None:
+    def fail() -> None:
         raise kind("what went wrong\nin two lines")
 
-    monkeypatch.setattr(program, "_COMMANDS", (("Engineer", "fails", fails), ("Engineer", "works", lambda: None)))
-    found, out, err = said(capsys, "fails")
-    assert (found, out) == (code, "")
+    monkeypatch.setattr(program, "_COMMANDS", (("Engineer", "fails", fail), ("Engineer", "works", lambda: None)))
+    exit_code, out, err = run_command(capsys, "fails")
+    assert (exit_code, out) == (code, "")
     assert err.count("\n") == 1
     logs = list((home / "logs").glob("*.log"))
     assert bool(logs) == (code == program.UNEXPECTED)
@@ -218,28 +218,28 @@ def test_the_exit_code_depends_on_the_kind_of_error(
 
 
 def test_ctrl_c_exits_with_130(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    def waits() -> None:
+    def wait() -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(program, "_COMMANDS", (("Engineer", "waits", waits), ("Engineer", "works", lambda: None)))
-    assert said(capsys, "waits")[0] == program.INTERRUPTED
+    monkeypatch.setattr(program, "_COMMANDS", (("Engineer", "waits", wait), ("Engineer", "works", lambda: None)))
+    assert run_command(capsys, "waits")[0] == program.INTERRUPTED
 
 
 def test_a_profile_file_is_never_left_without_a_grant(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "profile.share"
-    code, _, _ = said(capsys, "grant", "x", "--to", "b", "--days", "9", "--out", str(out))
+    code, _, _ = run_command(capsys, "grant", "x", "--to", "b", "--days", "9", "--out", str(out))
     assert code == program.USERS_MISTAKE
     assert not out.exists()
     out.write_text("mine")
-    code, _, err = said(capsys, "grant", "x", "--to", "b", "--days", "9", "--out", str(out))
+    code, _, err = run_command(capsys, "grant", "x", "--to", "b", "--days", "9", "--out", str(out))
     assert code == program.USERS_MISTAKE
     assert "exists already" in err
     assert out.read_text() == "mine"
 
 
 def test_help_names_the_three_users_and_imports_nothing_heavy() -> None:
-    asked = "import sys; from jobs.cli import program; program.run(['--help']); print(sorted(sys.modules))"
-    done = subprocess.run([sys.executable, "-c", asked], capture_output=True, text=True, check=True)
+    script = "import sys; from jobs.cli import program; program.run(['--help']); print(sorted(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     for panel in ("Engineer", "Exchange staff", "Buyer"):
         assert panel in done.stdout
     loaded = done.stdout.rsplit("[", 1)[1]

@@ -1,4 +1,4 @@
-"""The column dictionary fills in what contracts leave out, and refuses a contract that says otherwise."""
+"""The column dictionary completes contracts and refuses contradictions."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def dictionary(root: Path, text: str = DICTIONARY) -> Path:
 
 
 def full() -> dict[str, Any]:
-    """A contract that says all of what the dictionary says."""
+    """A contract that repeats everything in the dictionary."""
     return readings(**deepcopy(WRITTEN_IN_FULL))
 
 
@@ -247,7 +247,7 @@ _ENTRIES = st.lists(
 
 @given(entries=_ENTRIES, own=st.sampled_from([{}, {"required": True}, {"classification": "internal"}]))
 def test_completing_a_shortened_contract_restores_it(entries: list[ColumnEntry], own: dict[str, Any]) -> None:
-    known = ColumnDictionary(Path("columns.yaml"), {e.name: e for e in entries})
+    column_dictionary = ColumnDictionary(Path("columns.yaml"), {e.name: e for e in entries})
     columns = []
     for entry in entries:
         column: dict[str, Any] = {"name": entry.name, **own, **entry.fields}
@@ -255,9 +255,9 @@ def test_completing_a_shortened_contract_restores_it(entries: list[ColumnEntry],
             column["customProperties"] = [{"property": "unit", "value": entry.unit}]
         columns.append(column)
     document = {"schema": [{"properties": columns}]}
-    shortened = {"schema": [{"properties": [known.shorten(c) for c in columns]}]}
-    assert known.complete(document, Path("x.yaml")) == document
-    assert known.complete(shortened, Path("x.yaml")) == document
+    shortened = {"schema": [{"properties": [column_dictionary.shorten(c) for c in columns]}]}
+    assert column_dictionary.complete(document, Path("x.yaml")) == document
+    assert column_dictionary.complete(shortened, Path("x.yaml")) == document
     assert all("description" not in c for c in shortened["schema"][0]["properties"])
 
 
@@ -288,7 +288,7 @@ def test_a_text_fits_its_type_or_not(value: str, kind: str, expression: str, exp
 
 # The default catalogue.
 
-# Published under these names before the rule; a rename would break whoever reads them.
+# Published under these names before the rule; renaming them would break readers.
 UNIT_NOT_LAST = {
     "rate", "hours_read", "age_from", "tone", "mean_tone", "lowest_tone", "article_length", "actor1_offset",
     "actor2_offset", "action_offset",
@@ -304,7 +304,7 @@ def default(monkeypatch: pytest.MonkeyPatch) -> ColumnDictionary:
 
 
 def default_columns() -> dict[str, list[str]]:
-    """Names of the columns that each contract of the default catalogue writes down."""
+    """Names of the columns in each contract of the default catalogue."""
     files = sorted((REPOSITORY / "expectations").glob("*/*.yaml"))
     read = {f"{f.parent.name}.{f.stem}": yaml.safe_load(f.read_text("utf-8")) for f in files}
     return {table: [p["name"] for p in d["schema"][0]["properties"]] for table, d in read.items()}

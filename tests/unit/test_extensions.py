@@ -1,4 +1,4 @@
-"""An installed package adds to the exchange by name, and a name in YAML reaches nothing else."""
+"""An installed package extends the exchange by name, and a type in YAML can load nothing else."""
 
 from __future__ import annotations
 
@@ -109,9 +109,9 @@ def test_a_package_without_the_required_function_is_refused(site: Site, tmp_path
         list(fetch(block, "readings", tmp_path))
 
 
-def outliers(kind: str = "at_most_times_median", **told: object) -> dict[str, object]:
-    """A contract whose energy must keep a rule of an added kind."""
-    entry = {"type": "custom", "engine": "exchange", "name": "outliers", "implementation": {"type": kind, **told}}
+def outliers(kind: str = "at_most_times_median", **parameters: object) -> dict[str, object]:
+    """A contract with a rule of an added kind for energy_kwh."""
+    entry = {"type": "custom", "engine": "exchange", "name": "outliers", "implementation": {"type": kind, **parameters}}
     return readings(energy_kwh={"quality": [entry]})
 
 

@@ -1,4 +1,4 @@
-"""What engine, object store and system raise when they fail, told in one line that says what to do."""
+"""Errors of the engine, the object store and the system become one line with a next step."""
 
 from __future__ import annotations
 
@@ -59,8 +59,8 @@ def test_an_engine_error_is_translated_into_one_line(error: Exception, message: 
 
 
 def test_a_broken_connection_is_reported_without_grpc_details() -> None:
-    told = 'status = StatusCode.UNAVAILABLE\n\tdetails = "Socket closed"\n\tdebug_error_string = "UNKNOWN"\n>'
-    raised = SparkConnectGrpcException(f"<_InactiveRpcError of RPC that terminated with:\n\t{told}")
+    details = 'status = StatusCode.UNAVAILABLE\n\tdetails = "Socket closed"\n\tdebug_error_string = "UNKNOWN"\n>'
+    raised = SparkConnectGrpcException(f"<_InactiveRpcError of RPC that terminated with:\n\t{details}")
     assert engine_message(raised) == "Socket closed"
 
 

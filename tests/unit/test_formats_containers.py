@@ -1,4 +1,4 @@
-"""gz, zip and tar: opened as streams, refused when damaged, encrypted, nested or out of all proportion."""
+"""gz, zip and tar: opened as streams, refused if damaged, encrypted, nested or a bomb."""
 
 from __future__ import annotations
 
@@ -30,21 +30,21 @@ def landed(tmp_path: Path, data: bytes) -> Path:
 
 
 def zipped(files: dict[str, bytes], method: int = zipfile.ZIP_DEFLATED) -> bytes:
-    held = io.BytesIO()
-    with zipfile.ZipFile(held, "w", method) as archive:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", method) as archive:
         for name, data in files.items():
             archive.writestr(name, data)
-    return held.getvalue()
+    return buffer.getvalue()
 
 
 def tarred(files: dict[str, bytes], mode: str = "w") -> bytes:
-    held = io.BytesIO()
-    with tarfile.open(fileobj=held, mode=mode) as archive:  # type: ignore[call-overload]
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode=mode) as archive:  # type: ignore[call-overload]
         for name, data in files.items():
             info = tarfile.TarInfo(name)
             info.size = len(data)
             archive.addfile(info, io.BytesIO(data))
-    return held.getvalue()
+    return buffer.getvalue()
 
 
 def cells(path: Path, name: str = "x", **form: Any) -> list[tuple[Any, ...]]:
@@ -149,7 +149,7 @@ def test_a_zip_bomb_is_refused_long_before_it_is_unpacked(tmp_path: Path) -> Non
     packer = zlib.compressobj(9, wbits=31)
     line = (b"1," + b"2" * 65533 + b"\n") * 16
     data = packer.compress(b"a,b\n") + b"".join(packer.compress(line) for _ in range(200)) + packer.flush()
-    # One packing reaches 1000:1 at most, so a bomb is packed twice.
+    # Compression reaches 1000:1 at most, so a bomb is compressed twice.
     path = landed(tmp_path, zipped({"in.csv.gz": data}))
     assert path.stat().st_size < 20_000
     unpacked = 0

@@ -1,4 +1,4 @@
-"""The ``format:`` and ``connector:`` blocks: a mistake is named at its field before any byte is read."""
+"""The ``format:`` and ``connector:`` blocks: an error names its field before any byte is read."""
 
 from __future__ import annotations
 

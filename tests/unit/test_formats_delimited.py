@@ -1,4 +1,4 @@
-"""Delimited text: rows come back as they were written, and damage costs the damaged lines only."""
+"""Delimited text: rows are read back as written, and damage loses only the damaged lines."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ TINY = Bounds(block=90, record=40, step=20)
 def publisher_file(name: str) -> Path:
     path = DATA / name
     if not path.exists():
-        pytest.skip(f"the publishers' files are not here: {path}")
+        pytest.skip(f"the publishers' files are absent: {path}")
     return path
 
 
@@ -71,7 +71,7 @@ def test_what_the_csv_module_writes_is_read_back(
     writer = csv.writer(text, delimiter=delimiter, lineterminator=line_end, quoting=quoting)  # type: ignore[arg-type]
     writer.writerows([names, *table])
     content = text.getvalue()
-    # csv leaves a cell with the other line end bare; every reader of files takes that for a line end.
+    # The csv module does not quote a cell with the other line end, which readers take for a line end.
     if quoting == csv.QUOTE_MINIMAL:
         content = io.StringIO(newline="").getvalue()
         text = io.StringIO(newline="")

@@ -45,9 +45,9 @@ def test_fixing_a_rule_never_lowers_score_or_grade(results: list[RuleResult], da
         return
     before = grade(results, ROWS)
     position = data.draw(st.integers(0, len(results) - 1))
-    mended = list(results)
-    mended[position] = replace(mended[position], passed=True, unexpected=0)
-    after = grade(mended, ROWS)
+    fixed = list(results)
+    fixed[position] = replace(fixed[position], passed=True, unexpected=0)
+    after = grade(fixed, ROWS)
     assert after.score >= before.score
     assert after.grade <= before.grade
     assert after.passed >= before.passed
@@ -73,8 +73,8 @@ def test_an_unassessed_dimension_caps_the_grade_at_c(results: list[RuleResult]) 
 
 @given(rule_results())
 def test_info_rules_never_count(results: list[RuleResult]) -> None:
-    kept = [f for f in results if f.severity != "info"]
-    assert grade(results, ROWS) == grade(kept, ROWS)
+    counted = [f for f in results if f.severity != "info"]
+    assert grade(results, ROWS) == grade(counted, ROWS)
 
 
 @pytest.mark.parametrize(

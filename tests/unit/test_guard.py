@@ -1,4 +1,4 @@
-"""What a step that writes is given up for, and what it must not be asked outside of one."""
+"""When a writing step is retried or given up, and what must not be called outside of one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What infra/ carries for containers: nothing of it was ever run, so it is held against schemas and the program."""
+"""Container files in infra/, never run so far, are checked against schemas and the program."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ def documents(file: Path) -> list[dict[str, Any]]:
 
 
 def pods(file: Path) -> list[dict[str, Any]]:
-    """The pods that a file's documents describe."""
-    found = []
+    """The pods described by a file."""
+    specs = []
     for document in documents(file):
         spec = document.get("spec", {})
         template = spec.get("template") or spec.get("jobTemplate", {}).get("spec", {}).get("template")
         if template:
-            found.append(template["spec"])
-    return found
+            specs.append(template["spec"])
+    return specs
 
 
 @pytest.mark.parametrize("file", MANIFESTS, ids=lambda file: file.name)
@@ -43,11 +43,11 @@ def test_manifests_are_valid_for_kubernetes(file: Path) -> None:
 
 
 def test_the_kustomization_names_every_manifest_and_its_image() -> None:
-    (told,) = documents(INFRA / "kubernetes" / "kustomization.yaml")
-    assert told["kind"] == "Kustomization"
-    assert sorted(told["resources"]) == [file.name for file in MANIFESTS]
+    (kustomization,) = documents(INFRA / "kubernetes" / "kustomization.yaml")
+    assert kustomization["kind"] == "Kustomization"
+    assert sorted(kustomization["resources"]) == [file.name for file in MANIFESTS]
     images = {container["image"] for file in MANIFESTS for pod in pods(file) for container in pod["containers"]}
-    assert images == {image["name"] for image in told["images"]} == {"exchange"}
+    assert images == {image["name"] for image in kustomization["images"]} == {"exchange"}
 
 
 @pytest.mark.parametrize("file", [file for file in MANIFESTS if pods(file)], ids=lambda file: file.name)

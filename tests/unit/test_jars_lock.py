@@ -1,4 +1,4 @@
-"""The jars of a cluster are of the Delta Lake that this project's requirements name."""
+"""A cluster's jars have the Delta Lake version that the requirements pin."""
 
 from __future__ import annotations
 

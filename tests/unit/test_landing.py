@@ -1,4 +1,4 @@
-"""Landing: bytes and manifest appear whole, once, and are never changed."""
+"""Landing: bytes and manifest appear whole and once, and never change."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Each module whose work an engine does is proven on both engines by a case that says so."""
+"""Each module that makes an engine work is covered by a test marked to run on both engines."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ ROOMS = ("lake", "silver", "check")
 
 
 def _marks() -> Iterator[tuple[str, list[str]]]:
-    """Where each mark `both_engines` of the lake's tests is, with its words: the reason, then modules."""
+    """Place and arguments of each `both_engines` mark in the lake tests: the reason, then modules."""
     for file in sorted((CHECKOUT / "tests" / "lake").glob("test_*.py")):
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Call) and ast.unparse(node.func).endswith("mark.both_engines"):
@@ -31,7 +31,7 @@ def test_every_engine_module_has_a_case_on_both_engines(room: str) -> None:
 
 
 def test_every_mark_gives_a_reason_and_names_existing_modules() -> None:
-    there = {module for room in ROOMS for module in _modules(room)}
+    existing = {module for room in ROOMS for module in _modules(room)}
     for place, (reason, *modules) in _marks():
-        assert reason and reason not in there, f"{place} gives no reason"
-        assert set(modules) <= there, f"{place} names modules that are not there"
+        assert reason and reason not in existing, f"{place} gives no reason"
+        assert set(modules) <= existing, f"{place} names modules that do not exist"

@@ -1,4 +1,4 @@
-"""Programs that are started: they end with who started them, also where that one is killed while it starts them."""
+"""Started programs end with their parent, even if it is killed while starting them."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ CHECKOUT = Path(__file__).resolve().parents[2]
 PROGRAM = """
 import os, time
 from jobs.operate.processes import _end_with_parent
-ask, parent = _end_with_parent(), os.getpid()
+end_with_parent, parent = _end_with_parent(), os.getpid()
 if os.fork():
     os._exit(0)
 while os.getppid() == parent:
-    time.sleep(0.01)  # A new parent is all that says that the old one is gone.
-ask()
+    time.sleep(0.01)  # Only a new parent shows that the old one is gone.
+end_with_parent()
 print("alive", flush=True)
 """
 

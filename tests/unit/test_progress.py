@@ -1,4 +1,4 @@
-"""What a round tells while it runs: each step's end once, also beside a scheduled run."""
+"""A round reports each step's end once while it runs, even beside a scheduled run."""
 
 from __future__ import annotations
 
@@ -26,38 +26,38 @@ def _record(number: int, step: str, status: str, rows: int | None = None) -> Run
     )  # fmt: skip
 
 
-def _told(source: Subject, records: Iterable[Run]) -> list[int]:
+def _report(source: Subject, records: Iterable[Run]) -> list[int]:
     return [run.id for run in take_records({source.dag_id: source}, records)]
 
 
 def test_two_records_of_one_step_are_reported_once_each() -> None:
     source = _source()
-    asked_for, scheduled = _record(1, "land", "succeeded"), _record(2, "land", "unchanged")
-    assert _told(source, [asked_for]) == [1]
-    assert _told(source, [asked_for, scheduled]) == [2]
+    requested, scheduled = _record(1, "land", "succeeded"), _record(2, "land", "unchanged")
+    assert _report(source, [requested]) == [1]
+    assert _report(source, [requested, scheduled]) == [2]
     for _ in range(3):
-        assert _told(source, [asked_for, scheduled]) == []
+        assert _report(source, [requested, scheduled]) == []
     assert source.has_moved
 
 
 def test_a_retried_step_is_the_source_s_current_step() -> None:
     source = _source()
-    _told(source, [_record(1, "land", "succeeded"), _record(2, "bronze", "failed"), _record(3, "land", "unchanged")])
+    _report(source, [_record(1, "land", "succeeded"), _record(2, "bronze", "failed"), _record(3, "land", "unchanged")])
     assert source.step == "land"
-    _told(source, [_record(4, "bronze", "succeeded", rows=7)])
+    _report(source, [_record(4, "bronze", "succeeded", rows=7)])
     assert (source.step, list(source.steps), source.rows) == ("bronze", ["land", "bronze"], 7)
     assert source.seconds == 6.0
 
 
 @given(st.lists(st.tuples(st.sampled_from(["land", "bronze", "silver"]), st.integers(0, 5), st.integers(1, 4))))
 def test_every_end_is_reported_exactly_once(steps: list[tuple[str, int, int]]) -> None:
-    """Steps begin in some round of asking and end some rounds later; all are listed each time, as the registry does."""
-    source, told = _source(), []
-    for asked in range(12):
+    """Steps start in one poll and end some polls later; each poll lists them all, as the registry does."""
+    source, reported = _source(), []
+    for poll in range(12):
         listed = [
-            _record(number, step, "running" if asked < begins + lasts else "succeeded")
+            _record(number, step, "running" if poll < begins + lasts else "succeeded")
             for number, (step, begins, lasts) in enumerate(steps, start=1)
-            if asked >= begins
+            if poll >= begins
         ]
-        told += _told(source, listed)
-    assert sorted(told) == list(range(1, len(steps) + 1))
+        reported += _report(source, listed)
+    assert sorted(reported) == list(range(1, len(steps) + 1))

@@ -1,4 +1,4 @@
-"""What the registry's queries find in a database in a file, without an engine."""
+"""The registry's queries on a real database file, without an engine."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def add(*rows: Any) -> None:
     with transaction() as session:
         for row in rows:
             session.add(row)
-            # In this order, whatever the unit of work would prefer.
+            # Insert in this order: the unit of work would choose its own.
             session.flush()
 
 

@@ -1,4 +1,4 @@
-"""A contract's rules: what each one says, and that a limit decides as people expect."""
+"""A contract's rules: what each one requires, and that limits compare as people expect."""
 
 from __future__ import annotations
 
@@ -31,20 +31,20 @@ def rules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 def test_column_properties_become_rules(rules: Any) -> None:
-    found = rules()
-    assert list(found) == [
+    compiled = rules()
+    assert list(compiled) == [
         "key.unique", "meter_code.required", "read_at.required", "energy_kwh.range", "quality_code.enum",
     ]  # fmt: skip
-    assert found["key.unique"].columns == ("meter_code", "read_at")
-    assert found["key.unique"].predicate is None
-    assert found["energy_kwh.range"].predicate == "`energy_kwh` >= 0 and `energy_kwh` <= 100"
-    assert found["quality_code.enum"].predicate == "`quality_code` in ('01', '02')"
-    assert all(rule.dimension in DIMENSIONS for rule in found.values())
+    assert compiled["key.unique"].columns == ("meter_code", "read_at")
+    assert compiled["key.unique"].predicate is None
+    assert compiled["energy_kwh.range"].predicate == "`energy_kwh` >= 0 and `energy_kwh` <= 100"
+    assert compiled["quality_code.enum"].predicate == "`quality_code` in ('01', '02')"
+    assert all(rule.dimension in DIMENSIONS for rule in compiled.values())
 
 
 def test_bounds_of_instants_are_compared_as_instants(rules: Any) -> None:
-    found = rules(read_at={"logicalTypeOptions": {"minimum": "2020-01-01T00:00:00Z"}})
-    assert found["read_at.range"].predicate == "`read_at` >= TIMESTAMP '2020-01-01T00:00:00Z'"
+    compiled = rules(read_at={"logicalTypeOptions": {"minimum": "2020-01-01T00:00:00Z"}})
+    assert compiled["read_at.range"].predicate == "`read_at` >= TIMESTAMP '2020-01-01T00:00:00Z'"
 
 
 def test_a_rule_about_all_rows_is_a_row_rule_and_a_share_is_not(rules: Any) -> None:

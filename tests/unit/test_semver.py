@@ -1,4 +1,4 @@
-"""A release's number tells a reader what to expect of it."""
+"""A release's number shows what kind of change it brings."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Shares of a file: together they are all of its rows, and no row is in two, however a worker cuts the file."""
+"""Shares of a file together hold every row exactly once, however workers cut the file."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ def batches(numbers: list[int], cuts: list[int]) -> list[pa.RecordBatch]:
 @given(NUMBERS, st.integers(1, 12), st.data())
 def test_each_row_is_in_one_share(numbers: list[int], of: int, data: st.DataObject) -> None:
     owners = data.draw(st.lists(st.integers(0, 2), min_size=of, max_size=of))
-    found: list[int] = []
+    rows: list[int] = []
     for worker in range(3):
         own = Shares(frozenset(share for share in range(of) if owners[share] == worker), of)
         for batch in batches(numbers, data.draw(st.lists(st.integers(0, 60), max_size=5))):
-            found += own.rows(batch).column("_row").to_pylist()
-    assert sorted(found) == numbers
+            rows += own.rows(batch).column("_row").to_pylist()
+    assert sorted(rows) == numbers
 
 
 def test_a_worker_with_all_shares_passes_batches_on_unchanged() -> None:
