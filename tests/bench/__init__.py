@@ -1,1 +1,1 @@
-"""How fast the steps are beside other ways to do the same work, and whether a day still costs a day after years."""
+"""Compares the steps' speed with other engines, and measures whether a day still costs a day after years."""

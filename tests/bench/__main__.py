@@ -24,9 +24,9 @@ PARTS = ("pipeline", "increment", "parse", "client", "cluster", "cluster-increme
 
 
 def main() -> int:
-    """Run the chosen parts, print their tables, and keep all figures as JSON under EXCHANGE_HOME/bench."""
+    """Run the chosen parts, print their tables, and write all figures as JSON under EXCHANGE_HOME/bench."""
     given = _arguments()
-    # Wide enough for a table that is written to a file, too.
+    # Also wide enough when the output goes to a file.
     console = Console(width=None if sys.stdout.isatty() else 180)
     folder = settings().home / "bench"
     scratch = folder / f"scratch-{os.getpid()}"
@@ -77,16 +77,16 @@ def _runner(part: str, given: argparse.Namespace) -> Part:
 def _arguments() -> argparse.Namespace:
     env = os.environ.get
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
-    parser.add_argument("--only", type=_parts, default=PARTS, help="parts to run, such as pipeline,parse")
+    parser.add_argument("--only", type=_parts, default=PARTS, help="parts to run, e.g. pipeline,parse")
     for name, kind, default, text in (
         ("ROWS", _count, "2_000_000", "rows of the pipeline"),
         ("ROUNDS", _count, "3", "runs of each contender"),
-        ("CONTENDERS", _contenders, ",".join(NAMES), "who runs the pipeline, such as ours,duckdb"),
-        ("DAYS", _days, "10,100,1000", "lengths of history at which one more day is timed"),
-        ("STEP", _count, "10", "days that one run takes in while history is made; 1 is the truest and the slowest"),
-        ("CLUSTER_CONTENDERS", _on_cluster, ",".join(ON_CLUSTER), "who runs the pipeline on the cluster"),
-        ("CLUSTER_DAYS", _days, "10,1000", "the same as DAYS, on the cluster"),
-        ("CLUSTER_STEP", _count, "50", "the same as STEP, on the cluster"),
+        ("CONTENDERS", _contenders, ",".join(NAMES), "contenders of the pipeline, e.g. ours,duckdb"),
+        ("DAYS", _days, "10,100,1000", "lengths of history, in days, at which to time one more day"),
+        ("STEP", _count, "10", "days loaded by one run while building history; 1 is most realistic and slowest"),
+        ("CLUSTER_CONTENDERS", _on_cluster, ",".join(ON_CLUSTER), "contenders of the pipeline on the cluster"),
+        ("CLUSTER_DAYS", _days, "10,1000", "like DAYS, on the cluster"),
+        ("CLUSTER_STEP", _count, "50", "like STEP, on the cluster"),
         ("CLIENT_ROWS", _count, "10_000_000", "rows of the shared table"),
     ):
         option = "--" + name.lower().replace("_", "-")
@@ -114,11 +114,11 @@ def _parts(text: str) -> tuple[str, ...]:
     return _among(PARTS, text)
 
 
-def _among(known: Sequence[str], text: str) -> tuple[str, ...]:
+def _among(choices: Sequence[str], text: str) -> tuple[str, ...]:
     chosen = tuple(text.split(","))
-    unknown = sorted(set(chosen) - set(known))
+    unknown = sorted(set(chosen) - set(choices))
     if unknown:
-        raise argparse.ArgumentTypeError(f"{', '.join(unknown)}: there are {', '.join(known)}")
+        raise argparse.ArgumentTypeError(f"unknown: {', '.join(unknown)}; expected some of {', '.join(choices)}")
     return chosen
 
 

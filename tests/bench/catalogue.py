@@ -1,4 +1,4 @@
-"""Declares the bench's source and product in a catalogue of their own, as any data engineer would declare them."""
+"""Declares the benchmark's source and product in a separate catalogue, as a data engineer would."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ schema:
 """
 
 
-# A history of days in one table is the plainest when each day is a partition.
+# A history of days is simplest when each day is a partition.
 _BY_DAY = {"read_month": "read_day", "yyyy-MM": "yyyy-MM-dd", "{4}-[0-9]{2}$": "{4}-[0-9]{2}-[0-9]{2}$"}
 
 
@@ -114,8 +114,8 @@ def declare(root: Path, *, copies: int = 1, by_day: bool = False) -> None:
     """Write the source, the product and both contracts under a catalogue's root.
 
     Args:
-        root: the folder that is to hold dags/ and expectations/.
-        copies: how many times; from the second on, a number is added to the names.
+        root: the folder for dags/ and expectations/.
+        copies: number of copies; names from the second on get a number.
         by_day: partition the table and the product by day instead of by month.
     """
     for copy in range(copies):

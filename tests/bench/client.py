@@ -1,4 +1,4 @@
-"""The official sharing client reading a released table from our server, beside pyarrow reading the same files."""
+"""Compares the official sharing client, reading a release from our server, with pyarrow reading the same files."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _START_SECONDS = 60
 _READ_SECONDS = 1800
 _ROWS_A_FILE = 1_000_000
 
-# Each read happens in a process of its own, timed from after its imports.
+# Each read runs in a separate process and is timed after its imports.
 _DIRECT = """
 import sys, time
 import pandas, pyarrow.dataset, pyarrow.parquet
@@ -49,10 +49,10 @@ serve("127.0.0.1", int(sys.argv[1]))
 
 
 def bench(console: Console, scratch: Path, rows: int, rounds: int) -> dict[str, Any]:
-    """Release a table of so many rows, serve it, and read it both ways in turn.
+    """Release a table with this many rows, serve it, and read it both ways in turn.
 
     Raises:
-        RuntimeError: the server does not start, a read fails, or the two give other rows.
+        RuntimeError: the server does not start, a read fails, or the two read different rows.
     """
     os.environ["EXCHANGE_HOME"] = str(scratch / "home")
     files = _release(rows)
@@ -71,30 +71,30 @@ def bench(console: Console, scratch: Path, rows: int, rounds: int) -> dict[str, 
         with suppress(subprocess.TimeoutExpired):
             server.wait(10)
         server.kill()
-    if len({found[1:] for found in (*direct, *client)}) != 1:
-        raise RuntimeError(f"the two read other rows: {direct[0][1:]} and {client[0][1:]}")
-    return _report(console, rows, files, [found[0] for found in direct], [found[0] for found in client])
+    if len({read[1:] for read in (*direct, *client)}) != 1:
+        raise RuntimeError(f"the two read different rows: {direct[0][1:]} and {client[0][1:]}")
+    return _report(console, rows, files, [read[0] for read in direct], [read[0] for read in client])
 
 
 def _report(console: Console, rows: int, files: list[Path], direct: list[float], client: list[float]) -> dict[str, Any]:
     size = sum(file.stat().st_size for file in files)
-    found = {
+    figures = {
         "rows": rows,
         "files": len(files),
         "bytes": size,
         "direct": statistics.median(direct),
         "client": statistics.median(client),
     }
-    found["speed"] = found["direct"] / found["client"]
+    figures["speed"] = figures["direct"] / figures["client"]
     title = f"{rows:,} rows, {len(files)} files, {size / 1e6:,.0f} MB into pandas"
     table = Table(title=f"{title}, medians of {len(direct)} rounds")
     for heading in ("", "seconds", "rows/s"):
         table.add_column(heading, justify="left" if not heading else "right")
-    table.add_row("pyarrow, the files themselves", f"{found['direct']:.2f}", f"{rows / found['direct']:,.0f}")
-    table.add_row("delta_sharing, from our server", f"{found['client']:.2f}", f"{rows / found['client']:,.0f}")
+    table.add_row("pyarrow, the files themselves", f"{figures['direct']:.2f}", f"{rows / figures['direct']:,.0f}")
+    table.add_row("delta_sharing, from our server", f"{figures['client']:.2f}", f"{rows / figures['client']:,.0f}")
     console.print(table)
-    console.print(f"the client reaches {found['speed']:.2f} of the direct read's speed (aim: at least 0.8)")
-    return found
+    console.print(f"the client reaches {figures['speed']:.2f} of the direct read's speed (aim: at least 0.8)")
+    return figures
 
 
 def _release(rows: int) -> list[Path]:
@@ -129,7 +129,7 @@ def _release(rows: int) -> list[Path]:
         for path, count in sorted(counts.items())
     ]
     manifest = {"product": PRODUCT, "release": "1.0.0", "files": listed}
-    made = Release(
+    release = Release(
         product=PRODUCT,
         major=1,
         minor=0,
@@ -145,7 +145,7 @@ def _release(rows: int) -> list[Path]:
         released_at=datetime.now(UTC),
     )
     with transaction() as session:
-        session.add(made)
+        session.add(release)
     return [folder / str(file["path"]) for file in listed]
 
 
@@ -163,7 +163,7 @@ def _wait(server: subprocess.Popen[bytes], port: int) -> None:
         try:
             opener.open(f"http://127.0.0.1:{port}/delta-sharing/shares", timeout=5)
         except HTTPError:
-            # It answers, if only that we may not ask.
+            # An error status also shows that it is up.
             return
         except OSError:
             time.sleep(0.1)

@@ -1,4 +1,4 @@
-"""Runs one contender once, in a process of its own, and writes down what it took."""
+"""Runs one contender once, in a separate process, and records its times."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ def main() -> None:
     engine = contender.start(work)
     ready = time.perf_counter()
     contender.run(engine, work)
-    found = {"start": ready - started, "seconds": work.seconds, "cpu": work.cpu, "spark": work.spark}
-    given.result.write_text(json.dumps(found))
+    figures = {"start": ready - started, "seconds": work.seconds, "cpu": work.cpu, "spark": work.spark}
+    given.result.write_text(json.dumps(figures))
     contender.stop(engine)
     sys.stdout.flush()
 

@@ -1,4 +1,4 @@
-"""Whether a day still costs a day after years: real daily runs, timed at 10, 100 and 1,000 days of history."""
+"""Measures whether a day still costs a day after years: real daily runs, timed at 10, 100 and 1,000 days of history."""
 
 from __future__ import annotations
 
@@ -38,14 +38,14 @@ _STEPS = (
 def bench(
     console: Console, scratch: Path, days: tuple[int, ...], step: int, *, on_cluster: bool = False
 ) -> dict[str, Any]:
-    """Build up the history by real runs and time some more days at each length.
+    """Build up history by real runs, and time some more days at each length.
 
     Args:
         console: where the table goes.
         scratch: an empty folder.
         days: lengths of history at which to time.
-        step: days that one seeding run takes in; 1 makes as many versions of every table as there are days.
-        on_cluster: on Apache Spark rather than the embedded engine; what it did is then counted too.
+        step: days loaded by one seeding run; 1 makes as many versions of every table as there are days.
+        on_cluster: run on Apache Spark instead of the embedded engine, and count its jobs and tasks too.
 
     Raises:
         RuntimeError: a run failed.
@@ -56,16 +56,16 @@ def bench(
     ended = watched(command, log=scratch / "log", env=dict(os.environ), cwd=CHECKOUT, limit=_LIMIT_SECONDS)
     if ended.code:
         raise RuntimeError(f"the daily runs ended with {ended.code}:\n{ended.output[-3000:]}")
-    found: dict[str, Any] = json.loads(result.read_text()) | {"peak": ended.peak}
-    _show(console, found, step)
-    return found
+    figures: dict[str, Any] = json.loads(result.read_text()) | {"peak": ended.peak}
+    _show(console, figures, step)
+    return figures
 
 
-def _show(console: Console, found: dict[str, Any], step: int) -> None:
-    points = found["points"]
+def _show(console: Console, figures: dict[str, Any], step: int) -> None:
+    points = figures["points"]
     labels = list(points[0]["seconds"])
     work = list(points[0]["spark"])
-    title = f"one more day ({found['rows_a_day']:,} rows), medians of {_TIMED}"
+    title = f"one more day ({figures['rows_a_day']:,} rows), medians of {_TIMED}"
     table = Table(title=f"{title}, milliseconds of wall (processor) time")
     for heading in ("days before", "silver versions", "files", *labels, "day", *work):
         table.add_column(heading, justify="right")
@@ -75,24 +75,24 @@ def _show(console: Console, found: dict[str, Any], step: int) -> None:
         done = [f"{point['spark'][x]:,.0f}" for x in work]
         table.add_row(str(point["days"]), str(point["versions"]), str(point["files"]), *cells, whole, *done)
     first, last = points[0], points[-1]
-    found["ratio"], found["cpu_ratio"] = last["day"] / first["day"], last["day_cpu"] / first["day_cpu"]
+    figures["ratio"], figures["cpu_ratio"] = last["day"] / first["day"], last["day_cpu"] / first["day_cpu"]
     console.print(table)
     console.print(
-        f"day {last['days']} costs {found['ratio']:.2f} × day {first['days']}"
-        f" ({found['cpu_ratio']:.2f} × in processor time; aim: at most 1.1);"
+        f"day {last['days']} costs {figures['ratio']:.2f} × day {first['days']}"
+        f" ({figures['cpu_ratio']:.2f} × in processor time; aim: at most 1.1);"
         f" seeded by real runs of {step} day{'s' if step > 1 else ''} each"
     )
 
 
 class _History:
-    """Days that arrive one after the other at the same source."""
+    """Days that arrive one after another at the same source."""
 
     def __init__(self, home: Path) -> None:
         self.home = home
         self.days = 0
 
     def arrive(self, count: int) -> datetime:
-        """Put the files of the next days into the watched folder; returns the last one's date."""
+        """Write the files of the next days to the drop folder; returns the date of the last."""
         folder = self.home / "drop" / SOURCE
         folder.mkdir(parents=True, exist_ok=True)
         for _ in range(count):
@@ -101,13 +101,13 @@ class _History:
             write_readings(file, METERS * 24, meters=METERS, first=date, seed=self.days)
             if self.days:
                 self._add_late(file, date)
-            # Not younger than a file that is still being written would be.
+            # Old enough not to look like a file still being written.
             os.utime(file, (time.time() - 60, time.time() - 60))
             self.days += 1
         return (_FIRST + timedelta(days=self.days - 1)).replace(tzinfo=UTC)
 
     def _add_late(self, file: Path, date: datetime) -> None:
-        """Some hours of the day before come again with corrected values, as meters do."""
+        """Repeat some hours of the day before with corrected values, as meters do."""
         late = self.home / "late.csv"
         before, seed = date - timedelta(days=1), 100_000 + self.days
         write_readings(late, METERS * _LATE_HOURS, meters=METERS, first=before, seed=seed, faults=False)
@@ -157,7 +157,7 @@ def _timed(history: _History, events: EventLog | None) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Live through the days, in a process of its own."""
+    """Run the days, in a separate process."""
     scratch, step, result = Path(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3])
     on_cluster, lengths = sys.argv[4] == "True", [int(days) for days in sys.argv[5:]]
     os.environ["EXCHANGE_HOME"] = str(scratch / "home")

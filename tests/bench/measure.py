@@ -1,4 +1,4 @@
-"""Runs a command and watches how much memory it and everything it started hold at the same time."""
+"""Runs a command and measures the peak memory of its whole process tree."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Ended:
 
 
 def watched(command: list[str], *, log: Path, env: dict[str, str], cwd: Path, limit: float) -> Ended:
-    """Run a command to its end; one that takes longer than `limit` seconds is killed with all it started."""
+    """Run a command to its end; after `limit` seconds, kill it with everything it started."""
     with log.open("wb") as out:
         process = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, env=env, cwd=cwd)
         peak = [0]
@@ -67,7 +67,7 @@ def _kill(pid: int) -> None:
 
 
 def machine() -> dict[str, object]:
-    """What it ran on, and how busy that was with other things."""
+    """The machine, and how busy it was with other work."""
     memory = psutil.virtual_memory()
     return {
         "cores": os.cpu_count(),

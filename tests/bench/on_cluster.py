@@ -1,4 +1,4 @@
-"""A cluster for the bench: a master and two workers of one core and 1 GB each, which write down what they do."""
+"""A cluster for the benchmark: a master and two workers of one core and 1 GB each, with an event log."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ WORKERS, CORES, MEMORY = 2, 1, "1g"
 
 @dataclass(frozen=True)
 class Up:
-    """A cluster that is up.
+    """A running cluster.
 
     Attributes:
         connect: address of its Connect server, with the token.
@@ -34,10 +34,10 @@ class Up:
 
 @contextmanager
 def cluster(home: Path) -> Iterator[Up]:
-    """Start a cluster whose state is under an EXCHANGE_HOME, and end it after the block."""
+    """Run a cluster with its state under an EXCHANGE_HOME, for the length of the block."""
     os.environ["EXCHANGE_HOME"] = str(home)
     os.environ.setdefault("EXCHANGE_JARS", str(CHECKOUT / ".exchange" / "cluster" / "jars"))
-    # What is measured is a server that has been started before.
+    # Measured is a server that has been started before.
     os.environ.setdefault("EXCHANGE_CLASS_ARCHIVE", "yes")
     from jobs.operate.cluster.rehearsal import prepare
 
@@ -52,9 +52,9 @@ def cluster(home: Path) -> Iterator[Up]:
     try:
         state, _ = up(Size(WORKERS, CORES, MEMORY))
         words = [word for word in shlex.split(environment_file().read_text()) if word != "export"]
-        told = dict(word.split("=", 1) for word in words)
+        variables = dict(word.split("=", 1) for word in words)
         yield Up(
-            connect=told["EXCHANGE_SPARK"],
+            connect=variables["EXCHANGE_SPARK"],
             master=f"spark://{HOST}:{state.ports['master']}",
             secret=make_spark_secret(),
             log=log,

@@ -1,4 +1,4 @@
-"""Reads what a contender left behind, so that those who did not do the same work are found out."""
+"""Reads the tables a contender left behind, to detect those that did different work."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _GOLD = (
 
 @dataclass(frozen=True)
 class Outcome:
-    """Counts and checksums of the four tables; equal for all who did the same work."""
+    """Counts and checksums of the four tables; equal for contenders that did the same work."""
 
     landed: int
     good: int
@@ -56,5 +56,5 @@ def _rows(lake: Path, layer: str) -> str:
 
 
 def _one(database: Any, rows: str, columns: str) -> tuple[Any, ...]:
-    found: tuple[Any, ...] = database.execute(f"SELECT {columns} FROM {rows}").fetchall()[0]
-    return found
+    row: tuple[Any, ...] = database.execute(f"SELECT {columns} FROM {rows}").fetchall()[0]
+    return row

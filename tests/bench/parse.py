@@ -1,4 +1,4 @@
-"""How long Airflow takes to read 600 declarations, and what those files import into its scheduler."""
+"""Measures how long Airflow takes to parse 600 declarations, and what they import into its scheduler."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _LIMIT_SECONDS = 300
 _FILES = ("ingest.py", "publish.py", "upkeep.py", "declarations.py")
 _HEAVY = ("pyspark", "pysail", "pandas", "great_expectations", "deltalake", "pyarrow")
 
-# Run in a process of its own: a scheduler's DAG processor forks from one that has Airflow imported already.
+# Run in a separate process: a scheduler's DAG processor forks from a process that has imported Airflow.
 _SCRIPT = """
 import json, sys, time
 started = time.perf_counter()
@@ -39,14 +39,14 @@ for file in sys.argv[2:]:
     seconds.setdefault("dags", 0)
     seconds["dags"] += len(bag.dags)
 modules = sorted({name.split(".")[0] for name in set(sys.modules) - before})
-found = {"import": imported - started, "modules": modules, **seconds, **processor}
+figures = {"import": imported - started, "modules": modules, **seconds, **processor}
 with open(sys.argv[1], "w") as result:
-    json.dump(found, result)
+    json.dump(figures, result)
 """
 
 
 def bench(console: Console, scratch: Path, rounds: int) -> dict[str, Any]:
-    """Parse the generated declarations some times, each in a process of its own.
+    """Parse the generated declarations several times, each in a separate process.
 
     Raises:
         RuntimeError: a declaration does not parse, or DAGs are missing.
@@ -60,20 +60,20 @@ def bench(console: Console, scratch: Path, rounds: int) -> dict[str, Any]:
         "PYTHONPATH": os.pathsep.join(filter(None, (str(CHECKOUT), os.environ.get("PYTHONPATH")))),
     }
     runs = [_parse(scratch / "parse.json", env) for _ in range(rounds)]
-    found = {name: statistics.median(run[name] for run in runs) for name in runs[0] if name != "modules"}
-    if found["dags"] != 2 * _EACH:
-        raise RuntimeError(f"{found['dags']} DAGs came of {2 * _EACH} declarations")
-    found["total"] = sum(found[file] for file in _FILES)
-    found["processor"] = sum(found[f"{file} processor"] for file in _FILES)
-    found["heavy"] = sorted(set(_HEAVY) & set(runs[0]["modules"]))
+    figures = {name: statistics.median(run[name] for run in runs) for name in runs[0] if name != "modules"}
+    if figures["dags"] != 2 * _EACH:
+        raise RuntimeError(f"{2 * _EACH} declarations gave {figures['dags']} DAGs")
+    figures["total"] = sum(figures[file] for file in _FILES)
+    figures["processor"] = sum(figures[f"{file} processor"] for file in _FILES)
+    figures["heavy"] = sorted(set(_HEAVY) & set(runs[0]["modules"]))
     console.print(
-        f"{2 * _EACH} declarations are read in {found['total']:.2f} s (aim: about 2 s; {found['processor']:.2f} s of"
-        f" processor time): sources {found['ingest.py']:.2f} s, products {found['publish.py']:.2f} s, all of it once"
-        f" more with every contract and rule, for mistakes, {found['declarations.py']:.2f} s;"
-        f" importing Airflow itself, not counted, {found['import']:.1f} s"
+        f"{2 * _EACH} declarations are parsed in {figures['total']:.2f} s (aim: about 2 s;"
+        f" {figures['processor']:.2f} s of processor time): sources {figures['ingest.py']:.2f} s,"
+        f" products {figures['publish.py']:.2f} s, checking everything with all contracts and rules"
+        f" {figures['declarations.py']:.2f} s; importing Airflow itself, not counted, {figures['import']:.1f} s"
     )
-    console.print(f"engines imported: {', '.join(found['heavy']) or 'none'}")
-    return found
+    console.print(f"engines imported: {', '.join(figures['heavy']) or 'none'}")
+    return figures
 
 
 def _parse(result: Path, env: dict[str, str]) -> dict[str, Any]:
@@ -82,5 +82,5 @@ def _parse(result: Path, env: dict[str, str]) -> dict[str, Any]:
     ended = subprocess.run(command, env=env, capture_output=True, text=True, timeout=_LIMIT_SECONDS, check=False)
     if ended.returncode:
         raise RuntimeError(f"the declarations do not parse:\n{(ended.stderr or ended.stdout)[-3000:]}")
-    found: dict[str, Any] = json.loads(result.read_text())
-    return found
+    figures: dict[str, Any] = json.loads(result.read_text())
+    return figures

@@ -1,4 +1,4 @@
-"""Our steps beside the same work done with other engines: interleaved, each run in a process of its own."""
+"""Compares our steps with the same work on other engines: interleaved, each run in a separate process."""
 
 from __future__ import annotations
 
@@ -39,17 +39,17 @@ class Run:
 
     @property
     def total(self) -> float:
-        """What counts: every step but landing, which no peer has."""
+        """The time compared: every step but landing, which no peer has."""
         return sum(took for step, took in self.seconds.items() if step not in _UNCOUNTED)
 
     @property
     def processor(self) -> float:
-        """The same in processor time."""
+        """The processor time compared."""
         return sum(took for step, took in self.cpu.items() if step not in _UNCOUNTED)
 
 
 def bench(console: Console, scratch: Path, rows: int, rounds: int, names: tuple[str, ...]) -> dict[str, Any]:
-    """Run the contenders in turn, round after round; the first one is what the others are compared with.
+    """Run the contenders in turn, round after round; the others are compared with the first.
 
     Raises:
         RuntimeError: a contender failed, or its tables are not those of the others.
@@ -61,10 +61,10 @@ def bench(console: Console, scratch: Path, rows: int, rounds: int, names: tuple[
     agreed: Outcome | None = None
     for number in range(rounds):
         for name, done in runs.items():
-            run, found = _run(name, csv, scratch / name)
-            agreed = agreed or found
-            if found != agreed:
-                raise RuntimeError(f"{name} did other work.\n  before: {agreed}\n  {name}: {found}")
+            run, outcome = _run(name, csv, scratch / name)
+            agreed = agreed or outcome
+            if outcome != agreed:
+                raise RuntimeError(f"{name} did different work.\n  before: {agreed}\n  {name}: {outcome}")
             done.append(run)
             took = f"{run.total:.2f} s, {run.processor:.1f} s of processor time"
             console.print(f"round {number + 1}: {name} {took}", style="dim")
@@ -87,21 +87,21 @@ def _run(name: str, csv: Path, folder: Path) -> tuple[Run, Outcome]:
     ended = watched(command, log=log, env=dict(os.environ), cwd=_CHECKOUT, limit=_LIMIT_SECONDS)
     if ended.code or not result.exists():
         raise RuntimeError(f"{name} ended with {ended.code}:\n{ended.output[-3000:]}")
-    found = json.loads(result.read_text())
+    figures = json.loads(result.read_text())
     left = outcome(folder / "lake")
     shutil.rmtree(folder)
     result.unlink()
-    return Run(found["start"], found["seconds"], found["cpu"], ended.peak, found["spark"]), left
+    return Run(figures["start"], figures["seconds"], figures["cpu"], ended.peak, figures["spark"]), left
 
 
 def _report(console: Console, rows: int, runs: dict[str, list[Run]], agreed: Outcome | None) -> dict[str, Any]:
-    found = {name: _median(done) for name, done in runs.items()}
-    ours = next((found[name] for name in ("ours", "ours_on_cluster") if name in found), None)
-    steps = list(next(iter(found.values()))["steps"])
+    figures = {name: _median(done) for name, done in runs.items()}
+    ours = next((figures[name] for name in ("ours", "ours_on_cluster") if name in figures), None)
+    steps = list(next(iter(figures.values()))["steps"])
     table = Table(title=f"{rows:,} rows, medians of {len(next(iter(runs.values())))} rounds, seconds")
     for heading in ("", "start", *steps, "total", "÷ ours", "processor", "÷ ours", "peak MiB", "rows/s"):
         table.add_column(heading, justify="left" if not heading else "right")
-    for name, row in found.items():
+    for name, row in figures.items():
         row["ratio"] = row["total"] / ours["total"] if ours else None
         row["cpu_ratio"] = row["cpu"] / ours["cpu"] if ours else None
         table.add_row(
@@ -111,7 +111,7 @@ def _report(console: Console, rows: int, runs: dict[str, list[Run]], agreed: Out
         )  # fmt: skip
     console.print(table)
     _show_spark(console, {name: done[-1].spark for name, done in runs.items() if done[-1].spark})
-    report: dict[str, Any] = {"rows": rows, "contenders": found, "outcome": str(agreed)}
+    report: dict[str, Any] = {"rows": rows, "contenders": figures, "outcome": str(agreed)}
     if ours:
         checks = sum(took for step, took in ours["steps"].items() if step.startswith("check"))
         report["expectations_share"] = checks / ours["total"]

@@ -1,4 +1,4 @@
-"""Writes hourly meter readings as a publisher would: mostly sound, with the faults that every steward knows."""
+"""Writes hourly meter readings as a publisher would: mostly valid, with the usual faults."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ FIRST_HOUR = datetime(2025, 1, 1)
 METERS = 5_000
 COLUMNS = ("meter", "read_at", "kwh", "status")
 _HOURS_AT_ONCE = 24
-# One row in so many has the fault.
+# One row in this many has the fault.
 _FAULTS = {
     "text_in_number": 5_000,
     "negative": 5_000,
@@ -29,7 +29,7 @@ _COPIED, _CONTRADICTED = 10_000, 50_000
 
 @dataclass(frozen=True)
 class Written:
-    """A file of readings; `rows` counts the header not."""
+    """A file of readings; `rows` does not count the header."""
 
     path: Path
     rows: int
@@ -39,7 +39,7 @@ class Written:
 def write_readings(
     path: Path, rows: int, *, meters: int = METERS, first: datetime = FIRST_HOUR, seed: int = 7, faults: bool = True
 ) -> Written:
-    """Stream so many rows to a CSV file, hour by hour and meter by meter; the same arguments give the same bytes."""
+    """Stream rows to a CSV file, hour by hour and meter by meter; the same arguments give the same bytes."""
     rng = np.random.default_rng(seed)
     options = pyarrow.csv.WriteOptions(include_header=False, quoting_style="none")
     schema = pa.schema([(name, pa.string()) for name in COLUMNS])
@@ -99,7 +99,7 @@ def _put(column: pa.Array, places: np.ndarray, value: str) -> pa.Array:
 
 
 def _with_copies(rng: np.random.Generator, table: pa.Table, bad: np.ndarray) -> pa.Table:
-    """Repeat some sound rows word for word, and some with another value: a key that says two things."""
+    """Repeat some valid rows exactly, and some with another value: a contradicting key."""
     sound = np.setdiff1d(np.arange(table.num_rows), bad, assume_unique=True)
     copied = sound[rng.random(len(sound)) < 1 / _COPIED]
     contradicted = np.setdiff1d(sound[rng.random(len(sound)) < 1 / _CONTRADICTED], copied)

@@ -1,4 +1,4 @@
-"""Counts the jobs, stages and tasks that Spark ran for a step, from the event log that its driver writes."""
+"""Counts the jobs, stages and tasks that Spark ran for a step, from its driver's event log."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from pathlib import Path
 from time import time
 from typing import Any
 
-# A plan as it was at first, and as Spark changed it on the way.
+# A plan as first made, and as changed by adaptive execution.
 _PLANS = ("SparkListenerSQLExecutionStart", "SparkListenerSQLAdaptiveExecutionUpdate")
 
 
 @dataclass
 class Work:
-    """What Spark did within some time.
+    """What Spark did in a period.
 
     Attributes:
         jobs: actions, and what Delta runs for them.
-        stages: those that ran; a stage whose output another job had made already did not.
+        stages: those that ran; a stage whose output an earlier job left is skipped.
         tasks: that ended, each the work of one core on one partition.
         task_seconds: time that cores spent in tasks.
         spilled: bytes that did not fit into memory and went to a disk.
@@ -37,7 +37,7 @@ class Work:
     call_sites: tuple[str, ...] = ()
 
     def add_task(self, event: dict[str, Any]) -> None:
-        """Count a task that ended."""
+        """Count a finished task."""
         took = event["Task Info"]["Finish Time"] - event["Task Info"]["Launch Time"]
         self.tasks += 1
         self.task_seconds += took / 1000
@@ -52,14 +52,14 @@ class EventLog:
 
     @property
     def java_options(self) -> str:
-        """What JDK_JAVA_OPTIONS must say when the driver starts; it is for no other program of Spark."""
+        """The JDK_JAVA_OPTIONS to start the driver with, and no other program of Spark."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        told = {"enabled": "true", "dir": self.folder.as_uri(), "compress": "false", "rolling.enabled": "false"}
-        return " ".join(f"-Dspark.eventLog.{name}={value}" for name, value in told.items())
+        options = {"enabled": "true", "dir": self.folder.as_uri(), "compress": "false", "rolling.enabled": "false"}
+        return " ".join(f"-Dspark.eventLog.{name}={value}" for name, value in options.items())
 
     @contextmanager
     def counted(self) -> Iterator[Work]:
-        """Count what the driver does within the block; the figures are there when it ends."""
+        """Count what the driver does in the block; the figures are complete when it ends."""
         began = int(time() * 1000)
         work = Work()
         yield work
@@ -86,13 +86,13 @@ class EventLog:
         for file in sorted(self.folder.glob("*")):
             with file.open(encoding="utf-8") as lines:
                 for line in lines:
-                    # The last one may be half written; it is of no job that has ended.
+                    # The last line may be incomplete; it belongs to no finished job.
                     if line.endswith("\n"):
                         yield json.loads(line)
 
 
 def _told(event: dict[str, Any]) -> str:
-    """What a job was for, as far as Spark says."""
+    """The description of a job, if Spark has one."""
     output = event["Properties"]
     return f"{output.get('spark.job.description') or ''} {output.get('callSite.short') or ''}".strip()
 

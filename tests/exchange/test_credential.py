@@ -1,4 +1,4 @@
-"""A credential is exactly what the exchange signed, or it is refused with the reason."""
+"""A credential is exactly what the exchange signed, or is refused with the reason."""
 
 from __future__ import annotations
 
@@ -159,7 +159,7 @@ def test_other_algorithms_and_keys_are_refused(token_and_key: tuple[str, dict[st
     unsigned = pack(json.dumps({"alg": "none", "typ": "vc+jwt", "kid": key["kid"]}).encode())
     with pytest.raises(Tampered, match="typ and alg"):
         credential.check(f"{unsigned}.{payload}.AAAA", key)
-    # Signed with the public key as a shared secret: the oldest trick against tokens.
+    # Signed with the public key as a shared secret, a well-known attack on tokens.
     shared = jws.serialize_compact(
         {"alg": "HS256", "typ": "vc+jwt", "kid": key["kid"]}, unpack(payload), OctKey.import_key(unpack(key["x"]))
     )

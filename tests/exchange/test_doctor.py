@@ -1,4 +1,4 @@
-"""The doctor: what cannot work is found before a run meets it, and each look says what to change."""
+"""The doctor reports what cannot work before a run meets it, and what to change."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "home"
 
 
-def found() -> dict[str, Finding]:
+def findings_by_subject() -> dict[str, Finding]:
     return {finding.subject: finding for finding in examine()}
 
 
 def test_a_new_home_has_no_findings(home: Path) -> None:
-    looked = found()
-    assert {finding.status for finding in looked.values()} == {"ok"}, looked
-    assert "embedded Sail" in looked["engine"].found
-    assert looked["last run"].found == "none yet"
+    findings = findings_by_subject()
+    assert {finding.status for finding in findings.values()} == {"ok"}, findings
+    assert "embedded Sail" in findings["engine"].found
+    assert findings["last run"].found == "none yet"
     assert not list((home / "landing").iterdir())
     require_working()
 
@@ -36,7 +36,7 @@ def test_an_unwritable_lake_is_reported(home: Path, monkeypatch: pytest.MonkeyPa
     home.mkdir()
     (home / "file").write_text("in the way")
     monkeypatch.setenv("EXCHANGE_LAKE", str(home / "file"))
-    assert found()["lake"].status == "failed"
+    assert findings_by_subject()["lake"].status == "failed"
     with pytest.raises(ExchangeError, match="cannot be read or written"):
         require_working()
 
@@ -44,19 +44,19 @@ def test_an_unwritable_lake_is_reported(home: Path, monkeypatch: pytest.MonkeyPa
 def test_a_missing_engine_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EXCHANGE_SPARK", "sc://127.0.0.1:1/;token=planted")
     close()
-    told = found()
-    assert told["engine"].status == told["engine and lake"].status == "failed"
-    assert "no engine answers at sc://127.0.0.1:1 " in told["engine"].found
-    assert "planted" not in repr(told)
-    assert told["lake"].status == "ok"
+    findings = findings_by_subject()
+    assert findings["engine"].status == findings["engine and lake"].status == "failed"
+    assert "no engine answers at sc://127.0.0.1:1 " in findings["engine"].found
+    assert "planted" not in repr(findings)
+    assert findings["lake"].status == "ok"
 
 
 def test_an_invalid_database_url_is_reported_without_its_password(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EXCHANGE_DATABASE_URL", "nothing://user:planted@host/db")
-    told = found()
-    assert told["database"].status == "failed"
-    assert "EXCHANGE_DATABASE_URL" in told["database"].found
-    assert "planted" not in repr(told)
+    findings = findings_by_subject()
+    assert findings["database"].status == "failed"
+    assert "EXCHANGE_DATABASE_URL" in findings["database"].found
+    assert "planted" not in repr(findings)
 
 
 def test_an_invalid_setting_names_its_variable(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""The registry's database: its schema, its migrations, and many processes at it at once."""
+"""The registry's database: its schema, its migrations, and concurrent processes."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ AN_INSTANT = datetime(2026, 3, 29, 1, 30, 15, 123456, tzinfo=UTC)
 
 @pytest.fixture(scope="module")
 def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[URL]:
-    """Address of a database of a real PostgreSQL."""
+    """URL of a database in a real PostgreSQL."""
     with served(tmp_path_factory.mktemp("postgres")) as address:
         yield address
 
@@ -42,7 +42,7 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[URL]:
 @pytest.fixture(params=["sqlite", "postgresql"])
 def either_database(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, home: Path) -> str:
     """The registry in an empty database of each kind in turn."""
-    del home  # Where SQLite has its file.
+    del home  # SQLite keeps its file there.
     if request.param == "postgresql":
         schema = f"test_{secrets.token_hex(4)}"
         monkeypatch.setenv("EXCHANGE_DATABASE_URL", new_schema(request.getfixturevalue("postgres"), schema))
@@ -66,7 +66,7 @@ def test_a_migrated_database_is_made_as_the_models_say() -> None:
     fresh = create_engine("sqlite://")
     Base.metadata.create_all(fresh)
     with fresh.connect() as connection:
-        # Word by word, so that checks, names and nullability are compared as well.
+        # Compare the DDL text, which includes checks, names and nullability.
         assert migrated == _definitions(connection)
 
 
@@ -74,7 +74,7 @@ def _definitions(connection) -> dict[str, list[str]]:
     rows = connection.execute(
         text("select name, sql from sqlite_master where sql is not null and name not like '%alembic%'")
     )
-    # Constraints may stand in any order.
+    # Constraints may be in any order.
     return {name: sorted(re.split(r"[\s,]+", sql)) for name, sql in rows if not name.startswith("sqlite_")}
 
 
@@ -93,14 +93,14 @@ def test_downgrading_leaves_nothing_and_upgrading_again_works() -> None:
 def test_refused_batches_are_migrated_from_recorded_runs() -> None:
     bind = engine()
     database.migrate(bind, "0002")
-    told = {"landing_id": 7, "base": 3, "made_by": "d" * 64}
+    run_input = {"landing_id": 7, "base": 3, "made_by": "d" * 64}
     with transaction() as session:
         for name, step, status, given in (
-            ("gone_by", "silver", "failed", {**told, "landing_id": 5, "refused": True}),
-            ("gone_by", "silver", "failed", {**told, "refused": True}),
-            ("gone_by", "silver", "failed", {**told, "landing_id": 9}),
-            ("empty", "silver", "unchanged", {**told, "base": None, "refused": True}),
-            ("fine", "silver", "succeeded", told),
+            ("gone_by", "silver", "failed", {**run_input, "landing_id": 5, "refused": True}),
+            ("gone_by", "silver", "failed", {**run_input, "refused": True}),
+            ("gone_by", "silver", "failed", {**run_input, "landing_id": 9}),
+            ("empty", "silver", "unchanged", {**run_input, "base": None, "refused": True}),
+            ("fine", "silver", "succeeded", run_input),
             ("never_began", "silver", "failed", None),
         ):
             run = Run(run_id="r", step=step, kind="source", name=name, status=status, input=given)
@@ -121,8 +121,8 @@ def test_the_head_named_in_the_code_is_the_newest_revision() -> None:
 
 def test_the_tables_can_be_made_in_postgresql() -> None:
     for table in Base.metadata.sorted_tables:
-        made = str(CreateTable(table).compile(dialect=postgresql.dialect()))
-        assert "TIMESTAMP WITHOUT" not in made
+        ddl = str(CreateTable(table).compile(dialect=postgresql.dialect()))
+        assert "TIMESTAMP WITHOUT" not in ddl
         for index in table.indexes:
             str(CreateIndex(index).compile(dialect=postgresql.dialect()))
     assert "BIGSERIAL" in str(CreateTable(Landing.__table__).compile(dialect=postgresql.dialect()))
@@ -142,10 +142,10 @@ def test_instants_come_back_aware_and_in_utc() -> None:
     with transaction() as session:
         session.add(Participant(name="a", role="buyer", created_at=elsewhere))
     with reading() as session:
-        found = session.scalars(select(Participant)).one()
-        assert session.scalar(select(Participant.id).where(Participant.created_at <= elsewhere)) == found.id
-    assert found.created_at == AN_INSTANT
-    assert found.created_at.tzinfo is UTC
+        row = session.scalars(select(Participant)).one()
+        assert session.scalar(select(Participant.id).where(Participant.created_at <= elsewhere)) == row.id
+    assert row.created_at == AN_INSTANT
+    assert row.created_at.tzinfo is UTC
 
 
 def test_an_instant_without_a_zone_is_refused() -> None:
@@ -186,7 +186,7 @@ def test_a_reader_neither_waits_for_a_writer_nor_writes() -> None:
 
 def test_a_release_cannot_be_changed_or_deleted_but_can_be_recalled() -> None:
     with transaction() as session:
-        made = Release(
+        release = Release(
             product="p",
             major=1,
             minor=0,
@@ -201,14 +201,14 @@ def test_a_release_cannot_be_changed_or_deleted_but_can_be_recalled() -> None:
             licence="CC0-1.0",
             released_at=AN_INSTANT,
         )
-        session.add(made)
-    assert (made.status, made.number) == ("published", "1.0.0")
+        session.add(release)
+    assert (release.status, release.number) == ("published", "1.0.0")
     with pytest.raises(Tampered, match="rows"), transaction() as session:
-        session.get_one(Release, made.id).rows = 2
+        session.get_one(Release, release.id).rows = 2
     with pytest.raises(Tampered, match="never deleted"), transaction() as session:
-        session.delete(session.get_one(Release, made.id))
+        session.delete(session.get_one(Release, release.id))
     with transaction() as session:
-        session.get_one(Release, made.id).status = "recalled"
+        session.get_one(Release, release.id).status = "recalled"
 
 
 def test_the_id_of_a_landing_is_never_reused() -> None:

@@ -1,4 +1,4 @@
-"""Grants, participants and the meter, as the registry keeps them."""
+"""Grants, participants and metering, as recorded in the registry."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def test_an_unknown_role_is_refused() -> None:
 
 
 def shown_to(token: str) -> set[int]:
-    """The grants by which the holder of a token may read something now."""
+    """The ids of the grants that the holder of a token may use now."""
     visitor = authenticate(f"Bearer {token}", usage.Request("list"))
     return {table.product_grant for table in visitor.tables.values()}
 
@@ -183,8 +183,8 @@ def test_the_meter_sums_per_buyer_and_product() -> None:
 
 def test_text_from_strangers_cannot_break_a_report() -> None:
     usage.record(usage.Request("query", product="a\nb\x00" + "x" * 999, client="curl\x1b[2J" + "y" * 9999))
-    kept = usage.usage()[0]
-    assert kept.product is not None and kept.client is not None
-    assert len(kept.product) == 255 and kept.product.isprintable()
-    assert len(kept.client) == 512 and kept.client.isprintable()
-    json.dumps(kept.client)
+    entry = usage.usage()[0]
+    assert entry.product is not None and entry.client is not None
+    assert len(entry.product) == 255 and entry.product.isprintable()
+    assert len(entry.client) == 512 and entry.client.isprintable()
+    json.dumps(entry.client)

@@ -1,4 +1,4 @@
-"""A release is made once of a checked version, numbered by what changed, and never changes."""
+"""A release is made once from a checked version, is numbered by what changed, and never changes."""
 
 from __future__ import annotations
 
@@ -56,11 +56,11 @@ def engine() -> Iterator[None]:
 def desk(home_with_registry: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Desk:
     """An exchange with a declared product and one landed file."""
     monkeypatch.setenv("EXCHANGE_CATALOGUE", str(tmp_path / "catalogue"))
-    made = Desk(tmp_path / "catalogue")
+    desk = Desk(tmp_path / "catalogue")
     assert settings().home == home_with_registry
-    made.declare()
-    made.land("meter,day,kwh\n")
-    return made
+    desk.declare()
+    desk.land("meter,day,kwh\n")
+    return desk
 
 
 FIRST = meters(("a", 1, 1.0), ("a", 2, 2.0), ("b", 1, None))
@@ -72,30 +72,31 @@ def manifest_of(number: str) -> dict[str, Any]:
 
 def test_first_release_describes_everything_and_is_signed(desk: Desk) -> None:
     landed = desk.land("a,1,1\n")
-    made = desk.ship(FIRST)
-    assert (made.number, made.rows, made.grade, made.is_new) == ("1.0.0", 3, "A", True)
+    shipped = desk.ship(FIRST)
+    assert (shipped.number, shipped.rows, shipped.grade, shipped.is_new) == ("1.0.0", 3, "A", True)
 
-    found = manifest_of("1.0.0")
-    assert found["table"]["path"] == f"lake/gold/{PRODUCT}"
-    assert found["table"]["key"] == ["meter", "day"]
-    assert found["table"]["schema"][0] == {"name": "meter", "type": "string", "nullable": False}
-    assert sum(f["rows"] for f in found["files"]) == 3
-    for file in found["files"]:
+    manifest = manifest_of("1.0.0")
+    assert manifest["table"]["path"] == f"lake/gold/{PRODUCT}"
+    assert manifest["table"]["key"] == ["meter", "day"]
+    assert manifest["table"]["schema"][0] == {"name": "meter", "type": "string", "nullable": False}
+    assert sum(f["rows"] for f in manifest["files"]) == 3
+    for file in manifest["files"]:
         data = (desk.table / file["path"]).read_bytes()
         assert (digest(data), len(data)) == (file["sha256"], file["size"])
-    assert landed in found["landed"] and len(found["landed"]) == 2 and found["landed"] == sorted(found["landed"])
-    assert found["inputs"] == [{"table": f"silver.{SOURCE}", "delta_version": 0}]
-    assert found["licence"]["id"] == "CC-BY-4.0"
-    assert [(s["source"], s["licence"]["id"]) for s in found["sources"]] == [(SOURCE, "ODbL-1.0")]
-    assert found["diff"] == {"against": None, "added": 3, "removed": 0, "changed": 0, "schema": []}
-    assert found["released_at"] == "2026-03-03T12:30:15.123456Z"
+    digests = manifest["landed"]
+    assert landed in digests and len(digests) == 2 and digests == sorted(digests)
+    assert manifest["inputs"] == [{"table": f"silver.{SOURCE}", "delta_version": 0}]
+    assert manifest["licence"]["id"] == "CC-BY-4.0"
+    assert [(s["source"], s["licence"]["id"]) for s in manifest["sources"]] == [(SOURCE, "ODbL-1.0")]
+    assert manifest["diff"] == {"against": None, "added": 3, "removed": 0, "changed": 0, "schema": []}
+    assert manifest["released_at"] == "2026-03-03T12:30:15.123456Z"
 
     row = find(PRODUCT)
     token = (settings().releases / PRODUCT / "1.0.0" / "certificate.jwt").read_text()
-    assert (row.number, row.credential, row.manifest) == ("1.0.0", token, found)
+    assert (row.number, row.credential, row.manifest) == ("1.0.0", token, manifest)
     document = credential.check(token, credential.public_key(), kind="DataReleaseCredential")
     assert document["credentialSubject"]["manifestSha256"] == row.manifest_sha256
-    assert document["validFrom"] == found["released_at"]
+    assert document["validFrom"] == manifest["released_at"]
 
 
 def test_files_of_a_release_are_complete_and_read_only(desk: Desk) -> None:
@@ -144,12 +145,12 @@ def test_the_number_depends_on_what_changed(
     desk: Desk, after: pa.Table, number: str, counts: tuple[int, int, int], schema: list[str]
 ) -> None:
     desk.ship(FIRST)
-    made = desk.ship(after)
-    assert (made.number, made.is_new, made.diff.against) == (number, True, "1.0.0")
-    assert (made.diff.added, made.diff.removed, made.diff.changed) == counts
-    assert [change.kind for change in made.diff.shape] == schema
-    # The fingerprint carried on by difference is that of the whole table.
-    whole = fingerprint(snapshot(f"gold.{PRODUCT}", made.delta_version))
+    shipped = desk.ship(after)
+    assert (shipped.number, shipped.is_new, shipped.diff.against) == (number, True, "1.0.0")
+    assert (shipped.diff.added, shipped.diff.removed, shipped.diff.changed) == counts
+    assert [change.kind for change in shipped.diff.shape] == schema
+    # The incrementally updated fingerprint equals that of the whole table.
+    whole = fingerprint(snapshot(f"gold.{PRODUCT}", shipped.delta_version))
     assert manifest_of(number)["content"]["fingerprint"] == str(whole)
 
 
@@ -169,7 +170,7 @@ def test_the_same_rows_make_no_new_release(desk: Desk) -> None:
     first = desk.ship(FIRST)
     again = desk.release()
     assert (again.number, again.is_new, again.diff) == (first.number, False, first.diff)
-    # Built again, in other files and another order of rows and columns: the same rows are the same release.
+    # Rebuilt in other files and another order of rows and columns: the same rows are the same release.
     rebuilt = desk.ship(FIRST.take([2, 0, 1]).select(["kwh", "meter", "day"]))
     assert (rebuilt.number, rebuilt.is_new, rebuilt.delta_version) == ("1.0.0", False, first.delta_version)
     assert len(releases_of(PRODUCT)) == 1
@@ -252,7 +253,7 @@ def test_a_recreated_table_is_detected(desk: Desk) -> None:
 
 
 def months(first: int, count: int, kwh: float = 1.0) -> pa.Table:
-    """Rows of some months, four a month."""
+    """Rows of some months, four per month."""
     rows = [(f"{m}", f"2026-{n:02}", kwh + m) for n in range(first, first + count) for m in range(4)]
     return pa.table({"meter": [r[0] for r in rows], "month": [r[1] for r in rows], "kwh": [r[2] for r in rows]})
 
@@ -261,7 +262,7 @@ def test_only_changed_partitions_are_read(desk: Desk) -> None:
     key = ("month", "meter")
     desk.ship(months(1, 6), key=key, partition_by=["month"])
     before = {f["path"]: f for f in manifest_of("1.0.0")["files"]}
-    # What is not touched is not read: it could not be, any more.
+    # Unchanged files must not be read: they are moved away.
     untouched = [p for p in before if "month=2026-03" not in p]
     for path in untouched:
         (desk.table / path).rename(desk.table / f"{path}.away")
@@ -291,8 +292,9 @@ def test_partitions_by_date_and_by_names_to_escape(desk: Desk) -> None:
     key = ("place", "day")
     first = rows(("a b/%", 0, 1.0), ("香港", 1, 2.0), ("c", 2, 3.0))
     desk.ship(first, key=key, partition_by=["place", "day"])
-    made = desk.ship(rows(("a b/%", 0, 1.5), ("香港", 1, 2.0), ("c", 2, 3.0)), key=key, partition_by=["place", "day"])
-    assert (made.number, made.diff.changed) == ("1.0.1", 1)
+    second = rows(("a b/%", 0, 1.5), ("香港", 1, 2.0), ("c", 2, 3.0))
+    shipped = desk.ship(second, key=key, partition_by=["place", "day"])
+    assert (shipped.number, shipped.diff.changed) == ("1.0.1", 1)
     only_dates = rows(("a b/%", 0, 1.5), ("香港", 1, 2.0), ("d", 2, 3.0))
     desk.passes(
         desk.build(
@@ -303,9 +305,9 @@ def test_partitions_by_date_and_by_names_to_escape(desk: Desk) -> None:
             partition_by=["place", "day"],
         )
     )
-    made = desk.release()
-    assert (made.diff.added, made.diff.removed, made.diff.changed, made.rows) == (1, 1, 0, 3)
-    paths = [f["path"] for f in manifest_of(made.number)["files"]]
+    shipped = desk.release()
+    assert (shipped.diff.added, shipped.diff.removed, shipped.diff.changed, shipped.rows) == (1, 1, 0, 3)
+    paths = [f["path"] for f in manifest_of(shipped.number)["files"]]
     assert all((desk.table / p).is_file() for p in paths) and any("%2F" in p for p in paths)
 
 
@@ -313,8 +315,8 @@ def test_any_two_releases_can_be_compared(desk: Desk) -> None:
     desk.ship(FIRST)
     desk.ship(meters(("a", 1, 1.5), ("a", 2, 2.0), ("b", 1, None)))
     desk.ship(meters(("a", 1, 1.5), ("b", 1, 3.0), ("c", 1, 1.0), ("c", 2, math.nan)))
-    found = compare(PRODUCT, "1.0.0", "1.1.0")
-    assert (found.added, found.removed, found.changed) == (2, 1, 2)
+    forward = compare(PRODUCT, "1.0.0", "1.1.0")
+    assert (forward.added, forward.removed, forward.changed) == (2, 1, 2)
     back = compare(PRODUCT, "1.1.0", "1.0.0")
     assert (back.added, back.removed, back.changed) == (1, 2, 2)
     changed = rows_of_difference(PRODUCT, "1.0.0", "1.1.0", "changed")
@@ -338,8 +340,8 @@ def test_wide_decimals_are_compared_to_the_last_digit(desk: Desk) -> None:
         return pa.table({"day": pa.array(range(len(values)), pa.int64()), "amount": wide})
 
     desk.ship(amounts("12345678901234567890.0000000001", "-1.5"), key=("day",))
-    made = desk.ship(amounts("12345678901234567890.0000000002", "-1.5"), key=("day",))
-    assert (made.number, made.diff.changed) == ("1.0.1", 1)
+    shipped = desk.ship(amounts("12345678901234567890.0000000002", "-1.5"), key=("day",))
+    assert (shipped.number, shipped.diff.changed) == ("1.0.1", 1)
 
 
 def test_lineage_is_that_of_the_version_read_even_if_the_input_has_moved_on(desk: Desk) -> None:
@@ -355,11 +357,11 @@ def test_lineage_is_that_of_the_version_read_even_if_the_input_has_moved_on(desk
     move(f"silver.{SOURCE}", 7, check=silver, landing_id=desk.landings, inputs=None, run_id="r")
     with pytest.raises(NotFound, match="nothing recorded what version 0 was built from"):
         desk.release()
-    for name, step, table, made, version in (
+    for name, step, table, run_input, version in (
         (SOURCE, "silver", f"silver.{SOURCE}", {"landing_id": built_on}, 0),
         ("upstream", "gold", "gold.upstream", {"tables": {f"silver.{SOURCE}": 0}}, 3),
     ):
-        outcome = StepOutcome(input=made, output_version=version)
+        outcome = StepOutcome(input=run_input, output_version=version)
         recorded("r", step, "source" if step == "silver" else "product", name, NOW, table, lambda done=outcome: done)
     assert desk.release().is_new
     assert set(manifest_of("1.0.0")["landed"]) == first
@@ -384,7 +386,7 @@ def test_a_full_disk_releases_nothing(desk: Desk, monkeypatch: pytest.MonkeyPatc
 
 
 class Killed(BaseException):
-    """Stands for the process's end: no handler of errors sees it."""
+    """Stands for the end of the process: no error handler catches it."""
 
 
 @pytest.mark.parametrize("before_row", [True, False])
@@ -405,7 +407,7 @@ def test_a_kill_before_or_after_writing_the_folder_leaves_one_release(
     later = desk.release(NOW + timedelta(hours=1), run_id="run-2")
     assert (later.number, later.is_new) == ("1.0.0", True)
     if left:
-        # The folder had decided the release; it is the one that becomes known.
+        # The existing folder is the release that gets recorded.
         assert manifest_of("1.0.0") == left and left["run_id"] == "run-1"
     assert find(PRODUCT).manifest == manifest_of("1.0.0")
     assert [p.name for p in (settings().releases / PRODUCT).iterdir()] == ["1.0.0"]
@@ -417,8 +419,8 @@ def test_an_orphan_of_another_version_is_replaced(desk: Desk, monkeypatch: pytes
         patch.setattr("jobs.release.step._row", lambda *_: (_ for _ in ()).throw(Killed))
         with pytest.raises(Killed):
             desk.release()
-    made = desk.ship(meters(("z", 9, 9.0)))
-    assert (made.number, made.rows) == ("1.0.0", 1)
+    shipped = desk.ship(meters(("z", 9, 9.0)))
+    assert (shipped.number, shipped.rows) == ("1.0.0", 1)
     assert manifest_of("1.0.0") == find(PRODUCT).manifest
 
 
@@ -466,8 +468,8 @@ def test_a_release_survives_kills_at_any_point(desk: Desk) -> None:
             check=False,
         )
         assert ended.returncode == -signal.SIGKILL, ended.stderr.decode()
-    made = desk.release()
-    assert (made.number, made.is_new) == ("1.0.0", False)
+    shipped = desk.release()
+    assert (shipped.number, shipped.is_new) == ("1.0.0", False)
     assert find(PRODUCT).released_at == datetime(2026, 3, 1, tzinfo=UTC)
     assert [p.name for p in (settings().releases / PRODUCT).iterdir()] == ["1.0.0"]
 
@@ -501,15 +503,15 @@ def test_differences_match_a_model(desk: Desk, before: dict[Any, Any], after: di
         sides.append(Side(snapshot(f"gold.{PRODUCT}", version), ("meter", "day"), frozenset()))
     old, new = sides
     changed = sorted(k for k in before.keys() & after.keys() if not same(before[k], after[k]))
-    known = fingerprint(old.version)
-    found = difference(old, new, known)
-    assert (found.added, found.removed, found.changed) == (
+    fingerprint_before = fingerprint(old.version)
+    change = difference(old, new, fingerprint_before)
+    assert (change.added, change.removed, change.changed) == (
         len(after.keys() - before.keys()),
         len(before.keys() - after.keys()),
         len(changed),
     )
-    assert found.fingerprint == fingerprint(new.version)
-    assert (found.fingerprint == known) == found.is_empty
+    assert change.fingerprint == fingerprint(new.version)
+    assert (change.fingerprint == fingerprint_before) == change.is_empty
     assert [tuple(r.key.values()) for r in rows_of(old, new, "changed", 100)] == changed
     assert {tuple(r.key.values()) for r in rows_of(old, new, "added", 100)} == after.keys() - before.keys()
     assert {tuple(r.key.values()) for r in rows_of(old, new, "removed", 100)} == before.keys() - after.keys()

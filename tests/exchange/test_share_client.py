@@ -1,4 +1,4 @@
-"""The official Delta Sharing client at our door: it lists, loads and is refused as it should."""
+"""The official Delta Sharing client lists and loads what is granted, and is refused everything else."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ BOTH_FORMATS = pytest.mark.parametrize("delta", [True, False], ids=["delta", "pa
 
 @pytest.fixture
 def rates(door: Door) -> str:
-    """A product with three releases, at versions 0, 2 and 4; 1 and 3 are builds that were never released."""
+    """A product with three releases, at versions 0, 2 and 4; versions 1, 3 and 5 are not released."""
     build("rates", days(4))
     release("rates", "1.0.0")
     build("rates", days(1, 90))
@@ -91,8 +91,8 @@ def test_versions_that_were_not_released_are_refused(door: Door, rates: str, ver
     with pytest.raises(HTTPError, match="400") as caught:
         delta_sharing.load_as_pandas(door.url(rates, "rates"), version=version, use_delta_format=delta)
     assert "INVALID_PARAMETER_VALUE" in str(caught.value)
-    for known in ("0 (release 1.0.0", "2 (release 1.1.0", "4 (release 1.2.0"):
-        assert known in " ".join(str(caught.value).replace("'\n", "").replace("'", "").split())
+    for released in ("0 (release 1.0.0", "2 (release 1.1.0", "4 (release 1.2.0"):
+        assert released in " ".join(str(caught.value).replace("'\n", "").replace("'", "").split())
 
 
 @BOTH_FORMATS
@@ -276,12 +276,12 @@ def test_a_grant_revoked_after_listing_gives_no_bytes(
     listed = delta_sharing.rest_client.DataSharingRestClient.list_files_in_table
 
     def list_then_revoke(*args: Any, **options: Any) -> Any:
-        found = listed(*args, **options)
+        files = listed(*args, **options)
         revoke("stolen", product="rates", buyer="acme")
-        return found
+        return files
 
     monkeypatch.setattr(delta_sharing.rest_client.DataSharingRestClient, "list_files_in_table", list_then_revoke)
-    # The client does not show the answer: it takes a missing file, or its text for a broken Parquet file.
+    # The client does not show the response: it reports a missing file, or a broken Parquet file.
     with pytest.raises((FileNotFoundError, pa.ArrowInvalid)):
         delta_sharing.load_as_pandas(door.url(rates, "rates"), use_delta_format=delta)
     files = [entry for entry in usage.usage() if entry.operation == "file"]
@@ -305,7 +305,7 @@ def test_a_recalled_release_is_not_served(door: Door, delta: bool) -> None:
     assert changes["_commit_version"].unique().tolist() == [0]
     build("rates", days(4), mode="overwrite")
     release("rates", "1.0.2")
-    # What the recalled release had brought is not told, neither as come nor as gone.
+    # Changes of the recalled release are left out, neither inserted nor deleted.
     changes = delta_sharing.load_table_changes_as_pandas(url, starting_version=0, use_delta_format=delta)
     assert changes.groupby(["_change_type", "_commit_version"]).size().to_dict() == {
         ("insert", 0): 2,

@@ -1,4 +1,4 @@
-"""Bytes at our door: parts of files, tickets, the meter, and a grant that ends while they flow."""
+"""Downloads from the sharing server: ranges, tickets, metering, and grants revoked on the way."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def _content(product: str = "rates") -> bytes:
 
 
 def _settled(request: int = 0) -> Usage:
-    """Return the newest meter entry of a file once its bytes have stopped growing."""
+    """The newest meter entry of a file, once its bytes have stopped growing."""
     seen = -1
     for _ in range(100):
         entry = [entry for entry in usage.usage() if entry.operation == "file"][request]
@@ -211,7 +211,7 @@ def test_a_file_of_another_size_is_not_sent(door: Door, token: str) -> None:
 
 @pytest.fixture
 def large(door: Door) -> str:
-    """A token for a file of about 48 MB, more than all buffers on the way hold."""
+    """A token for a file of about 48 MB, more than all buffers between server and client hold."""
     noise = np.random.default_rng(1).random(6_000_000)
     build("rates", pa.table({"value": noise}))
     release("rates", "1.0.0")
@@ -229,7 +229,7 @@ def test_revoking_a_grant_stops_a_running_download(door: Door, large: str) -> No
         assert answer.status_code == 200
         for piece in answer.iter_raw():
             if not received:
-                # Entered in the meter before the first byte, so that even a killed server leaves a trace.
+                # Metered before the first byte, so even a killed server leaves a trace.
                 assert usage.usage()[0].operation == "file"
                 revoke("stop", product="rates", buyer="acme")
                 time.sleep(1.2)
@@ -342,7 +342,7 @@ def test_the_profile_points_to_the_server(door: Door, token: str) -> None:
 
 
 def _by_hand(header: str, size: int) -> Span | None:
-    """Read a range the slow way: by trying every byte."""
+    """Parse a range the slow way, by testing every byte."""
     first, last = header.removeprefix("bytes=").split("-")
     if not first:
         expected = set(range(size)[-int(last) :]) if int(last) else set()

@@ -1,4 +1,4 @@
-"""Files are left out for a hint only if none of their rows could have been wanted."""
+"""A hint skips only files without a matching row."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _OPERATORS: dict[str, Callable[[Any, Any], bool]] = {
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """A released table of seven files with nulls, NaN, long texts and instants finer than their statistics."""
+    """A released table of seven files with nulls, NaN, long texts, and instants more precise than their statistics."""
     patch = pytest.MonkeyPatch()
     patch.setenv("EXCHANGE_HOME", str(tmp_path_factory.mktemp("hints")))
     for part in range(7):
@@ -55,8 +55,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Any:
             ),
             partition_by=["half"],
         )
-    made = release("facts", "1.0.0")
-    state = shared_snapshot(made.id)
+    released = release("facts", "1.0.0")
+    state = shared_snapshot(released.id)
     rows: dict[str, list[Row]] = {}
     for file in state.files:
         read = pq.ParquetFile(state.folder / file.path).read().to_pylist()
@@ -68,15 +68,15 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 
 def _holds(node: dict[str, Any], row: Row) -> bool | None:
-    """Evaluate a predicate on one row as SQL does; NaN is larger than every number, as Spark has it."""
+    """Evaluate a predicate on one row as SQL does; NaN is larger than every number, as in Spark."""
     operation, children = node["op"], node["children"]
     if operation == "not":
         inner = _holds(children[0], row)
         return None if inner is None else not inner
     if operation in ("and", "or"):
-        found = [_holds(child, row) for child in children]
+        results = [_holds(child, row) for child in children]
         decisive = operation == "or"
-        return decisive if decisive in found else None if None in found else not decisive
+        return decisive if decisive in results else None if None in results else not decisive
     if operation == "isNull":
         return row[children[0]["name"]] is None
     left, right = (_term(child, row) for child in children)
@@ -169,7 +169,7 @@ def _compare(name: str, operation: str, value: str, kind: str) -> dict[str, Any]
         (_compare("empty", "greaterThan", "-100", "long"), 6),
         ({"op": "not", "children": [_compare("half", "equal", "1", "int")]}, 3),
         ({"op": "and", "children": [_compare("half", "equal", "1", "int"), _compare("n", "lessThan", "0", "long")]}, 1),
-        # What cannot be decided leaves everything in: unknown columns, operations, types, and instants without a zone.
+        # Undecidable predicates keep every file: unknown columns, operations and types, and instants without a zone.
         (_compare("nosuch", "equal", "0", "long"), 7),
         (_compare("n", "in", "0", "long"), 7),
         (_compare("n", "equal", "zero", "long"), 7),
@@ -209,12 +209,12 @@ def test_the_files_of_a_release_must_be_those_of_its_manifest(tmp_path: Path, mo
 
     monkeypatch.setenv("EXCHANGE_HOME", str(tmp_path))
     build("facts", pa.table({"n": [1, 2]}))
-    made = release("facts", "1.0.0")
+    released = release("facts", "1.0.0")
     for path in ("other.parquet", "../facts/../../../etc/passwd", "/etc/passwd"):
         from jobs.registry import transaction
         from jobs.registry.models import Release
 
-        wrong = dict(made.manifest) | {"files": [made.manifest["files"][0] | {"path": path}]}
+        wrong = dict(released.manifest) | {"files": [released.manifest["files"][0] | {"path": path}]}
         with transaction() as session:
             session.add(
                 Release(

@@ -1,4 +1,4 @@
-"""The protocol itself, spoken by hand: paging, errors, headers, both response formats."""
+"""The protocol over plain HTTP: paging, errors, headers and both response formats."""
 
 from __future__ import annotations
 
@@ -52,11 +52,11 @@ def _refused(answer: httpx.Response, status: int, code: str) -> str:
 
 
 def description(door: Door, token: str, product: str, responseformat: str) -> str | None:
-    """What a buyer reads about a table."""
+    """The description that a buyer reads of a table."""
     with door.client(token, **{"delta-sharing-capabilities": f"responseformat={responseformat}"}) as client:
         lines = _lines(client.get(f"/shares/exchange/schemas/products/tables/{product}/metadata"))
-    (found,) = [line["metaData"] for line in lines if "metaData" in line]
-    return found.get("deltaMetadata", found).get("description")
+    (metadata,) = [line["metaData"] for line in lines if "metaData" in line]
+    return metadata.get("deltaMetadata", metadata).get("description")
 
 
 @pytest.mark.parametrize("responseformat", ["parquet", "delta"])
@@ -69,7 +69,7 @@ def test_a_table_describes_itself_with_the_cautions_of_its_release(
     desk.land("a,1,1\n")
     desk.ship(meters(("a", 1, 1.0)))
     close()
-    # What is declared after the release is not what was released.
+    # Only what was declared at the time of the release counts.
     (tmp_path / "catalogue/dags/products" / PRODUCT / "product.yaml").unlink()
     token = door.grant(PRODUCT)[1]
     expected = "Load by day. Days are those of UTC. A zero is a reading."
@@ -287,7 +287,7 @@ def test_changes_can_be_queried_in_two_ways(door: Door, token: str) -> None:
 def test_an_invalid_body_is_refused(door: Door, token: str, body: bytes, status: int, code: str) -> None:
     with door.client(token) as client:
         _refused(client.post(f"{TABLE}/query", content=body), status, code)
-        # The connection and the server are fit for the next request.
+        # The connection and the server still take the next request.
         assert client.post(f"{TABLE}/query", json={}).status_code == 200
 
 

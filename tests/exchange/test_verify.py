@@ -1,4 +1,4 @@
-"""Verifying a release offline finds any touched byte, and says which."""
+"""Verifying a release offline detects any changed byte and names its place."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from tests.exchange.checked import PRODUCT, SOURCE, Desk, meters
 
 @pytest.fixture(scope="module")
 def shipped(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """An exchange with two releases, made once."""
+    """The folder of an exchange with two releases, made once for the module."""
     root = tmp_path_factory.mktemp("shipped")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("EXCHANGE_HOME", str(root / "home"))
@@ -48,9 +48,9 @@ def shipped(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture
 def released(shipped: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of it to damage, at another place; returns its home."""
+    """A copy of that exchange to damage; returns its home."""
     home = tmp_path / "home"
-    # Everything that was ever written through the write-ahead log must be in the copy.
+    # The copy must include what is still in the write-ahead log.
     sqlite3.connect(shipped / "home" / "registry.db").execute("PRAGMA wal_checkpoint(TRUNCATE)").close()
     shutil.copytree(shipped / "home", home)
     monkeypatch.setenv("EXCHANGE_HOME", str(home))
@@ -91,7 +91,7 @@ def test_untouched_releases_have_no_findings(released: Path) -> None:
 
 
 def as_first_format(number: str) -> None:
-    """Leave a release as a program that knew no cautions wrote it: other bytes, and a certificate of those."""
+    """Rewrite a release as an older version without cautions wrote it, with a matching certificate."""
     folder = folder_of(PRODUCT, number)
     document = json.loads((folder / "manifest.json").read_bytes())
     del document["cautions"]
@@ -141,7 +141,7 @@ def test_verifying_needs_neither_engine_nor_network() -> None:
         "socket.socket.connect = refuse\n"
         "from jobs.release.verify import verify\n"
         f"assert verify('{PRODUCT}').ok\n"
-        "assert not (found := {'pyspark', 'pysail', 'pandas'} & set(sys.modules)), found\n"
+        "assert not (imported := {'pyspark', 'pysail', 'pandas'} & set(sys.modules)), imported\n"
     )
     ended = subprocess.run(
         [sys.executable, "-c", program], cwd=Path(__file__).parents[2], env=os.environ.copy(), capture_output=True
@@ -162,13 +162,13 @@ def test_verifying_needs_neither_engine_nor_network() -> None:
 def test_a_flipped_bit_in_a_file_of_the_release_is_detected(name: str, what: str) -> None:
     file = folder_of(PRODUCT, "1.1.0") / name
     for place in (0, file.stat().st_size // 2, file.stat().st_size - 1):
-        kept = file.read_bytes()
+        original = file.read_bytes()
         flip(file, place)
-        found = texts()
-        assert found[0][0].startswith(what), found
-        assert all(where == f"releases/{PRODUCT}/1.1.0/{name}" for _, where in found), found
+        reported = texts()
+        assert reported[0][0].startswith(what), reported
+        assert all(where == f"releases/{PRODUCT}/1.1.0/{name}" for _, where in reported), reported
         assert verify(PRODUCT, "1.0.0").ok
-        file.write_bytes(kept)
+        file.write_bytes(original)
     file.unlink()
     assert [(f.what.endswith("is missing"), f.where) for f in findings()] == [
         (True, f"releases/{PRODUCT}/1.1.0/{name}")
@@ -203,15 +203,15 @@ def test_an_extra_file_is_reported() -> None:
 def test_changed_and_missing_data_files_are_detected(released: Path) -> None:
     file = data_file(released)
     where = str(file.relative_to(released))
-    kept = file.read_bytes()
+    original = file.read_bytes()
     flip(file)
     assert texts() == [("a data file was changed", where)]
     assert verify(PRODUCT, "1.0.0").ok
-    file.write_bytes(kept + b"x")
+    file.write_bytes(original + b"x")
     assert [what for what, _ in texts()] == ["a data file has another size", "a data file was changed"]
     file.unlink()
     assert texts() == [("a data file is missing", where)]
-    file.write_bytes(kept)
+    file.write_bytes(original)
     assert verify(PRODUCT).ok
 
 
@@ -229,19 +229,19 @@ def rewrite(log: Path, change: Callable[[dict[str, Any]], Any]) -> None:
 
 def test_a_changed_log_of_the_table_is_detected(released: Path) -> None:
     log = log_of(released, 1)
-    kept = log.read_text()
+    original = log.read_text()
     rewrite(log, lambda add: add.update(stats=json.dumps({"numRecords": 99})))
     assert {what for what, _ in texts()} == {"the log gives another number of rows"}
-    log.write_text(kept)
+    log.write_text(original)
     rewrite(log, lambda add: add.update(size=add["size"] + 1))
     assert {what for what, _ in texts()} == {"the log gives another size"}
-    log.write_text(kept)
+    log.write_text(original)
     rewrite(log, lambda add: add.update(path="other.parquet"))
     assert {what for what, _ in texts()} == {
         "the log lists a file that was not released",
         "the log does not list a file of the release",
     }
-    log.write_text(kept[: len(kept) // 2])
+    log.write_text(original[: len(original) // 2])
     assert "the log" in texts()[0][0]
     log.unlink()
     assert "the log of the table" in texts()[0][0]
@@ -250,13 +250,13 @@ def test_a_changed_log_of_the_table_is_detected(released: Path) -> None:
 
 def test_changed_and_missing_landed_files_are_detected(released: Path) -> None:
     files = sorted((released / "landing").rglob("*.csv"))
-    kept = files[0].read_bytes()
+    original = files[0].read_bytes()
     flip(files[0])
     assert texts() == [("a landed file was changed", str(files[0].relative_to(released)))]
     files[0].unlink()
     assert texts() == [("a landed file is missing", f"landing, {files[0].name[:64]}")]
-    files[0].write_bytes(kept)
-    # A second copy, landed for another date, counts too; what is known of a file does not.
+    files[0].write_bytes(original)
+    # A second copy, landed for another date, is verified too; manifests of landed files are not.
     again = released / "landing" / SOURCE / "2026/03/02" / files[0].name
     write(again, "changed")
     write(again.with_name(f"{files[0].name[:64]}.manifest.json"), "{}")
@@ -291,8 +291,8 @@ def test_a_missing_row_of_the_registry_is_detected(released: Path) -> None:
 @pytest.mark.usefixtures("released")
 def test_a_missing_folder_is_detected() -> None:
     shutil.rmtree(folder_of(PRODUCT, "1.1.0"))
-    found = texts("1.1.0")
-    assert {where for _, where in found} == {
+    reported = texts("1.1.0")
+    assert {where for _, where in reported} == {
         f"releases/{PRODUCT}/1.1.0/{name}"
         for name in ("certificate.jwt", "manifest.json", "contract.yaml", "evidence.json")
     }
@@ -339,6 +339,6 @@ def test_an_unknown_release_is_refused() -> None:
 
 
 def change(home: Path, statement: str, *values: Any) -> None:
-    """Change the registry behind the program's back."""
+    """Change the registry directly in the database."""
     with sqlite3.connect(home / "registry.db") as database:
         assert database.execute(statement, values).rowcount == 1

@@ -1,1 +1,1 @@
-"""Kills whatever works on the default catalogue, at random instants, and looks whether the tables come out the same."""
+"""Kills processes working on the default catalogue at random instants, and compares the resulting tables."""

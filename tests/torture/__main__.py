@@ -1,7 +1,7 @@
-"""Runs the torture: ``python -m tests.torture``, with KILLS, SEED, ENGINE (cluster or embedded) and SOURCES in the
-environment; without the last it is the whole default catalogue. Its exit code is 1 if any table came out other
-than that of an undisturbed exchange, if a step ended without a message or did not end, or if it took more than three
-runs to repair."""
+"""Runs the torture: ``python -m tests.torture``, with KILLS, SEED, ENGINE (cluster or embedded) and SOURCES (by default
+the whole default catalogue) in the environment. The exit code is 1 if any table differs from that of an undisturbed
+exchange, if a step fails without a message or hangs, or if it takes more than three runs to repair.
+"""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ from tests.cluster.running import CHECKOUT, Cluster
 from tests.lake.killed import Undertaker
 from tests.torture.scene import Order, Scene, make_scene, orders, state
 
-# Longer than this no step may take, whatever was killed.
+# The longest that a step may take, whatever was killed, in seconds.
 HANGS = 600.0
 REPAIRS = 3
-# Of the parts of a cluster, how often each is struck; on one machine there is the step's process alone.
+# Weights of what to kill on a cluster; without one, only the step's process is killed.
 PARTS = {"process": 6, "connect": 2, "worker-1": 1, "worker-2": 1}
 
 
 @dataclass
 class Torture:
-    """One torture: what strikes, and the figures of what came of it."""
+    """One torture run: what it kills, and the figures it collects."""
 
     root: Path
     cluster: Cluster | None
@@ -52,7 +52,7 @@ class Torture:
     def go(self) -> None:
         """Run an undisturbed exchange, then disturbed ones until all kills are done."""
         calm = make_scene(self.root, "calm", self.cluster)
-        # Its imports are no step's.
+        # So that imports do not count as a step's time.
         self.undertaker.run(calm.home, CHECKOUT, [])
         for order in self.order:
             began = time.monotonic()
@@ -67,13 +67,13 @@ class Torture:
             scene = make_scene(self.root, f"round_{number}", self.cluster)
             for order in self.order:
                 self.disturb(scene, order)
-            found = self.state_of(scene)
-            differing = [name for name in expected if found.get(name) != expected[name]]
-            self.faults += [f"round {number}: {name} is {found.get(name)}, not {expected[name]}" for name in differing]
+            actual = self.state_of(scene)
+            differing = [name for name in expected if actual.get(name) != expected[name]]
+            self.faults += [f"round {number}: {name} is {actual.get(name)}, not {expected[name]}" for name in differing]
             say(f"round {number}: {'all tables equal' if not differing else f'DIFFERENT: {differing}'}")
 
     def disturb(self, scene: Scene, order: Order) -> None:
-        """Strike one step up to four times, then let it be repaired."""
+        """Kill one step up to four times, then run it until it is repaired."""
         for _ in range(self.chance.choice((1, 2, 3, 4))):
             if sum(self.struck.values()) >= self.kills:
                 break
@@ -82,7 +82,7 @@ class Torture:
             instant = self.chance.uniform(0.02, self.usual[order])
             outcome = self.strike(scene, order, part, instant)
             if part == "process" and outcome == "ended well":
-                # It was faster than the blow.
+                # It ended before the kill.
                 self.missed += 1
                 continue
             self.struck[part] += 1
@@ -99,7 +99,7 @@ class Torture:
         self.faults.append(f"{order} was not repaired by {REPAIRS} runs: {ended}")
 
     def strike(self, scene: Scene, order: Order, part: str, instant: float) -> str:
-        """Kill a part at an instant of a step; tells how the step ended, and brings the part back."""
+        """Kill a part at an instant of a step and restart it; returns how the step ended."""
         if part == "process":
             ended = self.run(scene, order, seconds=instant)
         else:
@@ -134,7 +134,7 @@ class Torture:
 
 
 def main() -> int:
-    """Torture, and print the figures."""
+    """Run the torture and print its figures."""
     seed = int(os.environ.get("SEED") or time.time())
     kills = int(os.environ.get("KILLS") or 200)
     engine = os.environ.get("ENGINE") or "cluster"
@@ -145,8 +145,8 @@ def main() -> int:
     cluster = Cluster(root / "cluster") if engine == "cluster" else None
     try:
         if cluster:
-            code, told = cluster.run("up", "--workers", "2", "--cores", "1", "--memory", "1g")
-            assert code == 0, told
+            code, output = cluster.run("up", "--workers", "2", "--cores", "1", "--memory", "1g")
+            assert code == 0, output
         torture = Torture(root, cluster, random.Random(seed), kills, orders(sources))
         torture.go()
     finally:

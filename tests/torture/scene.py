@@ -1,4 +1,4 @@
-"""One exchange of the default catalogue on either engine, and all of it that must be equal however it was disturbed."""
+"""An exchange of the default catalogue on either engine, and its state that no disturbance may change."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ Order = tuple[str, str, int]
 
 @dataclass(frozen=True)
 class Scene:
-    """One exchange: the settings that lead to it."""
+    """An exchange, given by its settings."""
 
     home: Path
     variables: Mapping[str, str]
 
     @contextmanager
     def entered(self) -> Iterator[None]:
-        """Let this process read it within the block."""
+        """Point this process to it for the length of the block."""
         before = dict(os.environ)
         os.environ.update({"EXCHANGE_CATALOGUE": str(CHECKOUT), "EXCHANGE_HOME": str(self.home), **self.variables})
         lake.drop_cached_logs()
@@ -47,7 +47,7 @@ class Scene:
 
 
 def make_scene(root: Path, name: str, cluster: Cluster | None) -> Scene:
-    """An exchange with nothing in it; on a cluster it has a lake and records of its own there."""
+    """An empty exchange; on a cluster, with its own lake and database schema there."""
     home = root / name
     home.mkdir(parents=True)
     if cluster is None:
@@ -56,54 +56,54 @@ def make_scene(root: Path, name: str, cluster: Cluster | None) -> Scene:
 
 
 def orders(sources: list[str]) -> list[Order]:
-    """All steps of these sources, and of all products that read nothing else."""
+    """All steps of these sources, and of all products that read only from them."""
     catalog = load_catalog()
-    known = {f"silver.{name}" for name in sources}
-    made: list[Order] = []
+    available = {f"silver.{name}" for name in sources}
+    result: list[Order] = []
     for name in sources:
-        made += [(step, name, 0) for step in ("land", "bronze", "silver")] + [("check", f"silver.{name}", 0)]
+        result += [(step, name, 0) for step in ("land", "bronze", "silver")] + [("check", f"silver.{name}", 0)]
     for product in in_order(catalog):
-        if set(product.inputs) <= known:
-            known.add(product.table)
-            made += [("gold", product.name, 0), ("check", product.table, 0), ("release", product.name, 0)]
-    return made
+        if set(product.inputs) <= available:
+            available.add(product.table)
+            result += [("gold", product.name, 0), ("check", product.table, 0), ("release", product.name, 0)]
+    return result
 
 
 def state(done: list[Order]) -> dict[str, Any]:
-    """Rows of every table apart from the run that wrote them, counts that balance, releases that verify.
+    """The rows of every table without `_run_id`; asserts that counts balance and releases verify.
 
     Raises:
-        AssertionError: counts do not add up, what is read is not what was built, or a release is not whole.
+        AssertionError: counts do not add up, a newest version is unchecked, or a release fails verification.
     """
-    found: dict[str, Any] = {}
+    result: dict[str, Any] = {}
     for source in [name for step, name, _ in done if step == "land"]:
         landed = landings(source)
-        found[f"landing.{source}"] = sorted((x.sha256, x.rows, x.rows_refused, x.fault) for x in landed)
+        result[f"landing.{source}"] = sorted((x.sha256, x.rows, x.rows_refused, x.fault) for x in landed)
         assert sum(x.rows or 0 for x in landed) == lake.rows(f"bronze.{source}"), f"rows landed ≠ bronze.{source}"
-        built = [r for r in runs(source, "silver") if r.status == "succeeded"][-1]
-        assert balanced(built), f"bronze ≠ silver + quarantine + duplicates of {source}"
+        silver_run = [r for r in runs(source, "silver") if r.status == "succeeded"][-1]
+        assert balanced(silver_run), f"bronze ≠ silver + quarantine + duplicates of {source}"
         for layer in ("bronze", "quarantine"):
-            found[f"{layer}.{source}"] = _content(f"{layer}.{source}", None)
-        found[f"silver.{source}"] = _checked(f"silver.{source}")
+            result[f"{layer}.{source}"] = _content(f"{layer}.{source}", None)
+        result[f"silver.{source}"] = _checked(f"silver.{source}")
     for product in [name for step, name, _ in done if step == "gold"]:
-        found[f"gold.{product}"] = _checked(f"gold.{product}")
+        result[f"gold.{product}"] = _checked(f"gold.{product}")
         with reading() as db:
-            made = db.scalars(select(Release).where(Release.product == product)).all()
-        whole = verify(product)
-        assert whole.ok, whole.findings
-        found[f"release.{product}"] = [(r.number, r.rows) for r in made]
-    return found
+            releases = db.scalars(select(Release).where(Release.product == product)).all()
+        verification = verify(product)
+        assert verification.ok, verification.findings
+        result[f"release.{product}"] = [(r.number, r.rows) for r in releases]
+    return result
 
 
 def _checked(table: str) -> tuple[int, str]:
     current = pointer(table)
     assert current is not None, f"{table} has no checked version"
-    assert lake.version(table) == current.head_version, f"{table} has a version that nobody checked"
+    assert lake.version(table) == current.head_version, f"{table} has an unchecked version"
     return _content(table, current.delta_version)
 
 
 def _content(table: str, version: int | None) -> tuple[int, str]:
-    """Number and sha256 of the sorted rows, without the run that wrote them."""
+    """Number and sha256 of the sorted rows without `_run_id`."""
     if not lake.exists(table):
         return 0, ""
     rows: pa.Table = lake.delta(table, version).to_pyarrow_table()

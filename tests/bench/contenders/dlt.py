@@ -1,4 +1,4 @@
-"""dlt with its filesystem destination and Delta tables; typing, rules and the product in Arrow, in its resources."""
+"""dlt with its filesystem destination and Delta tables; its resources do typing, rules and the product in Arrow."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _BLOCK = 16 << 20
 def start(work: Work) -> Any:
     """Import dlt and make a pipeline whose tables lie under the work's folder."""
     os.environ.update(RUNTIME__DLTHUB_TELEMETRY="false", RUNTIME__LOG_LEVEL="ERROR")
-    import deltalake  # noqa: F401 - the import is what is paid for here
+    import deltalake  # noqa: F401 - imported to count its time
     import dlt
     import pyarrow.compute
     import pyarrow.csv
@@ -46,7 +46,7 @@ def run(engine: Any, work: Work) -> None:
 
 
 def stop(engine: Any) -> None:
-    """Nothing is held."""
+    """Nothing to release."""
 
 
 def _load(pipeline: Any, rows: Iterator[Any], layer: str, partition: str | None = None) -> None:
@@ -89,7 +89,7 @@ def _dataset(work: Work, layer: str) -> Any:
 
 
 def _typed(batch: Any) -> Any:
-    """A batch of text rows with typed columns and the reason for which a row is refused, if any."""
+    """A batch of text rows with typed columns and the reason why a row is refused, if any."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -124,7 +124,7 @@ def _instants(texts: Any) -> Any:
 
     form = "%Y-%m-%d %H:%M:%S"
     parsed = pc.strptime(texts, format=form, unit="us", error_is_null=True)
-    # A day that its month does not have comes out as one of the next month.
+    # A day that its month does not have is parsed as one of the next month.
     same = pc.equal(pc.utf8_slice_codeunits(pc.strftime(parsed, format=form), 0, len("2025-01-01 00:00:00")), texts)
     return pc.if_else(same, parsed, pa.scalar(None, parsed.type)).cast(pa.timestamp("us", "UTC"))
 
@@ -171,7 +171,7 @@ def _as(rows: Any, table: str, partition: str | None = None) -> Any:
 
 
 def _suspects(batches: Iterator[Any]) -> Any:
-    """The keys that more than one good row has."""
+    """The keys of more than one good row."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -181,7 +181,7 @@ def _suspects(batches: Iterator[Any]) -> Any:
 
 
 def _settled(held: list[Any]) -> tuple[Any, Any]:
-    """Of rows that share a key: one of each that agree, and all of those that do not."""
+    """Splits rows that share a key: one row for each key whose rows agree, and all rows of the others."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -261,25 +261,25 @@ def _broken_gold(rows: Any) -> dict[str, Any]:
 
 
 def _product(work: Work) -> Iterator[Any]:
-    """The product, month by month, since no group reaches over two partitions."""
+    """The product, month by month: no group spans two partitions."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
     for rows, month in _months(work, "silver", ["meter_code", "read_at", "energy_kwh", "status_code"]):
-        # Timestamps in UTC: the date is that of the instant.
+        # Timestamps are in UTC, and so is the date.
         table = rows.append_column("day", rows["read_at"].cast(pa.timestamp("us")).cast(pa.date32()))
         table = table.append_column("estimated", pc.equal(rows["status_code"], "E").cast(pa.int64()))
         sums = [("energy_kwh", "sum"), ("energy_kwh", "max"), ("estimated", "sum")]
-        found = table.group_by("meter_code").aggregate([*sums, ([], "count_all"), ("day", "count_distinct")])
+        groups = table.group_by("meter_code").aggregate([*sums, ([], "count_all"), ("day", "count_distinct")])
         yield pa.table(
             {
-                "meter_code": found["meter_code"],
-                "read_month": pa.repeat(month, found.num_rows),
-                "consumption_kwh": found["energy_kwh_sum"].cast(pa.decimal128(18, 3)),
-                "peak_kwh": found["energy_kwh_max"],
-                "hours_read": found["count_all"],
-                "days_read": found["day_count_distinct"],
-                "estimated_hours": found["estimated_sum"],
+                "meter_code": groups["meter_code"],
+                "read_month": pa.repeat(month, groups.num_rows),
+                "consumption_kwh": groups["energy_kwh_sum"].cast(pa.decimal128(18, 3)),
+                "peak_kwh": groups["energy_kwh_max"],
+                "hours_read": groups["count_all"],
+                "days_read": groups["day_count_distinct"],
+                "estimated_hours": groups["estimated_sum"],
             }
         )
 
@@ -301,8 +301,8 @@ def _check(work: Work, layer: str, rules: Any, key: tuple[str, ...]) -> None:
     count = 0
     for rows, _month in _months(work, layer):
         count += rows.num_rows
-        for rule, found in rules({name: rows[name] for name in rows.column_names}).items():
-            broken[rule] = broken.get(rule, 0) + (pc.sum(found).as_py() or 0)
+        for rule, breaks in rules({name: rows[name] for name in rows.column_names}).items():
+            broken[rule] = broken.get(rule, 0) + (pc.sum(breaks).as_py() or 0)
         keys = rows.select(key).group_by(list(key)).aggregate([]).num_rows
         broken["key.unique"] += rows.num_rows - keys
     hold(layer, broken | {"empty": int(not count)})

@@ -83,9 +83,9 @@ FROM gold
 """
 
 
-def start(work: Work) -> Any:  # noqa: ARG001 - nothing of it is needed yet
+def start(work: Work) -> Any:  # noqa: ARG001 - not needed yet
     """Import both and open a database in memory."""
-    import deltalake  # noqa: F401 - the import is what is paid for here
+    import deltalake  # noqa: F401 - imported to count its time
     import duckdb
 
     database = duckdb.connect()
@@ -178,5 +178,5 @@ def _check(engine: Any, layer: str, rules: str, key: str) -> None:
     rows, keys = engine.execute(
         f"SELECT (SELECT count(*) FROM {layer}), (SELECT count(*) FROM (SELECT 1 FROM {layer} GROUP BY {key}))"
     ).fetchall()[0]
-    found = {f"rule {n}": count for n, count in enumerate(broken)}
-    hold(layer, found | {"key.unique": rows - keys, "empty": int(not rows)})
+    failed = {f"rule {n}": count for n, count in enumerate(broken)}
+    hold(layer, failed | {"key.unique": rows - keys, "empty": int(not rows)})

@@ -12,7 +12,7 @@ STEPS = (("bronze", SOURCE), ("silver", SOURCE), ("check", SOURCE), ("gold", PRO
 
 
 def start(work: Work) -> Any:
-    """Import everything that the steps use, start the engine, open the registry, and land the file."""
+    """Import everything the steps use, start the engine, open the registry and land the file."""
     os.environ["EXCHANGE_HOME"] = str(work.folder)
     os.environ["EXCHANGE_CATALOGUE"] = str(work.folder / "catalogue")
     declare(work.folder / "catalogue")
@@ -25,7 +25,7 @@ def start(work: Work) -> Any:
     import jobs.check.expectations
     import jobs.check.step
     import jobs.gold.step
-    import jobs.silver.step  # noqa: F401 - the imports are what is paid for here
+    import jobs.silver.step  # noqa: F401 - imported to count their time
     from jobs.lake import connect
     from jobs.registry import engine
 
@@ -35,8 +35,8 @@ def start(work: Work) -> Any:
     return spark
 
 
-def run(engine: Any, work: Work) -> None:  # noqa: ARG001 - the steps find the engine by themselves
-    """Run the steps; landing is timed apart, since no peer keeps the publisher's bytes."""
+def run(engine: Any, work: Work) -> None:  # noqa: ARG001 - the steps find the engine themselves
+    """Run the steps; landing is timed separately, since no peer keeps the publisher's bytes."""
     from jobs.flow import run_step
 
     with work.step("land"):

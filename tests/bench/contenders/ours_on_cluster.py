@@ -12,7 +12,7 @@ from tests.bench.on_cluster import cluster
 
 
 def start(work: Work) -> Any:
-    """Start the cluster, then what `ours` starts."""
+    """Start the cluster, then everything that `ours` starts."""
     stack = ExitStack()
     up = stack.enter_context(cluster(work.folder))
     os.environ["EXCHANGE_SPARK"] = up.connect

@@ -10,9 +10,9 @@ _ORIGIN = ("_file", "_row", "_landing_sha256", "_run_id", "_logical_date")
 _SILVER = ("meter_code", "read_at", "energy_kwh", "status_code", "read_month", *_ORIGIN)
 
 
-def start(work: Work) -> Any:  # noqa: ARG001 - nothing of it is needed yet
+def start(work: Work) -> Any:  # noqa: ARG001 - not needed yet
     """Import both."""
-    import deltalake  # noqa: F401 - the import is what is paid for here
+    import deltalake  # noqa: F401 - imported to count its time
     import polars
 
     return polars
@@ -52,7 +52,7 @@ def run(engine: Any, work: Work) -> None:
 
 
 def stop(engine: Any) -> None:
-    """Nothing is held."""
+    """Nothing to release."""
 
 
 def _typed(pl: Any, work: Work) -> Any:
@@ -150,10 +150,10 @@ def _check(rows: Any, layer: str, broken: list[Any], key: tuple[str, ...]) -> No
     import polars as pl
 
     sums = [rule.sum().alias(f"rule {n}") for n, rule in enumerate(broken)]
-    found = rows.select(*sums, pl.len().alias("rows")).collect(engine="streaming").row(0, named=True)
+    failed = rows.select(*sums, pl.len().alias("rows")).collect(engine="streaming").row(0, named=True)
     keys = rows.group_by(key).len().select(pl.len()).collect(engine="streaming").item()
-    count = found.pop("rows")
-    hold(layer, found | {"key.unique": count - keys, "empty": int(not count)})
+    count = failed.pop("rows")
+    hold(layer, failed | {"key.unique": count - keys, "empty": int(not count)})
 
 
 def _write(rows: Any, work: Work, layer: str, partition: str | None = None) -> None:

@@ -1,4 +1,4 @@
-"""Plain PySpark with Delta on all local cores; Spark's own settings but for those that one machine needs."""
+"""Plain PySpark with Delta on all local cores; Spark's defaults except where one machine needs others."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def start(work: Work) -> Any:
         .config("spark.sql.extensions", "io.delta.sql.DeltaSparkSessionExtension")
         .config("spark.sql.catalog.spark_catalog", "org.apache.spark.sql.delta.catalog.DeltaCatalog")
         .config("spark.sql.session.timeZone", "UTC")
-        # The default, 1 GiB, is no size for this much data; 200 shuffle and 50 log partitions are for clusters.
+        # The default of 1 GiB is too little for this much data; 200 shuffle and 50 log partitions suit clusters.
         .config("spark.driver.memory", "8g")
         .config("spark.sql.shuffle.partitions", str(2 * (os.cpu_count() or 1)))
         .config("spark.databricks.delta.snapshotPartitions", "2")
@@ -84,7 +84,7 @@ def run(engine: Any, work: Work) -> None:
             .withColumns(
                 {
                     "_file": F.lit(FILE_NAME),
-                    # Tells rows apart, but is no line number: Spark has none without a pass of its own.
+                    # Unique, but no line number: Spark has none without another pass.
                     "_row": F.monotonically_increasing_id(),
                     "_landing_sha256": F.lit(work.sha256),
                     "_run_id": F.lit(RUN_ID),
@@ -155,11 +155,11 @@ def _quarantine(refused: Any) -> Any:
 
 def _check(engine: Any, work: Work, layer: str, rules: dict[str, str], key: tuple[str, ...]) -> None:
     rows = _read(engine, work, layer)
-    found = rows.selectExpr(
+    row = rows.selectExpr(
         *[f"count_if({broken}) AS `{rule}`" for rule, broken in rules.items()], "count(*) AS rows"
     ).first()
     keys = rows.groupBy(*key).count().count()
-    broken = found.asDict()
+    broken = row.asDict()
     count = broken.pop("rows")
     hold(layer, broken | {"key.unique": count - keys, "empty": int(not count)})
 

@@ -11,7 +11,7 @@ from tests.bench.on_cluster import CORES, MEMORY, WORKERS, cluster
 
 
 def start(work: Work) -> Any:
-    """Start the cluster, and a driver of one's own in place of its Connect server."""
+    """Start the cluster, with a separate driver in place of its Connect server."""
     from pyspark.sql import SparkSession
 
     from jobs.operate.cluster.jars import fetch_jars
@@ -22,7 +22,7 @@ def start(work: Work) -> Any:
     state = load()
     connect = state.parts["connect"].process() if state else None
     if connect:
-        # It has all cores of the workers, and would keep them.
+        # It holds all cores of the workers and would keep them.
         connect.terminate()
         connect.wait()
     work.events = up.log
@@ -36,7 +36,7 @@ def start(work: Work) -> Any:
         .config("spark.authenticate.secret", up.secret)
         .config("spark.driver.host", "127.0.0.1")
         .config("spark.executor.memory", MEMORY)
-        # What the workers hand on to executors otherwise is ours.
+        # Otherwise the workers pass our settings on to executors.
         .config("spark.executorEnv.JDK_JAVA_OPTIONS", "-Dplain=true")
         .config("spark.ui.enabled", "false")
         .config("spark.ui.showConsoleProgress", "false")

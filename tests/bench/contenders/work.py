@@ -1,4 +1,4 @@
-"""What every contender is given and has to leave behind, so that their times mean the same."""
+"""The input and required output of every contender, so that their times are comparable."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ RUN_ID = "bench"
 LOGICAL_DATE = datetime(2025, 1, 1, tzinfo=UTC)
 KEY = ("meter_code", "read_at")
 CODES = ("A", "E", "S")
-# The rules of the contract, in the order in which the first one broken gives the reason.
+# The rules of the contract; the first broken one in this order is the reason.
 REASONS = (
     "read_at.type", "energy_kwh.type", "meter_code.required", "meter_code.pattern", "read_at.required", "read_at.range",
     "energy_kwh.required", "energy_kwh.range", "status_code.enum", "table.on_the_hour",
@@ -34,7 +34,7 @@ class Work:
     Attributes:
         csv: the landed file.
         sha256: of its bytes.
-        folder: where all that it makes belongs; its four Delta tables are found by `tables`.
+        folder: for everything it writes; `tables` finds its four Delta tables.
         seconds: wall time of each step, in order.
         cpu: processor time of each step, in seconds, of the process and all it started; unlike wall time it does not
             mind neighbours.
@@ -62,7 +62,7 @@ class Work:
             self.spark[name] = asdict(work)
 
     def table(self, layer: str) -> Path:
-        """Where the Delta table of a layer is to be written: bronze, silver, quarantine or gold."""
+        """The path of a layer's Delta table: bronze, silver, quarantine or gold."""
         return self.folder / "lake" / layer
 
 
@@ -76,21 +76,21 @@ class Contender(Protocol):
     """A module of this package."""
 
     def start(self, work: Work) -> Any:
-        """Import what is needed and start the engine."""
+        """Import what it needs and start the engine."""
 
     def run(self, engine: Any, work: Work) -> None:
         """Do the work, each step within ``work.step``."""
 
     def stop(self, engine: Any) -> None:
-        """Let the engine go."""
+        """Release the engine."""
 
 
 class BrokenRule(Exception):
-    """A table that was just written does not hold what its contract promises."""
+    """A newly written table breaks its contract."""
 
 
 def hold(table: str, broken: dict[str, int]) -> None:
-    """Refuse a table of which any rule is broken; `broken` counts rows, or is 1 where the whole table is at fault."""
-    found = {rule: count for rule, count in broken.items() if count}
-    if found:
-        raise BrokenRule(f"{table}: {found}")
+    """Refuse a table that breaks any rule; `broken` counts rows by rule, or is 1 for rules of the whole table."""
+    failed = {rule: count for rule, count in broken.items() if count}
+    if failed:
+        raise BrokenRule(f"{table}: {failed}")
