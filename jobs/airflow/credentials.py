@@ -14,8 +14,8 @@ USER = "admin"
 
 
 @dataclass(frozen=True)
-class Credentials:
-    """What Airflow encrypts and signs with, and the password of its one user."""
+class AirflowCredentials:
+    """The keys that Airflow encrypts and signs with, and the password of its only user."""
 
     fernet_key: str
     jwt_secret: str
@@ -23,13 +23,13 @@ class Credentials:
     password: str
 
 
-def load_credentials(folder: Path) -> Credentials:
+def load_credentials(folder: Path) -> AirflowCredentials:
     """Read the credentials in a folder, making them at first use; also writes the password file that Airflow reads."""
     file = folder / "secrets.json"
     if file.exists():
-        credentials = Credentials(**json.loads(file.read_text(encoding="utf-8")))
+        credentials = AirflowCredentials(**json.loads(file.read_text(encoding="utf-8")))
     else:
-        credentials = Credentials(
+        credentials = AirflowCredentials(
             fernet_key=base64.urlsafe_b64encode(secrets.token_bytes(32)).decode(),
             jwt_secret=secrets.token_urlsafe(48),
             session_key=secrets.token_urlsafe(48),

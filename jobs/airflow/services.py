@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from jobs.airflow.configuration import Pace, write_configuration
-from jobs.airflow.credentials import Credentials, load_credentials
+from jobs.airflow.credentials import AirflowCredentials, load_credentials
 from jobs.errors import ExchangeError
 from jobs.operate.processes import Mark, free_port, last_words, launch, open_log
 from jobs.registry import airflow as database
@@ -41,7 +41,7 @@ class Services:
     """The services of one EXCHANGE_HOME: `begin` starts Airflow's, `start` one more, `stop` ends them all."""
 
     address: str = ""
-    credentials: Credentials = field(init=False)
+    credentials: AirflowCredentials = field(init=False)
     _running: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
 
     @property

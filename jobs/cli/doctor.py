@@ -14,13 +14,13 @@ def doctor(as_json: AsJson = False) -> None:
     """Try engine, lake and database as a run would, and say what to change where one cannot work."""
     from jobs.operate.doctor import examine
 
-    found = examine()
+    diagnoses = examine()
     if as_json:
-        document([asdict(finding) for finding in found])
+        document([asdict(diagnosis) for diagnosis in diagnoses])
     else:
-        table(["what", "", "found"], [[f.subject, f.status, f.found] for f in found])
-        for finding in found:
-            if finding.next_step:
-                line(f"{finding.subject}: {finding.next_step}")
-    if any(finding.status == "failed" for finding in found):
+        table(["what", "", "found"], [[d.subject, d.status, d.found] for d in diagnoses])
+        for diagnosis in diagnoses:
+            if diagnosis.next_step:
+                line(f"{diagnosis.subject}: {diagnosis.next_step}")
+    if any(diagnosis.status == "failed" for diagnosis in diagnoses):
         raise typer.Exit(1)

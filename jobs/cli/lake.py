@@ -36,7 +36,7 @@ def upkeep(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be done.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Bring small files together, and take away files that no version in use needs."""
+    """Compact small files, vacuum unreferenced ones."""
     from dataclasses import asdict
 
     from jobs.operate.upkeep import upkeep as do_upkeep

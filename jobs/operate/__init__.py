@@ -1,1 +1,1 @@
-"""Keeping it running: upkeep, rebuilding, moving, examining, and a cluster on this machine."""
+"""Operate: upkeep, rebuilding, relocating, the doctor, and a cluster on this machine."""

@@ -1,4 +1,4 @@
-"""Tries whether the settings can work, by doing in small what every run does, and says what to change where not."""
+"""Tests whether the settings work, by doing what every run does on a small scale, and says what to change if not."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from jobs.lake import close
 from jobs.settings import settings
 
 _PARTS = ("pyspark", "pysail", "deltalake", "great-expectations", "apache-airflow", "delta-sharing", "sqlalchemy")
-# Certificates and leases are told apart by time; less than this nobody notices.
+# Certificates and leases depend on clocks; a smaller difference does no harm.
 _SKEW_SECONDS = 5.0
 _LOW_BYTES = 2 << 30
 Status = Literal["ok", "warning", "failed"]
 
 
 @dataclass(frozen=True)
-class Finding:
-    """What one look found.
+class Diagnosis:
+    """The result of one examination.
 
     Attributes:
-        next_step: what to do about it; None where all is well.
+        next_step: what to do about it; None if nothing is wrong.
     """
 
     subject: str
@@ -36,9 +36,9 @@ class Finding:
     next_step: str | None = None
 
 
-def examine() -> list[Finding]:
-    """Look at everything that a run needs, one after the other; what fails keeps nothing else from being looked at."""
-    looks: tuple[tuple[str, Callable[[], Finding]], ...] = (
+def examine() -> list[Diagnosis]:
+    """Examine everything that a run needs, in turn; a failure does not stop the rest."""
+    examinations: tuple[tuple[str, Callable[[], Diagnosis]], ...] = (
         ("settings", _settings),
         ("versions", _versions),
         ("database", _database),
@@ -50,45 +50,45 @@ def examine() -> list[Finding]:
         ("clock", _clock),
         ("last run", _last_run),
     )
-    return [_tried(subject, look) for subject, look in looks]
+    return [_diagnose(subject, examination) for subject, examination in examinations]
 
 
 def require_working() -> None:
     """Refuse to start with settings that cannot work.
 
     Raises:
-        ExchangeError: the first thing that does not work, and what to change.
+        ExchangeError: names the first thing that does not work, and what to change.
     """
-    for look in (_settings, _database, _airflow, _lake):
-        look()
+    for examination in (_settings, _database, _airflow, _lake):
+        examination()
     if settings().spark == "embedded":
-        # It cannot be missing, and takes seconds to start.
+        # The embedded engine cannot be missing, and takes seconds to start.
         return
     try:
         _engine_reads_lake()
     finally:
-        # Whoever asked starts other processes from this one.
+        # The caller starts other processes from this one, and an open session would disturb them.
         close()
 
 
-def _tried(subject: str, look: Callable[[], Finding]) -> Finding:
+def _diagnose(subject: str, examination: Callable[[], Diagnosis]) -> Diagnosis:
     from jobs.lake.objects import translate_store_errors
 
     try:
         with translate_store_errors("EXCHANGE_LAKE"):
-            return look()
+            return examination()
     except ExchangeError as error:
-        return Finding(subject, "failed", error.finding, error.next_step)
+        return Diagnosis(subject, "failed", error.finding, error.next_step)
 
 
-def _settings() -> Finding:
-    now = settings()
-    return Finding("settings", "ok", f"home {now.home}, catalogue {now.catalogue}")
+def _settings() -> Diagnosis:
+    current = settings()
+    return Diagnosis("settings", "ok", f"home {current.home}, catalogue {current.catalogue}")
 
 
-def _versions() -> Finding:
-    found = [f"{name} {_version_of(name)}" for name in _PARTS]
-    return Finding("versions", "ok", ", ".join((f"Python {platform.python_version()}", *found)))
+def _versions() -> Diagnosis:
+    versions = [f"{name} {_version_of(name)}" for name in _PARTS]
+    return Diagnosis("versions", "ok", ", ".join((f"Python {platform.python_version()}", *versions)))
 
 
 def _version_of(name: str) -> str:
@@ -98,43 +98,43 @@ def _version_of(name: str) -> str:
         return "is not installed"
 
 
-def _database() -> Finding:
+def _database() -> Diagnosis:
     from jobs.registry.database import describe_database
 
-    return Finding("database", "ok", describe_database())
+    return Diagnosis("database", "ok", describe_database())
 
 
-def _airflow() -> Finding:
+def _airflow() -> Diagnosis:
     from jobs.registry.airflow import state
 
-    return Finding("airflow", "ok", f"schema {state() or 'not made yet'}")
+    return Diagnosis("airflow", "ok", f"schema {state() or 'not created yet'}")
 
 
-def _lake() -> Finding:
-    """Put a small file, see that it cannot be put twice, read it back, and take it away."""
+def _lake() -> Diagnosis:
+    """Write a small file, check that it cannot be overwritten, read it back, and remove it."""
     from jobs.lake import objects
 
-    now = settings()
-    probe = now.landing / f"_probe-{uuid.uuid4().hex}"
+    current = settings()
+    probe = current.landing / f"_probe-{uuid.uuid4().hex}"
     content = uuid.uuid4().bytes
-    if not now.is_remote:
-        _try_folder(probe, content)
-        return Finding("lake", "ok", f"{now.store}")
-    objects.require_bucket(now.store)
-    with objects.translate_store_errors(now.store):
+    if not current.is_remote:
+        _require_writable(probe, content)
+        return Diagnosis("lake", "ok", f"{current.store}")
+    objects.require_bucket(current.store)
+    with objects.translate_store_errors(current.store):
         first, second = objects.put_if_absent(probe, content), objects.put_if_absent(probe, b"another")
         kept = probe.read_bytes()
         probe.unlink()
     if not first or second or kept != content:
         raise ExchangeError(
-            "the object store lets one file be put over another", where=str(now.store),
+            "the object store overwrites files despite If-None-Match", where=str(current.store),
             expected="a store that honours If-None-Match, as AWS S3 and SeaweedFS do",
             next_step="use such a store: landed bytes must never change",
         )  # fmt: skip
-    return Finding("lake", "ok", f"{now.store}")
+    return Diagnosis("lake", "ok", f"{current.store}")
 
 
-def _try_folder(probe: Any, content: bytes) -> None:
+def _require_writable(probe: Any, content: bytes) -> None:
     from jobs.errors import disk_full
 
     try:
@@ -145,55 +145,53 @@ def _try_folder(probe: Any, content: bytes) -> None:
         raise disk_full(error, probe.parent) from error
 
 
-def _engine() -> Finding:
+def _engine() -> Diagnosis:
     from jobs.lake import connect, describe_engine
 
     connect()
-    return Finding("engine", "ok", describe_engine())
+    return Diagnosis("engine", "ok", describe_engine())
 
 
-def _engine_reads_lake() -> Finding:
-    """Let the engine itself write and read a file where tables are: it reaches the store with rights of its own."""
+def _engine_reads_lake() -> Diagnosis:
+    """Have the engine write and read a file in the lake: it reaches the store by its own network and credentials."""
     from jobs import lake
 
     started = time.perf_counter()
     lake.try_engine()
-    return Finding("engine and lake", "ok", f"wrote a table and read it in {time.perf_counter() - started:.1f} s")
+    return Diagnosis("engine and lake", "ok", f"wrote a table and read it in {time.perf_counter() - started:.1f} s")
 
 
-def _space() -> Finding:
+def _space() -> Diagnosis:
     home = settings().home
     home.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(home).free
-    told = f"{free / (1 << 30):.1f} GiB free under {home}"
+    message = f"{free / (1 << 30):.1f} GiB free under {home}"
     if free < _LOW_BYTES:
-        return Finding("space", "warning", told, "free some space: a run that fills the disk stops, and loses nothing")
-    return Finding("space", "ok", told)
+        return Diagnosis("space", "warning", message, "free some space: a full disk stops runs")
+    return Diagnosis("space", "ok", message)
 
 
-def _clock() -> Finding:
+def _clock() -> Diagnosis:
     from jobs.lake import objects
     from jobs.registry.database import clock_skew
 
     skews = {"database": clock_skew()}
     if settings().is_remote:
         skews["object store"] = objects.clock_skew(settings().store)
-    told = ", ".join(f"{name} {seconds:+.1f} s" for name, seconds in skews.items())
+    message = ", ".join(f"{name} {seconds:+.1f} s" for name, seconds in skews.items())
     if any(abs(seconds) > _SKEW_SECONDS for seconds in skews.values()):
-        return Finding("clock", "warning", f"other clocks go differently: {told}", "let all machines follow one clock")
-    return Finding("clock", "ok", told)
+        return Diagnosis("clock", "warning", f"clocks differ: {message}", "synchronise the clocks of all machines")
+    return Diagnosis("clock", "ok", message)
 
 
-def _last_run() -> Finding:
+def _last_run() -> Diagnosis:
     from jobs.registry.runs import latest_runs
 
     newest = latest_runs(limit=1)
     if not newest:
-        return Finding("last run", "ok", "none yet")
+        return Diagnosis("last run", "ok", "none yet")
     last = newest[0]
-    told = f"{last.step} {last.name} {last.status}, {last.started_at:%Y-%m-%d %H:%M:%S} UTC, run {last.run_id}"
-    return Finding("last run", "warning" if last.status == "failed" else "ok", told, _after(last.status))
-
-
-def _after(status: str) -> str | None:
-    return "exchange runs tells why it failed" if status == "failed" else None
+    message = f"{last.step} {last.name} {last.status}, {last.started_at:%Y-%m-%d %H:%M:%S} UTC, run {last.run_id}"
+    if last.status == "failed":
+        return Diagnosis("last run", "warning", message, "`exchange runs` shows why it failed")
+    return Diagnosis("last run", "ok", message)

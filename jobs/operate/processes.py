@@ -1,5 +1,4 @@
-"""Starts the programs that this project runs beside itself, finds them again whatever became of their starter, and
-ends them: Airflow's services and the parts of a cluster alike."""
+"""Starts, finds and ends the programs that this project runs: Airflow's services and the parts of a cluster."""
 
 from __future__ import annotations
 
@@ -22,33 +21,33 @@ from typing import IO
 import psutil
 
 _LOG_BYTES = 5_000_000
-_TOLD = r"\[(error|critical)|Error|FATAL|Exception"
+_ERROR = r"\[(error|critical)|Error|FATAL|Exception"
 
 
 @dataclass(frozen=True)
 class Mark:
-    """An environment variable that every process of a kind carries, whatever group or parent it ends up with."""
+    """An environment variable that identifies every process of a kind, whatever group or parent it ends up with."""
 
     name: str
     value: str
 
     def carriers(self) -> list[psutil.Process]:
-        """The living processes that carry it, this one left out."""
-        found = []
+        """The running processes that carry it, except this one."""
+        carriers = []
         for process in psutil.process_iter():
             with suppress(psutil.Error):
                 if process.pid != os.getpid() and process.environ().get(self.name) == self.value:
-                    found.append(process)
-        return found
+                    carriers.append(process)
+        return carriers
 
     def end_all(self) -> None:
-        """End every carrier at once."""
+        """Kill every carrier."""
         for _ in range(3):
-            found = self.carriers()
-            for process in found:
+            carriers = self.carriers()
+            for process in carriers:
                 with suppress(psutil.Error):
                     process.kill()
-            if not psutil.wait_procs(found, timeout=3)[1] and not found:
+            if not psutil.wait_procs(carriers, timeout=3)[1] and not carriers:
                 return
 
 
@@ -66,15 +65,15 @@ def launch(
     """Start a program in a session of its own.
 
     Args:
-        log: what it says is added to this file.
-        environment: variables it gets beside, or instead of, those of this process.
+        log: its output is appended to this file.
+        environment: variables that are added to, or replace, those of this process.
         folder: its working directory.
-        ends_with_parent: whether it ends when this process does; otherwise it stays until somebody ends it.
-        user: who runs it, where that is not who runs this process.
+        ends_with_parent: whether it ends when this process does; otherwise it runs until it is ended.
+        user: the user to run it as; None for the user of this process.
         keep_open: file descriptors that it inherits.
     """
     with open_log(log) as output:
-        return subprocess.Popen(  # noqa: S603 - programs and words of our own, never a shell
+        return subprocess.Popen(  # noqa: S603 - programs and arguments of our own, never a shell
             list(command),
             env=dict(os.environ) | dict(environment) | {mark.name: mark.value},
             stdin=subprocess.DEVNULL,
@@ -91,12 +90,12 @@ def launch(
 
 
 def group_of(user: str | None) -> int | None:
-    """The user's own group; None where no user is named, who then is the one of this process."""
+    """The user's own group; None for None, the user of this process."""
     return pwd.getpwnam(user).pw_gid if user else None
 
 
 def end_gently(processes: Sequence[psutil.Process], sign: signal.Signals, seconds: float) -> None:
-    """Ask processes to end, wait, and end at once those that have not by then."""
+    """Send processes a signal, wait up to `seconds`, and kill those that still run."""
     for step in (sign, signal.SIGKILL):
         left = [process for process in processes if is_alive(process)]
         for process in left:
@@ -115,24 +114,24 @@ def is_alive(process: psutil.Process) -> bool:
 
 
 def open_log(file: Path) -> IO[bytes]:
-    """A log to add to; one that has grown long is put aside as ``.log.1`` first."""
+    """Open a log for appending; a log that has grown long is first renamed to ``.log.1``."""
     if file.exists() and file.stat().st_size > _LOG_BYTES:
         shutil.move(file, file.with_suffix(".log.1"))
     return file.open("ab")
 
 
 def last_words(log: Path) -> str:
-    """The line of a log's end that tells most: the last that speaks of an error, else the last one."""
+    """The most telling of a log's last lines: the last that mentions an error, else the last one."""
     with suppress(OSError):
         lines = [line.strip() for line in log.read_text(encoding="utf-8", errors="replace").splitlines()[-40:]]
-        said = [line for line in lines if line] or ["its log is empty"]
-        bad = [line for line in said if re.search(_TOLD, line)]
-        return bad[-1] if bad else said[-1]
+        written = [line for line in lines if line] or ["its log is empty"]
+        errors = [line for line in written if re.search(_ERROR, line)]
+        return errors[-1] if errors else written[-1]
     return "it wrote no log"
 
 
 def free_port(preferred: int) -> int:
-    """A port nobody listens on: the preferred one if it is free, else (and for 0) any."""
+    """A free port: the preferred one if possible, else (and for 0) any."""
     if preferred and is_free(preferred):
         return preferred
     with socket.socket() as probe:
@@ -141,7 +140,7 @@ def free_port(preferred: int) -> int:
 
 
 def is_free(port: int) -> bool:
-    """Whether nobody listens on a port of the loopback interface."""
+    """Whether a port of the loopback interface is free."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -167,10 +166,10 @@ def _end_with_parent() -> Callable[[], None] | None:
     parent = os.getpid()
 
     def ask() -> None:
-        # PR_SET_PDEATHSIG: a runner that is killed cannot stop its services, so the kernel does.
+        # PR_SET_PDEATHSIG: a runner that is killed cannot stop its services, so the kernel must.
         set_option(1, signal.SIGTERM)
         if os.getppid() != parent:
-            # It was killed before it was asked for.
+            # The parent died before the kernel was asked.
             os.kill(os.getpid(), signal.SIGKILL)
 
     return ask

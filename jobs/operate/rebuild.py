@@ -1,4 +1,4 @@
-"""Makes any table again from what landed, and says whether the result is equal to what was there."""
+"""Rebuilds any table from the landed files, and says whether the result is equal to the table before."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from jobs.registry.models import Landing
 from jobs.registry.releases import recall_published, release_of_version
 from jobs.registry.runs import Kind, StepOutcome, recorded
 
-# Which run wrote a row is the one thing that must differ.
+# The run that wrote a row is the one thing that must differ.
 _NEVER_EQUAL = "_run_id"
 _MANIFEST = (
     "sha256", "path", "file_name", "url", "size", "etag", "published_at", "fetched_at", "logical_date",
@@ -30,12 +30,13 @@ _HISTORY = ("_known_at", "_superseded_at")
 
 @dataclass(frozen=True)
 class Rebuilt:
-    """One table that was made again.
+    """One table that was rebuilt.
 
     Attributes:
-        rows, rows_before: now, and in the version that readers had; None if none can be read.
-        equal: whether columns and rows are as before, in whatever order; None if there was nothing to compare.
-        version: the Delta version that was made.
+        rows: rows of the new version.
+        rows_before: rows of the version that readers had; None if it cannot be read.
+        equal: whether columns and rows are as before, in any order; None if there was nothing to compare with.
+        version: the new Delta version.
     """
 
     table: str
@@ -52,7 +53,7 @@ class Rebuilt:
 
 @dataclass(frozen=True)
 class _Content:
-    """What a version holds, apart from its files and the order of its rows: two sums over the hashes of all rows."""
+    """What a version holds, regardless of files and row order: each pair has two sums over the hashes of all rows."""
 
     columns: tuple[tuple[str, str], ...]
     rows: int
@@ -61,25 +62,25 @@ class _Content:
 
 
 def rebuild(table: str, run_id: str) -> tuple[Rebuilt, ...]:
-    """Make a table again from landing, and every table on the way to it.
+    """Rebuild a table from the landed files, and every table it is built from.
 
-    ``bronze.x`` is loaded again from all landed bytes, whose digests are computed first. ``silver.x`` and
-    ``quarantine.x`` are made anew from that; ``gold.x`` from the checked versions of its inputs, which are made first
-    if they are gone. Readers keep the version they have until the new one has passed its expectations, and every
-    earlier version stays readable, so that releases are not touched. What the registry forgot of landed files is read
-    from their manifests.
+    ``bronze.x`` is loaded again from all landed bytes, after their digests are verified. ``silver.x`` and
+    ``quarantine.x`` are rebuilt from that; ``gold.x`` from the checked versions of its inputs, which are rebuilt first
+    if they are missing. Readers keep their version until the new one passes its expectations, and every earlier version
+    stays readable, so releases are not affected. Landed files that the registry lacks are recorded from their
+    manifests.
 
     Args:
         table: ``bronze.x``, ``silver.x``, ``quarantine.x`` or ``gold.x``.
         run_id: the run under which its steps are recorded.
 
     Returns:
-        The tables that were made, in order.
+        The rebuilt tables, in order.
 
     Raises:
-        NotFound: no such table is declared, or nothing of it ever landed.
-        Tampered: landed bytes are not those that were landed; nothing was changed.
-        ExpectationsFailed: the new version broke a rule; readers keep the one before.
+        NotFound: no such table is declared, or no file of its source has landed.
+        Tampered: landed bytes have changed; nothing was rebuilt.
+        ExpectationsFailed: the new version broke a rule; readers keep the previous one.
     """
     layer, dot, name = table.lower().partition(".")
     if layer in ("bronze", "silver", "quarantine") and dot:
@@ -89,9 +90,9 @@ def rebuild(table: str, run_id: str) -> tuple[Rebuilt, ...]:
     if layer == "gold" and dot:
         return _with_inputs(load_products().product(name), run_id)
     raise NotFound(
-        f"'{table}' is not a table that can be made again",
+        f"'{table}' cannot be rebuilt",
         expected="bronze.x, silver.x, quarantine.x or gold.x",
-        next_step="`exchange verify` tells whether a release is whole" if layer == "release" else None,
+        next_step="`exchange verify` checks a release" if layer == "release" else None,
     )
 
 
@@ -99,69 +100,71 @@ def _source(source: Source, run_id: str, *, only_bronze: bool) -> tuple[Rebuilt,
     from jobs.bronze.step import bronze, table_of
 
     _register_landed(source, run_id)
-    loose = table_of(source)
+    bronze_table = table_of(source)
     quarantine = f"quarantine.{source.name}"
-    stands = pointer(source.table)
-    before = {t: _content(t, lake.version(t)) for t in (loose, quarantine) if _is_there(t)}
-    _clear_the_way(loose)
+    current = pointer(source.table)
+    before = {t: _content(t, lake.version(t)) for t in (bronze_table, quarantine) if _is_readable(t)}
+    _set_aside(bronze_table)
     started = time.monotonic()
     forget_loaded(source.name)
-    _record("bronze", "source", source.name, loose, run_id, lambda _date: bronze(source))
-    made = [_rebuilt(loose, before.get(loose), lake.version(loose) or 0, started)]
+    _record("bronze", "source", source.name, bronze_table, run_id, lambda _date: bronze(source))
+    rebuilt = [_compared(bronze_table, before.get(bronze_table), lake.version(bronze_table) or 0, started)]
     if only_bronze:
-        return tuple(made)
-    there = stands.delta_version if stands and _is_there(source.table) else None
-    silver_before = _content(source.table, there) if there is not None else None
-    made.append(_silver(source, silver_before, run_id))
+        return tuple(rebuilt)
+    readable = current.delta_version if current and _is_readable(source.table) else None
+    silver_before = _content(source.table, readable) if readable is not None else None
+    rebuilt.append(_silver(source, silver_before, run_id))
     if lake.exists(quarantine):
-        made.append(_rebuilt(quarantine, before.get(quarantine), lake.version(quarantine) or 0, time.monotonic()))
-    return tuple(made)
+        rebuilt.append(_compared(quarantine, before.get(quarantine), lake.version(quarantine) or 0, time.monotonic()))
+    return tuple(rebuilt)
 
 
 def _silver(source: Source, before: _Content | None, run_id: str) -> Rebuilt:
     from jobs.silver.step import silver
 
-    _clear_the_way(source.table)
-    _clear_the_way(f"quarantine.{source.name}")
+    _set_aside(source.table)
+    _set_aside(f"quarantine.{source.name}")
     started = time.monotonic()
     _record("silver", "source", source.name, source.table, run_id, lambda _date: silver(source, run_id, anew=True))
     version = _check(source.table, "source", source.name, run_id)
-    return _rebuilt(source.table, before, version, started)
+    return _compared(source.table, before, version, started)
 
 
 def _with_inputs(product: Product, run_id: str) -> tuple[Rebuilt, ...]:
-    made: list[Rebuilt] = []
+    inputs: list[Rebuilt] = []
     for table in product.inputs:
-        if not _is_there(table) or pointer(table) is None:
-            made += rebuild(table, run_id)
+        if not _is_readable(table) or pointer(table) is None:
+            inputs += rebuild(table, run_id)
     with guard.writing(f"product.{product.name}"):
-        return (*made, _gold(product, run_id))
+        return (*inputs, _gold(product, run_id))
 
 
 def _gold(product: Product, run_id: str) -> Rebuilt:
     from jobs.gold.step import gold
 
-    stands = pointer(product.table)
-    there = stands.delta_version if stands and _is_there(product.table) else None
-    before = _content(product.table, there) if there is not None else None
-    released = _released(product, stands.delta_version) if stands and before is None else None
-    recalled = _clear_the_way(product.table)
+    current = pointer(product.table)
+    readable = current.delta_version if current and _is_readable(product.table) else None
+    before = _content(product.table, readable) if readable is not None else None
+    released = _released(product, current.delta_version) if current and before is None else None
+    recalled = _set_aside(product.table)
     started = time.monotonic()
     _record("gold", "product", product.name, product.table, run_id, lambda _date: gold(product, run_id, anew=True))
     version = _check(product.table, "product", product.name, run_id)
-    done = _rebuilt(product.table, before, version, started)
-    return _as_released(done, released, recalled)
+    rebuilt = _compared(product.table, before, version, started)
+    return _compared_with_release(rebuilt, released, recalled)
 
 
 def _check(table: str, kind: Kind, name: str, run_id: str) -> int:
-    """Let the pointer move to the new version, if it passes; returns that version."""
+    """Check the new version, which moves the pointer to it if it passes; returns the checked version."""
     from jobs.check.step import check
 
     _record("check", kind, name, table, run_id, lambda date: check(table, date, run_id))
-    stands = pointer(table)
-    if stands is None:
-        raise ExchangeError(f"{table} was made again, but no version of it passed", next_step=f"exchange check {table}")
-    return stands.delta_version
+    current = pointer(table)
+    if current is None:
+        raise ExchangeError(
+            f"{table} was rebuilt, but has no version that passed its check", next_step=f"exchange check {table}"
+        )
+    return current.delta_version
 
 
 def _record(
@@ -172,14 +175,14 @@ def _record(
 
 
 def _register_landed(source: Source, run_id: str) -> None:
-    """See that all landed bytes are as they were, and that the registry knows of each, in the order of arrival."""
+    """Verify all landed bytes, and record those that the registry lacks, in the order of arrival."""
     arrived = sorted(manifests(source.name), key=lambda landed: (landed.fetched_at, landed.sha256))
     for landed in arrived:
         verify(landed)
     with transaction() as db:
         recorded_digests = digests_in(db, source.name)
         if not recorded_digests and not arrived:
-            raise NotFound(f"nothing of '{source.name}' ever landed", next_step=f"exchange land {source.name}")
+            raise NotFound(f"'{source.name}' has no landed files", next_step=f"exchange land {source.name}")
         for landed in arrived:
             if landed.sha256 not in recorded_digests:
                 recorded_digests.add(landed.sha256)
@@ -188,8 +191,8 @@ def _register_landed(source: Source, run_id: str) -> None:
                 db.flush()
 
 
-def _is_there(table: str) -> bool:
-    """Whether the table can be opened at all."""
+def _is_readable(table: str) -> bool:
+    """Whether the table exists and its log can be read."""
     if not lake.exists(table):
         return False
     try:
@@ -199,13 +202,13 @@ def _is_there(table: str) -> bool:
     return True
 
 
-def _clear_the_way(table: str) -> int:
-    """Let a table that is gone begin anew; what is left of a damaged one is kept beside it.
+def _set_aside(table: str) -> int:
+    """Rename the folder of an unreadable table and drop its pointer, so that the table starts anew.
 
     Returns:
-        How many releases pinned versions of it, and are recalled because no byte of them is left.
+        The number of its releases recalled, because their files are gone.
     """
-    if _is_there(table):
+    if _is_readable(table):
         return 0
     folder = lake.location(table)
     if folder.exists():
@@ -216,7 +219,7 @@ def _clear_the_way(table: str) -> int:
 
 
 def _content(table: str, version: int | None) -> _Content | None:
-    """The content of a version; None if its files cannot be read any more."""
+    """The content of a version; None if its files can no longer be read."""
     from pyspark.errors import PySparkException
 
     try:
@@ -231,48 +234,49 @@ def _content(table: str, version: int | None) -> _Content | None:
 
 
 def _hashes(names: list[str]) -> tuple[str, str]:
-    """Two 64-bit hashes of a row; as a hash skips nulls, whether there is one is hashed too."""
+    """Two 64-bit hashes of a row; as the hash function skips nulls, whether a value is null is hashed too."""
     terms = [term for n in names for term in (f"CAST({quote(n)} AS STRING)", f"isnull({quote(n)})")]
     return f"xxhash64({', '.join(terms)})", f"xxhash64({', '.join(reversed(terms))})"
 
 
-def _rebuilt(table: str, before: _Content | None, version: int, started: float) -> Rebuilt:
+def _compared(table: str, before: _Content | None, version: int, started: float) -> Rebuilt:
     seconds = time.monotonic() - started
     now = _content(table, version)
     rows = now.rows if now else lake.rows(table, version)
     if before is None or now is None:
-        return Rebuilt(table, rows, None, None, version, seconds, "made again; there was nothing to compare it with")
+        return Rebuilt(table, rows, None, None, version, seconds, "rebuilt; there was nothing to compare it with")
     equal = (before.columns, before.rows, before.business) == (now.columns, now.rows, now.business)
     return Rebuilt(table, rows, before.rows, equal, version, seconds, _verdict(before, now, equal=equal))
 
 
 def _verdict(before: _Content, now: _Content, *, equal: bool) -> str:
     if before == now:
-        return "equal to what was there"
+        return "equal to the table before"
     if equal:
-        return "equal to what was there, but some rows name another landed file as the one they first came in"
+        return "equal to the table before, except that some rows name another landed file as their first"
     if before.columns != now.columns:
-        return "DIFFERENT from what was there: it has other columns, as it is declared otherwise now"
-    return f"DIFFERENT from what was there, which had {before.rows:,} rows"
+        return "DIFFERENT from the table before: its declaration has changed, and with it the columns"
+    return f"DIFFERENT from the table before, which had {before.rows:,} rows"
 
 
 def _released(product: Product, version: int) -> tuple[str, int, str] | None:
-    """Number, rows and fingerprint of the release made of a version, which outlive the table in its manifest."""
+    """Number, rows and fingerprint of the release made of a version; its manifest keeps them if the table is lost."""
     release = release_of_version(product.name, version)
     return (release.number, release.rows, str(release.manifest["content"]["fingerprint"])) if release else None
 
 
-def _as_released(done: Rebuilt, released: tuple[str, int, str] | None, recalled: int) -> Rebuilt:
-    """Compare a product whose table was gone with what the manifest of its release says of the rows."""
+def _compared_with_release(rebuilt: Rebuilt, released: tuple[str, int, str] | None, recalled: int) -> Rebuilt:
+    """Compare a product whose table was lost with the rows and fingerprint in its release's manifest."""
     from dataclasses import replace
 
     from jobs.release.difference import fingerprint
     from jobs.release.snapshot import snapshot
 
-    lost = f"; {recalled} releases were recalled, as their files are gone: release it again" if recalled else ""
+    lost = f"; {recalled} releases were recalled because their files are gone: release it again" if recalled else ""
     if released is None:
-        return replace(done, message=done.message + lost)
-    number, rows, known = released
-    equal = (rows, known) == (done.rows, str(fingerprint(snapshot(done.table, done.version))))
+        return replace(rebuilt, message=rebuilt.message + lost)
+    number, rows, released_fingerprint = released
+    rebuilt_fingerprint = str(fingerprint(snapshot(rebuilt.table, rebuilt.version)))
+    equal = (rows, released_fingerprint) == (rebuilt.rows, rebuilt_fingerprint)
     verdict = "equal to" if equal else "DIFFERENT from"
-    return replace(done, rows_before=rows, equal=equal, message=f"{verdict} the rows of release {number}{lost}")
+    return replace(rebuilt, rows_before=rows, equal=equal, message=f"{verdict} the rows of release {number}{lost}")

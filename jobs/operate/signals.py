@@ -1,4 +1,4 @@
-"""Lets a signal end what is being done in good order, and nothing disturb it while it ends."""
+"""Turns signals into an orderly shutdown that further signals do not interrupt."""
 
 from __future__ import annotations
 
@@ -14,37 +14,37 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 @contextmanager
 def ended_by_signals() -> Iterator[None]:
-    """Let a closed terminal and a plain kill end the block as Ctrl-C does; what was to be ignored still is (nohup)."""
+    """Make a closed terminal and a plain kill end the block as Ctrl-C does; ignored signals stay ignored (nohup)."""
 
     def interrupt(_number: int, _frame: FrameType | None) -> NoReturn:
-        # make passes on what the terminal has sent already: a second one must not disturb the stopping.
-        for number in heard:
-            signal.signal(number, _unheard)
+        # make forwards a signal that the terminal has sent already: the second must not disturb the shutdown.
+        for number in handled:
+            signal.signal(number, _ignore)
         raise KeyboardInterrupt
 
-    heard = [number for number in _SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
-    before = {number: signal.signal(number, interrupt) for number in heard}
+    handled = [number for number in _SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, interrupt) for number in handled}
     try:
         yield
     finally:
-        # After a signal the process is about to end, and what arrives meanwhile must not change how it does.
+        # After a signal the process is about to end, and further signals must not change how.
         _restore({number: handler for number, handler in before.items() if signal.getsignal(number) is interrupt})
 
 
 @contextmanager
 def undisturbed() -> Iterator[None]:
-    """Let no second Ctrl-C leave half of the services behind."""
-    with _handlers(dict.fromkeys(_SIGNALS, _unheard)):
+    """Ignore signals during the block, so that a second Ctrl-C cannot leave half of the services running."""
+    with _handlers(dict.fromkeys(_SIGNALS, _ignore)):
         yield
 
 
-def _unheard(_number: int, _frame: FrameType | None) -> None:
-    """Do nothing; Python complains of a signal that arrives while it is being set to be ignored."""
+def _ignore(_number: int, _frame: FrameType | None) -> None:
+    """Do nothing; unlike SIG_IGN, Python does not complain if a signal arrives while this handler is being set."""
 
 
 @contextmanager
-def _handlers(wanted: Mapping[signal.Signals, _Handler]) -> Iterator[None]:
-    before = {number: signal.signal(number, handler) for number, handler in wanted.items()}
+def _handlers(handlers: Mapping[signal.Signals, _Handler]) -> Iterator[None]:
+    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
     try:
         yield
     finally:

@@ -1,7 +1,7 @@
-"""Keeps tables quick and small: brings small files together, and takes away files that no version in use needs.
+"""Keeps tables fast and small: compacts small files and vacuums unreferenced ones.
 
-What a live release is made of, what readers see through a checked pointer, and what was in use within the last days is
-never taken away. Landed bytes never are.
+It never removes what a release pins, what readers see through a checked pointer, what was in use within the last
+`keep_days` days, or landed bytes.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from jobs.registry.releases import pinned_versions
 from jobs.registry.runs import count_old_runs, delete_old_runs
 from jobs.settings import settings
 
-# A partition with so many files below this size is worth being written again.
+# A partition is compacted once it has `_SMALL_FILES` files smaller than `SMALL_BYTES`.
 SMALL_BYTES = 16 << 20
 _SMALL_FILES = 8
 
@@ -33,31 +33,31 @@ class Plan:
     """What upkeep would do to a table.
 
     Attributes:
-        partitions: those whose small files are to be brought together; an empty one stands for an unpartitioned table.
-        rewritten: files that are in them and will be written again.
-        made: how many files will be made of those, as near as can be foretold where they fill more than one.
-        removable: data files that no version in use needs, with their sizes.
-        removable_log: parts of the log that nobody needs who reads a version in use.
+        partitions: those to compact; an empty one means an unpartitioned table.
+        rewritten: the files of these partitions that compaction replaces.
+        new_files: number of files that replace them, an estimate if they fill more than one.
+        removable: data files that no version in use references, with their sizes.
+        removable_log: log files that no version in use needs, with their sizes.
         kept: versions that stay readable whatever their age.
     """
 
     table: str
     partitions: tuple[lake.Partition, ...]
     rewritten: tuple[lake.DataFile, ...]
-    made: int
+    new_files: int
     removable: tuple[tuple[str, int], ...]
     removable_log: tuple[tuple[str, int], ...]
     kept: tuple[int, ...]
 
     @property
     def removable_bytes(self) -> int:
-        """Size of what would be taken away."""
+        """Total size of the files to remove."""
         return sum(size for _, size in (*self.removable, *self.removable_log))
 
 
 @dataclass(frozen=True)
-class Kept:
-    """What upkeep did to a table, or would do; `message` says why it did nothing."""
+class TableReport:
+    """What upkeep did to a table, or would do; `message` says why a table was skipped."""
 
     table: str
     status: Literal["done", "planned", "nothing to do", "skipped"]
@@ -72,9 +72,9 @@ class Kept:
 
 @dataclass(frozen=True)
 class Report:
-    """What upkeep found and did; leftovers are files of the lake that no table has, from work that ended long ago."""
+    """What upkeep did; leftovers are files of the lake that belong to no table, from work that ended long ago."""
 
-    tables: tuple[Kept, ...]
+    tables: tuple[TableReport, ...]
     runs_forgotten: int = 0
     leftover_files: int = 0
     leftover_bytes: int = 0
@@ -82,47 +82,50 @@ class Report:
 
 
 def upkeep(tables: Sequence[str] = (), *, dry_run: bool = False) -> Report:
-    """Do the upkeep of some tables, or of all; a table that somebody works on is left for the next time.
+    """Compact small files and vacuum unreferenced ones, of some tables or of all; locked tables are skipped.
+
+    Without `tables`, it also drops old run records, removes leftovers and lists orphaned landed files.
 
     Args:
-        tables: their names; all that exist if empty.
-        dry_run: only say what would be done, in files and bytes.
+        tables: their names; every existing table if empty.
+        dry_run: only report what would be done, in files and bytes.
 
     Raises:
         ExchangeError: there is no such table.
         Locked: another engine writes this lake.
     """
-    known = tuple(_tables())
-    unknown = sorted(set(tables) - set(known))
+    existing = tuple(_tables())
+    unknown = sorted(set(tables) - set(existing))
     if unknown:
         raise ExchangeError(
-            f"there is no table {', '.join(unknown)}", expected=f"one of: {', '.join(known) or 'none has been made'}"
+            f"there is no table {', '.join(unknown)}",
+            expected=f"one of: {', '.join(existing) or 'none (nothing has been built yet)'}",
         )
-    # Taken around all of them too, so that upkeep as a whole is refused where another engine writes this lake.
+    # Each table takes the lease too; taken here, it refuses upkeep as a whole if another engine writes this lake.
     with guard.leased():
-        done = tuple(_keep(table, dry_run) for table in tables or known)
+        reports = tuple(_maintain_unless_locked(table, dry_run) for table in tables or existing)
     if tables:
-        return Report(done)
+        return Report(reports)
     forgotten = _drop_old_runs(dry_run=dry_run)
     leftovers = dict(lake.leftovers(_untouched_since()))
     if not dry_run:
         lake.remove(settings().lake, leftovers)
-    return Report(done, forgotten, len(leftovers), sum(leftovers.values()), tuple(orphans()))
+    return Report(reports, forgotten, len(leftovers), sum(leftovers.values()), tuple(orphans()))
 
 
 def plan(table: str) -> Plan:
-    """Look at a table, and change nothing."""
+    """Plan the upkeep of a table, without changing anything."""
     files = lake.files(table)
     small = Counter(f.partition for f in files if f.size < SMALL_BYTES)
     partitions = tuple(sorted((p for p, count in small.items() if count >= _SMALL_FILES), key=str))
-    work = [lake.rewritten(f for f in files if f.partition == partition) for partition in partitions]
+    rewrites = [lake.rewritten(f for f in files if f.partition == partition) for partition in partitions]
     kept = _versions_in_use(table)
     since = _untouched_since()
     return Plan(
         table=table,
         partitions=partitions,
-        rewritten=tuple(file for again, _ in work for file in again),
-        made=sum(made for _, made in work),
+        rewritten=tuple(file for old, _ in rewrites for file in old),
+        new_files=sum(new for _, new in rewrites),
         removable=tuple(lake.unneeded(table, kept, since)),
         removable_log=tuple(lake.unneeded_log(table, kept, since)),
         kept=kept,
@@ -130,16 +133,16 @@ def plan(table: str) -> Plan:
 
 
 def orphans() -> Iterator[str]:
-    """Landed files that are not in the registry, and those that are but whose bytes are gone; they are only named."""
+    """Landed files that the registry lacks, and recorded ones that are gone; upkeep only reports them."""
     recorded = paths_by_digest()
     for source in sorted({*load_catalog().sources, *recorded}):
-        kept, paths = landed.names(source), recorded.get(source, {})
-        yield from (f"{path}: not in the registry" for path, sha256 in sorted(kept.items()) if sha256 not in paths)
-        yield from (f"{path}: in the registry, but gone" for path in sorted({*paths.values()} - kept.keys()))
+        stored, paths = landed.names(source), recorded.get(source, {})
+        yield from (f"{path}: not in the registry" for path, sha256 in sorted(stored.items()) if sha256 not in paths)
+        yield from (f"{path}: in the registry, but gone" for path in sorted({*paths.values()} - stored.keys()))
 
 
 def _untouched_since() -> datetime:
-    """What was written or in use later than that stays."""
+    """The instant since which nothing may have written or used a file that upkeep removes."""
     return datetime.now(UTC) - timedelta(days=settings().keep_days)
 
 
@@ -150,54 +153,54 @@ def _tables() -> Iterable[str]:
     return (name for name in names if lake.exists(name))
 
 
-def _keep(table: str, dry_run: bool) -> Kept:
+def _maintain_unless_locked(table: str, dry_run: bool) -> TableReport:
     layer, name = table.split(".", 1)
     try:
         with guard.writing(f"{'product' if layer == 'gold' else 'source'}.{name}"):
-            return _kept(table, dry_run)
+            return _maintain(table, dry_run)
     except Locked as error:
-        return Kept(table, "skipped", message=error.what)
+        return TableReport(table, "skipped", message=error.what)
 
 
-def _kept(table: str, dry_run: bool) -> Kept:
+def _maintain(table: str, dry_run: bool) -> TableReport:
     planned = plan(table)
     before = {f.path: f.size for f in lake.files(table)}
     if not planned.partitions and not planned.removable_bytes:
-        return Kept(table, "nothing to do", len(before), len(before))
+        return TableReport(table, "nothing to do", len(before), len(before))
     if dry_run:
-        after = len(before) - len(planned.rewritten) + planned.made
+        after = len(before) - len(planned.rewritten) + planned.new_files
         return _report(planned, "planned", (len(before), after), sum(f.size for f in planned.rewritten))
     if planned.partitions:
         _compact(table, planned.partitions)
     lake.remove(lake.location(table), [path for path, _ in (*planned.removable, *planned.removable_log)])
-    there = {f.path for f in lake.files(table)}
-    compacted = sum(size for path, size in before.items() if path not in there)
-    return _report(planned, "done", (len(before), len(there)), compacted)
+    now = {f.path for f in lake.files(table)}
+    compacted = sum(size for path, size in before.items() if path not in now)
+    return _report(planned, "done", (len(before), len(now)), compacted)
 
 
-def _report(planned: Plan, status: Literal["done", "planned"], files: tuple[int, int], compacted: int) -> Kept:
-    return Kept(
+def _report(planned: Plan, status: Literal["done", "planned"], files: tuple[int, int], compacted: int) -> TableReport:
+    return TableReport(
         planned.table, status, *files, compacted, len(planned.removable), len(planned.removable_log),
         planned.removable_bytes,
     )  # fmt: skip
 
 
 def _compact(table: str, partitions: Sequence[lake.Partition]) -> None:
-    """Write the small files of some partitions as few; who reads through a pointer sees the same rows all the time."""
+    """Compact some partitions, and move the pointer along; readers see the same rows throughout."""
     if table.startswith(("silver.", "gold.")):
-        # What a build left that did not end is no version to build upon.
+        # A version from an unfinished build must not be compacted.
         begin(table)
-    made = lake.compact(table, partitions)
+    compacted = lake.compact(table, partitions)
     if pointer(table) is not None:
-        rebase(table, made)
+        rebase(table, compacted)
 
 
 def _versions_in_use(table: str) -> tuple[int, ...]:
     layer, name = table.split(".", 1)
     kept = set(pinned_versions(name)) if layer == "gold" else set()
-    stands = pointer(table)
-    if stands is not None:
-        kept.add(stands.delta_version)
+    current = pointer(table)
+    if current is not None:
+        kept.add(current.delta_version)
     head = lake.version(table)
     if head is not None:
         kept.add(head)
@@ -205,6 +208,6 @@ def _versions_in_use(table: str) -> tuple[int, ...]:
 
 
 def _drop_old_runs(*, dry_run: bool) -> int:
-    """Drop records of runs that are older than they are kept, but for the newest of each step."""
+    """Drop run records past their retention, except the newest of each step."""
     oldest = datetime.now(UTC) - timedelta(days=settings().keep_runs_days)
     return count_old_runs(oldest) if dry_run else delete_old_runs(oldest)

@@ -20,7 +20,7 @@ from botocore.exceptions import SSLError
 
 from jobs.lake import objects
 from jobs.operate.cluster import store as stores
-from jobs.operate.cluster.credentials import Credentials
+from jobs.operate.cluster.credentials import ServiceCredentials
 from jobs.operate.processes import Mark, free_port, launch
 from tests.cluster.authority import Certified, certify
 from tests.cluster.running import CHECKOUT
@@ -98,7 +98,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
     mark = Mark("EXCHANGE_CLUSTER_OF", str(created.home))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("EXCHANGE_HOME", str(created.home))
-        credentials = Credentials()
+        credentials = ServiceCredentials()
         command = stores.store(ports, credentials)
         _give_rights(stores.store_folder() / "s3.json")
         tls = [f"-s3.port.https={ports['tls']}", f"-s3.cert.file={created.certified.certificate}"]

@@ -126,9 +126,9 @@ def test_the_database_is_reached_over_tls_by_clients_that_trust_its_authority(
 
 
 def _set_tls(cluster: Cluster, port: int | None, state: str) -> None:
-    from jobs.operate.cluster.credentials import Credentials
+    from jobs.operate.cluster.credentials import ServiceCredentials
 
-    credentials = Credentials.model_validate_json((cluster.folder / "secrets.json").read_text(encoding="utf-8"))
+    credentials = ServiceCredentials.model_validate_json((cluster.folder / "secrets.json").read_text(encoding="utf-8"))
     password = credentials.database["postgres"]
     with psycopg.connect(host="127.0.0.1", port=port, user="postgres", password=password, autocommit=True) as server:
         server.execute(f"alter system set ssl = {state}")

@@ -8,7 +8,7 @@ import pytest
 
 from jobs.errors import ExchangeError
 from jobs.lake import close
-from jobs.operate.doctor import Finding, examine, require_working
+from jobs.operate.doctor import Diagnosis, examine, require_working
 
 
 @pytest.fixture(autouse=True)
@@ -19,15 +19,15 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "home"
 
 
-def findings_by_subject() -> dict[str, Finding]:
-    return {finding.subject: finding for finding in examine()}
+def diagnoses_by_subject() -> dict[str, Diagnosis]:
+    return {diagnosis.subject: diagnosis for diagnosis in examine()}
 
 
-def test_a_new_home_has_no_findings(home: Path) -> None:
-    findings = findings_by_subject()
-    assert {finding.status for finding in findings.values()} == {"ok"}, findings
-    assert "embedded Sail" in findings["engine"].found
-    assert findings["last run"].found == "none yet"
+def test_a_new_home_is_healthy(home: Path) -> None:
+    diagnoses = diagnoses_by_subject()
+    assert {diagnosis.status for diagnosis in diagnoses.values()} == {"ok"}, diagnoses
+    assert "embedded Sail" in diagnoses["engine"].found
+    assert diagnoses["last run"].found == "none yet"
     assert not list((home / "landing").iterdir())
     require_working()
 
@@ -36,7 +36,7 @@ def test_an_unwritable_lake_is_reported(home: Path, monkeypatch: pytest.MonkeyPa
     home.mkdir()
     (home / "file").write_text("in the way")
     monkeypatch.setenv("EXCHANGE_LAKE", str(home / "file"))
-    assert findings_by_subject()["lake"].status == "failed"
+    assert diagnoses_by_subject()["lake"].status == "failed"
     with pytest.raises(ExchangeError, match="cannot be read or written"):
         require_working()
 
@@ -44,19 +44,19 @@ def test_an_unwritable_lake_is_reported(home: Path, monkeypatch: pytest.MonkeyPa
 def test_a_missing_engine_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EXCHANGE_SPARK", "sc://127.0.0.1:1/;token=planted")
     close()
-    findings = findings_by_subject()
-    assert findings["engine"].status == findings["engine and lake"].status == "failed"
-    assert "no engine answers at sc://127.0.0.1:1 " in findings["engine"].found
-    assert "planted" not in repr(findings)
-    assert findings["lake"].status == "ok"
+    diagnoses = diagnoses_by_subject()
+    assert diagnoses["engine"].status == diagnoses["engine and lake"].status == "failed"
+    assert "no engine answers at sc://127.0.0.1:1 " in diagnoses["engine"].found
+    assert "planted" not in repr(diagnoses)
+    assert diagnoses["lake"].status == "ok"
 
 
 def test_an_invalid_database_url_is_reported_without_its_password(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EXCHANGE_DATABASE_URL", "nothing://user:planted@host/db")
-    findings = findings_by_subject()
-    assert findings["database"].status == "failed"
-    assert "EXCHANGE_DATABASE_URL" in findings["database"].found
-    assert "planted" not in repr(findings)
+    diagnoses = diagnoses_by_subject()
+    assert diagnoses["database"].status == "failed"
+    assert "EXCHANGE_DATABASE_URL" in diagnoses["database"].found
+    assert "planted" not in repr(diagnoses)
 
 
 def test_an_invalid_setting_names_its_variable(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -274,7 +274,7 @@ def test_rebuild_lists_the_rebuilt_tables(meters: Source, shell: Terminal) -> No
     assert [(r["table"], r["equal"]) for r in rebuilt] == [
         (f"bronze.{meters.name}", True), (meters.table, True), (f"quarantine.{meters.name}", True),
     ]  # fmt: skip
-    assert "equal to what was there" in shell.good("rebuild", f"bronze.{meters.name}")
+    assert "equal to the table before" in shell.good("rebuild", f"bronze.{meters.name}")
 
 
 def test_docs_prints_the_page_it_wrote(meters: Source, shell: Terminal) -> None:

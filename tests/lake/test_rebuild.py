@@ -80,7 +80,7 @@ def test_a_rebuilt_table_is_equal_in_every_mode(exchange: Trial, mode: str) -> N
     old = checked(source.table).delta_version
     rebuilt = by_table(rebuild(source.table, "again"))
     assert {t: m.equal for t, m in rebuilt.items()} == dict.fromkeys(before, True)
-    assert {t: m.message for t, m in rebuilt.items()} == dict.fromkeys(before, "equal to what was there")
+    assert {t: m.message for t, m in rebuilt.items()} == dict.fromkeys(before, "equal to the table before")
     assert {t: table_rows(t) for t in before} == before
     assert checked(source.table).delta_version == rebuilt[source.table].version > old
     assert table_rows(source.table, at=old) == before[source.table]
@@ -213,7 +213,7 @@ def test_a_release_survives_a_rebuild_of_its_product(exchange: Trial) -> None:
     source = checked_source(exchange)
     product = released_product(exchange, source)
     result = by_table(rebuild(f"gold.{product}", "again"))[f"gold.{product}"]
-    assert (result.equal, result.message) == (True, "equal to what was there")
+    assert (result.equal, result.message) == (True, "equal to the table before")
     assert verify(product, "1.0.0").ok
     assert run_step("release", product, day(5), "later").message == "1.0.0, grade C, as before"
 

@@ -15,7 +15,7 @@ from jobs import lake
 from jobs.errors import ExchangeError
 from jobs.flow import run_step
 from jobs.lake.pointers import pointer
-from jobs.operate.upkeep import Kept, orphans, plan, upkeep
+from jobs.operate.upkeep import TableReport, orphans, plan, upkeep
 from jobs.registry.locks import hold
 from jobs.release.verify import verify
 from jobs.settings import settings
@@ -57,7 +57,7 @@ def age(table: str, days: float = 30) -> None:
             os.utime(path, (then, then))
 
 
-def done(table: str) -> Kept:
+def done(table: str) -> TableReport:
     (kept,) = upkeep([table]).tables
     return kept
 

@@ -19,7 +19,7 @@ _TOKEN = "SPARK_CONNECT_AUTHENTICATE_TOKEN"  # noqa: S105 - the name of a variab
 
 
 def run_master(address: str, port: int, page_port: int, secret_file: Path | None) -> NoReturn:
-    """Become a master. Without a secret file it makes the secret of a new cluster, which its workers need a copy of.
+    """Become a master. Without a secret file, it generates the new cluster's secret, which workers need a copy of.
 
     Raises:
         ExchangeError: there is no Java, or no secret in the file.
@@ -89,4 +89,4 @@ def _require_reachable(master: str, address: str) -> None:
 
 def _become(command: engines.Command) -> NoReturn:
     variables = dict(os.environ) | command.environment
-    os.execve(command.words[0], command.words, variables)  # noqa: S606 - a program of our own, no shell wanted
+    os.execve(command.words[0], command.words, variables)  # noqa: S606 - a program of our own, without a shell

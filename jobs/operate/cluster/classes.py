@@ -1,8 +1,8 @@
 """Names the archive that Spark's JVMs map their classes from (Java's class data sharing).
 
-Loading some twenty thousand classes from jars, checking them and laying them out is most of what a start and the first
-queries cost. Java maps the archive instead if it fits: the same Java, the same jars in the same order, no folder
-among them. If it does not, Java loads as usual and says nothing.
+Loading, verifying and laying out some twenty thousand classes from jars is most of the cost of a start and of the first
+queries. Java maps the archive instead if it matches: the same Java, the same jars in the same order, no folder among
+them. If it does not match, Java silently loads classes as usual.
 See https://docs.oracle.com/en/java/javase/17/vm/class-data-sharing.html
 """
 
@@ -24,7 +24,7 @@ def class_path() -> str:
 def classes_file() -> Path:
     """Where the archive of this Java and these jars is, or will be."""
     java, spark_jars = find_java(), spark_home() / "jars"
-    # The times change when another version is installed.
+    # The modification times change when another version is installed.
     parts = [class_path(), *(f"{path} {path.stat().st_mtime_ns}" for path in (java, spark_jars))]
     digest = hashlib.sha256("\n".join(parts).encode()).hexdigest()
     return jars_folder() / f"classes-{digest[:16]}.jsa"

@@ -16,8 +16,8 @@ def _random() -> str:
     return secrets.token_urlsafe(32)
 
 
-class Credentials(BaseModel):
-    """All of them; a field that the file lacks is generated."""
+class ServiceCredentials(BaseModel):
+    """The credentials of all services of a cluster; a field that the file lacks is generated."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -32,7 +32,7 @@ class Credentials(BaseModel):
 
 
 def credentials_file() -> Path:
-    """The file they are kept in."""
+    """The file of the credentials."""
     return settings().cluster / "secrets.json"
 
 
@@ -69,9 +69,10 @@ def read_spark_secret(file: Path) -> str:
     )
 
 
-def load_credentials() -> Credentials:
+def load_credentials() -> ServiceCredentials:
     """Read the credentials, making them at first use."""
     file = credentials_file()
-    credentials = Credentials.model_validate_json(file.read_text(encoding="utf-8")) if file.exists() else Credentials()
+    stored = file.read_text(encoding="utf-8") if file.exists() else "{}"
+    credentials = ServiceCredentials.model_validate_json(stored)
     write_private(file, credentials.model_dump_json(indent=1) + "\n")
     return credentials

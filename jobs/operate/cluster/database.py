@@ -15,13 +15,13 @@ from pathlib import Path
 from sqlalchemy import URL
 
 from jobs.errors import ExchangeError
-from jobs.operate.cluster.credentials import Credentials
+from jobs.operate.cluster.credentials import ServiceCredentials
 from jobs.operate.cluster.engine import Command
 from jobs.operate.cluster.state import HOST
 from jobs.operate.processes import group_of, last_words, open_log, write_private
 from jobs.settings import settings
 
-# Each with a role of the same name, which owns it and can do nothing elsewhere.
+# A role of the same name owns each, and has no rights elsewhere.
 DATABASES = ("exchange", "airflow")
 
 
@@ -29,13 +29,13 @@ DATABASES = ("exchange", "airflow")
 class Place:
     """The database's folder as its user reaches it.
 
-    PostgreSQL refuses to run as root. Where root starts it, another user runs it, who cannot enter the folders above
-    (a home, a temporary folder of root's): the open descriptor lets it in, and into nothing else.
+    PostgreSQL refuses to run as root. If root starts it, it runs as another user, who cannot enter the folders above
+    (root's home or temporary folder): an open descriptor gives access to this folder and to nothing else.
 
     Attributes:
         path: the folder, by a name that works for that user.
-        user: that user; None for whoever runs this process.
-        descriptors: what a process must inherit for the name to work.
+        user: that user; None for the user of this process.
+        descriptors: the descriptors that a process must inherit for the name to work.
     """
 
     path: str
@@ -94,7 +94,7 @@ def place() -> Iterator[Place]:
         os.close(descriptor)
 
 
-def make_database(at: Place, credentials: Credentials, log: Path) -> None:
+def make_database(at: Place, credentials: ServiceCredentials, log: Path) -> None:
     """Initialise the folder at first use: one superuser with a password, and no login without one.
 
     Raises:
@@ -132,13 +132,13 @@ def make_database(at: Place, credentials: Credentials, log: Path) -> None:
 
 
 def database(at: Place, port: int) -> Command:
-    """The server; it needs ``/`` as its working folder, as its own user may not enter ours."""
+    """The server; its working folder must be ``/``, as its user may not enter ours."""
     words = [str(find_postgres() / "postgres"), "-D", f"{at.path}/data", "-p", str(port)]
     words += ["-c", "listen_addresses=127.0.0.1", "-c", "unix_socket_directories="]
     return Command(words, {})
 
 
-def prepare_database(port: int, credentials: Credentials, check: Callable[[], None], seconds: float) -> None:
+def prepare_database(port: int, credentials: ServiceCredentials, check: Callable[[], None], seconds: float) -> None:
     """Wait until the server accepts connections, make roles and databases, and write `passfile`.
 
     Args:
@@ -190,6 +190,6 @@ def _unprivileged() -> pwd.struct_passwd:
         except KeyError:
             continue
     raise ExchangeError(
-        "PostgreSQL refuses to run as root, and there is no user 'postgres' or 'nobody' to run it",
+        "PostgreSQL refuses to run as root, and there is no user 'postgres' or 'nobody' to run it as",
         next_step="add one of them, or start the cluster as another user",
     )

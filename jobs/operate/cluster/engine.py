@@ -1,7 +1,7 @@
-"""Says how Spark's master, workers and Connect server are started, and writes the settings they read.
+"""Composes the commands that start Spark's master, workers and Connect server, and writes the settings they read.
 
-Keys and tokens go into files that only their owner can read, or into the environment, never into arguments: any user
-of a machine can list those.
+Keys and tokens go into files that only their owner can read, or into the environment, never into arguments, which any
+user of a machine can list.
 """
 
 from __future__ import annotations
@@ -36,15 +36,15 @@ logger.deploy.level = info
 _DRIVER_MEMORY = "1g"
 # With one compiler only, Java shrinks its code cache to a quarter, and evicts code all the time.
 _LIGHT = "-XX:+UseSerialGC -XX:TieredStopAtLevel=1 -XX:ReservedCodeCacheSize=128m"
-# Java's optimising compiler starts at forty times the usual number of calls. Spark writes code
-# anew for each query: at the usual counts an executor spent half of its time compiling code that was soon thrown away,
-# while the loops over millions of rows reach these counts soon enough.
+# Java's optimising compiler starts at forty times the usual number of calls. Spark generates code for each query: at
+# the usual counts, an executor spent half of its time compiling code that was soon discarded, while loops over millions
+# of rows reach these counts soon enough.
 _THOROUGHLY_LATE = (
     "-XX:Tier4InvocationThreshold=200000 -XX:Tier4MinInvocationThreshold=24000 "
     "-XX:Tier4CompileThreshold=600000 -XX:Tier4BackEdgeThreshold=1600000"
 )
-# What a server caches. Delta keeps the state of ten thousand tables for an hour each, some three megabytes a table: two
-# hundred fill the driver. Spark keeps the plans of a thousand queries for its web page.
+# Limits of a server's caches. By default, Delta caches the state of ten thousand tables for an hour each, some three
+# megabytes a table: two hundred fill the driver. Spark keeps the plans of a thousand queries for its web page.
 _MEMORY = {
     "spark.databricks.delta.delta.log.cacheSize": "64",
     "spark.sql.ui.retainedExecutions": "50",
@@ -60,7 +60,7 @@ class Store:
 
     Attributes:
         endpoint: URL of the store; empty for AWS itself.
-        access_key: empty where the machine has a role of its own (IAM).
+        access_key: empty if the machine has a role of its own (IAM).
         session_token: of temporary keys.
     """
 
@@ -72,7 +72,7 @@ class Store:
 
     @property
     def variables(self) -> dict[str, str]:
-        """The same as the usual variables of AWS."""
+        """The store as AWS's usual environment variables."""
         variables = {
             "AWS_ENDPOINT_URL": self.endpoint,
             "AWS_REGION": self.region,
@@ -90,7 +90,7 @@ class Engine:
     Attributes:
         master: ``spark://host:port``.
         listen: address that clients connect to.
-        memory: of each executor, such as ``1g``.
+        memory: of each executor, for example ``1g``.
         cores: of all workers together, for the number of shuffle partitions.
         token: that clients authenticate with.
     """
@@ -121,7 +121,7 @@ class Host:
 
 @dataclass(frozen=True)
 class Command:
-    """A program with its arguments, and the variables it gets beside those of this process."""
+    """A program with its arguments, and the variables to add to those of this process."""
 
     words: list[str]
     environment: dict[str, str]
@@ -142,12 +142,12 @@ def worker(host: Host, port: int, cores: int, memory: str, master: str, store: S
 
 
 def connect(host: Host, engine: Engine) -> Command:
-    """The Spark Connect server, which is the one driver of the cluster."""
+    """The Spark Connect server, the only driver of the cluster."""
     file = _configuration() / f"{host.work.name}.conf"
     write_private(file, properties(_connect_settings(host, engine)))
     words = [str(spark_home() / "bin" / "spark-submit"), "--properties-file", str(file), "--name", "exchange"]
     words += ["--class", "org.apache.spark.sql.connect.service.SparkConnectServer", "spark-internal"]
-    # It takes a daemon's memory, whatever the setting for drivers says.
+    # The server is started as a daemon, so it ignores spark.driver.memory.
     return Command(words, _environment(host) | {"SPARK_DAEMON_MEMORY": _DRIVER_MEMORY})
 
 
@@ -166,7 +166,7 @@ def properties(pairs: Mapping[str, str]) -> str:
 
 def _daemon(kind: str, words: list[str], host: Host) -> Command:
     file = _configuration() / f"{host.work.name}.conf"
-    # By default anybody who sees the web page can end a job, and the REST port starts any program it is sent.
+    # By default, the web page lets any visitor end a job, and the REST port starts any program it is sent.
     closed = {"spark.ui.killEnabled": "false", "spark.master.rest.enabled": "false"}
     write_private(file, properties({**_authentication(host), **closed, "spark.worker.cleanup.enabled": "true"}))
     words = [str(spark_home() / "bin" / "spark-class"), kind, "--properties-file", str(file), *words]
@@ -203,7 +203,7 @@ def _environment(host: Host) -> dict[str, str]:
         # These work for moments only; an optimising compiler costs them more than it saves.
         "SPARK_DAEMON_JAVA_OPTS": _LIGHT,
         "SPARK_LAUNCHER_OPTS": _LIGHT,
-        # Bound to and announced to the others; this machine's name is not looked up.
+        # The address to bind and announce, so that this machine's name is not looked up.
         "SPARK_LOCAL_IP": host.address,
         "SPARK_LOCAL_HOSTNAME": host.address,
         "SPARK_LOCAL_DIRS": work,
@@ -215,7 +215,7 @@ def _environment(host: Host) -> dict[str, str]:
 
 
 def _for_every_java() -> str:
-    """Options that a worker passes on to its executors, as the driver does not know the paths on this host."""
+    """Java options that a worker passes on to its executors, because the driver does not know this host's paths."""
     logging = f"-Dlog4j2.configurationFile={(_configuration() / 'log4j2.properties').as_uri()}"
     words = (f'"{word}"' for word in [logging, *java_options()])
     return " ".join([os.environ.get("JDK_JAVA_OPTIONS", ""), *words]).strip()
@@ -230,7 +230,7 @@ def _connect_settings(host: Host, engine: Engine) -> dict[str, str]:
         "spark.driver.memory": _DRIVER_MEMORY,
         "spark.executor.memory": engine.memory,
         "spark.executor.extraJavaOptions": _THOROUGHLY_LATE,
-        # On the class path where they are on this host, and sent to hosts that lack them.
+        # Taken from this host's folder if it has them, and sent to hosts that lack them.
         "spark.driver.extraClassPath": class_path(),
         "spark.executor.extraClassPath": class_path(),
         "spark.jars": ",".join(str(jar) for jar in fetch_jars()),
@@ -247,12 +247,12 @@ def _connect_settings(host: Host, engine: Engine) -> dict[str, str]:
         "spark.task.maxFailures": "3",
         "spark.sql.adaptive.enabled": "true",
         "spark.sql.shuffle.partitions": cores,
-        # Otherwise a task sorts its rows by partition before it writes them, even if they are all of one. With more
-        # files at once, each would hold a row group in memory, and an executor has little.
+        # Without it, a task sorts its rows by partition before it writes them, even if all are of one. With more files
+        # open, each would hold a row group in memory, of which an executor has little.
         "spark.sql.maxConcurrentOutputFileWriters": "1",
         # INT96 otherwise, which no other reader of Delta tables writes.
         "spark.sql.parquet.outputTimestampType": "TIMESTAMP_MICROS",
-        # The defaults suit tables of millions of files; each is a task, and a small table would wait for empty ones.
+        # The defaults suit tables of millions of files; a small table would wait for many empty tasks.
         "spark.databricks.delta.snapshotPartitions": "2",
         "spark.sql.sources.parallelPartitionDiscovery.parallelism": "4",
         **_MEMORY,
@@ -264,11 +264,11 @@ def _connect_settings(host: Host, engine: Engine) -> dict[str, str]:
 def _store_settings(store: Store) -> dict[str, str]:
     at = "spark.hadoop.fs.s3a"
     pairs = {
-        # A lake is named s3://, as everywhere else, and read by the one S3 client that Spark has.
+        # A lake's address begins with s3://, as everywhere else; Spark's only S3 client is s3a.
         "spark.hadoop.fs.s3.impl": "org.apache.hadoop.fs.s3a.S3AFileSystem",
         f"{at}.endpoint.region": store.region,
-        # Each task and the driver wait half a minute for a store that is away. If it stays away, the work fails once
-        # each attempt of a task has waited: after some four minutes, where the defaults take ten.
+        # Each task and the driver wait half a minute for an unavailable store. If it does not come back, the work fails
+        # once every attempt of a task has waited: after some four minutes, where the defaults take ten.
         f"{at}.attempts.maximum": "2",
         f"{at}.retry.limit": "6",
         f"{at}.retry.interval": "500ms",

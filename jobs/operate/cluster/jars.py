@@ -1,7 +1,7 @@
-"""Fetches the jars that Spark lacks (Delta Lake, S3), once, each checked against the digest kept in the repository.
+"""Fetches the jars that Spark lacks (Delta Lake, S3), once, and verifies each against its digest in the repository.
 
-The resolver is the one that Spark itself carries (Apache Ivy), so proxies, certificates and mirrors work as they do
-for `spark.jars.packages`; what to fetch is `jars.lock` and nothing else.
+The resolver is Spark's own (Apache Ivy), so proxies, certificates and mirrors work as they do for
+`spark.jars.packages`; it fetches what `jars.lock` lists and nothing else.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from jobs.settings import settings
 
 LOCK = Path(__file__).parent / "jars.lock"
 
-# Resolved with their dependencies, as Delta is; but not hadoop-aws, which would bring the whole AWS SDK, 600 MB.
+# Resolved with their dependencies, like Delta; but not hadoop-aws, which would bring the whole AWS SDK, 600 MB.
 _ROOTS = (
     "software.amazon.awssdk:s3:2.29.52",
     "software.amazon.awssdk:s3-transfer-manager:2.29.52",
@@ -52,7 +52,7 @@ class Jar:
 
     @property
     def coordinates(self) -> str:
-        """What Maven calls it."""
+        """Its Maven coordinates."""
         return f"{self.group}:{self.artifact}:{self.version}"
 
 
@@ -75,7 +75,7 @@ def fetch_jars() -> list[Path]:
     missing = [jar for jar in locked if not (folder / jar.file).exists()]
     if missing:
         folder.mkdir(parents=True, exist_ok=True)
-        # In the same folder, so that a jar appears there by one rename, and only after it has been checked.
+        # In the same folder, so that a jar appears there by one rename, and only once verified.
         with tempfile.TemporaryDirectory(prefix=".fetch-", dir=folder) as draft:
             _retrieve([jar.coordinates for jar in missing], [], Path(draft), alone=True)
             for jar in missing:
@@ -106,7 +106,7 @@ def read_lock() -> list[Jar]:
 def write_lock() -> list[Jar]:
     """Resolve the jars again and write the lock; returns its lines.
 
-    Jars that Spark has already, in whatever version, are left out: two versions on one class path are a lottery.
+    Jars that Spark already has, in any version, are left out: which of two versions a class path loads is arbitrary.
     """
     spark_jars = {_name(file.name) for file in (spark_home() / "jars").iterdir()}
     with tempfile.TemporaryDirectory() as draft:
@@ -137,7 +137,7 @@ def _verify(file: Path, jar: Jar) -> None:
 
 
 def _retrieve(roots: list[str], roots_alone: list[str], into: Path, *, alone: bool) -> None:
-    """Let Ivy copy jars into a folder; with `alone` (and for `roots_alone`) without their dependencies."""
+    """Have Ivy copy jars into a folder; with `alone` (and for `roots_alone`) without their dependencies."""
     work = into / "ivy"
     work.mkdir()
     (work / "settings.xml").write_text(_settings(work, alone), encoding="utf-8")
@@ -160,7 +160,7 @@ def _retrieve(roots: list[str], roots_alone: list[str], into: Path, *, alone: bo
 
 def _settings(work: Path, alone: bool) -> str:
     root = quoteattr(settings().maven_url.rstrip("/") + "/")
-    # The lock has what a POM would say, and stronger digests than the repository's own.
+    # The lock replaces the POMs, and has stronger digests than the repository's own.
     short = 'usepoms="false" checksums="" descriptor="optional"' if alone else ""
     return f"""<ivysettings>
   <settings defaultResolver="maven"/>

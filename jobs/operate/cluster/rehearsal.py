@@ -1,4 +1,4 @@
-"""Makes the archive of `classes`: a small Spark does once what a pipeline does, and dumps the classes it loaded."""
+"""Makes the archive of `classes`: a small Spark does once what a pipeline does, and dumps the classes it has loaded."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from jobs.settings import settings
 _START_SECONDS = 120.0
 _WORK_SECONDS = 240.0
 _WRITE_SECONDS = 240.0
-# Nobody listens there: the store's client is loaded and set up, and gives up at once.
+# Nothing listens on this port: the store's client is loaded and set up, and gives up immediately.
 _NO_STORE = engines.Store(endpoint=f"http://{HOST}:9", access_key="none", secret_key="none")  # noqa: S106 - no key
 _NO_RETRIES = {"fs.s3a.attempts.maximum": "1", "fs.s3a.retry.limit": "0"}
 
@@ -35,8 +35,8 @@ _NO_RETRIES = {"fs.s3a.attempts.maximum": "1", "fs.s3a.retry.limit": "0"}
 def prepare() -> None:
     """Fetch missing jars; with the setting ``class_archive`` also make a missing archive, which takes about a minute.
 
-    Where it cannot be made (a read-only folder, a Java without the feature), everything works without it. The log
-    ``classes`` says why, and an empty file keeps each start from trying again; remove it to try again.
+    If it cannot be made (a read-only folder, a Java without the feature), everything works without it. The log
+    ``classes`` says why, and an empty file stops later starts from trying again; remove it to retry.
 
     Raises:
         PublisherError: the jars cannot be fetched.
@@ -54,7 +54,7 @@ def prepare() -> None:
 
 
 def rehearse(folder: str) -> None:
-    """Do in the engine that EXCHANGE_SPARK names what a pipeline does, with a few rows.
+    """Do what a pipeline does, with a few rows, in the engine that EXCHANGE_SPARK names.
 
     Args:
         folder: where it writes a table.
@@ -90,7 +90,7 @@ def _make(archive: Path) -> bool:
     draft = archive.with_suffix(".draft")
     draft.unlink(missing_ok=True)
     token, port = secrets.token_urlsafe(24), free_port(0)
-    # The next start clears away what a killed one leaves there.
+    # The next start removes what a killed one leaves there.
     work = settings().cluster / "work"
     work.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="rehearsal-", dir=work) as folder:
@@ -107,10 +107,10 @@ def _make(archive: Path) -> bool:
             ends_with_parent=True,
         )
         try:
-            if not _is_up(started, port) or not _worked(f"sc://localhost:{port}/;token={token}", folder):
+            if not _is_up(started, port) or not _rehearsed(f"sc://localhost:{port}/;token={token}", folder):
                 return False
             started.send_signal(signal.SIGTERM)
-            # Java writes the archive while it ends; one that was cut short is not kept.
+            # Java writes the archive as it exits; a partial one is discarded.
             started.wait(_WRITE_SECONDS)
             if not draft.exists():
                 return False
@@ -133,7 +133,7 @@ def _is_up(started: subprocess.Popen[bytes], port: int) -> bool:
     return True
 
 
-def _worked(address: str, folder: str) -> bool:
+def _rehearsed(address: str, folder: str) -> bool:
     """Rehearse in a process of its own: a session here would disturb the processes that this one starts later."""
     with log_of("classes").open("ab") as log:
         ended = subprocess.run(  # noqa: S603 - this module

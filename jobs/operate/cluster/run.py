@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from jobs.errors import ExchangeError
-from jobs.operate.cluster.credentials import Credentials, load_credentials, make_spark_secret
+from jobs.operate.cluster.credentials import ServiceCredentials, load_credentials, make_spark_secret
 from jobs.operate.cluster.database import database_url, find_postgres
 from jobs.operate.cluster.java import find_java
 from jobs.operate.cluster.rehearsal import prepare
@@ -23,8 +23,8 @@ from jobs.operate.signals import ended_by_signals
 from jobs.registry import locks
 from jobs.settings import settings
 
-# Each part comes before those that it needs. To PostgreSQL, SIGINT is a fast shutdown: it waits for no client. The
-# store takes fifteen seconds to end when asked; what it has acknowledged is written.
+# Each part comes before those that it needs. For PostgreSQL, SIGINT is a fast shutdown, which waits for no client. The
+# store takes fifteen seconds to end by itself; whatever it has acknowledged is on disk.
 _STOPS = (
     ("connect", signal.SIGTERM, 3.0),
     ("worker", signal.SIGTERM, 2.0),
@@ -40,7 +40,7 @@ class Size:
 
     Attributes:
         cores: of each worker.
-        memory: of each worker, such as ``1g``.
+        memory: of each worker, for example ``1g``.
     """
 
     workers: int | None = None
@@ -84,8 +84,8 @@ def use(size: Size) -> list[str]:
         the names of the parts that had to be started.
 
     Raises:
-        ExchangeError: as `up`; or this EXCHANGE_HOME holds an exchange that is not on its cluster: releases and
-            evidence of the two would be mixed up.
+        ExchangeError: as `up`; or this EXCHANGE_HOME holds an exchange outside the cluster: releases and evidence of
+            the two would mix.
     """
     if (settings().home / "registry.db").exists() and settings().evidence.exists():
         raise ExchangeError(
@@ -114,7 +114,7 @@ def down() -> list[str]:
 
 
 def environment_file() -> Path:
-    """Settings of this cluster for a shell to read; the file holds secrets, so only its owner can read it."""
+    """File with this cluster's settings, for a shell to source; it holds secrets, so only its owner can read it."""
     return settings().cluster / "env"
 
 
@@ -134,7 +134,7 @@ def _sized(last: State | None, size: Size) -> State:
     return new if same else new.model_copy(update={"parts": {}})
 
 
-def _variables(state: State, credentials: Credentials) -> dict[str, str]:
+def _variables(state: State, credentials: ServiceCredentials) -> dict[str, str]:
     return {
         "EXCHANGE_HOME": str(settings().home),
         # Spark's client sends a token without TLS to a server of this name only.

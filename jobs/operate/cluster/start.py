@@ -17,7 +17,7 @@ from jobs.errors import ExchangeError
 from jobs.operate.cluster import database as databases
 from jobs.operate.cluster import engine as engines
 from jobs.operate.cluster import store as stores
-from jobs.operate.cluster.credentials import Credentials
+from jobs.operate.cluster.credentials import ServiceCredentials
 from jobs.operate.cluster.state import HOST, Part, State, choose_ports, log_of, mark
 from jobs.operate.cluster.watch import is_answering
 from jobs.operate.processes import last_words, launch
@@ -30,7 +30,7 @@ _PAUSE = 0.1
 class Start:
     """One start: `state` is what runs, `new` the parts that this start added."""
 
-    def __init__(self, state: State, credentials: Credentials, spark_secret: str) -> None:
+    def __init__(self, state: State, credentials: ServiceCredentials, spark_secret: str) -> None:
         self.state = state
         self.new: list[str] = []
         self._credentials = credentials
@@ -118,7 +118,7 @@ class Start:
         program = command()
         log = log_of(name)
         if log.exists():
-            # Old output would be taken for new.
+            # Old output must not be mistaken for new.
             log.replace(log.with_suffix(".log.1"))
         started = launch(
             program.words,
@@ -133,7 +133,7 @@ class Start:
         self.new.append(name)
         created = psutil.Process(started.pid).create_time()
         part = Part(name=name, pid=started.pid, created=created, port=self.state.ports[name])
-        # At once, so that a `down` finds it even if this process is killed now.
+        # Saved immediately, so that `down` finds it even if this process is killed now.
         self.state = self.state.with_part(part).save()
 
     def _check(self, name: str) -> None:
@@ -159,7 +159,7 @@ class Start:
     def _registered(self) -> int | None:
         """How many workers have registered with the master; None while it does not answer."""
         page = f"http://{HOST}:{self.state.ports['master-page']}/json/"
-        # No proxy of the environment leads to this machine.
+        # The environment's proxy does not lead to this machine.
         direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         with suppress(OSError, ValueError), direct.open(page, timeout=5) as reply:
             return int(json.load(reply)["aliveworkers"])

