@@ -1,1 +1,1 @@
-"""What a release is made of: two versions compared, a manifest, a certificate, and the folder that keeps them."""
+"""Release: compares two versions, numbers, describes and certifies the new one, and verifies releases."""

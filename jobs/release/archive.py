@@ -1,4 +1,4 @@
-"""The folder of a release, with manifest, certificate, contract and evidence: put in place whole, once, read-only."""
+"""Stores a release's folder (manifest, certificate, contract, evidence) whole, once and read-only."""
 
 from __future__ import annotations
 
@@ -18,30 +18,30 @@ Sign = Callable[[Manifest], str]
 
 
 def folder_of(product: str, number: str) -> Path:
-    """Where a release's own files are."""
+    """Folder of a release's own files."""
     return settings().releases / product / number
 
 
 def keep(manifest: Manifest, *, contract: bytes, evidence: bytes, sign: Sign) -> tuple[Manifest, str]:
-    """Put a release's folder in place; the caller holds the product's lock.
+    """Store a release's folder; the caller holds the product's lock.
 
-    A folder that a killed process put there, but never registered, is adopted with its instant of release if it says
-    the same in every other respect, and replaced otherwise.
+    If a killed process left the folder unregistered, the folder is adopted, with its instant of release and run, if
+    everything else in it is equal; otherwise it is replaced.
 
     Returns:
-        The manifest and the certificate that now stand in the folder.
+        The manifest and the certificate in the folder.
 
     Raises:
-        ExchangeError: the disk is full or cannot be written, or the folder has the release of another exchange.
+        ExchangeError: the disk is full or read-only, or the folder holds a release of another exchange.
     """
     folder = folder_of(manifest.product, manifest.release)
     folder.parent.mkdir(parents=True, exist_ok=True)
     _clear_leftovers(folder.parent)
     if folder.exists():
-        found = _manifest_in(folder)
-        if found and found.table.id != manifest.table.id:
+        existing = _manifest_in(folder)
+        if existing and existing.table.id != manifest.table.id:
             raise _of_another_table(folder)
-        adopted = _adopt(found, folder, manifest, contract, evidence, sign) if found else None
+        adopted = _adopt(existing, folder, manifest, contract, evidence, sign) if existing else None
         if adopted:
             return adopted
         _discard(folder)
@@ -52,8 +52,8 @@ def keep(manifest: Manifest, *, contract: bytes, evidence: bytes, sign: Sign) ->
         raise ExchangeError(
             f"the release cannot be written: {error.strerror}",
             where=str(folder.parent),
-            expected="a disk with room, that this user can write",
-            next_step="make room and run the release again; nothing was released",
+            expected="a folder with free space that this user can write to",
+            next_step="free some space and run the release again; nothing was released",
         ) from error
     return manifest, token
 
@@ -75,19 +75,19 @@ def _manifest_in(folder: Path) -> Manifest | None:
 
 
 def _of_another_table(folder: Path) -> ExchangeError:
-    """Two exchanges that share a home, with a lake or a registry each, would destroy each other's releases."""
+    """Two exchanges with their own lakes or registries in one home would destroy each other's releases."""
     return ExchangeError(
-        "a release of that number is here already, made of another table",
+        "a release of this number already exists, made of another table",
         where=str(folder),
-        expected="a home of its own for each registry and lake",
-        next_step="name another home by EXCHANGE_HOME; if no exchange lists this release, move its folder away",
+        expected="a separate home for each registry and lake",
+        next_step="set EXCHANGE_HOME to another folder; if no exchange lists this release, move its folder away",
     )
 
 
 def _adopt(
-    found: Manifest, folder: Path, manifest: Manifest, contract: bytes, evidence: bytes, sign: Sign
+    existing: Manifest, folder: Path, manifest: Manifest, contract: bytes, evidence: bytes, sign: Sign
 ) -> tuple[Manifest, str] | None:
-    same = manifest.model_copy(update={"released_at": found.released_at, "run_id": found.run_id})
+    same = manifest.model_copy(update={"released_at": existing.released_at, "run_id": existing.run_id})
     token = sign(same)
     expected = _contents(same, token, contract, evidence)
     present = {file.name: file.read_bytes() for file in folder.iterdir() if file.is_file()}
@@ -95,7 +95,7 @@ def _adopt(
 
 
 def _place(folder: Path, contents: dict[str, bytes]) -> None:
-    """Write all files under a temporary name, and rename the folder: it is there whole or not at all."""
+    """Write all files under a temporary name, and rename the folder, so that it appears whole or not at all."""
     temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
     for name, data in contents.items():
         with (temporary / name).open("xb") as out:

@@ -1,4 +1,4 @@
-"""The exchange's signature: a W3C Verifiable Credential 2.0 as EdDSA JWS, verified with the public key alone."""
+"""Signs and verifies the exchange's W3C Verifiable Credentials 2.0 (EdDSA JWS), which need only the public key."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from jobs.settings import settings
 PRIVATE_FILE = "issuer.private.jwk.json"
 PUBLIC_FILE = "issuer.jwk.json"
 MEDIA_TYPE = "vc+jwt"
-# The first context is the standard's; the second gives the exchange's own terms a meaning, as JSON-LD asks.
+# The first context is the standard's; the second defines the exchange's own terms, as JSON-LD requires.
 CONTEXT: tuple[Any, ...] = ("https://www.w3.org/ns/credentials/v2", {"@vocab": "urn:data-exchange-lake:terms:"})
 _ALGORITHM = "EdDSA"
 _COMPACT = re.compile(r"^[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+$")
@@ -36,16 +36,16 @@ def issue(kind: str, subject: dict[str, Any], *, valid_from: datetime) -> str:
     """Sign a statement as the exchange; the same statement gives the same token, byte for byte.
 
     Args:
-        kind: the credential's own type, such as ``DataReleaseCredential``.
-        subject: what is stated, JSON values; its ``id`` is the URN of what it is stated about.
-        valid_from: the instant from which it holds.
+        kind: the credential's own type, for example ``DataReleaseCredential``.
+        subject: the statement, in JSON values; its ``id`` is the URN of the thing described.
+        valid_from: the instant from which the statement is valid.
 
     Returns:
         The credential as a compact JWS.
 
     Raises:
         ExchangeError: the signing key cannot be used.
-        Tampered: the published public key is not that of the signing key.
+        Tampered: the published public key does not belong to the signing key.
     """
     key = _signing_key()
     document = {
@@ -66,33 +66,33 @@ def check(token: str, key: dict[str, Any], *, kind: str | None = None) -> dict[s
     Args:
         token: the compact JWS.
         key: the issuer's public JWK.
-        kind: the type that the credential must have, if one is expected.
+        kind: the type that the credential must have; None for any.
 
     Raises:
-        Tampered: it is not exactly what the holder of that key signed, or not such a credential.
+        Tampered: it is not exactly what the holder of the key signed, or not such a credential.
     """
     header = _header(token)
     public = _public_key(key)
     if header.get("typ") != MEDIA_TYPE or header.get("alg") not in (_ALGORITHM, "Ed25519"):
-        found = f"{header.get('typ')} and {header.get('alg')}"
-        raise _not_one("the header's typ and alg", f"{MEDIA_TYPE} and {_ALGORITHM}", found)
+        actual = f"{header.get('typ')} and {header.get('alg')}"
+        raise _mismatch("the header's typ and alg", f"{MEDIA_TYPE} and {_ALGORITHM}", actual)
     if header.get("kid") != public.thumbprint():
-        raise _not_one("it names another signing key", public.thumbprint(), header.get("kid"))
+        raise _mismatch("it names another signing key", public.thumbprint(), header.get("kid"))
     try:
         with _eddsa_by_its_usual_name():
             payload = jws.deserialize_compact(token, public, algorithms=[str(header["alg"])]).payload
     except BadSignatureError:
-        raise Tampered("the signature does not belong to these contents", expected="a token as it was signed") from None
+        raise Tampered("the signature does not match the contents", expected="a token as it was signed") from None
     except (JoseError, ValueError) as error:
         raise Tampered(f"not a signed credential: {error}", expected="a compact JWS") from None
     return _document(payload, kind)
 
 
 def public_key() -> dict[str, Any]:
-    """The exchange's public JWK as published.
+    """The exchange's published public JWK.
 
     Raises:
-        NotFound: no key has been made yet, or it is not here.
+        NotFound: no key has been generated yet, or it is not on this machine.
         Tampered: the file does not hold an Ed25519 key.
     """
     file = settings().keys / PUBLIC_FILE
@@ -100,8 +100,8 @@ def public_key() -> dict[str, Any]:
         key = json.loads(file.read_bytes())
     except FileNotFoundError:
         raise NotFound(
-            "the exchange's public key is not here", where=str(file), expected="the issuer's JWK",
-            next_step="fetch it from the exchange; it is made with the first release",
+            "the exchange's public key is missing", where=str(file), expected="the issuer's JWK",
+            next_step="fetch it from the exchange, which generates it with the first release",
         ) from None  # fmt: skip
     except ValueError:
         raise Tampered("not JSON", where=str(file), expected="the issuer's public JWK") from None
@@ -110,7 +110,7 @@ def public_key() -> dict[str, Any]:
 
 
 def instant(at: datetime) -> str:
-    """An instant as XML Schema dateTimeStamp in UTC, with microseconds where there are any."""
+    """An instant as XML Schema dateTimeStamp in UTC, with microseconds if there are any."""
     return at.astimezone(UTC).isoformat().replace("+00:00", "Z")
 
 
@@ -119,17 +119,17 @@ def _signing_key() -> OKPKey:
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     file = folder / PRIVATE_FILE
     if not file.exists():
-        made = OKPKey.generate_key("Ed25519", private=True)
-        _put_if_absent(file, canonical(made.as_dict(private=True)), 0o600)
+        generated = OKPKey.generate_key("Ed25519", private=True)
+        _put_if_absent(file, canonical(generated.as_dict(private=True)), 0o600)
     if file.stat().st_mode & 0o077:
         raise ExchangeError(
-            "others on this machine can read the signing key", where=str(file), expected="mode 0600",
-            next_step=f"chmod 600 {file}, and consider the key known to others",
+            "other users of this machine can read the signing key", where=str(file), expected="mode 0600",
+            next_step=f"chmod 600 {file}, and consider the key compromised",
         )  # fmt: skip
     try:
         key = OKPKey.import_key(json.loads(file.read_bytes()))
     except (JoseError, ValueError):
-        # The error's own text may quote the key, so it is left out.
+        # The error's text may quote the key, so it is left out.
         raise ExchangeError(
             "the signing key cannot be read", where=str(file), expected="an Ed25519 private JWK",
             next_step="restore it from its backup",
@@ -144,9 +144,9 @@ def _publish(key: OKPKey, file: Path) -> None:
         _put_if_absent(file, canonical(public), 0o644)
     if public_key()["x"] != public["x"]:
         raise Tampered(
-            "the published public key is not that of the signing key", where=str(file),
+            "the published public key does not belong to the signing key", where=str(file),
             expected=f"thumbprint {key.thumbprint()}",
-            next_step="find out which of the two was replaced; remove the public one to publish it again",
+            next_step="find out which of the two was replaced; remove the public key to publish it again",
         )  # fmt: skip
 
 
@@ -173,7 +173,7 @@ def _public_key(key: dict[str, Any], where: str | None = None) -> OKPKey:
     except (JoseError, KeyError, ValueError, TypeError):
         raise Tampered("not a public key", where=where, expected="a JWK with kty OKP, crv Ed25519 and x") from None
     if public.curve_name != "Ed25519":
-        raise Tampered("a key of another kind", where=where, expected="crv Ed25519")
+        raise Tampered("not an Ed25519 key", where=where, expected="crv Ed25519")
     return public
 
 
@@ -186,7 +186,7 @@ def _header(token: str) -> dict[str, Any]:
         header = json.loads(decoded[0])
     except (binascii.Error, ValueError):
         raise Tampered("the header cannot be decoded", expected="base64url of a JSON object") from None
-    # The last character of base64 has spare bits: two spellings of one signature must not both pass.
+    # The last character of base64 has spare bits, so one signature has several spellings: only one may pass.
     for name, part, data in zip(("header", "payload", "signature"), parts, decoded, strict=True):
         if base64.urlsafe_b64encode(data).rstrip(b"=").decode() != part:
             raise Tampered(f"the {name} is not spelled as it was signed", expected="canonical base64url")
@@ -201,22 +201,22 @@ def _document(payload: bytes, kind: str | None) -> dict[str, Any]:
     except ValueError:
         raise Tampered("the payload is not JSON", expected="a credential document") from None
     if not isinstance(document, dict) or document.get("@context", [None])[0] != CONTEXT[0]:
-        raise _not_one("its @context", str(CONTEXT[0]), str(document)[:80])
+        raise _mismatch("its @context", str(CONTEXT[0]), str(document)[:80])
     types = document.get("type") or []
     if "VerifiableCredential" not in types or (kind and kind not in types):
-        raise _not_one("its type", f"VerifiableCredential, {kind}", ", ".join(map(str, types)))
+        raise _mismatch("its type", f"VerifiableCredential, {kind}", ", ".join(map(str, types)))
     if not isinstance(document.get("credentialSubject"), dict):
-        raise _not_one("its credentialSubject", "an object", str(document.get("credentialSubject"))[:80])
+        raise _mismatch("its credentialSubject", "an object", str(document.get("credentialSubject"))[:80])
     return document
 
 
-def _not_one(what: str, expected: str, found: object) -> Tampered:
-    return Tampered(f"not the credential asked for: {what}", expected=f"{expected}, found {found}")
+def _mismatch(what: str, expected: str, actual: object) -> Tampered:
+    return Tampered(f"not the expected credential: {what}", expected=f"{expected}, found {actual}")
 
 
 @contextmanager
 def _eddsa_by_its_usual_name() -> Iterator[None]:
-    """EdDSA is the name that verifiers of credentials know; the newer name for the same algorithm is Ed25519."""
+    """Silence the warning against the name EdDSA, which verifiers expect; its newer name is Ed25519."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", category=SecurityWarning, message="EdDSA is deprecated")
         yield

@@ -1,4 +1,4 @@
-"""Describes a checked gold version completely: the manifest that its release signs."""
+"""Composes the manifest of a release, a complete description of a checked gold version."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ from jobs.release.manifest import (
 from jobs.release.snapshot import Snapshot
 from jobs.settings import settings
 
-# Placeholders for a licence that nobody has named.
+# Placeholders that name no licence.
 NO_LICENCE = frozenset({"unknown", "none", "tbd", "todo", "n/a", "?"})
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A checked version that may become a release, with what its release depends on."""
+    """A checked version that may become a release, with everything its release depends on."""
 
     product: Product
     pointer: Pointer
@@ -52,7 +52,7 @@ class Candidate:
 
     @property
     def contract_copy(self) -> bytes:
-        """The contract as the release keeps it: complete, so that it is understood without the column dictionary."""
+        """The contract as the release stores it: complete, so that it makes sense without the column dictionary."""
         return self.contract.text.encode()
 
 
@@ -64,20 +64,20 @@ def describe(
     run_id: str,
     now: datetime,
 ) -> Manifest:
-    """Write down a release: its table, files, contract, evidence, origin and terms.
+    """Compose a release's manifest: its table, files, contract, evidence, origin and terms.
 
     Args:
         candidate: the checked version.
-        difference: what differs from the release before; for a first release, all of its rows are added.
-        number: the number that it gets.
-        previous: the manifest of the release before, whose digests of unchanged files are carried over.
-        run_id: the run that releases.
+        difference: the difference from the previous release; for a first release, all rows are added.
+        number: the release's number.
+        previous: the previous release's manifest, which provides the digests of unchanged files.
+        run_id: the current run.
         now: the instant of release.
 
     Raises:
         NotFound: the origin of the version was not recorded.
-        ExchangeError: the rights of a source do not allow a release.
-        Tampered: a data file is not as the table's log describes it.
+        ExchangeError: the rights to a source do not allow a release.
+        Tampered: a data file does not match the table's log.
     """
     product, version = candidate.product, candidate.side.version
     upstream = _upstream(candidate)
@@ -115,7 +115,7 @@ def _upstream(candidate: Candidate) -> Lineage:
     upstream = lineage(candidate.pointer.inputs or {})
     if not upstream.landed:
         raise NotFound(
-            "nothing recorded which files this version comes from",
+            "the landed files that this version comes from were not recorded",
             where=f"{candidate.product.table} version {candidate.pointer.delta_version}",
             expected="inputs that lead back to landed files",
             next_step=f"exchange gold {candidate.product.name}, then check it",
@@ -142,7 +142,7 @@ def _table(candidate: Candidate) -> TableVersion:
 
 
 def _files(version: Snapshot, previous: Manifest | None) -> tuple[ReleasedFile, ...]:
-    # A data file never changes once it is in the log, so the digests of the last release still hold.
+    # A data file never changes once it is in the log, so the previous release's digests are still valid.
     earlier = {(f.path, f.size): f for f in previous.files} if previous else {}
     folder = lake.location(version.table)
     fresh = [f for f in version.files.values() if (f.path, f.size) not in earlier]
@@ -155,10 +155,10 @@ def _digested(folder: Path, file: lake.DataFile) -> ReleasedFile:
     place = folder / file.path
     if not place.is_file() or place.stat().st_size != file.size:
         raise Tampered(
-            "the file is not as the table's log describes it",
+            "the file does not match the table's log",
             where=str(place),
             expected=f"{file.size} bytes",
-            next_step="exchange rebuild makes the table again from landing",
+            next_step=f"exchange rebuild {folder.parent.name}.{folder.name}",
         )
     return ReleasedFile(path=file.path, sha256=sha256_of(place), size=file.size, rows=file.rows)
 
@@ -186,7 +186,7 @@ def _declaration(name: str) -> tuple[SourceDeclaration, Path]:
             f"the source '{name}' is not declared, so its licence is unknown",
             where=str(settings().catalogue / "dags" / "sources"),
             expected="a declaration for every source that a release comes from",
-            next_step="declare it again; a source that stopped keeps its declaration",
+            next_step="restore its declaration, which a source keeps even after it has stopped",
         ) from error
     return source.declared, source.file
 
@@ -199,7 +199,7 @@ def _source_terms(name: str) -> SourceTerms:
             f"licence: {declared.licence.id})",
             where=f"{file} (rights)",
             expected="redistribution yes or derived_only, under a named licence, with evidence",
-            next_step="clear the rights with the publisher, or take the source out of the product",
+            next_step="clear the rights with the publisher, or remove the source from the product",
         )
     return SourceTerms(
         source=name,

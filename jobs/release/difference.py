@@ -1,4 +1,4 @@
-"""What differs between two versions of a table, by key: its shape, and rows added, removed and changed."""
+"""Compares two versions of a table by key: changes of schema, and rows added, removed and changed."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _NARROW_DECIMAL = 18
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """Two sums of 64-bit row hashes: equal for equal rows in any order, files or engine; sums can be updated."""
+    """Two sums of 64-bit row hashes: equal for equal rows, whatever their order, files or engine; can be updated."""
 
     forward: int = 0
     backward: int = 0
@@ -48,7 +48,7 @@ class Fingerprint:
 
 @dataclass(frozen=True)
 class Side:
-    """One version, with what its contract promised: the key, and the columns that are never absent."""
+    """One version, with its contract's key and required columns."""
 
     version: Snapshot
     key: tuple[str, ...]
@@ -57,7 +57,7 @@ class Side:
 
 @dataclass(frozen=True)
 class Difference:
-    """Rows by key, changes of shape, and the fingerprint of the later version's rows."""
+    """Counts of rows by key, changes of schema, and the fingerprint of the later version's rows."""
 
     added: int
     removed: int
@@ -67,13 +67,13 @@ class Difference:
 
     @property
     def is_empty(self) -> bool:
-        """Whether a reader sees no difference at all."""
+        """Whether readers see no difference."""
         return not (self.added or self.removed or self.changed or self.schema)
 
 
 @dataclass(frozen=True)
 class RowDifference:
-    """One row that differs: its key, and its columns before and after (None where there is no such row)."""
+    """One row that differs: its key, and its columns before and after (None if the row does not exist there)."""
 
     kind: RowKind
     key: dict[str, Any]
@@ -81,30 +81,30 @@ class RowDifference:
     after: dict[str, Any] | None
 
 
-def difference(before: Side, after: Side, known: Fingerprint | None = None) -> Difference:
+def difference(before: Side, after: Side, recorded: Fingerprint | None = None) -> Difference:
     """Compare two versions of one table; exact counts in one pass over the partitions whose files differ.
 
     Args:
         before: the earlier version.
         after: the later one.
-        known: the earlier version's fingerprint; without it the later version is read whole to get its own.
+        recorded: the earlier version's fingerprint; without it, the later version is read whole to compute its own.
     """
     schema = schema_changes(before, after)
     if before.key != after.key:
-        # Under another key no row is the same row as before.
+        # Under a new key, no row can be matched with one before.
         return Difference(after.version.rows, before.version.rows, 0, schema, fingerprint(after.version))
     same_columns = before.version.business_columns == after.version.business_columns
     partitions = _touched(before.version, after.version)
     if same_columns and not partitions:
-        return Difference(0, 0, 0, schema, known or fingerprint(after.version))
-    added, removed, changed, taken, given = _count(before, after, partitions)
-    if same_columns and known:
-        return Difference(added, removed, changed, schema, known - taken + given)
+        return Difference(0, 0, 0, schema, recorded or fingerprint(after.version))
+    added, removed, changed, old_sum, new_sum = _count(before, after, partitions)
+    if same_columns and recorded:
+        return Difference(added, removed, changed, schema, recorded - old_sum + new_sum)
     return Difference(added, removed, changed, schema, fingerprint(after.version))
 
 
 def schema_changes(before: Side, after: Side) -> tuple[SchemaChange, ...]:
-    """What changed in the shape, sorted by column; the order of columns is no change."""
+    """The changes of schema, sorted by column; the order of columns does not matter."""
     old, new = before.version.business_columns, after.version.business_columns
     changes: list[SchemaChange] = []
     if before.key != after.key:
@@ -124,12 +124,12 @@ def schema_changes(before: Side, after: Side) -> tuple[SchemaChange, ...]:
 
 
 def fingerprint(version: Snapshot) -> Fingerprint:
-    """The fingerprint of all rows of a version; reads the whole of it."""
+    """The fingerprint of all rows of a version, which it reads whole."""
     forward, backward = _hashes({n: (quote(n), t) for n, t in version.business_columns.items()})
     frame = lake.read_table(version.table, version.version).selectExpr(
         f"sum(cast({forward} as decimal(38,0))) forward", f"sum(cast({backward} as decimal(38,0))) backward"
     )
-    row = _collected(frame, version)[0]
+    row = _collect(frame, version)[0]
     return Fingerprint(int(row["forward"] or 0), int(row["backward"] or 0))
 
 
@@ -137,17 +137,17 @@ def rows_of(before: Side, after: Side, kind: RowKind, limit: int) -> list[RowDif
     """The first rows, in key order, that were added, removed or changed between two versions.
 
     Raises:
-        ExchangeError: the key changed, so that no row can be told to be the same as before.
+        ExchangeError: the key changed, so rows cannot be matched.
     """
     if before.key != after.key:
         raise ExchangeError(
-            "rows cannot be compared one by one, because the key changed",
+            "rows cannot be compared one by one because the key changed",
             where=after.version.table,
             expected=f"the key {', '.join(before.key)} on both sides, found {', '.join(after.key)}",
         )
     old, new = _side_frames(before, after, _touched(before.version, after.version))
     names = [f"k{i}" for i in range(len(after.key))]
-    # The hashes are never null: where one is, the row has no counterpart.
+    # A hash is null only if the row has no counterpart.
     condition = {
         "added": "b1 is null",
         "removed": "a1 is null",
@@ -155,8 +155,8 @@ def rows_of(before: Side, after: Side, kind: RowKind, limit: int) -> list[RowDif
     }[kind]
     joined = _joined(old, new, names).where(condition)
     first = joined.orderBy(*[f"{side}_{n}" for n in names for side in ("a", "b")]).limit(limit)
-    wanted = [f"coalesce(a_{n}, b_{n}) key_{n}" for n in names]
-    found = _collected(first.selectExpr(*wanted, "b_row", "a_row"), after.version)
+    keys = [f"coalesce(a_{n}, b_{n}) key_{n}" for n in names]
+    rows = _collect(first.selectExpr(*keys, "b_row", "a_row"), after.version)
     return [
         RowDifference(
             kind=kind,
@@ -164,11 +164,11 @@ def rows_of(before: Side, after: Side, kind: RowKind, limit: int) -> list[RowDif
             before=_named(row["b_row"], before.version) if kind != "added" else None,
             after=_named(row["a_row"], after.version) if kind != "removed" else None,
         )
-        for row in found
+        for row in rows
     ]
 
 
-def _collected(frame: DataFrame, version: Snapshot) -> list[dict[str, Any]]:
+def _collect(frame: DataFrame, version: Snapshot) -> list[dict[str, Any]]:
     from pyspark.errors import PySparkException
 
     try:
@@ -179,7 +179,7 @@ def _collected(frame: DataFrame, version: Snapshot) -> list[dict[str, Any]]:
             f"the engine cannot read the rows: {str(error).strip().splitlines()[0][:300]}",
             where=f"{version.table} version {version.version}",
             expected="the data files that the table's log lists",
-            next_step=f"exchange verify {version.table.split('.')[1]} names what is missing or damaged",
+            next_step=f"`exchange verify {version.table.split('.')[1]}` shows what is missing or damaged",
         ) from None
     return rows
 
@@ -204,10 +204,10 @@ def _count(before: Side, after: Side, partitions: frozenset[Any]) -> tuple[int, 
         "count(case when b1 <> a1 or b2 <> a2 then 1 end) changed",
         *[f"sum(cast({c} as decimal(38,0))) s_{c}" for c in ("b1", "b2", "a1", "a2")],
     )
-    row = _collected(counts, after.version)[0]
-    taken = Fingerprint(int(row["s_b1"] or 0), int(row["s_b2"] or 0))
-    given = Fingerprint(int(row["s_a1"] or 0), int(row["s_a2"] or 0))
-    return row["added"], row["removed"], row["changed"], taken, given
+    row = _collect(counts, after.version)[0]
+    old_sum = Fingerprint(int(row["s_b1"] or 0), int(row["s_b2"] or 0))
+    new_sum = Fingerprint(int(row["s_a1"] or 0), int(row["s_a2"] or 0))
+    return row["added"], row["removed"], row["changed"], old_sum, new_sum
 
 
 def _joined(old: DataFrame, new: DataFrame, names: list[str]) -> DataFrame:
@@ -230,7 +230,7 @@ def _side_frames(before: Side, after: Side, partitions: frozenset[Any]) -> tuple
 def _side_frame(
     version: Snapshot, key: tuple[str, ...], compared: dict[str, str], partitions: frozenset[Any]
 ) -> DataFrame:
-    """Key columns k0…, two hashes of the columns that both sides have, and the whole row, of the touched partitions."""
+    """Key columns k0…, two hashes of the columns that both sides share, and the row, of the touched partitions."""
     frame = lake.read_table(version.table, version.version)
     everything = {f.partition for f in version.files.values()} | {()}
     if not partitions >= everything - {()} and () not in partitions:
@@ -255,8 +255,8 @@ def _hashes(columns: dict[str, tuple[str, str]]) -> tuple[str, str]:
     terms: list[str] = []
     for name in sorted(columns):
         expression, kind = columns[name]
-        wide = (found := _DECIMAL.match(kind)) and int(found.group(1)) > _NARROW_DECIMAL
-        # The hash skips nulls, so whether there is one is hashed too.
+        wide = (decimal := _DECIMAL.match(kind)) and int(decimal.group(1)) > _NARROW_DECIMAL
+        # The hash function skips nulls, so whether a value is null is hashed too.
         terms += [f"cast({expression} as string)" if wide else expression, f"isnull({expression})"]
     return f"xxhash64({', '.join(terms)})", f"xxhash64({', '.join(reversed(terms))})"
 

@@ -1,4 +1,4 @@
-"""Compares the bytes of a release with its manifest, and writes down every difference."""
+"""Compares the bytes of a release with its manifest, and records every discrepancy."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from jobs.release.snapshot import Snapshot, snapshot
 from jobs.settings import settings
 
 MISSING = "nothing there"
-# Beside each landed file stands what is known of it; that may be added to, and is not certified.
+# The manifest beside each landed file may be extended, so it is not certified.
 _LANDING_MANIFEST = ".manifest.json"
 
 
 @dataclass(frozen=True)
-class Finding:
+class Discrepancy:
     """One thing that is not as it was released: what, where, and the two values that differ."""
 
     what: str
@@ -42,36 +42,36 @@ class Finding:
 
 @dataclass
 class Inspection:
-    """One release while it is verified, and what was found so far; `skipped` names what could not be looked at."""
+    """One release under verification, and its discrepancies so far; `skipped` names what could not be verified."""
 
     product: str
     number: str
     folder: Path
-    findings: list[Finding] = field(default_factory=list)
+    findings: list[Discrepancy] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)
 
-    def found(self, what: str, where: Path | str, expected: object, found: object) -> None:
-        """Write down a difference; a path is shown relative to the exchange's home."""
-        shown = where if isinstance(where, str) else _relative(where)
-        self.findings.append(Finding(what, shown, _brief(expected), _brief(found)))
+    def record(self, what: str, where: Path | str, expected: object, actual: object) -> None:
+        """Record a discrepancy; a path is shown relative to the exchange's home."""
+        place = where if isinstance(where, str) else _relative(where)
+        self.findings.append(Discrepancy(what, place, _brief(expected), _brief(actual)))
 
-    def compare(self, what: str, where: Path | str, expected: object, found: object) -> bool:
-        """Write down a difference, if there is one; tells whether both are equal."""
-        if expected != found:
-            self.found(what, where, expected, found)
-        return expected == found
+    def compare(self, what: str, where: Path | str, expected: object, actual: object) -> bool:
+        """Record a discrepancy if two values differ; returns whether they are equal."""
+        if expected != actual:
+            self.record(what, where, expected, actual)
+        return expected == actual
 
 
-def strangers(work: Inspection) -> None:
-    """Find files in the release's folder that are no part of it."""
-    known = {MANIFEST_FILE, CREDENTIAL_FILE, CONTRACT_FILE, EVIDENCE_FILE}
+def unexpected_files(work: Inspection) -> None:
+    """Record files in the release's folder that do not belong there."""
+    expected = {MANIFEST_FILE, CREDENTIAL_FILE, CONTRACT_FILE, EVIDENCE_FILE}
     for file in sorted(work.folder.glob("*")) if work.folder.is_dir() else ():
-        if file.name not in known:
-            work.found("a file that is no part of the release", file, MISSING, f"{file.stat().st_size} bytes")
+        if file.name not in expected:
+            work.record("a file that is not part of the release", file, MISSING, f"{file.stat().st_size} bytes")
 
 
 def copies(work: Inspection, manifest: Manifest) -> None:
-    """Compare the release's own copies of the contract and of the expectations' result."""
+    """Compare the release's copies of the contract and of the expectations' result with the manifest."""
     for what, name, expected in (
         ("the contract", CONTRACT_FILE, manifest.contract.sha256),
         ("the expectations' result", EVIDENCE_FILE, manifest.expectations.result_sha256),
@@ -89,16 +89,16 @@ def table_log(work: Inspection, manifest: Manifest) -> None:
     try:
         version = snapshot(table.name, table.delta_version)
     except ExchangeError as error:
-        work.found("the log of the table cannot be read", log, f"version {table.delta_version}", error.what)
+        work.record("the log of the table cannot be read", log, f"version {table.delta_version}", error.what)
         return
     except Exception as error:
-        # A damaged log makes its reader fail in ways that it does not document.
-        shown = f"{type(error).__name__}: {error}"
-        work.found("the log of the table is damaged", log, f"version {table.delta_version}", shown)
+        # On a damaged log, its reader fails in undocumented ways.
+        message = f"{type(error).__name__}: {error}"
+        work.record("the log of the table is damaged", log, f"version {table.delta_version}", message)
         return
     work.compare("the table is another one", log, table.id, version.id)
     columns = {column.name: column.type for column in table.columns}
-    work.compare("the table's log gives other columns", log, columns, version.columns)
+    work.compare("the table's log lists other columns", log, columns, version.columns)
     _logged_files(work, manifest, version, log)
 
 
@@ -107,17 +107,18 @@ def _logged_files(work: Inspection, manifest: Manifest, version: Snapshot, log: 
     for path in sorted(released.keys() | version.files.keys()):
         place = f"{_relative(log)}, version {version.version}, {path}"
         if path not in version.files:
-            work.found("the log does not list a file of the release", place, "the file", MISSING)
+            work.record("the log does not list a file of the release", place, "the file", MISSING)
         elif path not in released:
-            work.found("the log lists a file that was not released", place, MISSING, f"{version.files[path].rows} rows")
+            rows = version.files[path].rows
+            work.record("the log lists a file that was not released", place, MISSING, f"{rows} rows")
         else:
             logged, file = version.files[path], released[path]
-            work.compare("the log gives another size", place, file.size, logged.size)
-            work.compare("the log gives another number of rows", place, file.rows, logged.rows)
+            work.compare("the log lists another size", place, file.size, logged.size)
+            work.compare("the log lists another number of rows", place, file.rows, logged.rows)
 
 
 def data_files(work: Inspection, manifest: Manifest) -> int:
-    """Digest every data file; returns the bytes that were read."""
+    """Verify the digest and row count of every data file; returns the number of bytes read."""
     folder = lake.location(manifest.table.name)
     rows = sum(f.rows for f in manifest.files)
     work.compare("the files' rows do not add up", work.folder / MANIFEST_FILE, manifest.table.rows, rows)
@@ -125,20 +126,20 @@ def data_files(work: Inspection, manifest: Manifest) -> int:
     for file, size, sha256 in _digested(folder, manifest.files):
         place = folder / file.path
         if size is None:
-            work.found("a data file is missing", place, f"{file.size} bytes", MISSING)
+            work.record("a data file is missing", place, f"{file.size} bytes", MISSING)
             continue
         total += size
         if sha256 == file.sha256:
-            _count_rows(work, place, file)
+            _compare_rows(work, place, file)
             continue
         work.compare("a data file has another size", place, f"{file.size} bytes", f"{size} bytes")
-        work.found("a data file was changed", place, f"sha256 {file.sha256}", f"sha256 {sha256}")
+        work.record("a data file was changed", place, f"sha256 {file.sha256}", f"sha256 {sha256}")
     return total
 
 
-def _count_rows(work: Inspection, place: Path, file: ReleasedFile) -> None:
+def _compare_rows(work: Inspection, place: Path, file: ReleasedFile) -> None:
     rows = lake.rows_in(place)
-    work.compare("a data file has another number of rows than the manifest says", place, file.rows, rows)
+    work.compare("a data file has another number of rows than the manifest lists", place, file.rows, rows)
 
 
 def _digested(folder: Path, files: Iterable[ReleasedFile]) -> Iterator[tuple[ReleasedFile, int | None, str]]:
@@ -151,33 +152,33 @@ def _digested(folder: Path, files: Iterable[ReleasedFile]) -> Iterator[tuple[Rel
 
 
 def landed_files(work: Inspection, manifest: Manifest) -> None:
-    """Digest every landed file that the release comes from, each copy of it; its name says what it must be."""
-    wanted = set(manifest.landed)
+    """Verify every copy of each landed file that the release comes from against the sha256 in its name."""
+    digests_needed = set(manifest.landed)
     copies = [
         file
         for source in manifest.sources
         for file in sorted((settings().landing / source.source).rglob("*"))
-        if file.name[:64] in wanted and not file.name.endswith(_LANDING_MANIFEST) and file.is_file()
+        if file.name[:64] in digests_needed and not file.name.endswith(_LANDING_MANIFEST) and file.is_file()
     ]
     with ThreadPoolExecutor(max_workers=4) as pool:
         digests = list(pool.map(sha256_of, copies))
     for file, sha256 in zip(copies, digests, strict=True):
         work.compare("a landed file was changed", file, f"sha256 {file.name[:64]}", f"sha256 {sha256}")
-    for sha256 in sorted(wanted - {file.name[:64] for file in copies}):
-        work.found("a landed file is missing", f"landing, {sha256}", f"sha256 {sha256}", MISSING)
+    for sha256 in sorted(digests_needed - {file.name[:64] for file in copies}):
+        work.record("a landed file is missing", f"landing, {sha256}", f"sha256 {sha256}", MISSING)
 
 
 def read(work: Inspection, file: Path, what: str) -> bytes | None:
-    """A file's bytes; a missing file is a finding."""
+    """A file's bytes; a missing file is recorded as a discrepancy."""
     try:
         return file.read_bytes()
     except FileNotFoundError:
-        work.found(f"{what} is missing", file, "the file", MISSING)
+        work.record(f"{what} is missing", file, "the file", MISSING)
         return None
 
 
 def _relative(place: Path) -> str:
-    """A path without the part that is the same for all."""
+    """A path relative to the lake's store, or else to the exchange's home."""
     root = settings().store if str(place).startswith(str(settings().store)) else settings().home
     return str(place).removeprefix(str(root)).lstrip("/")
 

@@ -1,4 +1,4 @@
-"""Where a checked version came from: the tables behind it at the versions it read, and every file that had landed."""
+"""Traces a checked version to its origin: the upstream tables at the versions it read, and all landed files."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Lineage:
 
     @property
     def sources(self) -> tuple[str, ...]:
-        """Names of the sources that it comes from."""
+        """Names of the sources among its origins."""
         return tuple(sorted({table.split(".", 1)[1] for table, _ in self.inputs if table.startswith("silver.")}))
 
 
@@ -28,10 +28,10 @@ def lineage(inputs: dict[str, Any]) -> Lineage:
     """Follow a table's inputs back to landing, through other products.
 
     Args:
-        inputs: what the table was built from, as its pointer has it: ``{"tables": {table: version}, ...}``.
+        inputs: what the table was built from, as recorded with its pointer: ``{"tables": {table: version}, ...}``.
 
     Raises:
-        NotFound: nothing recorded what an upstream version was built from.
+        NotFound: the inputs of an upstream version were not recorded.
     """
     tables: set[tuple[str, int]] = set()
     watermarks: dict[str, int] = {}
@@ -75,8 +75,8 @@ def _tables(inputs: dict[str, Any]) -> dict[str, int]:
 
 def _unknown(table: str, version: int) -> NotFound:
     return NotFound(
-        f"nothing recorded what version {version} was built from",
+        f"the inputs of version {version} were not recorded",
         where=table,
-        expected="the run that built it, or the table's checked pointer",
+        expected="a record of the run that built it, or a checked pointer to it",
         next_step="run the product again, so that it is built from the inputs' checked versions",
     )

@@ -26,7 +26,7 @@ class _Part(BaseModel):
 
 
 class Terms(_Part):
-    """A licence, and where its text is."""
+    """A licence, and the address of its text."""
 
     id: str
     url: str
@@ -34,7 +34,7 @@ class Terms(_Part):
 
 
 class SourceTerms(_Part):
-    """One source that the product comes from, and on what terms it was published."""
+    """One source of the product, and the terms that it was published on."""
 
     source: str
     title: str
@@ -45,7 +45,7 @@ class SourceTerms(_Part):
 
 
 class ColumnType(_Part):
-    """One column: its Delta type, and whether the contract lets it be absent."""
+    """One column: its Delta type, and whether the contract allows it to be null."""
 
     name: str
     type: str
@@ -85,7 +85,7 @@ class ContractCopy(_Part):
 
 
 class Expectations(_Part):
-    """What the expectations said of this very version."""
+    """The result of the expectations on this version."""
 
     path: str
     result_sha256: Sha256
@@ -103,7 +103,7 @@ class Input(_Part):
 
 
 class Content(_Part):
-    """Identity of the rows themselves, whatever files and whatever engine they were written with.
+    """Identity of the rows themselves, independent of files and engine.
 
     `fingerprint` is the sum over all rows of the row's 64-bit hash, twice with the columns in opposite orders.
     """
@@ -114,7 +114,7 @@ class Content(_Part):
 
 
 class SchemaChange(_Part):
-    """One thing that changed in the table's shape."""
+    """One change of the table's schema."""
 
     kind: Literal["column_added", "column_removed", "type_changed", "key_changed", "may_be_absent", "always_present"]
     column: str | None = None
@@ -123,12 +123,12 @@ class SchemaChange(_Part):
 
     @property
     def breaks(self) -> bool:
-        """Whether a reader of the release before may stop working."""
+        """Whether it may break readers of the previous release."""
         return self.kind in ("column_removed", "type_changed", "key_changed", "may_be_absent")
 
 
 class Changes(_Part):
-    """What differs from the release before, by key; `against` is None for a first release."""
+    """The difference from the previous release, by key; `against` is None for a first release."""
 
     against: Number | None
     added: Count
@@ -179,7 +179,7 @@ class Manifest(_Part):
         return self.model_dump(mode="json", by_alias=True, exclude={"cautions"} if self.cautions is None else None)
 
     def statement(self) -> dict[str, Any]:
-        """What the release's certificate states: enough to tell any change of anything that the manifest lists."""
+        """What the release's certificate states: enough to detect any change of anything that the manifest lists."""
         return {
             "id": f"urn:data-exchange-lake:release:{self.product}:{self.release}",
             "product": self.product,
@@ -194,7 +194,7 @@ class Manifest(_Part):
         }
 
     def encode(self) -> bytes:
-        """The manifest's one byte form (RFC 8785): equal manifests are equal bytes."""
+        """The manifest as canonical JSON (RFC 8785): equal manifests give equal bytes."""
         return self._encoded
 
     @cached_property
@@ -202,7 +202,7 @@ class Manifest(_Part):
         return canonical(self.document())
 
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Manifest:
-        """A copy, which may differ, and so has no encoding yet."""
+        """A copy, without the cached encoding, which may no longer fit."""
         copied = super().model_copy(update=update, deep=deep)
         copied.__dict__.pop("_encoded", None)
         return copied
@@ -212,7 +212,7 @@ def canonical(document: Any) -> bytes:
     """JSON values in the canonical form of RFC 8785.
 
     Raises:
-        ValueError: a number that JSON cannot carry exactly.
+        ValueError: a number has no exact form in JSON.
     """
     return rfc8785.dumps(document)
 
@@ -223,18 +223,18 @@ def digest(data: bytes) -> str:
 
 
 def content_digest(columns: dict[str, str], rows: int, fingerprint: str) -> str:
-    """Digest of a table's content apart from its files: column names and types in any order, row count, fingerprint."""
+    """Digest of a table's content, independent of its files: column names and types, row count, fingerprint."""
     shape = sorted([name, kind] for name, kind in columns.items())
     return digest(canonical({"columns": shape, "rows": rows, "fingerprint": fingerprint}))
 
 
 def description(title: str, cautions: Sequence[str]) -> str:
-    """What a buyer reads about a product: what it is, then its cautions, as plain sentences."""
+    """A product's description for buyers: its title, then its cautions, as sentences."""
     return " ".join(text if text.endswith((".", "!", "?")) else f"{text}." for text in (title, *cautions))
 
 
 def parse_number(number: str) -> tuple[int, int, int] | None:
-    """``1.2.0`` as three integers, or None if it is not a release's number."""
+    """``1.2.0`` as three integers; None if it is not a release's number."""
     parts = number.split(".")
     if len(parts) != 3 or not all(p.isascii() and p.isdigit() and str(int(p)) == p for p in parts):
         return None

@@ -12,7 +12,7 @@ from jobs.errors import ExchangeError
 
 @dataclass(frozen=True)
 class Snapshot:
-    """One version of one table; `columns` gives each column's Delta type, `files` is keyed by path."""
+    """One version of one table; `columns` maps names to Delta types, `files` is keyed by path."""
 
     table: str
     id: str
@@ -41,7 +41,7 @@ def snapshot(table: str, version: int) -> Snapshot:
     """Read the log of a table at a version.
 
     Raises:
-        ExchangeError: that version is not there, or its files cannot be counted or certified one by one.
+        ExchangeError: the version does not exist, or its files do not hold exactly its rows.
     """
     log = lake.delta(table, version)
     _refuse_deletion_vectors(log, table)
@@ -62,10 +62,10 @@ def _refuse_deletion_vectors(log: Any, table: str) -> None:
         return
     if len(log.deletion_vectors()):
         raise ExchangeError(
-            "rows are deleted beside their files (deletion vectors), so a file's digest says nothing about its rows",
+            "the table has deletion vectors, so a file's digest does not determine its rows",
             where=table,
             expected="files that hold exactly the table's rows",
-            next_step="build the table again, or run REORG TABLE … APPLY (PURGE)",
+            next_step="rebuild the table, or run REORG TABLE … APPLY (PURGE)",
         )
 
 

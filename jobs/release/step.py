@@ -12,8 +12,7 @@ from jobs.errors import ExchangeError, ExpectationsFailed, Locked, NotFound, Tam
 from jobs.lake import guard
 from jobs.lake.pointers import checked
 from jobs.registry import reading
-from jobs.registry.models import Check, Pointer
-from jobs.registry.models import Release as ReleaseRow
+from jobs.registry.models import Check, Pointer, Release
 from jobs.registry.releases import (
     newest_published_in,
     newest_release,
@@ -41,8 +40,8 @@ CREDENTIAL_KIND = "DataReleaseCredential"
 
 
 @dataclass(frozen=True)
-class Release:
-    """One release as the registry has it; `is_new` says whether this call made it."""
+class ReleaseResult:
+    """The newest release after a call of `release`; `is_new` says whether this call created it."""
 
     product: str
     number: str
@@ -65,20 +64,20 @@ def run(product: Product, _logical_date: datetime, run_id: str) -> StepOutcome:
     )
 
 
-def release(product: Product, *, run_id: str, now: datetime) -> Release:
-    """Release the product's checked version, or find that nothing changed since the newest release.
+def release(product: Product, *, run_id: str, now: datetime) -> ReleaseResult:
+    """Release the product's checked version, unless nothing changed since the newest release.
 
-    Killed at any instant and called again, it ends with the same one release.
+    If it is killed at any instant, calling it again ends with the same single release.
 
     Args:
         product: the declared product.
-        run_id: the run that releases, kept in the manifest.
-        now: the instant of release, kept in the manifest and the certificate.
+        run_id: the current run, recorded in the manifest.
+        now: the instant of release, recorded in the manifest and the certificate.
 
     Raises:
-        NotFound: the product has no checked version, or nothing recorded what it was built from.
-        ExpectationsFailed: the check of that version did not pass, or was of other terms than today's contract.
-        ExchangeError: the licence or the rights of a source do not allow it.
+        NotFound: the product has no checked version, or its inputs were not recorded.
+        ExpectationsFailed: that version did not pass its check, or the contract has changed since.
+        ExchangeError: the product's licence or the rights to a source do not allow a release.
         Locked: another process is releasing this product.
     """
     with guard.locked(f"release.{product.name}"):
@@ -86,10 +85,10 @@ def release(product: Product, *, run_id: str, now: datetime) -> Release:
         newest = newest_release(product.name)
         side = _side(snapshot(product.table, pointer.delta_version), contract)
         if newest and newest.delta_version == pointer.delta_version and not _is_lost(newest):
-            return _as_released(newest, is_new=False)
+            return _result(newest, is_new=False)
         changes = _compare(newest, side)
         if newest and changes.is_empty:
-            return _as_released(newest, is_new=False)
+            return _result(newest, is_new=False)
         candidate = Candidate(product, pointer, check, contract, side)
         previous = _manifest_of(newest) if newest else None
         number = next_number((newest.major, newest.minor, newest.patch) if newest else None, changes)
@@ -98,10 +97,10 @@ def release(product: Product, *, run_id: str, now: datetime) -> Release:
 
 
 def next_number(before: tuple[int, int, int] | None, changes: Difference) -> tuple[int, int, int]:
-    """The number that a difference deserves.
+    """The semantic version that follows from a difference.
 
-    A break of schema (column removed or retyped, key changed, a column that may now be absent) is major, new rows or
-    columns are minor, rows only corrected or removed are a patch. The first release is 1.0.0.
+    A breaking change of schema (column removed or retyped, key changed, required column made optional) is major, new
+    rows or columns are minor, rows only corrected or removed are a patch. The first release is 1.0.0.
     """
     if before is None:
         return 1, 0, 0
@@ -113,11 +112,11 @@ def next_number(before: tuple[int, int, int] | None, changes: Difference) -> tup
     return major, minor, patch + 1
 
 
-def find(product: str, number: str | None = None) -> ReleaseRow:
-    """A release by its number, such as ``1.2.0``; the newest published one if None.
+def find(product: str, number: str | None = None) -> Release:
+    """A release by its number, for example ``1.2.0``; the newest published one if None.
 
     Raises:
-        NotFound: there is none.
+        NotFound: there is no such release.
     """
     with reading() as session:
         if number is None:
@@ -130,13 +129,13 @@ def find(product: str, number: str | None = None) -> ReleaseRow:
         released = [".".join(map(str, parts)) for parts in numbers_in(session, product)]
     raise NotFound(
         f"no release {number} of '{product}'" if number else f"no release of '{product}'",
-        expected="one of: " + (", ".join(released) or "none has been made"),
-        next_step="exchange releases lists them",
+        expected="one of: " + (", ".join(released) or "none (nothing has been released yet)"),
+        next_step="`exchange releases` lists them",
     )
 
 
 def compare(product: str, before: str, after: str) -> Difference:
-    """What differs between any two releases of a product, by key; exact counts.
+    """The difference between any two releases of a product, by key, with exact counts.
 
     Raises:
         NotFound: there is no such release.
@@ -160,22 +159,22 @@ def _checked(product: Product) -> tuple[Pointer, Check, Contract]:
     pointer = checked(product.table)
     check, contract = pointer.check, load_contract(product.table)
     where = f"{product.table} version {pointer.delta_version}"
-    again = f"exchange check {product.name}"
+    next_step = f"exchange check {product.name}"
     if check is None or not check.passed or check.delta_version != pointer.delta_version:
-        raise ExpectationsFailed("this version has not passed its expectations", where=where, next_step=again)
+        raise ExpectationsFailed("this version has not passed its expectations", where=where, next_step=next_step)
     if check.contract_digest != contract.digest:
         raise ExpectationsFailed(
             "the contract was changed since this version was checked",
             where=str(contract.file),
-            expected=f"the terms with the digest {check.contract_digest[:12]}…",
-            next_step=again,
+            expected=f"the contract with the digest {check.contract_digest[:12]}…",
+            next_step=next_step,
         )
     if product.declared.licence.id.strip().lower() in NO_LICENCE:
         raise ExchangeError(
             f"the licence '{product.declared.licence.id}' names no terms",
             where=f"{product.file} (licence.id)",
-            expected="the identifier of the licence that buyers get",
-            next_step="name the licence",
+            expected="the identifier of the licence that buyers get, for example CC-BY-4.0",
+            next_step="set licence.id in the product's declaration",
         )
     return pointer, check, contract
 
@@ -184,12 +183,12 @@ def _side(version: Snapshot, contract: Contract) -> Side:
     return Side(version, contract.key, frozenset(c.name for c in contract.columns if c.required))
 
 
-def _released_side(row: ReleaseRow) -> Side:
+def _released_side(row: Release) -> Side:
     table = _manifest_of(row).table
     version = snapshot(table.name, table.delta_version)
     if version.id != table.id:
         raise Tampered(
-            "the table was rebuilt since this release, so the release's rows are gone",
+            "the table was rebuilt since this release, and the release's rows are gone",
             where=f"{row.product}@{row.number}",
             expected=f"the Delta table {table.id}, found {version.id}",
             next_step="restore the table's folder from its backup",
@@ -197,8 +196,8 @@ def _released_side(row: ReleaseRow) -> Side:
     return Side(version, table.key, frozenset(c.name for c in table.columns if not c.nullable))
 
 
-def _is_lost(row: ReleaseRow) -> bool:
-    """Whether a release was recalled because its table was rebuilt: nothing is left to compare with."""
+def _is_lost(row: Release) -> bool:
+    """Whether a release was recalled because its table was rebuilt, so that there is nothing to compare with."""
     if row.status != "recalled":
         return False
     try:
@@ -208,7 +207,7 @@ def _is_lost(row: ReleaseRow) -> bool:
     return False
 
 
-def _compare(newest: ReleaseRow | None, side: Side) -> Difference:
+def _compare(newest: Release | None, side: Side) -> Difference:
     if newest is None or _is_lost(newest):
         return Difference(side.version.rows, 0, 0, (), fingerprint(side.version))
     before = _released_side(newest)
@@ -217,16 +216,16 @@ def _compare(newest: ReleaseRow | None, side: Side) -> Difference:
     if before.version.rows + changes.added - changes.removed != side.version.rows:
         raise ExchangeError(
             f"{before.version.rows} rows, {changes.added} added and {changes.removed} removed do not make the "
-            f"{side.version.rows} that are there",
+            f"{side.version.rows} rows of the new version",
             where=side.version.table,
-            expected=f"each ({', '.join(side.key)}) once",
+            expected=f"unique keys ({', '.join(side.key)})",
             next_step="check the key in the contract",
         )
     return changes
 
 
-def _publish(candidate: Candidate, manifest: Manifest) -> Release:
-    """Put the folder in place, which decides the release, then the row, which publishes it."""
+def _publish(candidate: Candidate, manifest: Manifest) -> ReleaseResult:
+    """Store the folder, which makes the release final, then the registry's row, which publishes it."""
     manifest, token = archive.keep(
         manifest,
         contract=candidate.contract_copy,
@@ -239,7 +238,7 @@ def _publish(candidate: Candidate, manifest: Manifest) -> Release:
             f"another process has just released {manifest.product}@{manifest.release}",
             next_step="run the release again",
         )
-    return _as_released(row, is_new=True)
+    return _result(row, is_new=True)
 
 
 def _sign(manifest: Manifest) -> str:
@@ -250,12 +249,12 @@ def _instant(manifest: Manifest) -> datetime:
     return datetime.fromisoformat(manifest.released_at)
 
 
-def _row(check: Check, manifest: Manifest, token: str) -> ReleaseRow:
+def _row(check: Check, manifest: Manifest, token: str) -> Release:
     number = parse_number(manifest.release)
     if number is None:
         raise ValueError(manifest.release)
     major, minor, patch = number
-    return ReleaseRow(
+    return Release(
         product=manifest.product,
         major=major,
         minor=minor,
@@ -274,10 +273,10 @@ def _row(check: Check, manifest: Manifest, token: str) -> ReleaseRow:
     )
 
 
-def _as_released(row: ReleaseRow, *, is_new: bool) -> Release:
+def _result(row: Release, *, is_new: bool) -> ReleaseResult:
     diff = _manifest_of(row).diff
-    return Release(row.product, row.number, row.delta_version, row.rows, row.grade, diff, is_new)
+    return ReleaseResult(row.product, row.number, row.delta_version, row.rows, row.grade, diff, is_new)
 
 
-def _manifest_of(row: ReleaseRow) -> Manifest:
+def _manifest_of(row: Release) -> Manifest:
     return Manifest.model_validate(row.manifest)

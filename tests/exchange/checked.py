@@ -17,7 +17,7 @@ from jobs.declared.contract import load_contract
 from jobs.lake.pointers import move
 from jobs.registry import transaction
 from jobs.registry.models import Check, Landing
-from jobs.release.step import Release, release
+from jobs.release.step import ReleaseResult, release
 from jobs.settings import settings
 from tests import declaring
 from tests.declaring import declare_contract, declare_product, declare_source, write
@@ -124,11 +124,11 @@ class Desk:
         move(f"gold.{PRODUCT}", version, check=check, landing_id=None, inputs=inputs, run_id="r")
         return check
 
-    def release(self, at: datetime = NOW, run_id: str = "run-1") -> Release:
+    def release(self, at: datetime = NOW, run_id: str = "run-1") -> ReleaseResult:
         """Release the checked version."""
         return release(self.product, run_id=run_id, now=at)
 
-    def ship(self, rows: pa.Table, **options: Any) -> Release:
+    def ship(self, rows: pa.Table, **options: Any) -> ReleaseResult:
         """Build, check and release a version."""
         self.passes(self.build(rows, **options))
         return self.release(NOW + timedelta(days=self.landings))

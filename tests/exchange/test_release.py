@@ -31,8 +31,7 @@ from jobs.lake import close
 from jobs.lake.pointers import move
 from jobs.registry import reading, transaction
 from jobs.registry.locks import hold
-from jobs.registry.models import Check
-from jobs.registry.models import Release as ReleaseRow
+from jobs.registry.models import Check, Release
 from jobs.registry.releases import pinned_versions, releases_of
 from jobs.registry.runs import StepOutcome, recorded
 from jobs.release import archive, credential
@@ -236,7 +235,7 @@ def test_duplicate_keys_stop_a_release(desk: Desk) -> None:
 def test_a_released_row_cannot_change(desk: Desk) -> None:
     desk.ship(FIRST)
     with pytest.raises(Tampered), transaction() as db:
-        row = db.get_one(ReleaseRow, find(PRODUCT).id)
+        row = db.get_one(Release, find(PRODUCT).id)
         row.grade = "B"
         db.flush()
 
@@ -355,7 +354,7 @@ def test_lineage_is_that_of_the_version_read_even_if_the_input_has_moved_on(desk
         run_id="r", checked_at=NOW,
     )  # fmt: skip
     move(f"silver.{SOURCE}", 7, check=silver, landing_id=desk.landings, inputs=None, run_id="r")
-    with pytest.raises(NotFound, match="nothing recorded what version 0 was built from"):
+    with pytest.raises(NotFound, match="the inputs of version 0 were not recorded"):
         desk.release()
     for name, step, table, run_input, version in (
         (SOURCE, "silver", f"silver.{SOURCE}", {"landing_id": built_on}, 0),
@@ -556,6 +555,6 @@ def test_a_manifest_reads_back_as_written(desk: Desk) -> None:
     assert Manifest.model_validate_json(data).encode() == data
     assert Fingerprint.parse(str(Fingerprint(-3, 4))) == Fingerprint(-3, 4)
     with reading() as db:
-        row = db.get_one(ReleaseRow, 1)
+        row = db.get_one(Release, 1)
         assert Manifest.model_validate(row.manifest).encode() == data
     assert DeltaTable(str(desk.table)).version() == row.delta_version

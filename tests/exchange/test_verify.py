@@ -22,7 +22,7 @@ from jobs.lake import engine
 from jobs.release import credential
 from jobs.release.archive import folder_of
 from jobs.release.manifest import Manifest
-from jobs.release.verify import Finding, verify
+from jobs.release.verify import Discrepancy, verify
 from jobs.settings import settings
 from tests.declaring import write
 from tests.exchange.checked import PRODUCT, SOURCE, Desk, meters
@@ -67,7 +67,7 @@ def flip(file: Path, place: int | None = None) -> None:
     file.write_bytes(bytes(data))
 
 
-def findings(number: str | None = None) -> list[Finding]:
+def findings(number: str | None = None) -> list[Discrepancy]:
     return list(verify(PRODUCT, number).findings)
 
 
@@ -197,7 +197,7 @@ def test_the_field_of_the_manifest_that_was_changed_is_named() -> None:
 @pytest.mark.usefixtures("released")
 def test_an_extra_file_is_reported() -> None:
     write(folder_of(PRODUCT, "1.1.0") / "notes.txt", "hello")
-    assert texts() == [("a file that is no part of the release", f"releases/{PRODUCT}/1.1.0/notes.txt")]
+    assert texts() == [("a file that is not part of the release", f"releases/{PRODUCT}/1.1.0/notes.txt")]
 
 
 def test_changed_and_missing_data_files_are_detected(released: Path) -> None:
@@ -231,10 +231,10 @@ def test_a_changed_log_of_the_table_is_detected(released: Path) -> None:
     log = log_of(released, 1)
     original = log.read_text()
     rewrite(log, lambda add: add.update(stats=json.dumps({"numRecords": 99})))
-    assert {what for what, _ in texts()} == {"the log gives another number of rows"}
+    assert {what for what, _ in texts()} == {"the log lists another number of rows"}
     log.write_text(original)
     rewrite(log, lambda add: add.update(size=add["size"] + 1))
-    assert {what for what, _ in texts()} == {"the log gives another size"}
+    assert {what for what, _ in texts()} == {"the log lists another size"}
     log.write_text(original)
     rewrite(log, lambda add: add.update(path="other.parquet"))
     assert {what for what, _ in texts()} == {
@@ -285,7 +285,7 @@ def test_a_changed_row_of_the_registry_is_detected(released: Path, column: str, 
 
 def test_a_missing_row_of_the_registry_is_detected(released: Path) -> None:
     change(released, "delete from releases where minor = 1")
-    assert texts("1.1.0") == [("the registry does not know this release", f"registry, releases {PRODUCT}@1.1.0")]
+    assert texts("1.1.0") == [("the release is not in the registry", f"registry, releases {PRODUCT}@1.1.0")]
 
 
 @pytest.mark.usefixtures("released")
@@ -303,7 +303,7 @@ def test_another_release_s_certificate_is_detected(released: Path) -> None:
     file = folder_of(PRODUCT, "1.1.0") / "certificate.jwt"
     file.unlink()
     (released / "other.jwt").rename(file)
-    assert ("the certificate is that of another release", f"releases/{PRODUCT}/1.1.0/certificate.jwt") in texts()
+    assert ("the certificate belongs to another release", f"releases/{PRODUCT}/1.1.0/certificate.jwt") in texts()
 
 
 def test_a_release_signed_with_another_key_is_detected(released: Path) -> None:
@@ -319,14 +319,14 @@ def test_a_release_signed_with_another_key_is_detected(released: Path) -> None:
     (folder / "certificate.jwt").write_text(forged)
     (name, where), *_ = texts()
     assert (name, where) == (
-        "the certificate is not valid: not the credential asked for: it names another signing key",
+        "the certificate is not valid: not the expected credential: it names another signing key",
         f"releases/{PRODUCT}/1.1.0/certificate.jwt",
     )
 
 
 def test_a_missing_public_key_is_reported(released: Path) -> None:
     (released / "keys" / "issuer.jwk.json").unlink()
-    assert texts() == [("the exchange's public key is not here", "keys/issuer.jwk.json")]
+    assert texts() == [("the exchange's public key is missing", "keys/issuer.jwk.json")]
 
 
 @pytest.mark.usefixtures("released")
