@@ -22,7 +22,7 @@ _COLOURS = {
 
 
 @dataclass(frozen=True)
-class Outcome:
+class ProductOutcome:
     """One product at the end of a round: its newest release, and whether this round made it."""
 
     product: str
@@ -98,7 +98,7 @@ class Display:
         return grid
 
 
-def print_outcome(console: Console, outcomes: Sequence[Outcome]) -> None:
+def print_outcome(console: Console, outcomes: Sequence[ProductOutcome]) -> None:
     """The table at the end of a round: what can be read now."""
     table = Table(title="Products", title_justify="left", title_style="bold", header_style="bold")
     for column in ("product", "release", "rows", "grade", "licence", ""):

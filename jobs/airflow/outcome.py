@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from jobs.airflow.display import Outcome
+from jobs.airflow.display import ProductOutcome
 from jobs.airflow.progress import Subject
 from jobs.declared.catalog import Catalog, Product
 from jobs.registry.models import Release
 from jobs.registry.releases import newest_published
 
 
-def outcomes_of(catalog: Catalog, before: dict[str, Release], subjects: dict[str, Subject]) -> list[Outcome]:
+def outcomes_of(catalog: Catalog, before: dict[str, Release], subjects: dict[str, Subject]) -> list[ProductOutcome]:
     """One line for each declared product, compared with the releases before the round."""
     now = newest_published()
     return [
@@ -18,13 +18,13 @@ def outcomes_of(catalog: Catalog, before: dict[str, Release], subjects: dict[str
     ]
 
 
-def _outcome(product: Product, now: Release | None, before: Release | None, subject: Subject | None) -> Outcome:
+def _outcome(product: Product, now: Release | None, before: Release | None, subject: Subject | None) -> ProductOutcome:
     if now is None:
         no_release = f"no release yet: waits for {', '.join(product.inputs)}"
         news = "failed" if subject and subject.state == "failed" else no_release
-        return Outcome(product.name, "", None, "", product.declared.licence.id, news)
+        return ProductOutcome(product.name, "", None, "", product.declared.licence.id, news)
     if before is None or before.id != now.id:
         news = "new"
     else:
         news = "failed, the previous release stays" if subject and subject.state == "failed" else "unchanged"
-    return Outcome(product.name, now.number, now.rows, now.grade, now.licence, news)
+    return ProductOutcome(product.name, now.number, now.rows, now.grade, now.licence, news)

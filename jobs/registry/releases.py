@@ -45,8 +45,8 @@ class Pinned:
 
 
 @dataclass(frozen=True)
-class State:
-    """Whose release it is, and whether it is ``published`` or ``recalled``."""
+class ReleaseState:
+    """A release's product and version, and its status: ``published`` or ``recalled``."""
 
     product: str
     delta_version: int
@@ -180,11 +180,11 @@ def pinned(release_id: int) -> Pinned:
         return Pinned(*session.execute(columns.where(Release.id == release_id)).one())
 
 
-def state_in(session: Session, release_id: int) -> State | None:
+def state_in(session: Session, release_id: int) -> ReleaseState | None:
     """Product, version and status of the release of this id; None if there is no such release."""
     columns = select(Release.product, Release.delta_version, Release.status)
     row = session.execute(columns.where(Release.id == release_id)).one_or_none()
-    return State(*row) if row else None
+    return ReleaseState(*row) if row else None
 
 
 def is_released(product: str) -> bool:
