@@ -107,7 +107,7 @@ def end_gently(processes: Sequence[psutil.Process], sign: signal.Signals, second
 
 
 def is_alive(process: psutil.Process) -> bool:
-    """Whether a process still runs; one that has ended counts as gone although nobody asked how it ended."""
+    """Whether a process still runs; a zombie, whose parent has not read its exit code, does not."""
     with suppress(psutil.Error):
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     return False

@@ -141,12 +141,12 @@ class Manifest(_Part):
     """The manifest of one release.
 
     Its logical part is the same whichever engine built it from the same landed files: columns, key and number of rows
-    in `table`, all of `content`, `contract`, `landed` and `diff`. The rest is of this very build and may differ: each
-    engine names its files anew, orders rows, splits them into files and encodes them in its own way (so `files` and the
-    bytes of `table`), a table's id is drawn at random, versions count the commits that led there, and run, instant and
-    evidence are those of the run. The digest of the manifest covers both parts; `content.sha256` the rows and columns.
+    in `table`, all of `content`, `contract`, `landed` and `diff`. The rest depends on the build: each engine names,
+    splits, orders and encodes files in its own way (hence `files` and the bytes of `table`), a table's id is random,
+    versions count commits, and run, instant and evidence are those of the run. The manifest's digest covers both parts;
+    `content.sha256` covers rows and columns.
 
-    The first format has no `cautions`; such a manifest keeps its format, and so its bytes and its signature.
+    The first format has no `cautions`; its manifests keep their format, and with it their bytes and signatures.
     """
 
     format: Literal["exchange-release/1", "exchange-release/2"] = "exchange-release/2"
