@@ -288,7 +288,7 @@ def test_an_unreachable_publisher_is_retried_with_growing_delays(running: Runnin
              for t in running.tries(ingest(AWAY), run_id, "land")]  # fmt: skip
     assert (tried[1]["start_date"] - tried[0]["end_date"]).total_seconds() >= 9
 
-    # A scheduled run, which nobody waits for, is retried for longer.
+    # A scheduled run is retried for longer, since no user waits for it.
     running.post(
         f"/api/v2/dags/{ingest(AWAY)}/dagRuns", {"dag_run_id": "later", "logical_date": "2026-03-01T00:00:00Z"}
     )

@@ -181,7 +181,7 @@ def test_upkeep_on_the_cluster_does_not_disturb_readers(
 
     planned = upkeep(tables, dry_run=True).tables
     silver, gold = upkeep(tables).tables
-    assert tuple(replace(kept, status="done") for kept in planned) == (silver, gold)
+    assert tuple(replace(result, status="done") for result in planned) == (silver, gold)
     assert (silver.files_before, silver.files_after, silver.removed_files) == (9, 1, 0)
     assert gold.removed_files == 1
 
@@ -189,8 +189,8 @@ def test_upkeep_on_the_cluster_does_not_disturb_readers(
     assert checked_rows(source.table) == rows == table_rows(source.table)
     verification = verify(product)
     assert verification.ok, verification.findings
-    (kept,) = upkeep([source.table]).tables
-    assert kept.removed_files == 9
+    (result,) = upkeep([source.table]).tables
+    assert result.removed_files == 9
     assert checked_rows(source.table) == rows
 
 

@@ -95,7 +95,7 @@ def test_refused_batches_are_migrated_from_recorded_runs() -> None:
     database.migrate(bind, "0002")
     run_input = {"landing_id": 7, "base": 3, "made_by": "d" * 64}
     with transaction() as session:
-        for name, step, status, given in (
+        for name, step, status, input_ in (
             ("gone_by", "silver", "failed", {**run_input, "landing_id": 5, "refused": True}),
             ("gone_by", "silver", "failed", {**run_input, "refused": True}),
             ("gone_by", "silver", "failed", {**run_input, "landing_id": 9}),
@@ -103,7 +103,7 @@ def test_refused_batches_are_migrated_from_recorded_runs() -> None:
             ("fine", "silver", "succeeded", run_input),
             ("never_began", "silver", "failed", None),
         ):
-            run = Run(run_id="r", step=step, kind="source", name=name, status=status, input=given)
+            run = Run(run_id="r", step=step, kind="source", name=name, status=status, input=input_)
             run.logical_date = run.started_at = AN_INSTANT
             session.add(run)
     database.migrate(bind)

@@ -100,8 +100,8 @@ def test_a_limit_reduces_rows_and_files(door: Door, rates: str, delta: bool) -> 
     url = door.url(rates, "rates")
     for limit in (0, 1, 5, 12, 100):
         assert len(delta_sharing.load_as_pandas(url, limit=limit, use_delta_format=delta)) == min(limit, 12)
-    asked = next(entry for entry in usage.usage() if entry.operation == "query")
-    assert asked.files == 3
+    query = next(entry for entry in usage.usage() if entry.operation == "query")
+    assert query.files == 3
     delta_sharing.load_as_pandas(url, limit=1, use_delta_format=delta)
     assert next(entry for entry in usage.usage() if entry.operation == "query").files == 1
 

@@ -138,9 +138,9 @@ _TREES = st.recursive(
 @given(tree=_TREES)
 def test_no_matching_row_is_lost(world: tuple[SharedSnapshot, dict[str, list[Row]]], tree: dict[str, Any]) -> None:
     state, rows = world
-    kept = {file.path for file in select_files(state, predicate=json.dumps(tree), limit=1, other_hints=False)}
+    selected = {file.path for file in select_files(state, predicate=json.dumps(tree), limit=1, other_hints=False)}
     for path, content in rows.items():
-        if path not in kept:
+        if path not in selected:
             assert not any(_holds(tree, row) for row in content)
 
 

@@ -112,9 +112,9 @@ def test_a_table_that_keeps_its_contract_passes_with_the_best_grade(table: Table
     assert outcome.failed == ()
     assert (outcome.passed, outcome.score, outcome.grade, outcome.rows) == (True, 100.0, "A", 20)
     assert set(outcome.dimensions.values()) == {100.0}
-    kept = evidence.read_evidence(outcome.result_sha256)
-    assert kept["rows"] == 20
-    assert len(kept["rules"]) == outcome.rules == len(kept["suite"]["expectations"])
+    stored = evidence.read_evidence(outcome.result_sha256)
+    assert stored["rows"] == 20
+    assert len(stored["rules"]) == outcome.rules == len(stored["suite"]["expectations"])
 
 
 @pytest.mark.both_engines("a rule of each kind for rows", "check.kinds", "check.examples")
@@ -264,10 +264,10 @@ def test_no_personal_value_is_in_the_evidence(table: Table) -> None:
     outcome = table.check(*good(2), row, row, scope=f"meter_code IN ('{secret}', 'm1')")
     failed = {f.rule_id for f in outcome.failed}
     assert {"meter_code.pattern", "meter_code.length", "key.unique", "meter_code.set", "meter_code.newest"} <= failed
-    kept = json.dumps(evidence.read_evidence(outcome.result_sha256))
-    assert secret not in kept
+    stored = json.dumps(evidence.read_evidence(outcome.result_sha256))
+    assert secret not in stored
     assert secret not in str(outcome)
-    assert "***" in kept
+    assert "***" in stored
 
 
 def test_a_buyer_recomputes_the_grade_from_the_evidence(table: Table) -> None:
@@ -277,15 +277,16 @@ def test_a_buyer_recomputes_the_grade_from_the_evidence(table: Table) -> None:
         {"meter_code": "m99", "read_on": DAY - timedelta(days=9)},
     )
     outcome = table.check(*rows, scope="read_on >= DATE '2026-01-01'")
-    kept = evidence.read_evidence(outcome.result_sha256)
-    again = recompute(kept)
+    stored = evidence.read_evidence(outcome.result_sha256)
+    again = recompute(stored)
     assert (again.score, again.grade, again.dimensions, again.passed) == (
         outcome.score, outcome.grade, outcome.dimensions, outcome.passed,
     )  # fmt: skip
-    assert (kept["table"], kept["delta_version"], kept["scope"]) == ("gold.profile", 7, "read_on >= DATE '2026-01-01'")
-    assert (kept["run_id"], kept["logical_date"]) == ("r1", NOW.isoformat())
-    assert kept["contract_sha256"] == load_contract("gold.profile").digest
-    assert evidence.digest_of(kept["suite"]) == kept["suite_sha256"] == outcome.suite_digest
+    assert (stored["table"], stored["delta_version"]) == ("gold.profile", 7)
+    assert stored["scope"] == "read_on >= DATE '2026-01-01'"
+    assert (stored["run_id"], stored["logical_date"]) == ("r1", NOW.isoformat())
+    assert stored["contract_sha256"] == load_contract("gold.profile").digest
+    assert evidence.digest_of(stored["suite"]) == stored["suite_sha256"] == outcome.suite_digest
 
 
 def test_more_row_rules_need_no_more_queries(table: Table, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -77,10 +77,10 @@ def typed(row: Row) -> Row:
     return (site, date.fromisoformat(read_on), read_on[:7], None if amount is None else Decimal(amount), at, note)
 
 
-def statements(given: Sequence[File]) -> dict[Row, list[tuple[int, int, Row, int]]]:
+def statements(landed_files: Sequence[File]) -> dict[Row, list[tuple[int, int, Row, int]]]:
     """Per key, the (day, arrival, row, line) of each landing that does not contradict itself about it."""
     by_key: dict[Row, list[tuple[int, int, Row, int]]] = defaultdict(list)
-    for arrival, file in enumerate(given):
+    for arrival, file in enumerate(landed_files):
         rows_by_key: dict[Row, list[tuple[Row, int]]] = defaultdict(list)
         for line, row in enumerate(file.rows, 2):
             rows_by_key[row[:2]].append((row, line))
@@ -115,10 +115,10 @@ def merged(stated: list[tuple[int, int, Row, int]]) -> tuple[int, int, Row, int]
     return current
 
 
-def model(given: Sequence[File], mode: str) -> list[Row]:
+def model(landed_files: Sequence[File], mode: str) -> list[Row]:
     """The rows silver must have: typed columns, arrival, line, and when they were known."""
     rows: list[Row] = []
-    for stated in statements(given).values():
+    for stated in statements(landed_files).values():
         if mode == "revisions":
             links = chain(stated)
             ends = [day(link[0]) for link in links[1:]]
@@ -132,11 +132,11 @@ def model(given: Sequence[File], mode: str) -> list[Row]:
     return sorted(rows, key=repr)
 
 
-def refused(given: Sequence[File], mode: str) -> list[Row]:
+def refused(landed_files: Sequence[File], mode: str) -> list[Row]:
     """(rule, arrival, line) of every row quarantine must have."""
     rows: list[Row] = []
-    by_key = statements(given)
-    for arrival, file in enumerate(given):
+    by_key = statements(landed_files)
+    for arrival, file in enumerate(landed_files):
         consistent = {key: row for key, stated in by_key.items() for _, a, row, _ in stated if a == arrival}
         for line, row in enumerate(file.rows, 2):
             key = row[:2]
@@ -153,7 +153,7 @@ def declared(exchange: Trial, mode: str, partition: tuple[str, ...]) -> Source:
     return exchange.source(COLUMNS, KEY, mode, published=PUBLISHED, partition=partition)
 
 
-def compare(source: Source, given: Sequence[File]) -> None:
+def compare(source: Source, landed_files: Sequence[File]) -> None:
     """Assert that silver and quarantine equal the model."""
     arrival = {landed.sha256: number for number, landed in enumerate(landings(source.name))}
     more = ("_known_at", "_superseded_at") if source.mode == "revisions" else ("_logical_date",)
@@ -161,9 +161,9 @@ def compare(source: Source, given: Sequence[File]) -> None:
         (*row[: -3 if source.mode != "revisions" else -4], arrival[row[6]], *row[7:])
         for row in source.rows("_landing_sha256", "_row", *more)
     ]
-    assert sorted(rows, key=repr) == model(given, source.mode)
+    assert sorted(rows, key=repr) == model(landed_files, source.mode)
     quarantined = [(rule, arrival[sha], row) for rule, sha, row in source.quarantine("rule", "_landing_sha256", "_row")]
-    assert sorted(quarantined) == refused(given, source.mode)
+    assert sorted(quarantined) == refused(landed_files, source.mode)
 
 
 @pytest.mark.both_engines(
@@ -186,15 +186,15 @@ def compare(source: Source, given: Sequence[File]) -> None:
 def test_the_order_and_grouping_of_landings_do_not_matter(
     exchange: Trial, mode: str, seed: int, partition: tuple[str, ...], groupings: tuple[list[int], ...]
 ) -> None:
-    given = files(seed, 5)
+    landed_files = files(seed, 5)
     for grouping in groupings:
         source = declared(exchange, mode, partition)
         done = 0
         for size in grouping:
-            for file in given[done : done + size]:
+            for file in landed_files[done : done + size]:
                 source.land(file.rows, file.at)
             done += size
             source.build()
-            compare(source, given[:done])
+            compare(source, landed_files[:done])
         for run in runs(source.name, "silver"):
             assert balanced(run)

@@ -104,8 +104,8 @@ def test_a_server_caches_only_as_many_tables_as_configured(spark_server: str, tm
             write_deltalake(tmp_path / f"t{number}", pa.table({"id": [number]}))
             assert connect().sql(f"SELECT id FROM delta.`{tmp_path}/t{number}`").columns == ["id"]
 
-    # The server also holds tables that sessions of other tests still reference, until they are collected. Nothing tells
-    # how many, so the test looks at growth.
+    # The server also holds tables that sessions of other tests still reference, until they are collected. Their number
+    # is unknown, so the test looks at growth.
     room = int(_MEMORY["spark.databricks.delta.delta.log.cacheSize"])
     read_tables(range(room))
     full = cached_tables()

@@ -57,9 +57,9 @@ def age(table: str, days: float = 30) -> None:
             os.utime(path, (then, then))
 
 
-def done(table: str) -> TableReport:
-    (kept,) = upkeep([table]).tables
-    return kept
+def maintain(table: str) -> TableReport:
+    (report,) = upkeep([table]).tables
+    return report
 
 
 def files_on_disk(table: str) -> set[Path]:
@@ -71,12 +71,12 @@ def test_compacting_small_files_changes_no_rows_and_no_products(exchange: Trial,
     product = product_of(exchange, source)
     assert publish(product, 0) == ["succeeded"] * 3
     before = checked_rows(source.table)
-    kept = done(source.table)
-    assert (kept.status, kept.files_before, kept.files_after) == ("done", DAYS, 1)
+    report = maintain(source.table)
+    assert (report.status, report.files_before, report.files_after) == ("done", DAYS, 1)
     assert checked_rows(source.table) == before == table_rows(source.table)
     # Other files with the same rows do not trigger a build of products.
     assert publish(product, 1) == ["unchanged"] * 3
-    assert done(source.table).status == "nothing to do"
+    assert maintain(source.table).status == "nothing to do"
     source.land([("m9", "2026-02-01", "1")], DAYS)
     steps(source, DAYS)
     assert len(source.rows()) == len(before) + 1
@@ -107,7 +107,7 @@ def test_compacting_many_daily_runs_does_not_disturb_readers(exchange: Trial, da
 
     planned = upkeep(tables, dry_run=True).tables
     silver, gold = upkeep(tables).tables
-    assert tuple(replace(kept, status="done") for kept in planned) == (silver, gold)
+    assert tuple(replace(report, status="done") for report in planned) == (silver, gold)
     assert (silver.files_before, silver.files_after, silver.removed_files) == (days, 1, 0)
     assert gold.removed_files > 0
 
@@ -120,7 +120,7 @@ def test_compacting_many_daily_runs_does_not_disturb_readers(exchange: Trial, da
         assert verification.ok, verification.findings
     # After the days that readers are given to finish, the small files go.
     age(source.table)
-    assert done(source.table).removed_files == days
+    assert maintain(source.table).removed_files == days
     assert checked_rows(source.table) == before
 
 
@@ -132,7 +132,7 @@ def test_only_partitions_with_many_small_files_are_compacted(exchange: Trial) ->
         source.take(rows, number)
     still = {f.path for f in lake.files(source.table) if ("area", "it's") in f.partition}
     assert plan(source.table).partitions == ((("area", "north"),), (("area", "south"),))
-    assert done(source.table).files_after == 3
+    assert maintain(source.table).files_after == 3
     assert still <= {f.path for f in lake.files(source.table)}
     assert len(source.rows()) == 19
 
@@ -148,10 +148,10 @@ def test_a_dry_run_predicts_the_compaction_and_large_files_stay(
     monkeypatch.setattr("jobs.lake.tables._COMPACT_BYTES", large - 1)
     monkeypatch.setattr("jobs.operate.upkeep.SMALL_BYTES", middle)
     (planned,) = upkeep([source.table], dry_run=True).tables
-    kept = done(source.table)
-    assert replace(planned, status="done") == kept
+    report = maintain(source.table)
+    assert replace(planned, status="done") == report
     # Sail compacts neighbours in the log, where the large file separates the oldest; Spark sorts by size.
-    assert (kept.files_before, kept.files_after) == (11, 3 if settings().spark == "embedded" else 2)
+    assert (report.files_before, report.files_after) == (11, 3 if settings().spark == "embedded" else 2)
     assert large in {f.size for f in lake.files(source.table)}
 
 
@@ -164,8 +164,8 @@ def test_vacuum_removes_unreferenced_files_and_keeps_releases_whole(exchange: Tr
         steps(source, number)
         assert publish(product, number) == ["succeeded"] * 3
     gold, rows = f"gold.{product}", checked_rows(source.table)
-    done(source.table)
-    assert plan(source.table).removable == (), "files of the last days are kept for their readers"
+    maintain(source.table)
+    assert plan(source.table).removable == (), "files of the last days are report for their readers"
     age(source.table)
     age(gold)
     planned = plan(source.table)
@@ -174,10 +174,10 @@ def test_vacuum_removes_unreferenced_files_and_keeps_releases_whole(exchange: Tr
         "planned", len(planned.removable), planned.removable_bytes,
     )  # fmt: skip
     files_before = files_on_disk(source.table)
-    kept = done(source.table)
-    assert kept.removed_files == len(planned.removable) >= DAYS
-    assert len(files_on_disk(source.table)) == len(files_before) - kept.removed_files == 1
-    done(gold)
+    report = maintain(source.table)
+    assert report.removed_files == len(planned.removable) >= DAYS
+    assert len(files_on_disk(source.table)) == len(files_before) - report.removed_files == 1
+    maintain(gold)
     for number in ("1.0.0", "1.0.1", "1.0.2"):
         verification = verify(product, number)
         assert verification.ok, verification.findings
@@ -194,9 +194,9 @@ def test_vacuum_removes_a_dead_writer_s_file_once_it_is_old(source: Source) -> N
 
 def test_a_locked_table_is_skipped(source: Source) -> None:
     with hold(f"source.{source.name}"):
-        (kept,) = upkeep([source.table]).tables
-    assert kept.status == "skipped"
-    assert "is locked by" in kept.message
+        (report,) = upkeep([source.table]).tables
+    assert report.status == "skipped"
+    assert "is locked by" in report.message
     assert len(lake.files(source.table)) == DAYS
 
 
@@ -205,7 +205,7 @@ def test_upkeep_rolls_back_an_unfinished_build(source: Source) -> None:
     source.land([("m9", "2026-02-01", "1")], DAYS)
     source.step("bronze", DAYS)
     source.step("silver", DAYS)
-    done(source.table)
+    maintain(source.table)
     assert checked_rows(source.table) == rows == table_rows(source.table)
     assert source.step("silver", DAYS).status == "succeeded"
     assert len(source.rows()) == len(rows) + 1

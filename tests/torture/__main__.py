@@ -42,7 +42,7 @@ class Torture:
     undertaker: Undertaker = field(default_factory=Undertaker.begin)
     waiting: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1))
     usual: dict[Order, float] = field(default_factory=dict)
-    struck: Counter[str] = field(default_factory=Counter)
+    killed: Counter[str] = field(default_factory=Counter)
     outcomes: Counter[str] = field(default_factory=Counter)
     by_step: Counter[str] = field(default_factory=Counter)
     repairs: Counter[str] = field(default_factory=Counter)
@@ -62,7 +62,7 @@ class Torture:
             say(f"undisturbed: {order[0]} {order[1]} {ended['statuses'][0]} in {self.usual[order]:.1f} s")
         expected = self.state_of(calm)
         number = 0
-        while sum(self.struck.values()) < self.kills and not self.faults:
+        while sum(self.killed.values()) < self.kills and not self.faults:
             number += 1
             scene = make_scene(self.root, f"round_{number}", self.cluster)
             for order in self.order:
@@ -75,20 +75,20 @@ class Torture:
     def disturb(self, scene: Scene, order: Order) -> None:
         """Kill one step up to four times, then run it until it is repaired."""
         for _ in range(self.chance.choice((1, 2, 3, 4))):
-            if sum(self.struck.values()) >= self.kills:
+            if sum(self.killed.values()) >= self.kills:
                 break
             parts = PARTS if self.cluster else {"process": 1}
             part = self.chance.choices(list(parts), weights=list(parts.values()))[0]
             instant = self.chance.uniform(0.02, self.usual[order])
-            outcome = self.strike(scene, order, part, instant)
+            outcome = self.kill_during(scene, order, part, instant)
             if part == "process" and outcome == "ended well":
                 # It ended before the kill.
                 self.missed += 1
                 continue
-            self.struck[part] += 1
+            self.killed[part] += 1
             self.by_step[order[0]] += 1
             self.outcomes[outcome] += 1
-            total = sum(self.struck.values())
+            total = sum(self.killed.values())
             say(f"{total}/{self.kills}: {part} killed {instant:.1f} s into {order[0]} {order[1]}: {outcome}")
         for attempt in range(1, REPAIRS + 1):
             ended = self.run(scene, order)
@@ -98,7 +98,7 @@ class Torture:
             say(f"  run {attempt} of {order}: {ended['error']}")
         self.faults.append(f"{order} was not repaired by {REPAIRS} runs: {ended}")
 
-    def strike(self, scene: Scene, order: Order, part: str, instant: float) -> str:
+    def kill_during(self, scene: Scene, order: Order, part: str, instant: float) -> str:
         """Kill a part at an instant of a step and restart it; returns how the step ended."""
         if part == "process":
             ended = self.run(scene, order, seconds=instant)
@@ -154,7 +154,7 @@ def main() -> int:
             cluster.run("down")
     figures = {
         "seed": seed, "engine": engine, "sources": sources, "seconds": round(time.monotonic() - began),
-        "kills": dict(torture.struck), "missed": torture.missed,
+        "kills": dict(torture.killed), "missed": torture.missed,
         "by step": dict(torture.by_step), "struck steps": dict(torture.outcomes),
         "repaired by": dict(torture.repairs), "faults": torture.faults,
     }  # fmt: skip

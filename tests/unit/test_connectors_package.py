@@ -69,8 +69,8 @@ def test_a_pinned_version_is_downloaded_once_unless_its_bytes_changed(index: Pat
     fetched(tmp_path, "rates", "rates/a.csv", version="1.0")
     away = origin.rename(tmp_path / origin.name)
     assert fetched(tmp_path, "rates", "rates/a.csv", version="1.0")[0].path.read_bytes() == b"a"
-    kept = next((tmp_path / "home" / "packages").rglob("*.whl"))
-    kept.write_bytes(b"changed")
+    wheel_file = next((tmp_path / "home" / "packages").rglob("*.whl"))
+    wheel_file.write_bytes(b"changed")
     with pytest.raises(NotFound):
         fetched(tmp_path, "rates", "rates/a.csv", version="1.0")
     away.rename(origin)
