@@ -166,8 +166,8 @@ def test_a_missing_bucket_is_reported(store: Store, words: tuple[str, ...]) -> N
     assert done.returncode in (1, 2)
     output = " ".join((done.stdout + done.stderr).split())
     assert "s3://nowhere/lake" in output
-    assert "the bucket is not there" in output
-    assert "make it, or correct EXCHANGE_LAKE" in output
+    assert "the bucket does not exist" in output
+    assert "create it, or correct EXCHANGE_LAKE" in output
 
 
 def test_the_store_is_reached_over_tls_by_clients_that_trust_its_authority(store: Store) -> None:
@@ -178,7 +178,7 @@ def test_the_store_is_reached_over_tls_by_clients_that_trust_its_authority(store
     assert statuses["lake"] == statuses["engine and lake"] == statuses["clock"] == "ok", done.stdout
     # Clients retry many times before they give up, so only the final error is tested.
     refused = SSLError(endpoint_url=address, error="unknown authority")
-    error = objects.explanation(refused, "s3://exchange/lake")
+    error = objects.store_error(refused, "s3://exchange/lake")
     assert error is not None
     assert "certificate is not trusted here" in str(error)
     assert "AWS_CA_BUNDLE and SSL_CERT_FILE" in str(error)
