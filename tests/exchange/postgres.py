@@ -13,7 +13,7 @@ import pytest
 from sqlalchemy import URL, make_url
 
 from jobs.operate.cluster import database
-from jobs.operate.cluster.credentials import Credentials
+from jobs.operate.cluster.credentials import ServiceCredentials
 from jobs.operate.processes import Mark, end_gently, free_port, last_words, launch
 
 _PATIENCE_SECONDS = 60.0
@@ -29,7 +29,7 @@ def served(folder: Path) -> Iterator[URL]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("EXCHANGE_HOME", str(folder))
         (folder / "cluster").mkdir(parents=True)
-        port, credentials, log = free_port(0), Credentials(), folder / "database.log"
+        port, credentials, log = free_port(0), ServiceCredentials(), folder / "database.log"
         mark = Mark("EXCHANGE_TESTS_DATABASE", str(folder))
         with database.place() as place:
             database.make_database(place, credentials, log)
