@@ -1,4 +1,4 @@
-"""The command line `exchange`: what Airflow calls, and what engineers, exchange staff and buyers ask."""
+"""The command line `exchange`, for engineers, exchange staff and buyers."""
 
 from jobs.cli.program import main
 

@@ -1,4 +1,4 @@
-"""Commands at the buyer's door: who may read what until when, what they read, and the server itself."""
+"""Commands about buyers: grants, what they read, and the sharing server."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def grant(
     buyer: Annotated[str, typer.Option("--to", metavar="BUYER", help="Who may read it; enrolled if new.")],
     days: Annotated[int, typer.Option("--days", help="How long, from now.")],
     endpoint: Annotated[
-        str | None, typer.Option("--endpoint", help="The server's address as the buyer reaches it.")
+        str | None, typer.Option("--endpoint", help="The server's address as the buyer sees it.")
     ] = None,
     out: Annotated[
         Path | None, typer.Option("--out", help="Write the profile to this new file, for its owner only.")
@@ -36,26 +36,26 @@ def grant(
     from jobs.exchange.grants import create_grant
 
     if out is None:
-        made, profile = create_grant(product, buyer, days, endpoint)
+        new, profile = create_grant(product, buyer, days, endpoint)
         print(json.dumps(profile, indent=2))
     else:
-        # The file is there before the grant is: a token that cannot be written down would be lost.
+        # The file is opened before the grant is made: a token that cannot be written would be lost.
         with _new_file(out) as descriptor:
-            made, profile = create_grant(product, buyer, days, endpoint)
+            new, profile = create_grant(product, buyer, days, endpoint)
             descriptor.write(json.dumps(profile, indent=2) + "\n")
     where = f"its profile is in {out}" if out else "this profile is the only copy of its token"
-    note(f"grant {made.id}: {buyer} may read {product} until {made.expires_at:%Y-%m-%d %H:%M} UTC; {where}")
+    note(f"grant {new.id}: {buyer} may read {product} until {new.expires_at:%Y-%m-%d %H:%M} UTC; {where}")
 
 
 def grants(product: OnlyProduct = None, buyer: OnlyBuyer = None, as_json: AsJson = False) -> None:
-    """List who was granted what, and what each grant is worth now."""
+    """List the grants and whether each is valid now."""
     from jobs.exchange import grants as ledger
 
     listing(
         [_grant(g) for g in ledger.grants(product=product, buyer=buyer)],
         ("grant", "product", "buyer", "standing", "not_before", "expires_at", "revoked_at", "revoked_reason"),
         as_json=as_json,
-        empty="nothing was granted yet. Next: exchange grant <product> --to <buyer> --days <n>",
+        empty="there are no grants yet. Next: exchange grant <product> --to <buyer> --days <n>",
     )
 
 
@@ -67,34 +67,34 @@ def revoke(
     reason: Annotated[str, typer.Option("--reason", help="Why; kept with the grant.")] = "taken back by the exchange",
     as_json: AsJson = False,
 ) -> None:
-    """Take back a grant; the next request is refused."""
+    """Revoke a grant; the buyer's next request is refused."""
     from jobs.exchange import grants as ledger
 
     if which.isdigit():
         revoked = ledger.revoke(reason, grant_id=int(which), buyer=buyer)
     elif buyer is None:
         raise ExchangeError(
-            f"whose grant on '{which}' is meant is not said",
-            expected="--from <buyer>, or a grant's number",
-            next_step=f"exchange grants --product {which} lists them",
+            f"several buyers may hold a grant on '{which}'",
+            expected="the buyer (--from <buyer>), or a grant's number",
+            next_step=f"exchange grants --product {which} lists the grants",
         )
     else:
         revoked = ledger.revoke(reason, product=which, buyer=buyer)
     if as_json:
         document([_grant(g) for g in revoked])
         return
-    for taken in revoked:
-        line(f"grant {taken.id} is revoked: {taken.buyer.name} can read {taken.product} no more")
+    for ended in revoked:
+        line(f"grant {ended.id} is revoked: {ended.buyer.name} can no longer read {ended.product}")
 
 
 def usage(
     product: OnlyProduct = None,
     buyer: OnlyBuyer = None,
-    requests: Annotated[bool, typer.Option("--requests", help="Each request instead of sums.")] = False,
+    requests: Annotated[bool, typer.Option("--requests", help="List each request instead of totals.")] = False,
     limit: Limit = 100,
     as_json: AsJson = False,
 ) -> None:
-    """Show what buyers read: sums per buyer and product, or each request, the newest first."""
+    """Show what buyers read: totals per buyer and product, or each request, newest first."""
     from dataclasses import asdict
 
     from jobs.exchange import usage as meter
@@ -104,23 +104,23 @@ def usage(
             "at", "buyer", "product", "version", "operation", "status", "allowed", "files", "bytes", "reason",
             "client", "grant_id", "request_id",
         )  # fmt: skip
-        found = [{f: getattr(u, f) for f in fields} for u in meter.usage(product=product, buyer=buyer, limit=limit)]
+        records = [{f: getattr(u, f) for f in fields} for u in meter.usage(product=product, buyer=buyer, limit=limit)]
         shown: tuple[str, ...] = fields[:10]
     else:
-        found = [asdict(t) for t in meter.summary(product=product, buyer=buyer)[:limit]]
+        records = [asdict(t) for t in meter.summary(product=product, buyer=buyer)[:limit]]
         shown = ("buyer", "product", "requests", "denied", "files", "bytes", "first_at", "last_at")
-    listing(found, shown, as_json=as_json, empty="nobody has asked for anything yet")
+    listing(records, shown, as_json=as_json, empty="there have been no requests yet")
 
 
 def participants(as_json: AsJson = False) -> None:
-    """List who takes part in the exchange, with their role."""
-    from jobs.exchange.participants import participants as everybody
+    """List the exchange's participants and their roles."""
+    from jobs.exchange.participants import participants as all_participants
 
     listing(
-        [{"name": p.name, "role": p.role, "enrolled_at": p.created_at} for p in everybody()],
+        [{"name": p.name, "role": p.role, "enrolled_at": p.created_at} for p in all_participants()],
         ("name", "role", "enrolled_at"),
         as_json=as_json,
-        empty="nobody is enrolled yet; a grant enrols its buyer",
+        empty="there are no participants yet; a grant enrols its buyer",
     )
 
 
@@ -136,7 +136,7 @@ def enrol(
     if as_json:
         document({"name": enrolled.name, "role": enrolled.role, "enrolled_at": enrolled.created_at})
         return
-    line(f"{enrolled.name} takes part as {enrolled.role}")
+    line(f"{enrolled.name} is enrolled as {enrolled.role}")
 
 
 def serve(
@@ -156,24 +156,24 @@ def serve(
     serve_share(host, port)
 
 
-def _grant(found: Grant) -> dict[str, Any]:
+def _grant(grant: Grant) -> dict[str, Any]:
     from jobs.exchange.grants import standing
 
     return {
-        "grant": found.id,
-        "product": found.product,
-        "buyer": found.buyer.name,
-        "standing": standing(found, datetime.now(UTC)).value,
-        "not_before": found.not_before,
-        "expires_at": found.expires_at,
-        "revoked_at": found.revoked_at,
-        "revoked_reason": found.revoked_reason,
-        "created_at": found.created_at,
+        "grant": grant.id,
+        "product": grant.product,
+        "buyer": grant.buyer.name,
+        "standing": standing(grant, datetime.now(UTC)).value,
+        "not_before": grant.not_before,
+        "expires_at": grant.expires_at,
+        "revoked_at": grant.revoked_at,
+        "revoked_reason": grant.revoked_reason,
+        "created_at": grant.created_at,
     }
 
 
 class _new_file:
-    """A text file that did not exist, readable by its owner only; gone again if the block fails."""
+    """A new text file, readable by its owner only; removed if the block fails."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -184,7 +184,7 @@ class _new_file:
         except FileExistsError:
             raise ExchangeError("the file exists already", where=str(self._path), expected="a new file") from None
         except OSError as error:
-            raise ExchangeError(f"cannot be written ({error.strerror})", where=str(self._path)) from None
+            raise ExchangeError(f"cannot write the file ({error.strerror})", where=str(self._path)) from None
         self._file = os.fdopen(descriptor, "w", encoding="utf-8")
         return self._file
 

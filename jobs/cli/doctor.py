@@ -1,4 +1,4 @@
-"""The command that tells whether the settings can work."""
+"""The command that checks whether the settings work."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from jobs.cli.show import document, line, table
 
 
 def doctor(as_json: AsJson = False) -> None:
-    """Try engine, lake and database as a run would, and say what to change where one cannot work."""
+    """Try engine, lake and database as a run would, and say what to change where one fails."""
     from jobs.operate.doctor import examine
 
     diagnoses = examine()

@@ -11,7 +11,7 @@ from jobs.cli.options import AsJson
 from jobs.cli.show import document, line, listing, note
 
 Home = Annotated[
-    Path, typer.Argument(metavar="HOME", help="The EXCHANGE_HOME that the exchange had; nothing may run there.")
+    Path, typer.Argument(metavar="HOME", help="The exchange's old EXCHANGE_HOME; nothing may be running there.")
 ]
 
 
@@ -25,18 +25,18 @@ def copy(home: Home, as_json: AsJson = False) -> None:
     if as_json:
         document(asdict(done))
         return
-    line(f"{done.files:,} files ({done.bytes:,} bytes; {done.present:,} were there), {done.records:,} records")
+    line(f"{done.files:,} files ({done.bytes:,} bytes; {done.present:,} were there already), {done.records:,} records")
     line(f"{done.tables} tables with {done.rows:,} rows are equal on both sides")
 
 
 def upkeep(
     tables: Annotated[
-        list[str] | None, typer.Argument(metavar="[TABLE]...", help="All there are unless named.")
+        list[str] | None, typer.Argument(metavar="[TABLE]...", help="All by default.")
     ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be done.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only report what would be done.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Compact small files, vacuum unreferenced ones."""
+    """Compact small files, and vacuum files that no version in use needs."""
     from dataclasses import asdict
 
     from jobs.operate.upkeep import upkeep as do_upkeep
@@ -47,14 +47,14 @@ def upkeep(
         return
     removed = ("removed_files", "removed_log_files", "removed_bytes")
     columns = ("table", "status", "files_before", "files_after", "compacted_bytes", *removed)
-    listing([asdict(kept) for kept in report.tables], columns, as_json=False, empty="no table has been made yet")
-    for kept in report.tables:
-        if kept.message:
-            note(f"{kept.table}: {kept.message}")
+    listing([asdict(each) for each in report.tables], columns, as_json=False, empty="there are no tables yet")
+    for each in report.tables:
+        if each.message:
+            note(f"{each.table}: {each.message}")
     were = "would be" if dry_run else "were"
     if report.runs_forgotten:
-        line(f"{report.runs_forgotten:,} records of old runs {were} dropped")
+        line(f"{report.runs_forgotten:,} records of old runs {were} removed")
     if report.leftover_files:
-        line(f"{report.leftover_files:,} files ({report.leftover_bytes:,} bytes) of work long ended {were} removed")
+        line(f"{report.leftover_files:,} leftover files ({report.leftover_bytes:,} bytes) {were} removed")
     for orphan in report.orphans:
         note(f"landed file {orphan}")

@@ -1,4 +1,4 @@
-"""Finds the table that somebody means by its name, with or without its layer."""
+"""Resolves a table's name, given with or without its layer."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from jobs.errors import ExchangeError, NotFound
 
 
 def declared_table(name: str) -> str:
-    """The full name of a declared table: ``silver.x`` or ``gold.x`` for ``x``, ``silver.x`` for ``quarantine.x``.
+    """Return a declared table's full name: ``silver.x`` or ``gold.x`` for ``x``, ``silver.x`` for ``quarantine.x``.
 
     Raises:
-        NotFound: nothing declares it; the nearest names are shown.
+        NotFound: no such table is declared; the message has the nearest names.
         ExchangeError: a source and a product share the name.
     """
     from jobs.declared.catalog import load_products, load_sources
@@ -20,14 +20,14 @@ def declared_table(name: str) -> str:
     tables = [s.table for s in sources.sources.values()] + [p.table for p in products.products.values()]
     layer, dot, own = name.lower().partition(".")
     if dot:
-        wanted = [f"{'silver' if layer in ('quarantine', 'bronze') else layer}.{own}"]
+        candidates = [f"{'silver' if layer in ('quarantine', 'bronze') else layer}.{own}"]
     else:
-        wanted = [f"silver.{layer}", f"gold.{layer}"]
-    found = [t for t in wanted if t in tables]
-    if len(found) > 1:
-        raise ExchangeError(f"'{name}' names two tables", expected=f"{found[0]} or {found[1]}")
-    if found:
-        return found[0]
+        candidates = [f"silver.{layer}", f"gold.{layer}"]
+    matches = [t for t in candidates if t in tables]
+    if len(matches) > 1:
+        raise ExchangeError(f"'{name}' names two tables", expected=f"{matches[0]} or {matches[1]}")
+    if matches:
+        return matches[0]
     for mistake in (*sources.mistakes, *products.mistakes):
         if mistake.file.parent.name == (own or layer):
             raise mistake
@@ -35,10 +35,10 @@ def declared_table(name: str) -> str:
 
 
 def declared_source(name: str) -> str:
-    """The name of a declared source, given as ``x``, ``silver.x``, ``bronze.x`` or ``quarantine.x``.
+    """Return the name of a declared source, given as ``x``, ``silver.x``, ``bronze.x`` or ``quarantine.x``.
 
     Raises:
-        NotFound: nothing declares it.
+        NotFound: no such source is declared.
     """
     table = declared_table(name if "." in name else f"silver.{name}")
     if table.startswith("gold."):
@@ -51,8 +51,8 @@ def declared_source(name: str) -> str:
 
 
 def _unknown(name: str, own: str, tables: list[str]) -> NotFound:
-    known = {t.split(".", 1)[1]: t for t in tables}
-    near = " or ".join(known[n] for n in get_close_matches(own, known, 3, 0.5))
+    by_name = {t.split(".", 1)[1]: t for t in tables}
+    near = " or ".join(by_name[n] for n in get_close_matches(own, by_name, 3, 0.5))
     return NotFound(
         f"no table '{name}' is declared",
         expected=f"perhaps {near}" if near else f"one of: {', '.join(sorted(tables)) or 'none is declared'}",

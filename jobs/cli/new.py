@@ -1,4 +1,4 @@
-"""Commands that write a first declaration and contract from the data itself, ready to edit."""
+"""Commands that propose a declaration and a contract from the data, ready to edit."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from jobs.errors import ExchangeError
 
 
 def source(
-    name: Annotated[str, typer.Argument(metavar="SECTOR/NAME", help="Such as utility/solar_farms.")],
+    name: Annotated[str, typer.Argument(metavar="SECTOR/NAME", help="For example utility/solar_farms.")],
     sample: Annotated[
         str, typer.Option("--from", metavar="FILE|package:NAME==VERSION#MEMBER", help="A sample of the data.")
     ],
@@ -22,22 +22,22 @@ def source(
 
     sector, slash, own = name.partition("/")
     if not slash:
-        raise ExchangeError(f"'{name}' has no sector", expected="<sector>/<name>, such as utility/solar_farms")
-    for told in new_source(sector, own, sample):
-        line(told)
+        raise ExchangeError(f"'{name}' has no sector", expected="<sector>/<name>, like utility/solar_farms")
+    for text in new_source(sector, own, sample):
+        line(text)
 
 
 def product(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="Such as monthly_rates.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="For example monthly_rates.")],
     query: Annotated[Path | None, typer.Option("--query", metavar="FILE", help="The SELECT that builds it.")] = None,
     table: Annotated[
-        str | None, typer.Option("--from", metavar="TABLE", help="Or a checked table to begin with.")
+        str | None, typer.Option("--from", metavar="TABLE", help="Or a checked table to start from.")
     ] = None,
 ) -> None:
     """Write product.yaml, query.sql and a contract proposed from a query or a table."""
     from jobs.scaffold import new_product
 
     if (query is None) == (table is None):
-        raise ExchangeError("it is not said what builds it", expected="--query <file.sql>, or --from <table>")
-    for told in new_product(name, query, table):
-        line(told)
+        raise ExchangeError("a product needs a query or a table", expected="--query <file.sql>, or --from <table>")
+    for text in new_product(name, query, table):
+        line(text)

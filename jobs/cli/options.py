@@ -1,4 +1,4 @@
-"""Arguments that several commands share, so that one thing has one name and one explanation everywhere."""
+"""Arguments that several commands share, with one name and one help text each."""
 
 from __future__ import annotations
 
@@ -13,4 +13,4 @@ BUYER = "Buyer"
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
 TableName = Annotated[str, typer.Argument(metavar="TABLE", help="silver.<source>, gold.<product>, or the name alone.")]
 ProductName = Annotated[str, typer.Argument(metavar="PRODUCT", help="A product; `exchange products` lists them.")]
-Limit = Annotated[int, typer.Option("--limit", min=1, help="How many, at most.")]
+Limit = Annotated[int, typer.Option("--limit", min=1, help="At most this many.")]

@@ -1,6 +1,6 @@
-"""Puts the commands together, and turns whatever goes wrong into one line and an exit code.
+"""Assembles the commands, and turns any error into one line and an exit code.
 
-Only typer is imported here: `exchange --help` must answer at once. Every command imports what it needs when it runs.
+Only typer is imported here, to keep `exchange --help` fast. Each command imports what it needs when it runs.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _ROUNDS: tuple[tuple[str, str, Callable[..., None]], ...] = (
     (ENGINEER, "up", steps.up),
 )
 
-# The commands of the steps come between these and those of whole rounds.
+# Listed after the whole rounds and the single steps.
 _COMMANDS: tuple[tuple[str, str, Callable[..., None]], ...] = (
     (ENGINEER, "sources", records.sources),
     (ENGINEER, "runs", records.runs),
@@ -68,16 +68,16 @@ _CLUSTER: tuple[tuple[str, Callable[..., None]], ...] = (
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run one command and leave with its exit code.
+    """Run one command and exit with its code.
 
-    0: done. 1: the work failed (a publisher, a file, an expectation, another writer). 2: a mistake of whoever typed or
-    declared it. 70: a fault of this program, whose traceback is under ``logs/``. 130: interrupted.
+    0: done. 1: the work failed (a publisher, a file, an expectation, another writer). 2: a mistake in the command or a
+    declaration. 70: a bug in this program; its traceback is under ``logs/``. 130: interrupted.
     """
     sys.exit(run(sys.argv[1:] if arguments is None else arguments))
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Run one command; returns its exit code. Errors are one line on stderr."""
+    """Run one command and return its exit code. An error is one line on stderr."""
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
@@ -85,7 +85,7 @@ def run(arguments: Sequence[str]) -> int:
         code = application()(args=list(arguments) or ["--help"], prog_name="exchange", standalone_mode=False)
         sys.stdout.flush()
     except BrokenPipeError:
-        # Whoever read the output has seen enough; without this Python complains once more at exit.
+        # The reader of the pipe has closed it; without this, Python complains again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except (KeyboardInterrupt, typer.Abort):
@@ -93,12 +93,12 @@ def run(arguments: Sequence[str]) -> int:
     except ExchangeError as error:
         return _say(str(error), FAILED_WORK if isinstance(error, _FAILURES) else USERS_MISTAKE)
     except Exception as error:
-        return _explained(error)
+        return _report(error)
     return code if isinstance(code, int) else 0
 
 
 def application() -> typer.Typer:
-    """All commands, each in the panel of those who use it most."""
+    """Return all commands, each in the help panel of its main users."""
     app = typer.Typer(
         help="The data exchange: publishers' files in; certified, versioned, shared tables out.",
         add_completion=False,
@@ -114,7 +114,7 @@ def application() -> typer.Typer:
     ):
         group = typer.Typer(no_args_is_help=True)
         group.command("new")(command)
-        # A second command keeps `new` a word of its own, as typer would otherwise leave it out.
+        # Without a callback, typer would merge a group's only command into the group, and `new` would disappear.
         group.callback()(lambda: None)
         app.add_typer(group, name=name, help=help_text, rich_help_panel=ENGINEER)
     group = typer.Typer(no_args_is_help=True)
@@ -128,10 +128,10 @@ def application() -> typer.Typer:
     return app
 
 
-def _explained(error: Exception) -> int:
+def _report(error: Exception) -> int:
     usage = getattr(error, "format_message", None)
     if usage is not None:
-        # What typer raises for a wrong option or argument; it names no public class that they all have.
+        # typer's errors for a wrong option or argument share no public class.
         context = getattr(error, "ctx", None)
         hint = f". Next: {context.command_path} --help" if context else ""
         return _say(f"{usage().rstrip('.')}{hint}", USERS_MISTAKE)
@@ -159,10 +159,10 @@ def _unexpected(error: Exception) -> int:
         folder.mkdir(parents=True, exist_ok=True)
         file = folder / f"exchange-{datetime.now(UTC):%Y%m%dT%H%M%S}-{os.getpid()}.log"
         file.write_text("".join(traceback.format_exception(error)), encoding="utf-8")
-        place = f"the traceback is in {file}"
+        log = f"the traceback is in {file}"
     except Exception as second:
-        place = f"and its traceback could not be written ({type(second).__name__}: {second})"
-    return _say(f"a fault of this program, {summary}; {place}", UNEXPECTED)
+        log = f"the traceback could not be written ({type(second).__name__}: {second})"
+    return _say(f"a bug in this program, {summary}; {log}", UNEXPECTED)
 
 
 def _say(line: Any, code: int) -> int:

@@ -1,4 +1,4 @@
-"""Commands about what the expectations said of a table, and about the rows that were refused."""
+"""Commands that show a table's checks and a source's quarantined rows."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 
 def quality(
     name: TableName,
-    history: Annotated[int, typer.Option("--history", min=1, help="How many checks to look back.")] = 10,
+    history: Annotated[int, typer.Option("--history", min=1, help="How many checks to show.")] = 10,
     as_json: AsJson = False,
 ) -> None:
-    """Show a table's latest check: grade, score by dimension, rules that failed with an example, and its history."""
+    """Show a table's latest check (grade, score by dimension, failed rules with an example) and its history."""
     from jobs.declared.contract import load_contract
     from jobs.lake.partitions import whole_table_read
     from jobs.registry.checks import latest_checks
@@ -30,8 +30,8 @@ def quality(
     checks = latest_checks(full, history)
     if not checks:
         raise NotFound(
-            f"{full} was never checked",
-            next_step=f"exchange check {full}, once it is built; exchange runs --name {full.split('.')[1]} shows that",
+            f"{full} has not been checked",
+            next_step=f"exchange check {full} once it is built; see exchange runs --name {full.split('.')[1]}",
         )
     latest = _described(checks[0]) | _rules(checks[0])
     past = [_described(c) for c in checks]
@@ -39,7 +39,7 @@ def quality(
     if as_json:
         document({"table": full, "latest": latest, "history": past, "remarks": [remark] if remark else []})
         return
-    verdict = "passed" if latest["passed"] else "FAILED, readers still see the version before"
+    verdict = "passed" if latest["passed"] else "FAILED, readers still see the previous version"
     line(f"{full} version {latest['delta_version']}: grade {latest['grade']}, score {latest['score']:.1f}, {verdict}")
     table(
         ("dimension", "score"),
@@ -47,8 +47,8 @@ def quality(
     )
     for failed in latest["failed"]:
         line(f"failed: {failed['message']}")
-    for trouble in latest["not_readable"]:
-        note(trouble)
+    for message in latest["not_readable"]:
+        note(message)
     if remark:
         note(remark)
     line("")
@@ -59,7 +59,7 @@ def quality(
 
 
 def quarantine(name: TableName, limit: Limit = 20, as_json: AsJson = False) -> None:
-    """Show the rows of a source that were refused: how many by each rule, and the rows with where they came from."""
+    """Show a source's quarantined rows: how many each rule refused, and rows with their origin."""
     from jobs import lake
 
     source = declared_source(name)
@@ -98,20 +98,20 @@ def _described(check: Check) -> dict[str, Any]:
 
 
 def _rules(check: Check) -> dict[str, Any]:
-    """Every rule with its verdict from the evidence, and the failed ones as the check told them."""
+    """Return every rule with its result from the evidence, and the failed ones with the check's messages."""
     from jobs.check import evidence
 
-    told = [str(f) for f in (check.scope or {}).get("failed") or []]
+    messages = [str(f) for f in (check.scope or {}).get("failed") or []]
     try:
         rules = evidence.read_evidence(check.result_sha256)["rules"]
-        trouble = []
+        problems = []
     except ExchangeError as error:
-        rules, trouble = [], [f"the evidence of this check cannot be shown: {error}"]
+        rules, problems = [], [f"the evidence of this check cannot be shown: {error}"]
     fields = ("id", "dimension", "severity", "description", "success", "unexpected", "observed", "error")
-    known = {r["id"]: {f: r.get(f) for f in fields} for r in rules}
-    named = [(message.split(" ", 1)[0], message) for message in told]
-    failed = [known.get(rule, {"id": rule}) | {"message": message} for rule, message in named]
-    return {"failed": failed, "rules": list(known.values()), "not_readable": trouble}
+    by_id = {r["id"]: {f: r.get(f) for f in fields} for r in rules}
+    named = [(message.split(" ", 1)[0], message) for message in messages]
+    failed = [by_id.get(rule, {"id": rule}) | {"message": message} for rule, message in named]
+    return {"failed": failed, "rules": list(by_id.values()), "not_readable": problems}
 
 
 def _refused(full: str, limit: int) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
@@ -125,7 +125,7 @@ def _refused(full: str, limit: int) -> tuple[list[dict[str, Any]], list[dict[str
             f"SELECT rule, column_name AS columns, count(*) AS rows, count(DISTINCT _file) AS files FROM {rows}"
             " GROUP BY rule, column_name ORDER BY rows DESC, rule, columns"
         )
-        # One after the other of each rule, so that a rare refusal is not hidden behind a thousand of another kind.
+        # Rules take turns, so that a rare refusal is not hidden behind a thousand of another kind.
         examples = spark.sql(
             "SELECT rule, column_name, value, record, _file AS file, _row AS row, _landing_sha256 AS landing_sha256,"
             " CAST(_logical_date AS STRING) AS logical_date FROM (SELECT *, row_number() OVER"

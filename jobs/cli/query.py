@@ -1,4 +1,4 @@
-"""Spark SQL from the shell over checked tables and releases: it reads, and never writes."""
+"""Runs read-only Spark SQL over checked tables and releases."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ def sql(
     as_json: AsJson = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV with a header.")] = False,
     limit: Annotated[
-        int | None, typer.Option("--limit", min=0, help="Rows, at most; a table shows 50 by default.")
+        int | None, typer.Option("--limit", min=0, help="At most this many rows; a table shows 50 by default.")
     ] = None,
 ) -> None:
     """Read with Spark SQL: silver.x and gold.x are the checked tables, release.x and release.x_v1_2_0 the releases."""
     if as_json and as_csv:
-        raise ExchangeError("both --json and --csv were asked for", expected="one of them")
+        raise ExchangeError("--json and --csv exclude each other", expected="one of them")
     readable = readable_statement(statement)
-    # The engine's client shows an instant in the zone of the process: here that is UTC, as everywhere else.
+    # The engine's client shows instants in the process's zone; everything here is in UTC.
     os.environ["TZ"] = "UTC"
     time.tzset()
     from pyspark.errors import PySparkException
@@ -53,40 +53,40 @@ def sql(
 
 
 def readable_statement(text: str) -> str:
-    """Check that a text is one statement that only reads, and return it as the engine wants it.
+    """Check that a text is a single read-only statement, and return it in the form that the engine accepts.
 
     Raises:
-        ExchangeError: it does not parse, is more than one statement, or could change something.
+        ExchangeError: it does not parse, is not exactly one statement, or may write.
     """
     import sqlglot
     from sqlglot import exp
     from sqlglot.errors import ParseError, TokenError
 
-    explained = _EXPLAIN.match(text)
-    if explained:
-        return explained.group(0) + readable_statement(text[explained.end() :])
-    # It warns on stderr of what it parses only in part, such as SHOW.
+    prefix = _EXPLAIN.match(text)
+    if prefix:
+        return prefix.group(0) + readable_statement(text[prefix.end() :])
+    # It warns on stderr about statements that it parses only in part, for example SHOW.
     logging.getLogger("sqlglot").setLevel(logging.ERROR)
     try:
-        found = [s for s in sqlglot.parse(text, dialect="spark") if s is not None]
+        statements = [s for s in sqlglot.parse(text, dialect="spark") if s is not None]
     except (ParseError, TokenError) as error:
         details = getattr(error, "errors", None)
         place = f" near '{details[0].get('highlight')}'" if details and details[0].get("highlight") else ""
         what = details[0].get("description") if details else str(error).splitlines()[0]
         raise ExchangeError(f"the SQL does not parse: {what}{place}", next_step="correct the statement") from None
-    if len(found) != 1:
-        raise ExchangeError(f"{len(found)} statements", expected="one statement")
-    statement = found[0]
+    if len(statements) != 1:
+        raise ExchangeError(f"the text has {len(statements)} statements", expected="one statement")
+    statement = statements[0]
     if not _only_reads(statement):
         word = text.split(None, 1)[0].upper()
         raise ExchangeError(
-            f"`exchange sql` only reads, and this is {word}",
+            f"`exchange sql` only reads; {word} is not allowed",
             expected="SELECT, WITH, VALUES, SHOW, DESCRIBE or EXPLAIN",
             next_step="tables are written by the steps: exchange silver, gold, rebuild",
         )
     first = text.split(None, 1)[0].upper()
     if first == "FROM":
-        # The embedded engine wants its SELECT first.
+        # The embedded engine does not accept FROM before SELECT.
         return statement.sql(dialect="spark")
     if isinstance(statement, exp.Describe) and isinstance(statement.this, exp.Table) and not statement.args.get("kind"):
         return f"DESCRIBE TABLE {statement.this.sql(dialect='spark')}"
@@ -112,15 +112,15 @@ def _print(frame: DataFrame, columns: list[str], as_json: bool, as_csv: bool, li
         else:
             comma_separated(columns, rows)
         return
-    wanted = _SHOWN_ROWS if limit is None else limit
-    found = [tuple(r) for r in _rows(frame.limit(wanted + 1))]
-    table(columns, found[:wanted], exact=True)
-    if len(found) > wanted:
-        note(f"the first {wanted} rows; more with --limit, all with --csv or --json")
+    shown = _SHOWN_ROWS if limit is None else limit
+    rows_shown = [tuple(r) for r in _rows(frame.limit(shown + 1))]
+    table(columns, rows_shown[:shown], exact=True)
+    if len(rows_shown) > shown:
+        note(f"the first {shown} rows; more with --limit, all with --csv or --json")
 
 
 def _rows(frame: DataFrame) -> Iterator[tuple[Any, ...]]:
-    """Rows as they come, in bounded memory; nested rows as mappings."""
+    """Yield rows in bounded memory; nested rows become mappings."""
     for row in frame.toLocalIterator():
         yield tuple(_plain(value) for value in row)
 
@@ -142,36 +142,36 @@ def _refused(error: Exception, spark: SparkSession) -> ExchangeError:
     from jobs.lake.views import UNREADABLE
 
     text = engine_message(error)
-    _, ours, told = text.partition(UNREADABLE)
-    if ours:
-        return ExchangeError(told)
+    _, marker, message = text.partition(UNREADABLE)
+    if marker:
+        return ExchangeError(message)
     lost = re.search(r"Object at location (.+?) not found|reading file (?:file:)?(.+?)\. File does not exist", text)
     if lost:
         return ExchangeError(
-            "a file of the table is gone",
+            "a file of the table is missing",
             where=lost[1] or lost[2],
-            next_step="restore it from a backup, or make the table again with `exchange rebuild`",
+            next_step="restore it from a backup, or rebuild the table with `exchange rebuild`",
         )
     missing = re.search(r"Table or view not found.*?[`']?([\w.`]+)[`']?$", text)
     missing = missing or re.search(r"TABLE_OR_VIEW_NOT_FOUND\] The table or view (\S+) cannot be found", text)
     if missing:
         return _no_table(missing[1].replace("`", ""), spark)
-    return ExchangeError(f"the engine refuses the statement: {text[:400]}", next_step="correct the statement")
+    return ExchangeError(f"the engine rejected the statement: {text[:400]}", next_step="correct the statement")
 
 
 def _no_table(name: str, spark: SparkSession) -> NotFound:
-    known = [
+    tables = [
         f"{layer}.{own}"
         for layer in ("silver", "gold", "release", "quarantine", "ops")
-        # Engines differ in what they call the first column.
+        # Engines name the first column differently.
         for within, own, _ in spark.sql(f"SHOW TABLES IN {layer}").collect()
         if within == layer
     ]
     own = name.rsplit(".", 1)[-1]
-    names = get_close_matches(own, {k.split(".", 1)[1] for k in known}, 3, 0.6)
-    near = " or ".join(k for n in names for k in known if k.endswith(f".{n}"))
+    names = get_close_matches(own, {k.split(".", 1)[1] for k in tables}, 3, 0.6)
+    near = " or ".join(k for n in names for k in tables if k.endswith(f".{n}"))
     return NotFound(
-        f"no table or view '{name}' can be read",
-        expected=f"perhaps {near}" if near else f"one of: {', '.join(known)}",
+        f"there is no table or view '{name}'",
+        expected=f"perhaps {near}" if near else f"one of: {', '.join(tables)}",
         next_step="a table appears once its check has passed: exchange sources, exchange products",
     )

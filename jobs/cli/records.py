@@ -1,4 +1,4 @@
-"""Commands that list what is declared and what was done: sources, products, runs."""
+"""Commands that list sources, products and runs."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _COUNTS = (
 
 
 def sources(as_json: AsJson = False) -> None:
-    """List the declared sources, what has landed of each, and the grade of its checked version."""
+    """List the declared sources, what each has landed, and the grade of its checked version."""
     from jobs.declared.catalog import load_sources
     from jobs.lake.pointers import pointers
     from jobs.registry.checks import grades
@@ -52,11 +52,11 @@ def sources(as_json: AsJson = False) -> None:
         empty=_none_declared("source", "exchange source new <sector>/<name> --from <file>", catalog.mistakes),
     )
     if not as_json:
-        _tell(catalog.mistakes)
+        _note_mistakes(catalog.mistakes)
 
 
 def products(as_json: AsJson = False) -> None:
-    """List the products with their newest release, and the question that each answers."""
+    """List the products, their newest releases and the questions they answer."""
     from jobs.declared.catalog import load_products
     from jobs.registry.releases import newest_published
 
@@ -71,17 +71,17 @@ def products(as_json: AsJson = False) -> None:
         empty=_none_declared("product", "exchange product new <name> --query <file.sql>", catalog.mistakes),
     )
     if not as_json:
-        _tell(catalog.mistakes)
+        _note_mistakes(catalog.mistakes)
 
 
 def runs(
     name: Annotated[str | None, typer.Option("--name", help="Only those of this source or product.")] = None,
-    step: Annotated[str | None, typer.Option("--step", help="Only this step, such as silver.")] = None,
+    step: Annotated[str | None, typer.Option("--step", help="Only this step, for example silver.")] = None,
     status: Annotated[str | None, typer.Option("--status", help="running, succeeded, unchanged or failed.")] = None,
     limit: Limit = 20,
     as_json: AsJson = False,
 ) -> None:
-    """List the latest steps that ran, the newest first, with the rows that went in and where they went."""
+    """List the latest runs of steps, newest first, with the rows each read and what became of them."""
     from jobs.registry.runs import latest_runs
 
     own = name.rsplit(".", 1)[-1] if name else None
@@ -101,7 +101,7 @@ def runs(
         [r | {titles[c]: r[c] for c in shown} for r in rows] if not as_json else rows,
         ("started_at", "step", "name", "status", "seconds", *titles.values(), "version", "message"),
         as_json=as_json,
-        empty="nothing ran yet" if not (name or step or status) else "no such step ran yet",
+        empty="no step has run yet" if not (name or step or status) else "no such step has run yet",
     )
 
 
@@ -151,21 +151,21 @@ def _product(product: Product, release: Release | None) -> dict[str, Any]:
 
 
 def _broken(mistake: DeclarationError, like: dict[str, Any] | None, kind: str) -> dict[str, Any]:
-    """A declaration that cannot be read, in the same fields as the sound ones."""
+    """Return a broken declaration with the same fields as a valid one."""
     fields = dict.fromkeys(like or {})
     return fields | {kind: mistake.file.parent.name, "declared_in": str(mistake.file), "mistake": str(mistake)}
 
 
-def _tell(mistakes: tuple[DeclarationError, ...]) -> None:
+def _note_mistakes(mistakes: tuple[DeclarationError, ...]) -> None:
     for mistake in mistakes:
-        note(f"not usable: {mistake}")
+        note(f"broken declaration: {mistake}")
 
 
 def _none_declared(kind: str, next_step: str, mistakes: tuple[DeclarationError, ...]) -> str:
     from jobs.settings import settings
 
     if mistakes:
-        return f"no {kind} can be used"
+        return f"no {kind} has a valid declaration"
     return f"no {kind} is declared under {settings().catalogue / 'dags'} yet. Next: {next_step}"
 
 
@@ -178,5 +178,5 @@ def _rows(table: str, checked: Pointer | None) -> int | None:
     try:
         return lake.rows(table, checked.delta_version)
     except ExchangeError:
-        # The table's folder is gone; that is for `rebuild` to say, not for a list to fail on.
+        # The table's folder is missing: a list does not fail for that; `rebuild` reports it.
         return None

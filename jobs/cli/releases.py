@@ -1,4 +1,4 @@
-"""Commands about what is sold: releases, what differs between two, and whether one is still as it was signed."""
+"""Commands that list, compare and verify releases."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from jobs.registry.models import Release
     from jobs.release.difference import RowDifference
 
-TOUCHED = 1
+CHANGED = 1
 _EXAMPLES = 5
 
 
@@ -23,7 +23,7 @@ def releases(
     product: Annotated[str | None, typer.Argument(metavar="[PRODUCT]", help="Only those of this product.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """List the releases, the newest first, with what changed from one to the next."""
+    """List the releases, newest first, with what each changed."""
     from jobs.declared.catalog import load_products
     from jobs.registry.releases import releases_with_changes
 
@@ -47,20 +47,20 @@ def releases(
             "released_at",
         ),
         as_json=as_json,
-        empty=f"{name or 'nothing'} {'is not' if name else 'is'} released yet. Next: exchange run",
+        empty=f"{name or 'no product'} has {'no' if name else 'a'} release yet. Next: exchange run",
     )
 
 
 def diff(
     product: Annotated[str, typer.Argument(metavar="PRODUCT", help="The product.")],
     before: Annotated[
-        str | None, typer.Argument(metavar="[FROM]", help="A release; the one before TO if absent.")
+        str | None, typer.Argument(metavar="[FROM]", help="A release; by default the one before TO.")
     ] = None,
-    after: Annotated[str | None, typer.Argument(metavar="[TO]", help="A release; the newest if absent.")] = None,
+    after: Annotated[str | None, typer.Argument(metavar="[TO]", help="A release; by default the newest.")] = None,
     limit: Annotated[int, typer.Option("--limit", min=0, help="Example rows of each kind.")] = _EXAMPLES,
     as_json: AsJson = False,
 ) -> None:
-    """Show what differs between two releases of a product, by key: counts, columns, and example rows."""
+    """Show how two releases of a product differ, by key: counts, columns and example rows."""
     from jobs.release.difference import ROW_KINDS
     from jobs.release.step import compare, rows_of_difference
 
@@ -83,17 +83,17 @@ def diff(
     counted = ", ".join(f"{count:,} {kind}" for kind, count in counts.items())
     line(f"{name} {before} → {after}: {counted}")
     for change in difference.schema:
-        moved = f": {change.before} → {change.after}" if change.before and change.after else ""
-        line(f"  {change.kind.replace('_', ' ')} {change.column or ''}{moved}")
+        detail = f": {change.before} → {change.after}" if change.before and change.after else ""
+        line(f"  {change.kind.replace('_', ' ')} {change.column or ''}{detail}")
     if rows:
         table(("", "key", "column", "before", "after"), [r for row in rows for r in _cells(row)])
 
 
 def verify(
-    product: Annotated[str, typer.Argument(metavar="PRODUCT[@RELEASE]", help="The newest release if none is named.")],
+    product: Annotated[str, typer.Argument(metavar="PRODUCT[@RELEASE]", help="The newest release by default.")],
     as_json: AsJson = False,
 ) -> None:
-    """Compute a release's digests again, offline, and say exactly what was touched; exit code 1 if anything was."""
+    """Recompute a release's digests offline and report every change; exit code 1 if there is any."""
     from jobs.release.verify import verify as verify_release
 
     name, _, number = product.partition("@")
@@ -102,15 +102,15 @@ def verify(
         document({**asdict(result), "ok": result.ok})
     else:
         for finding in result.findings:
-            line(f"touched: {finding}")
+            line(f"changed: {finding}")
         for skipped in result.skipped:
-            note(f"not looked at: {skipped}")
+            note(f"not verified: {skipped}")
         count = len(result.findings)
         verdict = "is exactly as it was released" if result.ok else f"is NOT as it was released: {count} findings"
-        looked = f"{result.files} files, {result.bytes:,} bytes, {result.rows:,} rows, {result.landed} landed files"
-        line(f"{result.product}@{result.number} {verdict} ({looked}, certificate and manifest looked at)")
+        scope = f"{result.files} files, {result.bytes:,} bytes, {result.rows:,} rows, {result.landed} landed files"
+        line(f"{result.product}@{result.number} {verdict} ({scope}, certificate and manifest)")
     if not result.ok:
-        raise typer.Exit(TOUCHED)
+        raise typer.Exit(CHANGED)
 
 
 def _own(product: str) -> str:
@@ -160,7 +160,7 @@ def _pair(product: str, before: str | None, after: str | None) -> tuple[str, str
 
 
 def _cells(row: RowDifference) -> list[tuple[Any, ...]]:
-    """One line for a row that came or went, and one for each column that changed."""
+    """Return one line for an added or removed row, and one per column for a changed one."""
     key = ", ".join(f"{k}={v}" for k, v in row.key.items())
     if row.before is None or row.after is None:
         return [(row.kind, key, "", _brief(row.before), _brief(row.after))]

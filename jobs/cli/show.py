@@ -1,4 +1,4 @@
-"""Prints what commands found: a table for people, one JSON document or CSV for programs."""
+"""Prints results: a table for people, one JSON document or CSV for programs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 
 Record = Mapping[str, Any]
 
-# Wide enough for any table: what is piped into a file or a program is never cut or folded.
+# Wide enough for any table: output to a file or a pipe is never cut or folded.
 _PIPED_WIDTH = 10_000
 _LONGEST_CELL = 200
 _FOLDED = 44
@@ -23,10 +23,10 @@ def listing(records: Sequence[Record], columns: Sequence[str], *, as_json: bool,
     """Print records: all their fields as JSON, or the named columns as a table.
 
     Args:
-        records: the same keys in each.
+        records: mappings with the same keys.
         columns: keys shown in the table, in order; `_` becomes a space.
         as_json: print an array with one object per record.
-        empty: what to say on stderr when there is nothing to show in a table.
+        empty: message on stderr in place of an empty table.
     """
     if as_json:
         document(list(records))
@@ -38,7 +38,7 @@ def listing(records: Sequence[Record], columns: Sequence[str], *, as_json: bool,
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[Any]], *, exact: bool = False) -> None:
-    """Print rows for people; with `exact` every value as it is, otherwise counts and instants in short form."""
+    """Print rows for people: exact values with `exact`, else numbers and instants in short form."""
     from rich.cells import cell_len
     from rich.console import Console
     from rich.table import Table
@@ -50,7 +50,7 @@ def table(header: Sequence[str], rows: Sequence[Sequence[Any]], *, exact: bool =
     for position, name in enumerate(header):
         numeric = all(isinstance(r[position], int | float | Decimal | None) for r in rows)
         longest = max(cell_len(text) for text in (clean(name), *(row[position] for row in cells)))
-        # Only long texts are folded: a name or a number over two lines cannot be copied.
+        # Only long texts are folded: a name or number broken over two lines cannot be copied.
         shown.add_column(
             Text(clean(name)), justify="right" if numeric else "left", overflow="fold", no_wrap=longest <= _FOLDED
         )
@@ -67,12 +67,12 @@ def line(text: str) -> None:
 
 
 def note(text: str) -> None:
-    """Say something beside the output, so that stdout stays what was asked for."""
+    """Print a line on stderr, so that stdout holds the result only."""
     print(clean(text), file=sys.stderr)
 
 
 def document(value: Any) -> None:
-    """Print one JSON document; an array has one element a line."""
+    """Print one JSON document; an array has one element per line."""
     if isinstance(value, list):
         array(value)
         return
@@ -80,7 +80,7 @@ def document(value: Any) -> None:
 
 
 def array(values: Iterable[Any]) -> None:
-    """Print values as one JSON array while they come, one a line."""
+    """Print values as one JSON array as they arrive, one per line."""
     begun = False
     for value in values:
         sys.stdout.write((",\n " if begun else "[\n ") + json_text(value))
@@ -97,7 +97,7 @@ def comma_separated(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> Non
 
 
 def json_text(value: Any) -> str:
-    """A value as JSON: decimals keep their digits, instants are UTC, what JSON has no number for is text."""
+    """Return a value as JSON: decimals keep their digits, instants are in UTC, NaN and infinities are text."""
     if isinstance(value, Mapping):
         return "{" + ", ".join(f"{json_text(str(k))}: {json_text(v)}" for k, v in value.items()) + "}"
     if isinstance(value, list | tuple | set | frozenset):
@@ -110,7 +110,7 @@ def json_text(value: Any) -> str:
 
 
 def cell(value: Any) -> str:
-    """A value as exact text: ISO 8601 dates, instants in UTC, digits of decimals, hexadecimal bytes."""
+    """Return a value as exact text: ISO 8601 dates, instants in UTC, all digits of decimals, bytes in hexadecimal."""
     if isinstance(value, datetime):
         return _instant(value).isoformat().replace("+00:00", "Z")
     if isinstance(value, date):
@@ -127,7 +127,7 @@ def cell(value: Any) -> str:
 
 
 def clean(text: str) -> str:
-    """Text without control characters, which data could use to rewrite what a terminal shows."""
+    """Replace control characters, with which data could rewrite what a terminal shows."""
     return "".join(c if c.isprintable() or c in "\n\t" else "\N{REPLACEMENT CHARACTER}" for c in text)
 
 
@@ -151,5 +151,5 @@ def _short(value: Any) -> str:
 
 
 def _instant(value: datetime) -> datetime:
-    # What carries no zone comes from the engine, whose client runs in UTC here.
+    # Instants without a zone come from the engine, whose client runs in UTC here.
     return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)

@@ -1,4 +1,4 @@
-"""Commands that do work: a whole round, one step of one name, a rebuild, the documentation."""
+"""Commands that run whole rounds, single steps, rebuilds and the documentation."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from jobs.steps import Step
 
 SourceName = Annotated[str, typer.Argument(metavar="SOURCE", help="A source; `exchange sources` lists them.")]
 ProductName = Annotated[str, typer.Argument(metavar="PRODUCT", help="A product; `exchange products` lists them.")]
-EitherName = Annotated[str, typer.Argument(metavar="NAME", help="A source, a product, or a table such as silver.x.")]
+EitherName = Annotated[str, typer.Argument(metavar="NAME", help="A source, a product, or a table like silver.x.")]
 OnCluster = Annotated[
-    bool, typer.Option("--cluster", help="On this machine's cluster, which is brought up first and stays up.")
+    bool, typer.Option("--cluster", help="On this machine's cluster, which is started first and stays up.")
 ]
 _NAMES: dict[tuple[str, ...], Any] = {("source",): SourceName, ("product",): ProductName}
 Day = Annotated[
@@ -29,7 +29,7 @@ Day = Annotated[
 
 
 def run(cluster: OnCluster = False) -> None:
-    """Bring in every source and release every product that moved, through Airflow, then stop everything."""
+    """Load every source and release every product with new inputs, through Airflow, then stop everything."""
     with _on_cluster() if cluster else nullcontext():
         from jobs.airflow.run import run as run_all
 
@@ -38,7 +38,7 @@ def run(cluster: OnCluster = False) -> None:
 
 
 def up(cluster: OnCluster = False) -> None:
-    """Do what `run` does and stay: Airflow on its schedules, and the sharing server."""
+    """Do what `run` does, then keep Airflow running on its schedules, with the sharing server."""
     with _on_cluster() if cluster else nullcontext():
         from jobs.airflow.run import up as stay_up
 
@@ -47,7 +47,7 @@ def up(cluster: OnCluster = False) -> None:
 
 
 def command(step: Step) -> Callable[..., None]:
-    """The command that runs a step of one source or product."""
+    """Return the command that runs a step of one source or product."""
 
     def run_one(name: str, date: Day = None, as_json: AsJson = False) -> None:
         _run(step, name, date, as_json)
@@ -61,19 +61,19 @@ def rebuild(
     table: Annotated[str, typer.Argument(metavar="TABLE", help="bronze.x, silver.x, quarantine.x or gold.x.")],
     as_json: AsJson = False,
 ) -> None:
-    """Make a table again from landing, and say whether the result is equal."""
+    """Rebuild a table from landing, and say whether the result is equal."""
     from jobs.operate.rebuild import rebuild as rebuild_table
 
-    made = rebuild_table(table, run_id=run_id("rebuild"))
+    results = rebuild_table(table, run_id=run_id("rebuild"))
     if as_json:
-        document([asdict(m) for m in made])
+        document([asdict(r) for r in results])
         return
-    for one in made:
-        line(str(one))
+    for result in results:
+        line(str(result))
 
 
 def docs(as_json: AsJson = False) -> None:
-    """Write the documentation of tables and the Data Docs of their expectations."""
+    """Write the tables' documentation and their expectations' Data Docs."""
     from jobs.portal.tables import build_docs
 
     page = build_docs()
@@ -87,17 +87,17 @@ def docs(as_json: AsJson = False) -> None:
 def _on_cluster() -> Iterator[None]:
     from jobs.operate.cluster.run import Size, environment_file, use
 
-    note("starting what of the cluster is not up; the first time jars are fetched and quick starts prepared")
+    note("starting the parts of the cluster that are down; the first start downloads jars")
     started = use(Size())
     line(f"the cluster is up: {', '.join(started)} started" if started else "the cluster is up already")
 
     yield
     line(f"the cluster stays up; to use it:  . {environment_file()}")
-    line("                      to stop it:  exchange cluster down, after that; what is stored stays")
+    line("                      to stop it:  exchange cluster down (after the line above); data is kept")
 
 
 def run_id(prefix: str = "cli") -> str:
-    """A name for one call from the command line, under which its steps are recorded."""
+    """Return the id under which the steps of one command are recorded."""
     return f"{prefix}-{datetime.now(UTC):%Y%m%dT%H%M%S}-{token_hex(2)}"
 
 

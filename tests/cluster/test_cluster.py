@@ -173,7 +173,7 @@ def test_status_lists_each_part_and_a_second_up_changes_nothing(cluster: Cluster
     assert {part["state"] for part in parts.values()} == {"up"}
     code, output = cluster.run("up")
     assert code == 0
-    assert "it is up already" in output
+    assert "the cluster is up already" in output
     assert {name: part["pid"] for name, part in cluster.parts().items()} == {
         name: part["pid"] for name, part in parts.items()
     }
