@@ -1,4 +1,4 @@
-# `make` alone lists the targets. Needs make and Python 3.11, nothing else.
+# `make` alone lists the targets. Needs only make and Python 3.11.
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 UV_VERSION := 0.13.9
@@ -6,14 +6,14 @@ UV ?= $(or $(shell command -v uv),.exchange/tools/bin/uv)
 ROWS ?= 2000000
 SPARK ?= marked
 
-# Bytecode is compiled once at installation: the first start would pay for it otherwise, in every process.
-# The interpreter itself is named, not what stands for it on the path: given a pyenv shim, uv finds that the environment
-# is another Python's and makes it anew, each time.
+# Compiling bytecode at installation spares every process of the first start that work.
+# uv gets the path of the interpreter itself: given a pyenv shim, it takes the environment for another Python's and
+# recreates it each time.
 INTERPRETER = $$($(PYTHON) -c 'import sys; print(sys.executable)')
 SYNC = UV_COMPILE_BYTECODE=1 UV_PYTHON_DOWNLOADS=never $(UV) sync --frozen --inexact --quiet --python "$(INTERPRETER)"
 INSTALLED := uv.lock pyproject.toml
 
-# With CLUSTER=1 on this machine's cluster, in a home of its own: one home keeps releases and keys of one exchange.
+# CLUSTER=1 runs on this machine's cluster, in a separate home: a home keeps the releases and keys of one exchange.
 ifdef CLUSTER
 RUN := .venv/.installed-cluster
 AT := --cluster
@@ -28,10 +28,10 @@ endif
 help: ## list the targets
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/'
 
-run: $(RUN) ## bring in every source, release every product, show what came of it, stop; CLUSTER=1: on Spark
+run: $(RUN) ## load every source, release every product, show the result, stop; CLUSTER=1: on Spark
 	@.venv/bin/exchange run $(AT)
 
-up: $(RUN) ## the same, then stay: Airflow on its schedules and the sharing server
+up: $(RUN) ## the same, then keep Airflow on its schedules and the sharing server running
 	@.venv/bin/exchange up $(AT)
 
 check: .venv/.installed-test ## before each commit: ruff, mypy, the layers of jobs/ and the unit tests
@@ -40,21 +40,21 @@ check: .venv/.installed-test ## before each commit: ruff, mypy, the layers of jo
 	.venv/bin/lint-imports
 	.venv/bin/pytest -n 2 tests/unit
 
-# Spark's cases come first, in one process; the other one meanwhile begins with what waits much: Airflow and the cluster.
-test: .venv/.installed-test ## ruff, mypy, the layers of jobs/ and all tests; SPARK=all: all of them on both engines, and the long ones
+# Spark's cases run first, in one process; the other starts with tests that mostly wait: Airflow and the cluster.
+test: .venv/.installed-test ## ruff, mypy, the layers of jobs/ and all tests; SPARK=all: all on both engines, and the long tests
 	.venv/bin/ruff check .
 	.venv/bin/mypy
 	.venv/bin/lint-imports
 	.venv/bin/pytest -n 2 --no-loadscope-reorder --spark $(SPARK)
 
-bench: .venv/.installed-bench ## measure against other engines, with ROWS=2000000 rows unless said otherwise
+bench: .venv/.installed-bench ## measure against other engines, with ROWS=2000000 rows by default
 	@ROWS=$(ROWS) .venv/bin/python -m tests.bench
 
-torture: .venv/.installed-test ## kill whatever works KILLS=200 times, with ENGINE=cluster or embedded, and compare the tables
+torture: .venv/.installed-test ## kill processes KILLS=200 times at random, with ENGINE=cluster or embedded, and compare the tables
 	@.venv/bin/python -m tests.torture
 
 .venv/.installed-run: $(INSTALLED) | $(UV)
-	@echo 'installing what uv.lock names (minutes the first time, then only when it changes)'
+	@echo 'installing what uv.lock lists (takes minutes the first time; repeated only when it changes)'
 	@$(SYNC) --no-default-groups
 	@touch $@
 
