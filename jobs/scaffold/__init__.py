@@ -1,4 +1,4 @@
-"""Writes a first declaration and contract from the data itself, so that adding data begins with editing, not typing."""
+"""Proposes a declaration and a contract from the data, so that an engineer edits instead of typing."""
 
 from jobs.scaffold.product import new_product
 from jobs.scaffold.source import new_source

@@ -1,4 +1,4 @@
-"""Proposes a contract's columns from text: names in house style, types, gaps, few-valued ones, and a key."""
+"""Proposes a contract's columns from text: names in house style, types, required columns, enums and a key."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from jobs.declared.sql import literal, quote
 if TYPE_CHECKING:
     import pyarrow as pa
 
-NOTHING = frozenset({
+PLACEHOLDERS = frozenset({
     "", "na", "n/a", "#n/a", "nan", "null", "none", "nil", "-", "--", "---", ".", "..", "...", "n.a.", "\\n", "missing",
 })  # fmt: skip
 _INTEGER = re.compile(r"^[+-]?\d{1,18}$")
@@ -27,7 +27,7 @@ _GROUPED = re.compile(r"^[+-]?\d{1,3}(,\d{3})*(\.\d+)?$")
 _ISO_DATE = re.compile(r"^\d{4}-\d{2}-\d{2}$")
 _ISO_MOMENT = re.compile(r"^\d{4}-\d{2}-\d{2}([ T]|$)")
 _ISO_INSTANT = re.compile(r"^\d{4}-\d{2}-\d{2}[ T]\d{2}:\d{2}(:\d{2}(\.\d{1,6})?)?(Z|[+-]\d{2}:\d{2})?$")
-# How others write a moment: (what it looks like, Python's pattern, Spark's pattern, whether it has a time).
+# Date and time notations other than ISO 8601: (regex, Python's pattern, Spark's pattern, whether it has a time).
 _WRITTEN = tuple(
     (re.compile(look), python, spark, timed)
     for look, python, spark, timed in (
@@ -86,13 +86,13 @@ _KEY_CANDIDATES = 12
 
 @dataclass(frozen=True)
 class Proposal:
-    """One column as proposed.
+    """One proposed column.
 
     Attributes:
-        published: its name at the publisher.
-        transform: SQL from the published text; None where name and text serve as they are.
-        doubt: what the engineer should look at; None if nothing.
-        entry: what the column dictionary says of the name; None if it has no such name.
+        published: the publisher's name for it.
+        transform: SQL that converts the published text; None if name and text need no change.
+        doubt: what the engineer should review; None if nothing.
+        entry: the column dictionary's entry for the name; None if it has none.
     """
 
     published: str
@@ -116,12 +116,12 @@ class _Kind:
 def proposals(
     table: pa.Table, names: Sequence[str], dictionary: ColumnDictionary | None = None
 ) -> tuple[Proposal, ...]:
-    """A proposal for each named text column of a table.
+    """Propose a contract column for each named text column of a table.
 
     Args:
-        table: the sample, all of it text.
+        table: the sample; every column is text.
         names: the published names of the columns to propose.
-        dictionary: the catalogue's column dictionary, which decides the type and unit of the names in it.
+        dictionary: the catalogue's column dictionary, which decides type and unit of the names in it.
     """
     entries = dictionary.entries if dictionary else {}
     proposed: list[Proposal] = []
@@ -132,10 +132,10 @@ def proposals(
 
 
 def key_of(table: pa.Table, columns: Sequence[Proposal]) -> tuple[str, ...]:
-    """Names of the smallest combination of columns, codes and leading ones first, whose values name each distinct row.
+    """Return the smallest combination of columns that identifies each distinct row; codes are tried first.
 
-    Measures are looked at last, as they are unique only by chance. Empty if nothing names a row, so that exact copies
-    apart all columns without nulls must serve.
+    Measures come last, as they are unique only by chance. Empty if no combination identifies a row: the key is then all
+    columns without nulls.
     """
     import pyarrow as pa
 
@@ -146,17 +146,17 @@ def key_of(table: pa.Table, columns: Sequence[Proposal]) -> tuple[str, ...]:
     rows = distinct.num_rows
     codes = pa.table({n: numbers[n].indices for n in names})
 
-    def names_rows(chosen: Sequence[Proposal]) -> bool:
+    def identifies_rows(chosen: Sequence[Proposal]) -> bool:
         picked = [c.published for c in chosen]
         if prod(len(numbers[n].dictionary) for n in picked) < rows:
             return False
         return bool(codes.select(picked).group_by(picked).aggregate([]).num_rows == rows)
 
-    naming = sorted((c for c in candidates if not is_measure(c)), key=lambda c: not _is_code(c))[:_KEY_CANDIDATES]
-    for among in (naming, (naming + [c for c in candidates if is_measure(c)])[:_KEY_CANDIDATES]):
+    dimensions = sorted((c for c in candidates if not is_measure(c)), key=lambda c: not _is_code(c))[:_KEY_CANDIDATES]
+    for among in (dimensions, (dimensions + [c for c in candidates if is_measure(c)])[:_KEY_CANDIDATES]):
         for size in range(1, min(_LONGEST_KEY, len(among)) + 1):
             for chosen in combinations(among, size):
-                if names_rows(chosen):
+                if identifies_rows(chosen):
                     return tuple(c.name for c in columns if c in chosen)
     return ()
 
@@ -166,7 +166,7 @@ def _is_code(column: Proposal) -> bool:
 
 
 def is_measure(column: Proposal) -> bool:
-    """Whether a column is a figure, whose values name a row by chance only."""
+    """Whether a column is a figure, whose values identify a row only by chance."""
     if column.type.startswith("DECIMAL"):
         return True
     return column.type in ("INT", "BIGINT") and not _COUNTERS & set(column.name.split("_"))
@@ -179,24 +179,24 @@ def _proposal(
 
     counted = {r["values"]: r["counts"] for r in pc.value_counts(values).to_pylist()}
     absent = counted.pop(None, 0) + counted.pop("", 0)
-    nothing = sorted(v for v in counted if v.strip().lower() in NOTHING)
-    telling = [v for v in counted if v not in nothing]
+    placeholders = sorted(v for v in counted if v.strip().lower() in PLACEHOLDERS)
+    values_present = [v for v in counted if v not in placeholders]
     words = _words(published)
-    kind = _kind(telling, words)
+    kind = _kind(values_present, words)
     plain = "_".join(words)
     name = plain if plain in entries and plain not in taken else _name(words, kind.type, taken)
     entry = entries.get(name)
     if entry:
-        kind = _as_declared(entry, kind, telling)
+        kind = _as_declared(entry, kind, values_present)
     if kind.type == "STRING":
-        nothing = []
-    required = rows > 0 and absent == 0 and not nothing
-    enum = _enum(kind, counted, rows) if not nothing else ()
+        placeholders = []
+    required = rows > 0 and absent == 0 and not placeholders
+    enum = _enum(kind, counted, rows) if not placeholders else ()
     return Proposal(
         published,
         name,
         kind.type,
-        _transform(published, name, kind, nothing),
+        _transform(published, name, kind, placeholders),
         required,
         enum,
         entry.unit if entry else _unit(name, kind),
@@ -206,15 +206,15 @@ def _proposal(
 
 
 def _as_declared(entry: ColumnEntry, kind: _Kind, values: Sequence[str]) -> _Kind:
-    """How the text becomes the type that the column dictionary gives it, with a doubt about values that do not fit."""
+    """Convert the text to the type in the column dictionary, with a doubt about values that do not fit."""
     if entry.type == kind.type:
         return kind
     misfits = [v for v in values if not fits(v, entry.type, kind.expression)]
     if misfits:
-        shown = f", such as {misfits[0]!r}" if entry.classification in (None, "general") else ""
+        shown = f" ({misfits[0]!r}, for example)" if entry.classification in (None, "general") else ""
         doubt = (
             f"{len(misfits)} of {len(values)} distinct values do not fit {entry.type}, its type in the column "
-            f"dictionary{shown}; correct transformLogic, or give the column a name of its own"
+            f"dictionary{shown}; correct transformLogic, or give the column another name"
         )
         return _Kind(entry.type, doubt=doubt)
     if entry.type == "STRING":
@@ -223,12 +223,12 @@ def _as_declared(entry: ColumnEntry, kind: _Kind, values: Sequence[str]) -> _Kin
 
 
 def fits(value: str, kind: str, expression: str = "{}") -> bool:
-    """Whether a text is a value of a column type.
+    """Whether a text can be read as a value of a column type.
 
     Args:
         value: the text as published.
-        kind: a column type in plain form, such as ``DECIMAL(18,6)``.
-        expression: the SQL that all the values need, such as ``try_to_timestamp({}, 'd/M/yyyy')``.
+        kind: a column type in plain form, like ``DECIMAL(18,6)``.
+        expression: the SQL that converts the column's values, like ``try_to_timestamp({}, 'd/M/yyyy')``.
     """
     text = value.strip()
     if kind == "STRING":
@@ -237,7 +237,7 @@ def fits(value: str, kind: str, expression: str = "{}") -> bool:
         return text.lower() in ("true", "false")
     if kind in ("DATE", "TIMESTAMP"):
         if "try_to_timestamp" in expression:
-            # A date is an instant at midnight, but an instant is no date.
+            # A date can be read as an instant at midnight, but an instant not as a date.
             return kind == "TIMESTAMP" or "H" not in expression
         look = _ISO_DATE if kind == "DATE" else _ISO_MOMENT
         return bool(look.match(text)) and _all_iso([text])
@@ -260,12 +260,12 @@ def _is_number_of(text: str, kind: str) -> bool:
     return not significant or (places <= scale and len(significant.lstrip("0")) - places <= precision - scale)
 
 
-def _transform(published: str, name: str, kind: _Kind, nothing: Sequence[str]) -> str | None:
-    plain = kind.expression == "{}" and not nothing
+def _transform(published: str, name: str, kind: _Kind, placeholders: Sequence[str]) -> str | None:
+    plain = kind.expression == "{}" and not placeholders
     if plain and published.lower() == name:
         return None
     text = quote(published)
-    for word in nothing:
+    for word in placeholders:
         text = f"nullif({text}, {literal(word)})"
     if kind.type == "STRING":
         return text
@@ -285,7 +285,7 @@ def _kind(values: Sequence[str], words: Sequence[str]) -> _Kind:
         return _Kind("DOUBLE", "trim({})")
     if all(_GROUPED.match(v) for v in stripped):
         inner = _number([v.replace(",", "") for v in stripped], words)
-        return _Kind(inner.type, "replace(trim({}), ',', '')", "commas between thousands are taken out")
+        return _Kind(inner.type, "replace(trim({}), ',', '')", "thousands separators (commas) are removed")
     if {v.lower() for v in stripped} <= {"true", "false"}:
         return _Kind("BOOLEAN")
     return _Kind("STRING")
@@ -297,7 +297,7 @@ _ROOMY_SCALE = 6
 def _number(values: Sequence[str], words: Sequence[str]) -> _Kind:
     digits = [v.lstrip("+-") for v in values]
     if any(len(d) > 1 and d[0] == "0" and d[1] != "." for d in digits):
-        return _Kind("STRING", doubt="digits with leading zeros are kept as a code")
+        return _Kind("STRING", doubt="has leading zeros, so it is kept as a code")
     if all(_INTEGER.match(v) for v in values):
         if words and words[-1] in _CODES:
             return _Kind("STRING")
@@ -306,9 +306,9 @@ def _number(values: Sequence[str], words: Sequence[str]) -> _Kind:
     scale = max(-e for e in exponents if isinstance(e, int))
     whole = max(len(d.split(".")[0]) for d in digits)
     if scale > 6 or whole + scale > 16:
-        # So many places are a computer's rounding, not a publisher's figure; codes of many digits are text.
+        # That many decimal places come from floating point, not from a publisher; codes of many digits are text.
         return _Kind("DOUBLE") if scale > 0 else _Kind("STRING")
-    # Room for more places than the sample happens to show: a later figure that has them would be rounded in silence.
+    # More places than the sample shows: later figures may have them, and would be rounded silently.
     return _Kind(f"DECIMAL(18,{max(scale, min(_ROOMY_SCALE, 16 - whole))})")
 
 
@@ -317,7 +317,7 @@ def _moment(values: Sequence[str], words: Sequence[str]) -> _Kind | None:
         return _Kind("DATE")
     if all(_ISO_INSTANT.match(v) for v in values) and _all_iso(values):
         zoned = all(v.endswith("Z") or v[-6] in "+-" for v in values)
-        return _Kind("TIMESTAMP", doubt=None if zoned else "times without an offset are taken as UTC")
+        return _Kind("TIMESTAMP", doubt=None if zoned else "times without an offset are read as UTC")
     fitting = [w for w in _WRITTEN if all(w[0].match(v) for v in values) and _all_parse(values, w[1])]
     if not fitting:
         return None
@@ -326,9 +326,9 @@ def _moment(values: Sequence[str], words: Sequence[str]) -> _Kind | None:
         return None
     doubts = []
     if len(fitting) > 1:
-        doubts.append(f"day and month cannot be told apart in the sample; taken as {pattern}")
+        doubts.append(f"day and month are ambiguous in the sample; read as {pattern}")
     if timed:
-        doubts.append("times without an offset are taken as UTC")
+        doubts.append("times without an offset are read as UTC")
     read = f"try_to_timestamp(trim({{}}), '{pattern}')"
     return _Kind("TIMESTAMP" if timed else "DATE", read, "; ".join(doubts) or None)
 
@@ -359,11 +359,11 @@ def _enum(kind: _Kind, counted: dict[str, int], rows: int) -> tuple[str, ...]:
 
 
 def _words(published: str) -> list[str]:
-    """The words of a published name, lower case, ASCII only."""
+    """Split a published name into lower-case ASCII words."""
     text = published.replace("%", " percent ").encode("ascii", "ignore").decode()
     words: list[str] = []
     for word in re.split(r"[^A-Za-z0-9]+", text):
-        # A unit is one word, whatever its capitals: MWh, kW.
+        # A unit with inner capitals is one word: MWh, kW.
         parts = [word] if word.lower() in _UNITS else _CAPITALS.sub(" ", word).split()
         words += [part.lower() for part in parts]
     return [word for word in words if word]

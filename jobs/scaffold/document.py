@@ -1,4 +1,4 @@
-"""Lays out declarations and contracts as YAML in the house's form, a line for each column."""
+"""Lays out declarations and contracts as YAML in house style, one line per column."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 TO_BE_WRITTEN = "to be written"
-# RFC 2606 keeps this ending free for ever: nobody can take it for a real address.
+# RFC 2606 reserves this top-level domain, so the address can never be a real one.
 NO_ADDRESS = "https://to-be-written.invalid/"
 _NAME = re.compile(r"^[a-z][a-z0-9_]{1,62}$")
 _PLAIN = re.compile(r"^[A-Za-z][A-Za-z0-9_ .-]*$")
@@ -42,7 +42,7 @@ class Property:
 
 
 def scalar(value: Any) -> str:
-    """A value as YAML that reads back as the same value."""
+    """Write a value as YAML that parses back to the same value."""
     plain = isinstance(value, str) and _PLAIN.match(value) and value == value.strip()
     if plain and value.lower() not in _WORDS_OF_YAML:
         return str(value)
@@ -50,7 +50,7 @@ def scalar(value: Any) -> str:
 
 
 def flow(value: Any) -> str:
-    """A value as YAML on one line."""
+    """Write a value as YAML on one line."""
     if isinstance(value, Mapping):
         return "{" + ", ".join(f"{k}: {flow(v)}" for k, v in value.items()) + "}"
     if isinstance(value, list | tuple):
@@ -65,14 +65,14 @@ def _in_flow(value: Any) -> str:
 
 
 def listed(key: str, values: Sequence[str], indent: int = 2) -> str:
-    """``key: [a, b, …]``, folded over as many lines as it needs."""
+    """Write ``key: [a, b, …]``, folded over as many lines as needed."""
     head = f"{' ' * indent}{key}: ["
     text = ", ".join(_in_flow(v) for v in values) + "]"
     if len(head) + len(text) <= _WIDTH:
         return head + text
     lines = textwrap.wrap(text, _WIDTH, break_long_words=False, break_on_hyphens=False)
     if any('"' in v for v in values):
-        # A folded line must not break within quotes.
+        # A line must not break inside quotes.
         lines = [_in_flow(v) + ("," if i < len(values) - 1 else "]") for i, v in enumerate(values)]
     return head + ("\n" + " " * len(head)).join(lines)
 
@@ -86,7 +86,7 @@ def contract(
     purpose: str = TO_BE_WRITTEN,
     quality: Sequence[Mapping[str, Any]] = (),
 ) -> str:
-    """An ODCS 3 contract as text, without what the column dictionary says.
+    """Write an ODCS 3 contract, without what the column dictionary already says.
 
     Raises:
         DeclarationError: the column dictionary is broken.
@@ -142,15 +142,15 @@ def _property(column: Property) -> dict[str, Any]:
 
 
 def check_name(name: str, what: str) -> None:
-    """Refuse a name that cannot be a folder, a table and a DAG.
+    """Check that a name can be used for a folder, a table and a DAG.
 
     Raises:
-        ExchangeError: it cannot.
+        ExchangeError: it cannot be used.
     """
     if not _NAME.match(name):
         raise ExchangeError(
-            f"'{name}' cannot name a {what}",
-            expected="lower-case letters, digits and underscores, beginning with a letter, 2 to 63 long",
+            f"'{name}' is not a valid name for a {what}",
+            expected="2 to 63 lower-case letters, digits and underscores, starting with a letter",
         )
 
 
@@ -159,14 +159,14 @@ def written(files: Mapping[Path, str]) -> Iterator[None]:
     """Write new files, and remove them again if the block fails.
 
     Raises:
-        ExchangeError: one of them exists already; nothing is written then.
+        ExchangeError: one of them exists already; then nothing is written.
     """
     existing = [str(f) for f in files if f.exists()]
     if existing:
         raise ExchangeError(
             f"{' and '.join(existing)} exist{'s' if len(existing) == 1 else ''} already",
             expected="a new name",
-            next_step="choose another name, or edit what is there",
+            next_step="choose another name, or edit the existing file",
         )
     created: list[Path] = []
     try:

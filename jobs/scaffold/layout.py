@@ -1,4 +1,4 @@
-"""Finds out how a sample is written: its encoding, JSON or delimited, preamble, header and columns."""
+"""Detects a sample's format: encoding, JSON or delimited text, preamble, header and columns."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _ROWS = 400
 _LARGEST_DOCUMENT = 256 << 20
 _NUMBER = re.compile(r"^[+-]?(\d+([.,]\d+)*|\.\d+)([eE][+-]?\d+)?%?$")
 _MOMENT = re.compile(r"^\d{1,4}[-/.]\d{1,2}([-/.]\d{1,4})?([ T]\d{1,2}:\d{2}.*)?$")
-# Supersets: what publishers call GB2312 or Big5 is mostly these.
+# Supersets, because publishers' "GB2312" and "Big5" mostly are.
 _WIDER = {
     "gb2312": "gb18030", "gbk": "gb18030", "cp936": "gb18030", "hz": "gb18030", "big5": "big5hkscs",
     "cp950": "big5hkscs", "ascii": "utf-8", "latin_1": "cp1252", "iso8859_1": "cp1252", "utf_8": "utf-8",
@@ -31,22 +31,22 @@ _FALLBACKS = ("gb18030", "big5hkscs", "cp1252", "latin-1")
 
 
 def form_of(sample: Sample) -> Delimited | JsonLines | JsonDocument:
-    """The ``format:`` block for a sample, its columns named as published.
+    """Propose the ``format:`` block for a sample, with the columns named as published.
 
     Raises:
-        RefusedFile: not a file that any format reads.
-        ExchangeError: the structure is unclear.
+        RefusedFile: no format reads this file.
+        ExchangeError: the sample has no records.
     """
     head = sample.head()
     if not head.strip():
-        raise RefusedFile("an empty file", where=sample.file_name, next_step="give a sample with data in it")
+        raise RefusedFile("the file is empty", where=sample.file_name, next_step="use a sample with data in it")
     refuse_page(head, sample.file_name, "delimited text or JSON")
     encoding = encoding_of(head, whole=len(head) < HEAD)
     text = _decoded(head, encoding, whole=len(head) < HEAD)
     first = text.lstrip()[:1]
     if first == "<":
         raise RefusedFile(
-            "an XML document",
+            "the file is an XML document",
             where=sample.file_name,
             expected="delimited text or JSON",
             next_step="ask the publisher for CSV or JSON",
@@ -58,7 +58,7 @@ def form_of(sample: Sample) -> Delimited | JsonLines | JsonDocument:
 
 
 def encoding_of(head: bytes, *, whole: bool) -> str:
-    """The encoding in which all of these bytes are text; a legacy one by its widest form, such as gb18030."""
+    """Return the encoding in which these bytes decode; for a legacy one its superset, for example gb18030."""
     if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         return "utf-16"
     if head.startswith(codecs.BOM_UTF8) or _decodes(head, "utf-8", whole):
@@ -73,9 +73,9 @@ def encoding_of(head: bytes, *, whole: bool) -> str:
 
 
 def _some_legacy_lines(head: bytes) -> bytes:
-    """The lines that are not plain ASCII: they alone say which encoding it is."""
-    telling = [line for line in head.splitlines() if not line.isascii()]
-    return b"\n".join(telling)[: 1 << 16] or head[: 1 << 16]
+    """Return the lines that are not plain ASCII: only they reveal the encoding."""
+    lines = [line for line in head.splitlines() if not line.isascii()]
+    return b"\n".join(lines)[: 1 << 16] or head[: 1 << 16]
 
 
 def _decodes(head: bytes, encoding: str, whole: bool) -> bool:
@@ -102,15 +102,15 @@ def _json(sample: Sample, text: str, encoding: str, shared: dict[str, Any]) -> J
     document = _parsed(_decoded(data, encoding, whole=True))
     if document is None:
         raise RefusedFile(
-            "begins like JSON, but is not",
+            "starts like JSON but does not parse",
             where=sample.file_name,
-            expected=f"one object a line, or one document of at most {_LARGEST_DOCUMENT >> 20} MiB",
-            next_step="look at its end: is it cut off?",
+            expected=f"one object per line, or one document of at most {_LARGEST_DOCUMENT >> 20} MiB",
+            next_step="check whether its end is missing",
         )
-    found = sorted(_arrays(document), key=lambda a: (-len(a[1]), len(a[0])))
-    if not found:
-        raise RefusedFile("no array of records in the document", where=sample.file_name, expected="a list of objects")
-    path, records = found[0]
+    arrays = sorted(_arrays(document), key=lambda a: (-len(a[1]), len(a[0])))
+    if not arrays:
+        raise RefusedFile("the document has no array of records", where=sample.file_name, expected="a list of objects")
+    path, records = arrays[0]
     return JsonDocument(record_path=".".join(path), columns=_keys(records[:100_000], sample.file_name), **shared)
 
 
@@ -122,7 +122,7 @@ def _parsed(text: str) -> Any:
 
 
 def _arrays(value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], list[Any]]]:
-    """Every array of objects that a dotted path leads to."""
+    """Yield every array of objects that a dotted path can name."""
     if isinstance(value, list) and value and all(isinstance(v, dict) for v in value):
         yield path, value
     if isinstance(value, dict):
@@ -135,7 +135,7 @@ def _keys(records: list[dict[str, Any]], where: str) -> tuple[str, ...]:
     names = list(dict.fromkeys(key for record in records for key in record))
     usable = tuple(n for n in names if n.strip() == n and n and not n.startswith("_"))
     if not usable:
-        raise RefusedFile("records without usable keys", where=where, expected="objects with named values")
+        raise RefusedFile("the records have no usable keys", where=where, expected="objects with named values")
     return usable
 
 
@@ -151,13 +151,13 @@ def _delimited(text: str, *, whole: bool, shared: dict[str, Any]) -> Delimited:
     named = [n for i, n in enumerate(names) if n or any(row[i].strip() for row in table[1:])]
     if len(set(named)) == len(named) and all(n and not n.startswith("_") for n in named):
         return Delimited(delimiter=delimiter, skip_lines=skip, columns=tuple(named), **shared)
-    # A header that cannot be matched by name (blank, repeated or reserved names): columns go by their places.
+    # Columns of a header with blank, repeated or reserved names are matched by position.
     first = rows[start + 1][0] if start + 1 < len(rows) else skip + 1
     return Delimited(delimiter=delimiter, header=False, skip_lines=first, columns=_unique(names), **shared)
 
 
 def _rows(text: str, whole: bool) -> tuple[str, list[tuple[int, list[str]]]]:
-    """The delimiter that cuts most records into the same number of cells, and the records: (lines before it, cells)."""
+    """Return the delimiter that gives most records the same width, and the records as (lines before it, cells)."""
     best: tuple[tuple[bool, bool, float, int], str, list[tuple[int, list[str]]]] | None = None
     for delimiter in _DELIMITERS:
         rows = _cut(text, delimiter, whole)
@@ -165,12 +165,12 @@ def _rows(text: str, whole: bool) -> tuple[str, list[tuple[int, list[str]]]]:
             continue
         width = _usual_width([cells for _, cells in rows])
         share = sum(len(cells) == width for _, cells in rows) / len(rows)
-        # Colons and blanks stand within times and names too: only what nothing else cuts is cut by them.
+        # Colons and spaces occur in times and names too, so they are the last resort.
         score = (width > 1 and share > 0.5, delimiter not in ": ", round(share, 1), width)
         if best is None or score > best[0]:
             best = (score, delimiter, rows)
     if best is None:
-        raise ExchangeError("no records were found in the sample", expected="lines of delimited text")
+        raise ExchangeError("the sample has no records", expected="lines of delimited text")
     return (best[1], best[2]) if best[0][0] else (",", _cut(text, ",", whole))
 
 
@@ -192,13 +192,13 @@ def _cut(text: str, delimiter: str, whole: bool) -> list[tuple[int, list[str]]]:
 
 
 def _usual_width(rows: list[list[str]]) -> int:
-    # A preamble is short: the end of the sample says what a record is.
+    # A preamble is short, so later rows show the width of a record.
     later = rows[len(rows) // 5 :]
     return Counter(len(r) for r in later).most_common(1)[0][0]
 
 
 def _is_header(table: list[list[str]]) -> bool:
-    """Whether the first record names the columns: it is unlike the records below it."""
+    """Whether the first record holds column names, judged by how it differs from the records below it."""
     first, below = [c.strip() for c in table[0]], table[1:]
     if not below or len({c for c in first if c}) < len([c for c in first if c]) / 2:
         return not below and not any(_is_value(c) for c in first)
@@ -228,8 +228,8 @@ def _numbered(width: int) -> tuple[str, ...]:
 
 
 def _unique(names: list[str]) -> tuple[str, ...]:
-    found: list[str] = []
+    unique: list[str] = []
     for position, name in enumerate(names, start=1):
         own = name.lstrip("_") or f"column_{position}"
-        found.append(own if own not in found else f"{own}_{position}")
-    return tuple(found)
+        unique.append(own if own not in unique else f"{own}_{position}")
+    return tuple(unique)

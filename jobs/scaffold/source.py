@@ -1,4 +1,4 @@
-"""Proposes a source: its source.yaml and the contract of its silver table, from a sample of its data."""
+"""Proposes a source from a sample of its data: source.yaml and the contract of its silver table."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ SAMPLE_ROWS = 100_000
 
 @dataclass(frozen=True)
 class _Examined:
-    """What a sample showed."""
+    """The findings from a sample."""
 
     sample: Sample
     form: Delimited | JsonLines | JsonDocument
@@ -50,26 +50,26 @@ class _Examined:
 
 
 def new_source(sector: str, name: str, sample: str) -> list[str]:
-    """Write source.yaml and a contract that run as they are on the sample; returns what to show the engineer.
+    """Write source.yaml and a contract that work unedited on the sample; return the lines to show the engineer.
 
     Args:
         sector: folder under dags/sources.
-        name: the source's name, free among all sources.
+        name: the source's name, not used by another source.
         sample: a file, or ``package:NAME==VERSION#member``.
 
     Raises:
-        ExchangeError: a name is taken or cannot be used, or the sample cannot be read; nothing is written.
+        ExchangeError: a name is taken or invalid, or the sample cannot be read; then nothing is written.
     """
     check_name(sector, "sector")
     check_name(name, "source")
     root = settings().catalogue
-    twins = sorted((root / "dags" / "sources").glob(f"*/{name}/source.yaml"))
-    if twins:
+    existing = sorted((root / "dags" / "sources").glob(f"*/{name}/source.yaml"))
+    if existing:
         raise ExchangeError(
-            f"there is a source '{name}' already",
-            where=str(twins[0]),
+            f"source '{name}' exists already",
+            where=str(existing[0]),
             expected="a new name",
-            next_step="choose another, or edit what is there",
+            next_step="choose another name, or edit the existing file",
         )
     with sample_of(sample) as opened:
         examined = _examine(opened)
@@ -90,9 +90,9 @@ def _examine(sample: Sample) -> _Examined:
     key = key_of(rows, columns) or tuple(c.name for c in columns if c.required)
     if not key:
         raise ExchangeError(
-            "every column has gaps, so nothing can name a row",
+            "every column has nulls, so no key identifies a row",
             where=sample.file_name,
-            expected="at least one column that is always there",
+            expected="at least one column without nulls",
             next_step="write the declaration by hand, with a silver.sql that numbers the rows",
         )
     return _Examined(sample, form, rows, refused, columns, key)
@@ -189,7 +189,7 @@ def _meaning(column: Proposal) -> str:
 
 
 def _try_out(name: str) -> None:
-    """Read back what was written, as the steps will."""
+    """Load the new files as the steps will."""
     from jobs.declared.catalog import load_sources
     from jobs.declared.compile import compile_rules
     from jobs.declared.contract import load_contract
@@ -211,14 +211,14 @@ def _report(given: str, name: str, examined: _Examined) -> list[str]:
     if sample.others:
         lines.append(f"left out of the archive: {', '.join(sample.others[:5])}")
     if examined.refused:
-        lines.append(f"{len(examined.refused):,} records would go to quarantine, such as {examined.refused[0]}")
+        lines.append(f"{len(examined.refused):,} records would go to quarantine; the first is {examined.refused[0]}")
     named = [c.name for c in examined.columns if c.entry]
     if named:
         lines.append(f"meaning, type and unit from the column dictionary: {', '.join(named)}")
     lines += [f"look at {c.name}: {c.doubt}" for c in examined.columns if c.doubt]
     figures = [c.name for c in examined.columns if c.name in examined.key and is_measure(c)]
     if figures:
-        lines.append(f"look at the key: {', '.join(figures)} is a figure; rows that differ in nothing else need a look")
+        lines.append(f"look at the key: {', '.join(figures)} is a figure; rows that differ only there need review")
     lines += _next_steps(given, name, examined.sample.connector)
     return lines
 
@@ -227,7 +227,7 @@ def _next_steps(given: str, name: str, connector: DropConnector | PackageConnect
     steps: Sequence[str] = (
         "in source.yaml: title, publisher, licence, cadence, silver mode",
         "in source.yaml: rights; nothing is released while redistribution is unknown",
-        "in the contract: each column's meaning, class, unit and range, and how fresh it is to be",
+        "in the contract: each column's meaning, class, unit and range, and the table's freshness",
     )
     folder = shlex.quote(str(settings().drop / name))
     fetch = [f"cp {shlex.quote(given)} {folder}/"] if isinstance(connector, DropConnector) else []

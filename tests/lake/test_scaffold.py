@@ -218,9 +218,9 @@ def test_the_data_in_an_archive_is_chosen_as_the_sample(
         ("a,b\n", "no record"),
         ('{"a": 1, "b": [', "not"),
         ('{"error": "no such table"\n}', "no array"),
-        (zipped({"a.pdf": "%PDF-", "b.pdf": "%PDF-"}), "no file of data"),
+        (zipped({"a.pdf": "%PDF-", "b.pdf": "%PDF-"}), "no data file"),
         (zipped(PARTS)[:-30], "truncated"),
-        ("a,b\n,\n,\n", "gaps"),
+        ("a,b\n,\n,\n", "nulls"),
     ],
 )
 @pytest.mark.usefixtures("exchange")
@@ -249,7 +249,7 @@ def test_nothing_is_overwritten(tmp_path: Path) -> None:
 def test_findings_and_next_steps_are_reported(tmp_path: Path) -> None:
     sample = write(tmp_path / "s.csv", "Time;Demand (MW)\n2026-01-01 00:00;1\n")
     output = "\n".join(new_source("utility", "told", str(sample)))
-    for part in ("source.yaml", "delimiter ';'", "key observed_at", "taken as UTC", "redistribution is unknown"):
+    for part in ("source.yaml", "delimiter ';'", "key observed_at", "read as UTC", "redistribution is unknown"):
         assert part in output
     assert "exchange land told" in output
     declared = load_sources().source("told").declared
@@ -296,7 +296,7 @@ def test_values_that_do_not_fit_the_column_dictionary_are_named(exchange: Trial,
     lines = new_source("utility", "unfit", str(write(tmp_path / "unfit.csv", text)))
     assert "meaning, type and unit from the column dictionary: meter, year, kwh" in lines
     (year,) = [line for line in lines if line.startswith("look at year:")]
-    assert "1 of 3 distinct values do not fit INT, its type in the column dictionary, such as '2020/21'" in year
+    assert "1 of 3 distinct values do not fit INT, its type in the column dictionary ('2020/21', for example)" in year
     assert any("look at kwh: 1 of 3 distinct values do not fit DECIMAL(22,3)" in line for line in lines)
     assert load_contract("silver.unfit").columns[0].classification == "personal"
 
@@ -350,7 +350,7 @@ def test_a_product_takes_types_and_descriptions_from_the_column_dictionary(excha
     }  # fmt: skip
     assert types(load_contract("gold.scaffold_known")) == {"meter": "STRING", "kwh": "DECIMAL(12,3)", "last_on": "DATE"}
     (cast,) = [line for line in lines if line.startswith("look at kwh")]
-    assert "gives DECIMAL(22,3), the column dictionary says DECIMAL(12,3)" in cast
+    assert "returns DECIMAL(22,3), the column dictionary says DECIMAL(12,3)" in cast
     assert run_step("gold", "scaffold_known", day(1), "r").rows == 2
 
 
@@ -374,11 +374,11 @@ def test_a_product_from_a_table_starts_with_its_columns(exchange: Trial) -> None
         ("SELECT 1 AS n", "reads no table"),
         ("DROP TABLE {t}", "not exactly one SELECT"),
         ("SELECT * FROM bronze.x", "bronze.x"),
-        ("SELECT * FROM silver.nowhere", "nothing declares"),
-        ("SELECT nowhere FROM {t}", "refuses the query"),
+        ("SELECT * FROM silver.nowhere", "is not declared"),
+        ("SELECT nowhere FROM {t}", "rejected the query"),
         ("SELECT count(*) FROM {t}", "usable name"),
         ("SELECT array(meter) AS meters FROM {t}", "array"),
-        ("SELECT 1 AS n FROM {t}", "copies"),
+        ("SELECT 1 AS n FROM {t}", "duplicates"),
         ("SELECT meter FROM {t} WHERE false", "no rows"),
         ("SELECT FROM WHERE", "parse"),
     ],
