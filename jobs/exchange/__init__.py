@@ -1,1 +1,1 @@
-"""The exchange: who takes part, who may read what, and what was read."""
+"""The exchange's participants, grants and usage."""

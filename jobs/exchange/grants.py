@@ -1,4 +1,4 @@
-"""Who may read which product until when, and the tokens that prove it."""
+"""Grants buyers access to products for a time, and issues the tokens that prove it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ MAX_REASON = 512
 
 
 class Standing(Enum):
-    """What a grant is worth at one instant."""
+    """The state of a grant at one instant."""
 
     LIVE = "live"
     EARLY = "not valid yet"
@@ -34,7 +34,7 @@ class Standing(Enum):
 
 
 def standing(grant: Grant, at: datetime) -> Standing:
-    """Tell what a grant is worth at an instant; a revocation outweighs the period."""
+    """Return a grant's state at an instant; a revocation outweighs the period."""
     if grant.revoked_at is not None:
         return Standing.REVOKED
     if at < grant.not_before:
@@ -47,8 +47,8 @@ def standing(grant: Grant, at: datetime) -> Standing:
 def token_digest(token: str) -> str:
     """Return what is stored of a token: its sha256 as 64 hexadecimal characters.
 
-    A slow, salted hash protects what people choose and reuse. A token is 256 random bits: nobody finds it by
-    guessing, however fast the hash, and with a plain one the database can look the grant up in an index.
+    Slow, salted hashes protect passwords, which people choose and reuse. A token is 256 random bits, which no fast hash
+    makes guessable, and with a plain hash the database can look the grant up in an index.
     """
     return hashlib.sha256(token.encode("utf-8", "surrogateescape")).hexdigest()
 
@@ -57,14 +57,14 @@ def create_grant(product: str, buyer: str, days: int, endpoint: str | None = Non
     """Let a buyer read a product for some days from now.
 
     Args:
-        product: the product's name; it needs a published release.
+        product: the product's name; it must have a published release.
         buyer: the buyer's name; enrolled with the role buyer if the name is new.
         days: how long, 1 to 3650 days.
-        endpoint: address of the sharing server as the buyer reaches it; by default where this machine serves.
+        endpoint: address of the sharing server as the buyer sees it; by default this machine's own.
 
     Returns:
         The grant, and the Delta Sharing profile (version 1) to hand to the buyer. The profile holds the only copy
-        of the token: it is shown once.
+        of the token.
 
     Raises:
         NotFound: the product has no published release.
@@ -103,19 +103,19 @@ def default_endpoint() -> str:
 def revoke(
     reason: str, *, grant_id: int | None = None, product: str | None = None, buyer: str | None = None
 ) -> list[Grant]:
-    """Take back one grant by its number, or all that a buyer holds on a product; the next request is refused.
+    """Revoke one grant by its number, or all grants of a buyer on a product; the next request is refused.
 
     Returns:
         The grants that this call revoked.
 
     Raises:
-        NotFound: there is no such grant, or all of them are revoked or expired already.
-        ExchangeError: no reason is given, or neither a number nor product and buyer.
+        NotFound: there is no such grant, or all are revoked or expired already.
+        ExchangeError: there is no reason, or neither a number nor a product and buyer.
     """
     if not reason.strip() or len(reason) > MAX_REASON:
         raise ExchangeError("a revocation needs a reason", expected=f"1 to {MAX_REASON} characters")
     if grant_id is None and (product is None or buyer is None):
-        raise ExchangeError("which grant is meant is not clear", expected="its number, or a product and a buyer")
+        raise ExchangeError("the grant to revoke is ambiguous", expected="its number, or a product and a buyer")
     now = datetime.now(UTC)
     selected = select(Grant).order_by(Grant.id)
     if grant_id is not None:
@@ -136,7 +136,7 @@ def revoke(
 
 
 def grants(*, product: str | None = None, buyer: str | None = None) -> list[Grant]:
-    """List the grants, oldest first, whatever their standing."""
+    """List grants in any state, oldest first."""
     matching = select(Grant).order_by(Grant.id)
     if product is not None:
         matching = matching.where(Grant.product == product)
@@ -147,17 +147,17 @@ def grants(*, product: str | None = None, buyer: str | None = None) -> list[Gran
 
 
 def grant_of(session: Session, token: str) -> Grant | None:
-    """Find the grant that a token belongs to, whatever its standing."""
+    """Return the grant of a token, in any state."""
     return session.scalar(select(Grant).where(Grant.token_sha256 == token_digest(token)))
 
 
 def grants_numbered(session: Session, ids: Collection[int]) -> dict[int, Grant]:
-    """The grants of these numbers, by number, whatever their standing; those that do not exist are left out."""
+    """Return the grants with these numbers, by number and in any state; missing ones are left out."""
     return {grant.id: grant for grant in session.scalars(select(Grant).where(Grant.id.in_(ids)))}
 
 
 def grants_of_buyer(session: Session, buyer_id: int) -> list[Grant]:
-    """List a buyer's grants whatever their standing; the one that lasts longest comes first."""
+    """List a buyer's grants in any state, the one that lasts longest first."""
     held = select(Grant).where(Grant.buyer_id == buyer_id)
     return list(session.scalars(held.order_by(Grant.expires_at.desc(), Grant.id.desc())))
 
@@ -170,14 +170,14 @@ def _require_release(session: Session, product: str) -> None:
     names = ", ".join(sorted(others)) or "none yet"
     raise NotFound(
         f"the product {product} has no published release",
-        expected=f"a product that is released: {names}",
+        expected=f"a released product: {names}",
         next_step=f"release it with `exchange release {product}`, or choose another",
     )
 
 
 def _nothing_to_revoke(matching: list[Grant], now: datetime) -> NotFound:
     if not matching:
-        return NotFound("there is no such grant", next_step="see `exchange grants` for those there are")
+        return NotFound("there is no such grant", next_step="`exchange grants` lists the grants")
     last = matching[-1]
     since = last.revoked_at or last.expires_at
     return NotFound(

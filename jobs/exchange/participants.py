@@ -1,4 +1,4 @@
-"""Who takes part in the exchange: thin, a name and a role."""
+"""Enrols participants of the exchange, each with a name and a role."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ ROLES = ("provider", "broker", "buyer", "assessor", "staff")
 
 
 def enrol(name: str, role: str) -> Participant:
-    """Add a participant, or return the one of this name if it has this role already.
+    """Add a participant, or return the existing one of this name and role.
 
     Raises:
-        ExchangeError: the name cannot be used, the role is unknown, or the name has another role.
+        ExchangeError: the name is invalid, the role is unknown, or the name has another role.
     """
     with transaction() as session:
         return enrol_in(session, name, role)
 
 
 def enrol_in(session: Session, name: str, role: str) -> Participant:
-    """Do what ``enrol`` does, as a part of a larger transaction."""
+    """Do what ``enrol`` does, within the caller's transaction."""
     if role not in ROLES:
         raise ExchangeError(f"there is no role {role!r}", expected=f"one of {', '.join(ROLES)}")
     _require_name(name)
@@ -36,15 +36,15 @@ def enrol_in(session: Session, name: str, role: str) -> Participant:
         session.flush()
     if participant.role != role:
         raise ExchangeError(
-            f"{name} takes part as {participant.role}, which is not {role}",
+            f"{name} takes part as {participant.role}, not as {role}",
             expected=f"a participant with the role {role}, or a new name",
-            next_step=f"use another name for the same organisation's part as {role}",
+            next_step=f"enrol the organisation under another name as {role}",
         )
     return participant
 
 
 def participants() -> list[Participant]:
-    """List everybody, by name."""
+    """List all participants by name."""
     with reading() as session:
         return list(session.scalars(select(Participant).order_by(Participant.name)))
 
@@ -52,6 +52,6 @@ def participants() -> list[Participant]:
 def _require_name(name: str) -> None:
     if name.strip() != name or not 0 < len(name) <= 255 or not name.isprintable():
         raise ExchangeError(
-            f"{name!r} cannot be a participant's name",
+            f"{name!r} is not a valid name for a participant",
             expected="1 to 255 printable characters without spaces at either end",
         )

@@ -1,4 +1,4 @@
-"""The meter at the buyer's door: one row per request, whether it was served or refused."""
+"""The usage meter: one row per request of a buyer, served or refused."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from jobs.registry.models import Usage
 
 @dataclass
 class Request:
-    """One request so far. It never holds the token or a ticket."""
+    """One request, as far as it has got. Never holds the token or a ticket."""
 
     operation: str
     client: str | None = None
@@ -33,7 +33,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Total:
-    """What one buyer did with one product; either is None where a request did not say."""
+    """Totals of one buyer and product; either is None for requests that did not name it."""
 
     buyer: str | None
     product: str | None
@@ -46,7 +46,7 @@ class Total:
 
 
 def record(request: Request) -> None:
-    """Write one request into the meter."""
+    """Add one request to the meter."""
     with transaction() as session:
         session.add(
             Usage(
@@ -68,7 +68,7 @@ def record(request: Request) -> None:
 
 
 def progress(request: Request) -> None:
-    """Bring a recorded request up to date with what has been sent since and how it ended."""
+    """Update a recorded request with the bytes sent since and how it ended."""
     with transaction() as session:
         session.execute(
             update(Usage)
@@ -85,7 +85,7 @@ def usage(*, product: str | None = None, buyer: str | None = None, limit: int = 
 
 
 def summary(*, product: str | None = None, buyer: str | None = None) -> list[Total]:
-    """Sum the meter per buyer and product, largest traffic first."""
+    """Return totals per buyer and product, most bytes first."""
     sent = func.coalesce(func.sum(Usage.bytes), 0)
     totals = (
         select(
@@ -116,7 +116,7 @@ def _conditions(product: str | None, buyer: str | None) -> list[ColumnElement[bo
 
 
 def _plain(text: str | None, longest: int) -> str | None:
-    # Product and client come from the caller: kept short, and without characters that could forge a line of a report.
+    # Product and client come from the caller: truncated, and free of characters that could forge a line of a report.
     if text is None:
         return None
     return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text)[

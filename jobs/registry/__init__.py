@@ -1,4 +1,4 @@
-"""The exchange's records in a relational database: what landed, ran, was checked, released, granted and read."""
+"""The exchange's records in a relational database: landings, runs, checks, releases, grants and usage."""
 
 from jobs.registry.database import engine, own_connection, reading, transaction
 

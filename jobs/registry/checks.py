@@ -1,4 +1,4 @@
-"""The registry's `checks`: what the expectations said of each Delta version that they ran on."""
+"""The registry's `checks`: the results of the expectations for each Delta version that they ran on."""
 
 from __future__ import annotations
 

@@ -49,7 +49,7 @@ class Records:
     Attributes:
         name: what they are.
         variable: the setting that says where they are.
-        expected: an address that would serve.
+        expected: an example of a valid address.
     """
 
     name: str
@@ -57,7 +57,7 @@ class Records:
     expected: str
 
     def refusal(self, what: str) -> ExchangeError:
-        """The error of a setting that cannot be used."""
+        """Return the error for an invalid setting."""
         return ExchangeError(
             what, where=self.variable, expected=self.expected,
             next_step="correct it, or unset it to use SQLite under EXCHANGE_HOME",
@@ -66,7 +66,7 @@ class Records:
 
 REGISTRY = Records(
     "the registry", "EXCHANGE_DATABASE_URL",
-    "an SQLAlchemy address such as sqlite:////srv/exchange/registry.db, with its driver installed",
+    "an SQLAlchemy address like sqlite:////srv/exchange/registry.db, with its driver installed",
 )  # fmt: skip
 
 _engines: dict[tuple[str, int], Engine] = {}
@@ -157,7 +157,7 @@ def _session(bind: Engine) -> Iterator[Session]:
         with Session(bind, expire_on_commit=False) as session, session.begin():
             yield session
     except (IntegrityError, DataError, ProgrammingError):
-        # Not the database's fault; the caller who wrote the statement knows what it means.
+        # Not a failure of the database; the caller who wrote the statement knows what it means.
         raise
     except DBAPIError as error:
         raise database_error(error, bind.url) from error
@@ -177,7 +177,7 @@ def opened(address: str, records: Records, **options: Any) -> Engine:
     try:
         return create_engine(make_url(address), hide_parameters=True, **options)
     except (ArgumentError, NoSuchModuleError, ImportError, ValueError) as error:
-        # The message does not repeat the address: it may have a password.
+        # The message leaves the address out: it may hold a password.
         raise records.refusal(f"the address of {records.name} cannot be used ({type(error).__name__})") from error
 
 
@@ -214,8 +214,8 @@ def _listen(registry: Engine) -> None:
 
     @event.listens_for(registry, "begin")
     def _begin(connection: Connection) -> None:
-        # A DEFERRED transaction that reads first and writes later fails at once with "database is locked" when
-        # somebody else wrote in between, whatever the timeout: IMMEDIATE waits at the beginning instead.
+        # A DEFERRED transaction that reads first and writes later fails immediately with "database is locked" if
+        # another wrote in between, whatever the timeout. IMMEDIATE waits at the beginning instead.
         kind = connection.get_execution_options().get("exchange_begin", "IMMEDIATE")
         connection.exec_driver_sql(f"BEGIN {kind}")
 
@@ -229,7 +229,7 @@ def _before_fork() -> None:
 
 
 def _after_fork_in_child() -> None:
-    # Another thread of the parent may have held the lock at the moment of the fork; nobody would release it here.
+    # Another thread of the parent may have held the lock at the fork; in the child, no thread would release it.
     global _guard
     _guard = threading.Lock()
 
@@ -297,7 +297,7 @@ def _to_head(bind: Engine) -> None:
             return
         if at is not None and at > HEAD:
             raise ExchangeError(
-                f"the registry is at revision {at}, newer than this program knows",
+                f"the registry is at revision {at}, which is newer than this program supports",
                 where=_shown(bind.url),
                 expected=f"revision {HEAD} or older",
                 next_step="run the newer version of the program",

@@ -35,7 +35,7 @@ def take_lease(lake: str, writer: str, *, now: datetime, until: datetime) -> boo
         with transaction() as session:
             session.execute(insert(Lease).values(lake=lake, writer=writer, held_until=until))
     except IntegrityError:
-        # Another writer's row is there.
+        # Another writer has inserted its row.
         return False
     return True
 
@@ -44,7 +44,7 @@ def lease_of(lake: str) -> Lease:
     """The lease of a lake that an engine has written.
 
     Raises:
-        NoResultFound: no engine ever took it.
+        NoResultFound: no engine has taken it.
     """
     with reading() as session:
         return session.scalars(select(Lease).where(Lease.lake == lake)).one()

@@ -51,7 +51,7 @@ def hold(name: str, *, shared: bool = True) -> Iterator[None]:
     """Hold the lock of that name for the block.
 
     Args:
-        name: what it locks, such as ``source.<name>``.
+        name: what it locks, for example ``source.<name>``.
         shared: whether processes with other EXCHANGE_HOMEs work on the same thing.
 
     Raises:
@@ -74,10 +74,10 @@ def hold(name: str, *, shared: bool = True) -> Iterator[None]:
 
 
 def require_lock() -> None:
-    """Refuse to go on where the running step lost one of its locks: a database that restarts forgets who holds them.
+    """Check that the running step still has its locks: a database that restarts forgets them.
 
     Raises:
-        Locked: it did; somebody else may be working on the same thing by now.
+        Locked: one is lost; another process may be working on the same thing by now.
     """
     from sqlalchemy import text
     from sqlalchemy.exc import SQLAlchemyError
@@ -106,7 +106,7 @@ def _hold_among_machines(name: str) -> Iterator[None]:
 
     with own_connection() as connection:
         connection.execute(text(_KEPT_ALIVE))
-        # Tells others who holds it; the server cuts names longer than 63 bytes.
+        # Shows others who holds the lock; the server truncates names at 63 bytes.
         me = f"{os.getpid()} on {socket.gethostname()}"
         connection.execute(text("SELECT set_config('application_name', :me, false)"), {"me": f"exchange {me}"})
         if not _take(connection, name):
@@ -118,8 +118,8 @@ def _hold_among_machines(name: str) -> Iterator[None]:
             yield
         finally:
             _held.reset(before)
-            # Closing the connection frees the lock too, but only some time after this process has gone on. A lost
-            # connection has freed its locks already.
+            # Closing the connection frees the lock too, but only some time later. A lost connection has freed its locks
+            # already.
             with suppress(SQLAlchemyError):
                 connection.execute(text(_GIVE_BACK), {"name": name})
 

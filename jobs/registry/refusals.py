@@ -1,6 +1,7 @@
-"""The registry's `refused_batches`: landings that no build of a source need read again, as none of their rows was used.
+"""The registry's `refused_batches`: landings that a source's builds need not read again: none of their rows was used.
 
-A version of the table, or its pointer, says up to which landing it was built. Where a batch leaves neither, this does.
+A version of the table, or its pointer, records the last landing that it was built from. For a batch that leaves
+neither, this does.
 """
 
 from __future__ import annotations
@@ -17,12 +18,12 @@ from jobs.registry.models import RefusedBatch
 class BatchRefusal:
     """A batch of landings none of whose rows went into the table.
 
-    It holds as long as the table has that checked version and the source those declarations: with others the same
-    landings may have rows of use.
+    Valid while the table has that checked version and the source those declarations: with others, rows of the same
+    landings may be used.
 
     Attributes:
         landing_id: number of the batch's newest landing.
-        base_version: the checked version that the batch was to be joined to; None if there was none.
+        base_version: the checked version that the batch would have been joined to; None if there was none.
         made_by: digest of the declarations by which its rows were judged.
     """
 
@@ -41,7 +42,7 @@ def refused_until(source: str, base_version: int | None, made_by: str) -> int:
 
 
 def note_refusal(session: Session, source: str, refusal: BatchRefusal) -> None:
-    """Note a source's newest refused batch in place of the one before."""
+    """Record a source's newest refused batch in place of the previous one."""
     batch = session.get(RefusedBatch, source) or RefusedBatch(source=source)
     batch.landing_id, batch.base_version, batch.made_by = refusal.landing_id, refusal.base_version, refusal.made_by
     session.add(batch)

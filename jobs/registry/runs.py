@@ -1,4 +1,4 @@
-"""Records every step of every run, with counts that must balance: the registry's `runs`, shown as ops.runs."""
+"""Records every step of every run, with counts that must balance (the registry's `runs`, shown as ops.runs)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from jobs.steps import BUILDING
 
 Kind = Literal["source", "product"]
 Status = Literal["succeeded", "unchanged"]
-# Under which an exception carries what its step leaves in the record.
+# The attribute in which an exception carries its step's outcome to the record.
 _OUTCOME = "step_outcome"
 
 
@@ -68,14 +68,14 @@ class Counts:
 
 @dataclass(frozen=True)
 class StepOutcome:
-    """What a step did: all that its record gets to say besides who ran it, when, and how it ended.
+    """What a step did: all of its record apart from who ran it, when, and how it ended.
 
     Attributes:
         status: `unchanged` if there was nothing to do.
-        input: what the step worked from, such as the versions of the tables that it read.
-        output_version: the Delta version that it made or checked.
+        input: what the step read, for example versions of tables.
+        output_version: the Delta version that it wrote or checked.
         refused: the batch that it worked on, if none of its rows went into the table.
-        release: number of the release that it made or found; the record has it in the message only.
+        release: number of the new or existing release; the record has it in the message only.
     """
 
     status: Status = "succeeded"
@@ -89,7 +89,7 @@ class StepOutcome:
 
 @contextmanager
 def leaving(outcome: StepOutcome) -> Iterator[None]:
-    """Have a step that fails within the block leave this much in its record; the exception carries it there."""
+    """Record this outcome for a step that fails within the block; the exception carries it."""
     try:
         yield
     except BaseException as error:
@@ -100,7 +100,7 @@ def leaving(outcome: StepOutcome) -> Iterator[None]:
 def recorded(
     run_id: str, step: str, kind: Kind, name: str, logical_date: datetime, table: str, work: Callable[[], StepOutcome]
 ) -> StepOutcome:
-    """Run a step and record it from its beginning, so that a step which was killed shows as one that never ended.
+    """Run a step and record it from its start, so that a killed step shows as one that never ended.
 
     Args:
         run_id: groups the steps of one run.
@@ -123,7 +123,7 @@ def recorded(
     try:
         outcome = work()
     except BaseException as error:
-        # The cause may keep the registry from being written too, such as a full disk; the user needs to hear the cause.
+        # The cause, a full disk for example, may keep the registry from being written too; the user needs the cause.
         with suppress(ExchangeError):
             _end(key, _left_by(error), "failed", _one_line(error))
         raise
@@ -171,7 +171,7 @@ def latest_runs(
 
     Args:
         name: only those of this source or product.
-        step: only those of this step, such as ``silver``.
+        step: only those of this step, for example ``silver``.
         status: only ``running``, ``succeeded``, ``unchanged`` or ``failed`` ones.
         limit: how many at most.
     """
@@ -184,7 +184,7 @@ def latest_runs(
 
 
 def last_run_id() -> int:
-    """The id of the newest record; 0 if nothing ran yet."""
+    """The id of the newest record; 0 if no step has run."""
     with reading() as session:
         return session.scalar(select(func.max(Run.id))) or 0
 
@@ -196,7 +196,7 @@ def runs_after(run_id: int) -> list[Run]:
 
 
 def last_released_version(product: str) -> int | None:
-    """The checked version that `release` was last given, whether it made a release of it or found nothing new."""
+    """The checked version that `release` last worked on, whether or not it made a release."""
     done = select(Run.output_version).where(Run.step == "release", Run.name == product)
     done = done.where(Run.status.in_(("succeeded", "unchanged"))).order_by(Run.id.desc()).limit(1)
     with reading() as session:
@@ -227,7 +227,7 @@ def count_old_runs(before: datetime) -> int:
 
 def delete_old_runs(before: datetime) -> int:
     """Delete records of steps that began before an instant, but for the newest of each step; returns how many."""
-    # The session holds no record to keep in step; with the rows asked back, SQLite would not count them.
+    # The session holds no records to synchronize; if the rows were returned, SQLite would not count them.
     old = delete(Run).where(*_old(before)).execution_options(synchronize_session=False)
     with transaction() as session:
         return cast("CursorResult[Any]", session.execute(old)).rowcount
@@ -244,14 +244,14 @@ def _sql_type(column: ColumnElement[Any]) -> str:
 
 
 def was_built_since(table: str, since: datetime) -> bool:
-    """Whether a build of a silver or gold table began after an instant and came to an end without an error."""
+    """Whether a build of a silver or gold table began after an instant and ended without an error."""
     built = select(Run.id).where(Run.table_name == table, Run.step.in_(BUILDING), Run.started_at > since)
     with reading() as db:
         return db.scalars(built.where(Run.status.in_(("succeeded", "unchanged"))).limit(1)).first() is not None
 
 
 def check_before(table: str) -> Run | None:
-    """The record of the check of a table that came before its newest one, which is the one that asks."""
+    """The record of a table's check before the newest one, which is the caller's own."""
     checks = select(Run).where(Run.step == "check", Run.table_name == table)
     with reading() as db:
         return db.scalars(checks.order_by(Run.id.desc()).offset(1).limit(1)).first()

@@ -1,4 +1,4 @@
-"""Copies the records of another registry's file into this exchange's registry, each row with its number."""
+"""Copies the records of another registry's file into this exchange's registry, keeping each row's number."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Conflict:
 
 
 def records_in_the_way(file: Path) -> Conflict | None:
-    """The first table of this registry that holds neither nothing nor as many rows as the file's; None if all fit.
+    """Return the first table of this registry that is neither empty nor as long as the file's; None if there is none.
 
     Args:
         file: the other registry's SQLite file.
@@ -47,7 +47,7 @@ def records_in_the_way(file: Path) -> Conflict | None:
 
 
 def copy_records(file: Path) -> int:
-    """Copy every row of another registry in one transaction; a table that has rows already is left as it is.
+    """Copy every row of another registry in one transaction; tables that have rows already stay as they are.
 
     Args:
         file: the other registry's SQLite file.
@@ -74,14 +74,14 @@ def _copy(here: Connection, there: Connection, table: Table) -> int:
         there.execute(insert(table), [dict(row) for row in rows])
         copied += len(rows)
     if there.dialect.name == "postgresql" and "id" in table.c:
-        # The copied rows did not draw their numbers from the sequence.
+        # The copied rows did not take their numbers from the sequence.
         following = f"SELECT setval(pg_get_serial_sequence('{table.name}', 'id'), max(id)) FROM {table.name}"
         there.execute(text(following))
     return copied
 
 
 def _tables() -> list[Table]:
-    """The tables to copy, each after those that it refers to; who may write a lake is not copied."""
+    """The tables to copy, each after those that it refers to; leases are not copied."""
     return [table for table in Base.metadata.sorted_tables if table.name != Lease.__tablename__]
 
 

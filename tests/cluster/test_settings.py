@@ -93,7 +93,7 @@ def test_airflow_and_the_registry_cannot_share_a_database(
     settings: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("EXCHANGE_AIRFLOW_DATABASE_URL", settings["EXCHANGE_DATABASE_URL"])
-    with pytest.raises(ExchangeError, match="cannot be in one database"):
+    with pytest.raises(ExchangeError, match="need separate databases"):
         require_working()
     monkeypatch.setenv("EXCHANGE_AIRFLOW_DATABASE_URL", f"postgresql+psycopg2://airflow:{PLANTED}@host/airflow")
     with pytest.raises(ExchangeError, match="EXCHANGE_AIRFLOW_DATABASE_URL") as refused:

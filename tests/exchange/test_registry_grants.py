@@ -84,7 +84,7 @@ def test_only_buyers_can_be_granted_a_product(rates: str) -> None:
 
 @pytest.mark.parametrize("name", ["", " ", "a ", "a\nb", "x" * 256])
 def test_an_unreadable_name_is_refused(name: str) -> None:
-    with pytest.raises(ExchangeError, match="cannot be a participant's name"):
+    with pytest.raises(ExchangeError, match="is not a valid name for a participant"):
         enrol(name, "buyer")
 
 
@@ -133,7 +133,7 @@ def test_revoking_by_number_and_by_product_and_buyer(rates: str) -> None:
         revoke("x", product=rates, buyer="nobody")
     with pytest.raises(ExchangeError, match="needs a reason"):
         revoke("  ", grant_id=1)
-    with pytest.raises(ExchangeError, match="not clear"):
+    with pytest.raises(ExchangeError, match="ambiguous"):
         revoke("x", product=rates)
 
 

@@ -1,1 +1,1 @@
-"""The registry's schema, step by step, so that a database with records in it can follow the program."""
+"""The registry's schema as migrations, so that existing databases can follow new versions of the program."""

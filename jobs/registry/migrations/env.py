@@ -1,4 +1,4 @@
-"""What Alembic runs for every migration: the connection comes from the caller, there is no configuration file."""
+"""Run by Alembic for every migration; the connection comes from the caller, and there is no configuration file."""
 
 from alembic import context
 

@@ -1,4 +1,4 @@
-"""The registry's tables: what landed, ran, was checked and released, to whom it was granted, and what they read."""
+"""The registry's tables: landings, runs, checks, releases, grants and usage."""
 
 from jobs.registry.models.exchange import Grant, Participant, Usage
 from jobs.registry.models.lake import RELEASES_LISTED, Check, Landing, Lease, Pointer, RefusedBatch, Release, Run

@@ -1,4 +1,4 @@
-"""Tables of the exchange's records: who takes part, who may read what, and what was read."""
+"""Tables of participants, grants and usage."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from jobs.registry.models.schema import Base, Sequence64
 
 
 class Participant(Base):
-    """Somebody who takes part in the exchange: a name and a role."""
+    """A participant of the exchange: a name and a role."""
 
     __tablename__ = "participants"
     __table_args__ = (
@@ -49,7 +49,7 @@ class Grant(Base):
 
 
 class Usage(Base):
-    """One request at the buyer's door, allowed or not."""
+    """One request to the sharing server, allowed or not."""
 
     __tablename__ = "usage"
     __table_args__ = (

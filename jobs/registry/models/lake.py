@@ -25,7 +25,7 @@ from jobs.registry.models.schema import Base, Sequence64
 
 
 class Lease(Base):
-    """Which engine writes a lake in an object store, and until when nobody else may."""
+    """Which engine has the sole right to write a lake in an object store, and until when."""
 
     __tablename__ = "leases"
 
@@ -37,15 +37,15 @@ class Lease(Base):
 class Landing(Base):
     """One file that landed; ``id`` is its place in the order of arrival.
 
-    ``loaded_at``, ``rows`` and ``rows_refused`` are known once bronze has it; ``fault`` says why a file could not be
-    read to its end.
+    ``loaded_at``, ``rows`` and ``rows_refused`` are set once bronze has it; ``fault`` says why a file could not be read
+    to its end.
     """
 
     __tablename__ = "landings"
     __table_args__ = (
         UniqueConstraint("source", "sha256"),
         Index(None, "source", "id"),
-        # Without it SQLite would give the number of a deleted last row to the next one.
+        # Without it, SQLite would reuse the number of a deleted last row.
         {"sqlite_autoincrement": True},
     )
 
@@ -113,7 +113,7 @@ class RefusedBatch(Base):
 
 
 class Check(Base):
-    """What the expectations said about one Delta version of one table."""
+    """The result of the expectations for one Delta version of one table."""
 
     __tablename__ = "checks"
     __table_args__ = (Index(None, "table_name", "delta_version"),)
@@ -152,7 +152,7 @@ class Pointer(Base):
 
 
 class Release(Base):
-    """A numbered, certified version of a product; nothing of it changes any more, apart from its status."""
+    """A numbered, certified version of a product; only its status ever changes."""
 
     __tablename__ = "releases"
     __table_args__ = (
@@ -185,7 +185,7 @@ class Release(Base):
         return f"{self.major}.{self.minor}.{self.patch}"
 
 
-# Manifests list every file of a release, and whoever lists releases needs none of that.
+# Manifests list every file of a release, which a list of releases does not need.
 RELEASES_LISTED = (defer(Release.manifest, raiseload=True), defer(Release.credential, raiseload=True))
 
 

@@ -1,4 +1,4 @@
-"""What all of the registry's tables share: instants in UTC, numbers of rows, and names of constraints."""
+"""What all registry tables share: instants in UTC, row numbers and constraint names."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from sqlalchemy.types import TypeDecorator
 
 
 class UtcDateTime(TypeDecorator[datetime]):
-    """An instant: only aware datetimes go in, they are kept in UTC, and aware UTC datetimes come out."""
+    """An instant: takes aware datetimes only, stores them in UTC, and returns aware UTC datetimes."""
 
     impl = DateTime(timezone=True)
     cache_ok = True
@@ -25,18 +25,18 @@ class UtcDateTime(TypeDecorator[datetime]):
         return value.astimezone(UTC)
 
     def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002 - inherited
-        """SQLite hands back what was stored without its zone; PostgreSQL in the session's zone."""
+        """SQLite returns stored instants without a zone, PostgreSQL in the session's zone."""
         if value is None:
             return None
         return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
 
 
-# SQLite only numbers rows by itself when the key is declared INTEGER, which is 64 bits there anyway.
+# SQLite numbers rows by itself only if the key is declared INTEGER, which has 64 bits there anyway.
 Sequence64 = BigInteger().with_variant(Integer, "sqlite")
 
 
 class Base(DeclarativeBase):
-    """Common ground of all tables; constraints are named so that later migrations can find them."""
+    """Base of all tables; constraints are named so that later migrations can find them."""
 
     metadata = MetaData(
         naming_convention={
