@@ -1,4 +1,4 @@
-"""Makes every mistake in a declaration, contract or query an Airflow DAG import error, while the sound ones run."""
+"""Shows every mistake in a declaration, contract or query as an Airflow import error, while the valid ones run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The one Airflow DAG that keeps all tables quick and small, every night."""
+"""The Airflow DAG that compacts and vacuums all tables every night."""
 
 from __future__ import annotations
 

@@ -13,13 +13,13 @@ import httpx
 from jobs.errors import ExchangeError
 
 _PAGE = 100
-# A server that ended refuses at once. One on a busy machine, whose disk may not take its writes for a minute, answers.
+# A dead server refuses the connection immediately; a live one on a busy machine may need a minute for its disk.
 _SECONDS = 180
 
 
 @dataclass(frozen=True)
 class DagState:
-    """One DAG as Airflow knows it."""
+    """One DAG as Airflow reports it."""
 
     dag_id: str
     parsed_at: datetime | None
@@ -52,7 +52,7 @@ class Client:
             timeout=_SECONDS,
             # The loopback interface is never behind a proxy, whatever the environment says.
             trust_env=False,
-            # Rounds are further apart than the server keeps a connection open; one that it is just closing would fail.
+            # The server closes idle connections between rounds; a request on one that is closing would fail.
             limits=httpx.Limits(max_keepalive_connections=0),
         )
 
@@ -94,7 +94,7 @@ class Client:
         self._request("POST", f"/api/v2/dags/{dag_id}/dagRuns", body)
 
     def give_up(self, run: DagRunState) -> None:
-        """Mark a run that nobody works on any more as failed."""
+        """Mark a run that no process works on any more as failed."""
         path = f"/api/v2/dags/{run.dag_id}/dagRuns/{quote(run.run_id, safe='')}"
         self._request("PATCH", path, {"state": "failed"})
 
@@ -132,7 +132,7 @@ class Client:
             ) from None
         except httpx.HTTPError as error:
             raise ExchangeError(
-                f"Airflow does not answer {what}: {error}",
+                f"Airflow did not respond to {what}: {error}",
                 where=self._address,
                 next_step="read airflow/logs/services/api-server.log in EXCHANGE_HOME, then start again",
             ) from None

@@ -19,12 +19,12 @@ _UPKEEP = "What `exchange upkeep` does: versions of live releases, checked versi
 
 
 def ingest_dags() -> Iterator[DAG]:
-    """Make one DAG for each source whose declaration is sound; inside a task, only the DAG of that task."""
+    """Make one DAG for each source with a valid declaration; inside a task, only that task's DAG."""
     return (_ingest(source) for source in load_sources(only=get_parsing_context().dag_id).sources.values())
 
 
 def publish_dags() -> Iterator[DAG]:
-    """Make one DAG for each product whose declaration and query are sound; inside a task, only the DAG of that task."""
+    """Make one DAG for each product with a valid declaration and query; inside a task, only that task's DAG."""
     return (_publish(product) for product in load_products(only=get_parsing_context().dag_id).products.values())
 
 
@@ -43,7 +43,7 @@ def upkeep_dag() -> DAG:
 
 
 def asset(table: str) -> Asset:
-    """The Asset that stands for the checked version of a table, such as ``silver.smart_meter_readings``."""
+    """The Asset for the checked version of a table, for example ``silver.smart_meter_readings``."""
     layer, name = table.split(".", 1)
     return Asset(name=table, uri=f"exchange://lake/{layer}/{name}", group=layer)
 
@@ -90,7 +90,7 @@ def _add_tasks(dag: DAG, subject: Source | Product, steps: tuple[Step, ...]) -> 
         task = StepOperator(
             task_id=task_id,
             steps=tuple(step.name for step in together),
-            # A step of sources and products alike needs to be told which of the two it is.
+            # A step of both sources and products needs the table's name to tell them apart.
             subject=subject.table if any(len(step.of) > 1 for step in together) else subject.name,
             doc_md=" ".join(step.does for step in together),
             owner=subject.declared.owner,

@@ -1,4 +1,4 @@
-"""Collects every mistake in declarations, contracts and queries, so that Airflow shows them all in one import error."""
+"""Collects all mistakes in declarations, contracts and queries, so that Airflow shows them in one import error."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from jobs.errors import DeclarationError, ExchangeError
 
 
 class BrokenDeclarations(ExchangeError):
-    """Declarations that cannot be used; the message has one line for each mistake."""
+    """Invalid declarations; the message has one line per mistake."""
 
     def __init__(self, mistakes: tuple[DeclarationError, ...]) -> None:
         self.mistakes = mistakes
@@ -21,7 +21,7 @@ def refuse_mistakes() -> None:
     """Read the whole catalogue with its contracts and rules.
 
     Raises:
-        BrokenDeclarations: something in it is wrong; each mistake is one line with file, line and field.
+        BrokenDeclarations: it has mistakes; each is one line with file, line and field.
     """
     mistakes = find_mistakes(load_catalog())
     if mistakes:
@@ -38,8 +38,8 @@ def find_mistakes(catalog: Catalog) -> tuple[DeclarationError, ...]:
     except DeclarationError as broken:
         return (*catalog.mistakes, broken)
     tables = [s.table for s in catalog.sources.values()] + [p.table for p in catalog.products.values()]
-    found = [mistake for table in tables if (mistake := _mistake_in_contract(table))]
-    return catalog.mistakes + tuple(found)
+    in_contracts = [mistake for table in tables if (mistake := _mistake_in_contract(table))]
+    return catalog.mistakes + tuple(in_contracts)
 
 
 def _mistake_in_contract(table: str) -> DeclarationError | None:

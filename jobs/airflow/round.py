@@ -1,4 +1,4 @@
-"""One round through the catalogue in a running Airflow: every source now, then every product whose inputs moved."""
+"""One round through the catalogue in a running Airflow: every source now, then every product with new inputs."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from jobs.errors import ExchangeError
 from jobs.registry.releases import newest_published
 from jobs.registry.runs import last_run_id, runs_after
 
-# How often a task tries a publisher that is at fault while somebody waits for the end; a schedule is more patient.
+# Tries per task when a publisher is at fault and a user waits for the round; schedules retry for longer.
 TRIES = 2
 
 # Seconds between two polls of the registry, and of Airflow, whose answers cost it more.
@@ -142,7 +142,7 @@ class Round:
         return False
 
     def _stale(self) -> list[Subject]:
-        """Products whose inputs moved without an Asset event in this Airflow, upstream products first."""
+        """Products with new inputs that had no Asset event in this Airflow, upstream products first."""
         from jobs.flow import stale_products
 
         names = set(stale_products())

@@ -23,7 +23,7 @@ class StepOperator(BaseOperator):
     """Runs one or several steps of a source or product, in order, within one process.
 
     Args:
-        steps: names of the steps, such as ``("bronze", "silver")``.
+        steps: names of the steps, for example ``("bronze", "silver")``.
         subject: the source, product or table they work on.
 
     The task is skipped, and with it everything downstream, when the last step had nothing to do. It is tried again
@@ -105,6 +105,6 @@ def logical_date(dag_run: Any) -> datetime:
 
 
 def _tries_are_spent(context: Context) -> bool:
-    # Whoever waits for a run has less patience than a schedule: the run's conf says how many tries.
+    # A run that a user waits for gets fewer tries than a scheduled one; its conf says how many.
     tries = (context["dag_run"].conf or {}).get("tries")
     return tries is not None and context["ti"].try_number >= int(tries)

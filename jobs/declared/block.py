@@ -32,9 +32,9 @@ def choose(value: Any, own: Mapping[str, type[Chosen]], group: str, kind: type[C
     """Validate a block by the model of its type.
 
     Args:
-        value: the parsed YAML, or a block made in Python, which is taken as it is.
+        value: the parsed YAML, or a block built in Python, which is returned unchanged.
         own: the exchange's models by type.
-        group: the entry points among which the models of installed packages are found.
+        group: the entry point group in which installed packages announce their models.
         kind: what all models derive from.
 
     Raises:

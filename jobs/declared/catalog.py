@@ -30,7 +30,7 @@ class Publisher(Declared):
 
 
 class Licence(Declared):
-    """On what terms, and where those terms are written."""
+    """The licence, and where its terms are published."""
 
     id: str = Field(min_length=1)
     url: str = Field(pattern=r"^https?://")
@@ -66,7 +66,7 @@ class Reshape(Declared):
 
 
 class Drop(Declared):
-    """Cells that the publisher uses to say "nothing here": counted, and not rows of silver."""
+    """Cells with which the publisher marks "no data": counted, but not rows of silver."""
 
     column: str
     values: tuple[str, ...] = Field(min_length=1)
@@ -100,7 +100,7 @@ class SourceDeclaration(Declared):
     def _cron(cls, value: str) -> str:
         if value.startswith("@") or len(value.split()) == _CRON_FIELDS:
             return value
-        raise ValueError("not a cron line of five fields in UTC, such as '0 16 * * 1-5'")
+        raise ValueError("not a cron line of five fields in UTC, like '0 16 * * 1-5'")
 
 
 class ProductDeclaration(Declared):
@@ -180,7 +180,7 @@ class Product:
 
     @cached_property
     def inputs(self) -> tuple[str, ...]:
-        """Tables its query reads, sorted, such as ``silver.smart_meter_readings``.
+        """Tables its query reads, sorted, for example ``silver.smart_meter_readings``.
 
         Raises:
             DeclarationError: the query does not parse, reads nothing, or reads something that is not silver or gold.

@@ -33,7 +33,7 @@ class ColumnEntry(Declared):
     """One column name, with its type, meaning and unit wherever it is used.
 
     `classification` is for a name that has a class whatever the rows are about: a meter's code is personal. The class
-    of a figure depends on whose figure it is, so each contract says it.
+    of a figure depends on the person it describes, so each contract states it.
     """
 
     name: str = Field(pattern=r"^[a-z][a-z0-9_]*$")
@@ -203,7 +203,7 @@ def is_type(text: str) -> bool:
 
 
 def plain_type(text: str) -> str:
-    """A type in the form that it is compared in, such as ``DECIMAL(18,6)``."""
+    """A type in canonical form for comparison, for example ``DECIMAL(18,6)``."""
     return text.upper().replace(" ", "")
 
 

@@ -12,39 +12,39 @@ from jobs.declared.contract import Column, Contract
 
 _Find = Callable[[Any], Any | None]
 _TEXT = (exp.DataType.Type.TEXT, exp.DataType.Type.VARCHAR)
-# What an expression over published text may be made of and still be text.
+# Node types that leave an expression over published text a text.
 _TEXTUAL = (
     exp.Column, exp.Identifier, exp.Literal, exp.Null, exp.Paren, exp.Case, exp.If, exp.Coalesce, exp.Nullif,
     exp.Predicate, exp.Connector, exp.Not, exp.Trim, exp.Lower, exp.Upper, exp.Replace, exp.Substring, exp.Left,
     exp.Right, exp.RegexpReplace, exp.RegexpExtract, exp.Concat, exp.DataType,
 )  # fmt: skip
-# The shortest number with a negative exponent, such as 1e-9, is longer.
+# Any number with a negative exponent, like 1e-9, is longer.
 _SHORTEST_SMALL = 3
 # An instant that begins with its year has no colon this early.
 _EARLIEST_COLON = 6
 
 
 def failure(expression: str, contract: Contract, column: Column) -> str | None:
-    """SQL that is true where a conversion within an expression fails on a value that is there; None if none can fail.
+    """SQL that is true where a conversion within an expression fails on a non-null value; None if none can fail.
 
-    Only the branch of a CASE or IF that is taken counts, and of COALESCE only a whole that comes to nothing: with these
-    an author says what becomes of a value that cannot be converted.
+    Of a CASE or IF only the branch taken counts, and a COALESCE only if all of it is null: with these an author says
+    what becomes of a value that cannot be converted.
 
     Raises:
         DeclarationError: a conversion would stop the whole run at one bad value.
     """
-    found = _failure(sqlglot.parse_one(expression, dialect="spark"), contract, column)
-    return _sql(found) if found else None
+    condition = _failure(sqlglot.parse_one(expression, dialect="spark"), contract, column)
+    return _sql(condition) if condition else None
 
 
 def surplus(expression: str) -> str | None:
     """SQL that is true where published text has more decimals than the DECIMAL it is converted to; None if none can.
 
-    An engine would round them without a word. Numbers that are computed are left alone, ROUND among them: with it an
-    author says that the published decimals are not wanted.
+    An engine would round them silently. Computed numbers are left alone, including those of ROUND, with which an author
+    drops published decimals on purpose.
     """
-    found = _surplus(sqlglot.parse_one(expression, dialect="spark"))
-    return _sql(found) if found else None
+    condition = _surplus(sqlglot.parse_one(expression, dialect="spark"))
+    return _sql(condition) if condition else None
 
 
 def _surplus(node: Any) -> Any | None:
@@ -66,12 +66,12 @@ def _surplus(node: Any) -> Any | None:
     # The first test is cheap and spares most numbers the second.
     long = f"length({text}) - instr({text}, '.') > {min(places, _SHORTEST_SMALL)}"
     digits = f"{text} RLIKE '[.][0-9]{{{places}}}[0-9]*[1-9]|[1-9][0-9.]*[eE]-'"
-    found = sqlglot.parse_one(f"CASE WHEN {long} THEN {digits} ELSE false END", dialect="spark")
-    return _either(inner, found)
+    too_long = sqlglot.parse_one(f"CASE WHEN {long} THEN {digits} ELSE false END", dialect="spark")
+    return _either(inner, too_long)
 
 
 def _is_text(value: Any) -> bool:
-    """Whether an expression is published text, however trimmed or chosen, and not a number that was computed."""
+    """Whether an expression is published text, perhaps trimmed or chosen, and not a computed number."""
     nodes = list(value.walk())
     plain = all(isinstance(n, _TEXTUAL) or (isinstance(n, exp.Cast) and n.to.this in _TEXT) for n in nodes)
     return plain and any(isinstance(n, exp.Column) for n in nodes)
@@ -102,37 +102,37 @@ def _failure(node: Any, contract: Contract, column: Column) -> Any | None:
 
 
 def _branches(ifs: list[Any], default: Any | None, operand: Any | None, find: _Find) -> Any | None:
-    """What is found in the branch that is taken, or in a condition."""
+    """The condition of the branch taken, or of a test."""
     return _either_of([*(find(i.this) for i in ifs), _taken(ifs, default, operand, find)])
 
 
 def _taken(ifs: list[Any], default: Any | None, operand: Any | None, find: _Find) -> Any | None:
-    """What is found in the branch that is taken."""
-    found = [find(i.args["true"]) for i in ifs]
+    """The condition of the branch taken."""
+    conditions = [find(i.args["true"]) for i in ifs]
     otherwise = find(default) if default is not None else None
-    if not any(found) and not otherwise:
+    if not any(conditions) and not otherwise:
         return None
     return exp.Case(
         this=operand.copy() if operand is not None else None,
-        ifs=[exp.If(this=i.this.copy(), true=f if f else exp.false()) for i, f in zip(ifs, found, strict=True)],
+        ifs=[exp.If(this=i.this.copy(), true=f if f else exp.false()) for i, f in zip(ifs, conditions, strict=True)],
         default=otherwise if otherwise else exp.false(),
     )
 
 
 def _lost(attempt: Any, value: Any) -> Any:
-    """True where there is a value, and the attempt to convert it yields none, or one of its own invention."""
+    """True where a value is present, and the attempt to convert it yields null or an invented value."""
     nothing = attempt.copy().is_(exp.null())
     kind = attempt.args.get("to")
     if kind is not None and kind.this in (exp.DataType.Type.TIMESTAMP, exp.DataType.Type.TIMESTAMPTZ):
-        # The engine reads a time of day as one of today, which would give another row on another day.
+        # The engine reads a bare time of day as today's, so the row would differ from day to day.
         early = f"instr(CAST({_sql(value)} AS STRING), ':') BETWEEN 1 AND {_EARLIEST_COLON}"
         nothing = exp.or_(nothing, sqlglot.parse_one(early, dialect="spark"))
     return exp.and_(exp.not_(value.copy().is_(exp.null())), exp.paren(nothing))
 
 
-def _either_of(found: list[Any | None]) -> Any | None:
-    there = [f for f in found if f]
-    return exp.or_(*there) if there else None
+def _either_of(conditions: list[Any | None]) -> Any | None:
+    present = [c for c in conditions if c]
+    return exp.or_(*present) if present else None
 
 
 def _either(first: Any | None, second: Any) -> Any:
@@ -148,7 +148,7 @@ def yields(expression: str, kind: str) -> bool:
 
 
 def _refuse(node: Any, contract: Contract, column: Column) -> None:
-    """Refuse a conversion that raises an error, unless nothing can go wrong: of a literal, to text, or of a try_."""
+    """Refuse a conversion that can raise an error; one of a literal, to text, or of a try_ function cannot."""
     value = node.this.unnest()
     tried = isinstance(value, exp.TryCast) and value.args.get("safe")
     tried = tried or (isinstance(value, exp.Anonymous) and value.name.lower().startswith("try_"))

@@ -20,7 +20,7 @@ def _codec(name: str) -> str:
     try:
         info = codecs.lookup(name)
     except LookupError as error:
-        raise ValueError(f"{name!r} is not an encoding; expected a name such as utf-8, gb18030, big5hkscs") from error
+        raise ValueError(f"{name!r} is not an encoding; expected a name like utf-8, gb18030 or big5hkscs") from error
     if not getattr(info, "_is_text_encoding", True) or info.incrementaldecoder is None:
         raise ValueError(f"{name!r} is not an encoding of text that can be read as a stream")
     return name
@@ -39,9 +39,9 @@ def _distinct(names: tuple[str, ...]) -> tuple[str, ...]:
         if name.startswith("_"):
             raise ValueError(f"{name!r}: names beginning with an underscore are kept for bookkeeping")
     stripped = [name.strip() for name in names]
-    twice = sorted({name for name in stripped if stripped.count(name) > 1})
-    if twice:
-        raise ValueError(f"declared twice: {', '.join(twice)}")
+    repeated = sorted({name for name in stripped if stripped.count(name) > 1})
+    if repeated:
+        raise ValueError(f"declared twice: {', '.join(repeated)}")
     return names
 
 
@@ -69,7 +69,7 @@ class Format(Block):
 
 
 class Delimited(Format):
-    """Text with one record a line and a character between cells: CSV, TSV and their relatives."""
+    """Text with one record per line and a delimiter between cells: CSV, TSV and similar."""
 
     type: Literal["delimited"] = "delimited"
     delimiter: Character | None = Field(default=None, description="between cells; null: guessed from the first lines")
@@ -87,7 +87,7 @@ class Delimited(Format):
 
 
 class JsonLines(Format):
-    """One JSON object a line."""
+    """One JSON object per line."""
 
     type: Literal["json_lines"] = "json_lines"
 

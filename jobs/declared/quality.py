@@ -1,4 +1,4 @@
-"""Compiles the quality entries of a contract (library, sql, custom) to rules, refusing what nothing could check.
+"""Compiles the quality entries of a contract (library, sql, custom) to rules, refusing those that cannot be checked.
 
 A kind of rule that a package adds is stated as
 
@@ -55,7 +55,7 @@ _NAMED_COLUMNS = ("column", "column_A", "column_B", "column_list", "column_set")
 
 @dataclass(frozen=True)
 class Entry:
-    """One quality entry: what it says, and where.
+    """One quality entry and its place in the contract.
 
     Attributes:
         says: its keys and values.
@@ -93,7 +93,7 @@ def quality_rule(contract: Contract, says: dict[str, Any], column: Column | None
     """The rule that a quality entry of a column, or of the table (column None), states.
 
     Raises:
-        DeclarationError: it cannot be checked as it stands; file, line and field are named.
+        DeclarationError: it cannot be checked; file, line and field are named.
     """
     entry = Entry(
         contract, says, column, location, _rule_id(says, column),
@@ -261,7 +261,7 @@ def _custom(entry: Entry) -> Rule:
     engine = str(entry.says.get("engine", "")).lower().replace("-", "").replace("_", "")
     if engine not in _ENGINES or not isinstance(implementation, dict) or "type" not in implementation:
         raise entry.mistake(
-            "a custom rule that nothing here can run",
+            "a custom rule for an engine that is not supported",
             expected="engine: greatExpectations, implementation: {type: expect_…, kwargs: {…}}; or engine: exchange",
         )
     return _ENGINES[engine](entry, implementation)

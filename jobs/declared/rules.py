@@ -31,7 +31,7 @@ class Rule:
     """One thing that must hold.
 
     Attributes:
-        id: stable name, such as ``rate.range``; unique within the table.
+        id: stable name, for example ``rate.range``; unique within the table.
         kind: which kind of rule.
         columns: the columns it reads; empty for the whole table.
         predicate: SQL that is false exactly for a row that breaks the rule; None for rules about the whole table.
@@ -72,7 +72,7 @@ class Kind:
         name: as the evidence has it.
         breaks: what a failure consists of: each bad row by itself, which lowers the score by its share; rows, counted
             but judged together; or one value of the table.
-        shows_values: the value observed may be somebody's, and is masked if a column of the rule is personal.
+        shows_values: the observed value may be personal, and is masked if a column of the rule is.
         hides_columns: its text does not tell what it reads, so it counts as reading every personal column.
         partial: what a check of changed partitions says, given the rule and the table's key.
     """
@@ -111,7 +111,7 @@ FRESHNESS = Kind("freshness", "value", partial=_of_newest)
 
 
 def satisfied(value: Any, sign: str, limit: Any) -> bool:
-    """Whether a value is within a limit such as ``<=`` 5 or ``between`` (1, 2), both ends included; null never is."""
+    """Whether a value is within a limit, like ``<=`` 5 or ``between`` (1, 2) with both ends; null never is."""
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return False
     if sign in ("between", "not between"):

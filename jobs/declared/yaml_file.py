@@ -44,7 +44,7 @@ def read_yaml(file: Path) -> dict[str, Any]:
         raise _yaml_mistake(error, file) from None
     if not isinstance(parsed, dict):
         raise DeclarationError(
-            "not a mapping of keys to values", file=file, line=1, expected="lines such as 'title: …'"
+            "not a mapping of keys to values", file=file, line=1, expected="lines like 'title: …'"
         )
     return parsed
 

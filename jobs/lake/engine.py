@@ -68,7 +68,7 @@ def delta_coordinates() -> str:
 
 
 def _after_fork_in_child() -> None:
-    # Another thread of the parent may have held it at that moment; nobody would release it here.
+    # Another thread of the parent may have held it at the fork; in the child, no thread would release it.
     global _opening
     _opening = threading.Lock()
 
@@ -200,7 +200,7 @@ def _embedded() -> tuple[SparkSession, Any]:
 
 
 def _require_listener(address: str) -> None:
-    """Find out at once whether anything listens there: the client would go on asking for minutes."""
+    """Find out immediately whether anything listens there: the client would retry for minutes."""
     place = urlsplit(address.replace(";", "?", 1))
     try:
         with socket.create_connection((place.hostname or "", place.port or _PORT), timeout=_PATIENCE_SECONDS):

@@ -108,7 +108,7 @@ def _stopped(error: Exception, where: str) -> ExchangeError:
     first = (engine_message(error) or type(error).__name__)[:300]
     if any(sign in text for sign in _CONCURRENT):
         return ConcurrentWrite(
-            f"somebody else wrote a table during this step: {first}",
+            f"another process wrote a table during this step: {first}",
             where=where,
             expected="one writer at a time",
             next_step="find out who else writes it, then run the step again",
@@ -120,7 +120,7 @@ def _stopped(error: Exception, where: str) -> ExchangeError:
             f"the engine stopped at a value: {first}",
             where=where,
             expected="SQL that yields null where a value cannot be converted",
-            next_step="use the function's try_ form, such as try_cast, try_to_timestamp or try_divide",
+            next_step="use the function's try_ form: try_cast, try_to_timestamp, try_divide, …",
         )
     return ExchangeError(
         f"the engine stopped: {first}",

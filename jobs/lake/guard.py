@@ -8,7 +8,7 @@
    that a process that is refused the lock asks for no lease. Alone it cannot tell apart two processes that use the
    same engine, nor stop a commit that is under way when the lease runs out.
 3. The expected version: a step's commit must be the very next version after the one that the step began with, or the
-   step has met somebody else's commit. That finds what lock and lease let through, whoever made it. Alone it prevents
+   step has met another writer's commit. That finds what lock and lease let through, whoever made it. Alone it prevents
    nothing: it is known only after the commit, so two writers would undo each other's work for ever.
 4. The retry: whoever meets such a commit does the step again from the beginning, on what is there now. Alone it would
    never be asked: it needs the third guard, or Delta's own refusal of conflicting commits, to notice.
@@ -39,7 +39,7 @@ Result = TypeVar("Result")
 # Each process that was killed leaves at most one commit that the engine still works on.
 ATTEMPTS = 6
 
-# The newest version, by table folder, that the running step found or made; None outside of a step that writes. Copies
+# The newest version, by table folder, that the running step read or wrote; None outside of a step that writes. Copies
 # of a context share the dictionary, so a thread in such a copy sees the step's commits, and the step sees the thread's.
 _expected: ContextVar[dict[str, int] | None] = ContextVar("versions that the running step expects", default=None)
 
@@ -81,7 +81,7 @@ def leased() -> Iterator[None]:
 
 
 def retried(work: Callable[[], Result]) -> Result:
-    """Do the work of a step, and do it again where somebody else wrote its tables meanwhile.
+    """Do the work of a step, and do it again where another process wrote its tables meanwhile.
 
     Each attempt begins without expectations, because it begins from what is there then.
 
@@ -99,13 +99,13 @@ def require_lock() -> None:
     """Refuse a change of the registry's records by a step whose lock was lost.
 
     Raises:
-        Locked: it was; somebody else may be working on the same tables by now.
+        Locked: it was; another process may be working on the same tables by now.
     """
     locks.require_lock()
 
 
 def require_write_access() -> None:
-    """Refuse a commit by a process that was paused or cut off for so long that somebody else may be writing by now.
+    """Refuse a commit by a process that was paused or cut off for so long that another may be writing by now.
 
     Raises:
         Locked: the step's lock was lost, or another engine has taken the lease.
@@ -131,7 +131,7 @@ def expect(table: str, version: int | None) -> None:
 
 
 def expect_own_commit(table: str) -> None:
-    """Note that the step is about to make one commit whose version nobody reads back, as when it creates a table."""
+    """Note that the step is about to make a commit without reading its version back, as when it creates a table."""
     expected = _expected.get() or {}
     if _key(table) in expected:
         expected[_key(table)] += 1
@@ -141,13 +141,13 @@ def require_own_commit(table: str) -> int:
     """Require that a table's newest version is the one that this step has just made; returns it.
 
     Raises:
-        ConcurrentWrite: somebody else committed in between.
+        ConcurrentWrite: another process committed in between.
     """
     return _require(table, own=1)
 
 
 def require_expected_version(table: str) -> None:
-    """Require that a table is still at the version that this step found or made.
+    """Require that a table is still at the version that this step read or wrote.
 
     Raises:
         ConcurrentWrite: it is not.
@@ -173,7 +173,7 @@ def _require(table: str, own: int) -> int:
         return newest
     if newest > before + own:
         raise ConcurrentWrite(
-            f"somebody else changed {table} during this step: it is at version {newest}, not {before + own}",
+            f"another process changed {table} during this step: it is at version {newest}, not {before + own}",
             expected="one writer at a time",
             next_step="find out who else writes it, then run the step again; readers keep the version they had",
         )

@@ -84,7 +84,7 @@ def _take(lake: str, name: str) -> None:
 def _locked(lake: str) -> Locked:
     holder = lease_of(lake)
     return Locked(
-        f"{holder.writer} writes this lake, and two at once would overwrite each other's commits",
+        f"{holder.writer} writes this lake, and two writers would overwrite each other's commits",
         where=lake,
         expected="one engine that writes a lake in an object store",
         next_step=f"point EXCHANGE_SPARK at that engine, or stop it and wait until {holder.held_until:%H:%M:%S} UTC",

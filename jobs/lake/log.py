@@ -36,7 +36,7 @@ MADE_BY = "exchange.made_by"
 
 
 def _after_fork_in_child() -> None:
-    # Other threads of the parent may have held them at that moment; nobody would release them here.
+    # Other threads of the parent may have held them at the fork; in the child, no thread would release them.
     global _listing
     _listing = threading.Lock()
     _reading.clear()
@@ -156,7 +156,7 @@ def files_of(log: DeltaTable, folder: Path) -> tuple[DataFile, ...]:
     actions = log.get_add_actions(flatten=True)
     names = [n for n in actions.schema.names if n.startswith("partition.")]
     columns = {n: actions[n].to_pylist() for n in ("num_records", "size_bytes", *names)}
-    # The log writes paths as URLs, so a partition value such as "a b" is escaped once on disk and twice there.
+    # The log writes paths as URLs, so a partition value like "a b" is escaped once on disk and twice there.
     paths = map(unquote, actions["path"].to_pylist())
     return tuple(
         DataFile(

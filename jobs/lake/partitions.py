@@ -41,7 +41,7 @@ def check_partitions(contract: Contract) -> None:
                 f"the partition column '{column.name}' has the type {column.type}",
                 ("schema", 0, "properties", position, "partitioned"),
                 expected=f"one of: {', '.join(_KINDS)}",
-                next_step="partition by a column computed from it, such as its month",
+                next_step="partition by a column computed from it, for example its month",
             )
 
 
@@ -76,8 +76,8 @@ def lying_together(contract: Contract, rows: str) -> list[log.Partition] | None:
         f"SELECT {names}, count(*) AS _n, max(_row) - min(_row) + 1 AS _stretch FROM {rows}"
         f" GROUP BY {names}, _landing_sha256, _file"
     )
-    found = f"SELECT {names}, sum(_n) AS _n, sum(_stretch) AS _stretch FROM ({stretches}) GROUP BY {names}"
-    partitions = connect().sql(found).limit(_APART_AT_MOST + 1).collect()
+    grouped = f"SELECT {names}, sum(_n) AS _n, sum(_stretch) AS _stretch FROM ({stretches}) GROUP BY {names}"
+    partitions = connect().sql(grouped).limit(_APART_AT_MOST + 1).collect()
     if len(partitions) > _APART_AT_MOST:
         return None
     if sum(p["_stretch"] for p in partitions) > _OVERLAP * sum(p["_n"] for p in partitions):

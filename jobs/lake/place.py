@@ -22,7 +22,7 @@ _PATTERN = re.compile(r"[\[\]{}*?`\\]")
 
 
 def location(table: str) -> Path:
-    """The folder of a table, such as ``silver.ecb_reference_rates``."""
+    """The folder of a table, for example ``silver.ecb_reference_rates``."""
     layer, name = table.split(".", 1)
     return settings().lake / layer / name
 

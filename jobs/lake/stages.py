@@ -159,7 +159,7 @@ def try_engine() -> None:
 
 
 def show(name: str, frame: DataFrame, *, key: str) -> None:
-    """Make rows that are in no table readable under a name such as ``ops.runs``.
+    """Make rows that are in no table readable under a name, for example ``ops.runs``.
 
     Args:
         name: database and view.
@@ -180,7 +180,7 @@ def show(name: str, frame: DataFrame, *, key: str) -> None:
 
 
 def leftovers(since: datetime) -> Iterator[tuple[str, int]]:
-    """Files that were staged or shown and that nobody needs any more.
+    """Staged or shown files that are no longer needed.
 
     A machine that is gone does not remove its stages, and rows that `show` wrote stay after others replace them.
 

@@ -50,7 +50,7 @@ def keeps_revisions(table: str, version: int) -> bool:
 def register(spark: SparkSession) -> None:
     """Create the views silver.x, silver.x_revisions, gold.x, release.x, release.x_v1_2_0, quarantine.x and ops.runs.
 
-    A table whose files are gone does not prevent reading the others: whoever reads its view gets an error that says so,
+    A table with missing files does not prevent reading the others: reading its view gives an error that says so,
     and how to restore it.
     """
     for database in ("silver", "gold", "release", "quarantine", "ops"):

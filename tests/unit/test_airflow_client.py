@@ -48,13 +48,13 @@ def test_a_timeout_names_the_request_and_the_log(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(client, "_SECONDS", 0.2)
     with answering(WHOLE, 60.0) as airflow, pytest.raises(ExchangeError) as caught:
         airflow.dags()
-    assert "Airflow does not answer GET /api/v2/dags" in str(caught.value)
+    assert "Airflow did not respond to GET /api/v2/dags" in str(caught.value)
     assert "timed out" in str(caught.value)
     assert caught.value.next_step == "read airflow/logs/services/api-server.log in EXCHANGE_HOME, then start again"
 
 
 def test_a_truncated_response_is_an_exchange_error() -> None:
-    with answering(CUT, 0.0) as airflow, pytest.raises(ExchangeError, match=r"does not answer GET .*expected 64"):
+    with answering(CUT, 0.0) as airflow, pytest.raises(ExchangeError, match=r"did not respond to GET .*expected 64"):
         airflow.dags()
     with answering(CUT, 0.0) as airflow:
         assert not airflow.is_up()

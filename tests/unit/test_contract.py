@@ -123,7 +123,7 @@ def test_a_missing_contract_is_reported_with_its_expected_path(catalogue: Path) 
         ),
         (
             {"quality": [{"type": "custom", "engine": "soda", "implementation": "x"}]},
-            "schema.0.quality.0", "type: custom", "nothing here can run",
+            "schema.0.quality.0", "type: custom", "engine that is not supported",
         ),
     ],
 )  # fmt: skip

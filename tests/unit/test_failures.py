@@ -45,7 +45,7 @@ def a_lake_in_a_store(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         ),
         (
             SparkConnectGrpcException("[DELTA_CONCURRENT_WRITE] A concurrent transaction has"),
-            "somebody else wrote a table",
+            "another process wrote a table",
         ),
         (SparkConnectGrpcException("AWSClientIOException: Unable to execute HTTP request: refused"), AWAY),
     ],

@@ -13,7 +13,7 @@ from typing import Any
 
 from sqlalchemy import Engine, event
 
-# What a task needs and takes seconds to import.
+# Modules that every task needs and that take seconds to import.
 _TASK_MODULES = (
     "jobs.airflow.dags", "jobs.declared.sql", "sqlglot.dialects.spark", "jobs.flow", "jobs.registry.models",
     "pyarrow.csv", "deltalake", "pyspark.sql.connect.session", "jobs.check.expectations",
@@ -36,10 +36,10 @@ def _let_readers_and_writers_meet(connection: Any, _record: object) -> None:
 def _by_settings() -> tuple[str, ...]:
     from jobs.settings import settings
 
-    known = settings()
-    drivers = ("psycopg",) if known.database_url.startswith("postgresql+psycopg:") else ()
-    embedded = _OF_EMBEDDED if known.spark == "embedded" else ()
-    return (*embedded, *(_OF_REMOTE_LAKE if known.is_remote else ()), *drivers)
+    here = settings()
+    drivers = ("psycopg",) if here.database_url.startswith("postgresql+psycopg:") else ()
+    embedded = _OF_EMBEDDED if here.spark == "embedded" else ()
+    return (*embedded, *(_OF_REMOTE_LAKE if here.is_remote else ()), *drivers)
 
 
 def _import_for_tasks() -> None:
