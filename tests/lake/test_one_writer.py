@@ -60,7 +60,7 @@ def test_a_step_that_ends_keeps_the_expectations_of_other_threads(tables: tuple[
     with ThreadPoolExecutor(2) as pool:
         long, short = pool.submit(long_step), pool.submit(short_step)
         assert short.result() == 1
-        with pytest.raises(ConcurrentWrite, match=f"another process changed {one} during this step: it is at version 2"):
+        with pytest.raises(ConcurrentWrite, match=f"process changed {one} during this step: it is at version 2"):
             long.result()
 
 
