@@ -176,8 +176,8 @@ def _attempt(step: Step, subject: Source | Product, logical_date: datetime, run_
 def _do(step: Step, subject: Source | Product, logical_date: datetime, run_id: str) -> StepOutcome:
     outcome: StepOutcome = door(step)(subject, logical_date, run_id)
     if outcome.status == "unchanged" and step.leaves_waiting and isinstance(subject, Source):
-        from jobs.silver.step import held_back
+        from jobs.silver.step import has_pending_work
 
-        if held_back(subject):
+        if has_pending_work(subject):
             return replace(outcome, status="succeeded")
     return outcome

@@ -38,7 +38,7 @@ EXTRAS: tuple[tuple[str, str, str], ...] = (
 # No record has this number: it marks the refusal of a whole file.
 WHOLE_FILE = 0
 _SLICE = "_landing_sha256"
-# Delta allows none of these in column names but %, which is escaped because it introduces an escape.
+# Delta forbids these in column names, except for %, which is escaped because it introduces an escape.
 _FORBIDDEN = re.compile(r"[ ,;{}()\n\t=%]")
 # The first landings of a run get a frame each; all others share one.
 _FRAMES = 16
@@ -71,7 +71,7 @@ def bronze(source: Source) -> StepOutcome:
         if not landings:
             return StepOutcome(status="unchanged")
         _require_bytes(landings)
-        return _record(source, landings, _load(source, landings))
+        return _record_loaded(source, landings, _load(source, landings))
 
 
 def _check_column_names(source: Source) -> None:
@@ -291,7 +291,7 @@ def _refusal(file: _Arrival, form: Format, reason: str) -> pa.RecordBatch:
     )
 
 
-def _record(source: Source, landings: list[Landing], loaded: dict[str, Any]) -> StepOutcome:
+def _record_loaded(source: Source, landings: list[Landing], loaded: dict[str, Any]) -> StepOutcome:
     """Record each file's counts in the registry."""
     counted = {sha256: Loaded(row["rows"], row["refused"], row["fault"]) for sha256, row in loaded.items()}
     note_loaded({x.id: counted.get(x.sha256, Loaded(0, 0, None)) for x in landings})

@@ -92,11 +92,11 @@ def _refuse_failed(table: str, current: Pointer | None) -> None:
 
 def _needs_recheck(table: str, current: Pointer) -> bool:
     from jobs.declared.catalog import find_source
-    from jobs.silver.step import is_to_be_checked_again
+    from jobs.silver.step import needs_recheck
 
     layer, name = table.split(".", 1)
     # Any change of a product's contract rebuilds the product, because its releases contain the contract.
-    return layer == "silver" and is_to_be_checked_again(find_source(name), load_contract(table), current)
+    return layer == "silver" and needs_recheck(find_source(name), load_contract(table), current)
 
 
 def _check_again(table: str, current: Pointer, logical_date: datetime, run_id: str) -> StepOutcome:

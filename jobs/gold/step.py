@@ -30,10 +30,10 @@ def run(product: Product, _logical_date: datetime, run_id: str) -> StepOutcome:
     return gold(product, run_id)
 
 
-def gold(product: Product, run_id: str, *, anew: bool = False) -> StepOutcome:
+def gold(product: Product, run_id: str, *, full: bool = False) -> StepOutcome:
     """Build the next version of the product's table, if an input, its query or its contract moved.
 
-    A product that declares a partition is rebuilt only where its inputs' partitions moved; with `anew` all of it is.
+    A product that declares a partition is rebuilt only where its inputs' partitions moved; with `full` all of it is.
 
     Raises:
         NotFound: an input has no checked version yet.
@@ -44,19 +44,19 @@ def gold(product: Product, run_id: str, *, anew: bool = False) -> StepOutcome:
     versions = {table: checked(table).delta_version for table in product.inputs}
     stands = begin(product.table)
     inputs = {"tables": versions, "query": query_digest(product), "contract": contract.digest}
-    if stands and stands.inputs == inputs and not anew:
+    if stands and stands.inputs == inputs and not full:
         return StepOutcome(status="unchanged", input=inputs)
     with leaving(StepOutcome(input=inputs)), lake.workspace(run_id, "gold", product.name) as work:
-        return _build(work, product, contract, stands, inputs, anew=anew)
+        return _build(work, product, contract, stands, inputs, full=full)
 
 
 def _build(
     work: lake.Workspace, product: Product, contract: Contract, stands: Pointer | None, inputs: dict[str, Any], *,
-    anew: bool,
+    full: bool,
 ) -> StepOutcome:  # fmt: skip
     fields = lake.fields_of(contract.columns)
     lake.create(product.table, fields, contract.partitions, product.declared.title)
-    by_partition = product.declared.partition in contract.partitions and not anew
+    by_partition = product.declared.partition in contract.partitions and not full
     moved = _moved(product, stands, inputs) if by_partition else None
     if moved == ():
         if stands:

@@ -125,7 +125,7 @@ def _silver(source: Source, before: _Content | None, run_id: str) -> Rebuilt:
     _set_aside(source.table)
     _set_aside(f"quarantine.{source.name}")
     started = time.monotonic()
-    _record("silver", "source", source.name, source.table, run_id, lambda _date: silver(source, run_id, anew=True))
+    _record("silver", "source", source.name, source.table, run_id, lambda _date: silver(source, run_id, full=True))
     version = _check(source.table, "source", source.name, run_id)
     return _compared(source.table, before, version, started)
 
@@ -148,7 +148,7 @@ def _gold(product: Product, run_id: str) -> Rebuilt:
     released = _released(product, current.delta_version) if current and before is None else None
     recalled = _set_aside(product.table)
     started = time.monotonic()
-    _record("gold", "product", product.name, product.table, run_id, lambda _date: gold(product, run_id, anew=True))
+    _record("gold", "product", product.name, product.table, run_id, lambda _date: gold(product, run_id, full=True))
     version = _check(product.table, "product", product.name, run_id)
     rebuilt = _compared(product.table, before, version, started)
     return _compared_with_release(rebuilt, released, recalled)

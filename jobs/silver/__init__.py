@@ -1,1 +1,1 @@
-"""Silver: rows become typed and keyed, revisions are kept, and what cannot be typed goes to quarantine."""
+"""Silver: rows become typed and keyed, revisions are kept, and untypable rows go to quarantine."""

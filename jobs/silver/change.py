@@ -1,4 +1,4 @@
-"""What a batch is and what it does to a table: the words that joining and revisions share."""
+"""A batch and its effect on a table, as joining and revisions share them."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ class Change:
 
     Attributes:
         view: SELECT of the rows to write, in the table's columns; for `merge` with ``_gone``, true for rows to delete.
-        how: `append` needs no look at the table; `merge` replaces and deletes rows by key.
-        written: rows of the batch that the table gets.
-        on: SQL over the table (alias t) and the view (alias s) by which a merge finds rows.
+        how: `append` only adds rows; `merge` replaces and deletes rows by key.
+        written: rows of the batch that reach the table.
+        on: SQL over the table (alias t) and the view (alias s) by which a merge matches rows.
     """
 
     view: str
@@ -36,10 +36,10 @@ class Incoming:
 
     Attributes:
         good: SELECT of its rows, one per key (per key and instant for `revisions`), with ``_whole``.
-        rows: their number.
-        since: the earliest logical date in it.
-        instants: how many logical dates it has.
-        is_late: whether the table holds rows of that date or a later one; landings of those dates are then all in it.
+        rows: number of its rows.
+        since: its earliest logical date.
+        instants: number of its logical dates.
+        is_late: whether the table holds rows of that date or later; the batch then has every landing of those dates.
     """
 
     good: str
@@ -50,7 +50,7 @@ class Incoming:
 
 
 def differs(contract: Contract, left: str, right: str) -> str:
-    """SQL that is true where two rows with one key differ in any other column."""
+    """SQL that is true where two rows with the same key differ in any other column."""
     others = [c for c in contract.names if c not in contract.key]
     return "NOT (" + (" AND ".join(f"{left}.{quote(c)} <=> {right}.{quote(c)}" for c in others) or "true") + ")"
 

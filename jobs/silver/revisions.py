@@ -1,4 +1,4 @@
-"""Keeps every version of a row with the time it became known, so that a table can be read as it was known on a date."""
+"""Keeps every version of a row with the time it became known, so that a table can be read as known on a date."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ _PERIOD = ("_known_at", "_superseded_at")
 def revision_changes(work: lake.Workspace, table: str, batch: Incoming, contract: Contract) -> Change:
     """Compare a batch with the revisions that a table holds.
 
-    A row equal to the version known before it is unchanged; a differing one becomes a new version and closes the one
-    before. If the table holds anything as late as the batch, the touched keys' versions since then are made anew from
-    the batch, so that the order in which landings came does not matter.
+    A row equal to the version before it is unchanged; a differing row becomes a new version and closes the one before.
+    If the table holds anything as late as the batch, the versions of the batch's keys since then are rebuilt from the
+    batch, so that the order of arrival does not matter.
     """
     rows = work.show("batch", connect().sql(batch.good))
     where = partition_filter(table, contract, rows) if lake.rows(table) else None
     if where is None and batch.instants == 1:
         return Change(_first(contract, rows), "append", batch.rows)
-    known = f"(SELECT * FROM {lake.from_path(table)} t WHERE {where})" if where else None
-    if known and batch.instants == 1 and not batch.is_late:
-        return _next(work, known, contract, where or "true")
-    return _chains(work, known, batch, contract, where or "true")
+    existing = f"(SELECT * FROM {lake.from_path(table)} t WHERE {where})" if where else None
+    if existing and batch.instants == 1 and not batch.is_late:
+        return _next(work, existing, contract, where or "true")
+    return _chains(work, existing, batch, contract, where or "true")
 
 
 def _first(contract: Contract, view: str) -> str:
@@ -37,14 +37,14 @@ def _first(contract: Contract, view: str) -> str:
     return f"SELECT {columns}, _logical_date AS _known_at, CAST(NULL AS TIMESTAMP) AS _superseded_at FROM {view}"
 
 
-def _next(work: lake.Workspace, known: str, contract: Contract, where: str) -> Change:
-    """The usual case: everything in the batch became known at one instant, after everything in the table."""
+def _next(work: lake.Workspace, existing: str, contract: Contract, where: str) -> Change:
+    """The common case: the whole batch became known at one instant, later than everything in the table."""
     new = ", ".join(f"g.{quote(c)}" for c in (*contract.names, *ORIGIN))
-    standing = f"(SELECT * FROM {known} WHERE {CURRENT})"
+    current = f"(SELECT * FROM {existing} WHERE {CURRENT})"
     compared = work.stage(
         "compared",
         f"SELECT {new}, CASE WHEN t._known_at IS NULL THEN 'new' WHEN {differs(contract, 't', 'g')} THEN 'changed'"
-        f" ELSE 'unchanged' END AS verdict FROM {work.view('batch')} g LEFT JOIN {standing} t"
+        f" ELSE 'unchanged' END AS verdict FROM {work.view('batch')} g LEFT JOIN {current} t"
         f" ON {same_key(contract, 't', 'g')}",
     )
     counts = work.counts("compared", "verdict")
@@ -54,61 +54,61 @@ def _next(work: lake.Workspace, known: str, contract: Contract, where: str) -> C
         return Change(added, "append", written, unchanged=unchanged)
     old = ", ".join(f"t.{quote(c)}" for c in (*contract.names, *ORIGIN))
     closed = (
-        f"SELECT {old}, t._known_at, g._logical_date AS _superseded_at FROM {standing} t"
+        f"SELECT {old}, t._known_at, g._logical_date AS _superseded_at FROM {current} t"
         f" JOIN {compared} g ON {same_key(contract, 't', 'g')} WHERE g.verdict = 'changed'"
     )
     return _merge(f"SELECT *, false AS _gone FROM ({added} UNION ALL {closed})", contract, where, written, unchanged)
 
 
-def _chains(work: lake.Workspace, known: str | None, batch: Incoming, contract: Contract, where: str) -> Change:
-    """Lay the versions of the batch's keys anew, from the version that stood before the batch's first instant on."""
+def _chains(work: lake.Workspace, existing: str | None, batch: Incoming, contract: Contract, where: str) -> Change:
+    """Rebuild the versions of the batch's keys, starting with the version valid before the batch's first instant."""
     key = ", ".join(map(quote, contract.key))
     columns = ", ".join(map(quote, (*contract.names, *ORIGIN)))
     rows = work.view("batch")
     links = f"SELECT {columns}, _logical_date AS _known_at, 1 AS _arrives FROM {rows}"
-    if known:
+    if existing:
         since = _instant(batch.since)
         open_since = f"(t._superseded_at IS NULL OR t._superseded_at >= {since})"
-        standing = work.stage(
-            "standing",
-            f"SELECT t.* FROM {known} t LEFT SEMI JOIN {rows} g ON {same_key(contract, 't', 'g')} WHERE {open_since}",
+        replaced = work.stage(
+            "replaced",
+            f"SELECT t.* FROM {existing} t"
+            f" LEFT SEMI JOIN {rows} g ON {same_key(contract, 't', 'g')} WHERE {open_since}",
         )
-        links += f" UNION ALL SELECT {columns}, _known_at, 0 FROM {standing} WHERE _known_at < {since}"
-    line = f"PARTITION BY {key} ORDER BY _known_at"
-    told = f"SELECT *, {content(contract, but=contract.key)} AS _content FROM ({links})"
-    compared = f"SELECT *, lag(_content) OVER ({line}) AS _before FROM ({told})"
-    turns = f"SELECT * FROM ({compared}) WHERE _arrives = 0 OR _before IS NULL OR _before <> _content"
+        links += f" UNION ALL SELECT {columns}, _known_at, 0 FROM {replaced} WHERE _known_at < {since}"
+    versions = f"PARTITION BY {key} ORDER BY _known_at"
+    with_content = f"SELECT *, {content(contract, but=contract.key)} AS _content FROM ({links})"
+    compared = f"SELECT *, lag(_content) OVER ({versions}) AS _before FROM ({with_content})"
+    changed = f"SELECT * FROM ({compared}) WHERE _arrives = 0 OR _before IS NULL OR _before <> _content"
     chains = work.stage(
         "chains",
-        f"SELECT {columns}, _known_at, lead(_known_at) OVER ({line}) AS _superseded_at, _arrives FROM ({turns})",
+        f"SELECT {columns}, _known_at, lead(_known_at) OVER ({versions}) AS _superseded_at, _arrives FROM ({changed})",
     )
-    if not known:
+    if not existing:
         written = work.counts("chains", "_arrives").get(1, 0)
         return Change(
             f"SELECT {columns}, {', '.join(_PERIOD)} FROM {chains}", "append", written, unchanged=batch.rows - written
         )  # fmt: skip
-    return _relaid(work, batch, contract, where)
+    return _rebuilt(work, batch, contract, where)
 
 
-def _relaid(work: lake.Workspace, batch: Incoming, contract: Contract, where: str) -> Change:
-    """Only links that differ from those of the table are written, and links that are no more are deleted."""
+def _rebuilt(work: lake.Workspace, batch: Incoming, contract: Contract, where: str) -> Change:
+    """Write only the versions that differ from the table's, and delete those that no longer exist."""
     names = (*contract.names, *ORIGIN, *_PERIOD)
     columns = ", ".join(map(quote, names))
     new, old = (", ".join(f"{a}.{quote(c)}" for c in names) for a in ("n", "o"))
     same = same_key(contract, "n", "o", "_known_at")
-    kept = " AND ".join(f"n.{quote(c)} <=> o.{quote(c)}" for c in names if c != "_run_id")
-    chains, standing = work.view("chains"), work.view("standing")
-    relaid = work.stage(
-        "relaid",
-        f"SELECT {new}, n._arrives = 1 AS _counts, false AS _gone FROM {chains} n LEFT JOIN {standing} o ON {same}"
-        f" WHERE o._known_at IS NULL OR NOT ({kept})"
-        f" UNION ALL SELECT {old}, false, true FROM {standing} o LEFT ANTI JOIN {chains} n ON {same}",
+    equal = " AND ".join(f"n.{quote(c)} <=> o.{quote(c)}" for c in names if c != "_run_id")
+    chains, replaced = work.view("chains"), work.view("replaced")
+    rebuilt = work.stage(
+        "rebuilt",
+        f"SELECT {new}, n._arrives = 1 AS _counts, false AS _gone FROM {chains} n LEFT JOIN {replaced} o ON {same}"
+        f" WHERE o._known_at IS NULL OR NOT ({equal})"
+        f" UNION ALL SELECT {old}, false, true FROM {replaced} o LEFT ANTI JOIN {chains} n ON {same}",
     )
-    found = connect().sql(f"SELECT count(*), count_if(_counts) FROM {relaid}").collect()[0]
-    rows, written = int(found[0]), int(found[1])
+    rows, written = connect().sql(f"SELECT count(*), count_if(_counts) FROM {rebuilt}").collect()[0]
     if not rows:
         return Change("", "append", 0, unchanged=batch.rows)
-    return _merge(f"SELECT {columns}, _gone FROM {relaid}", contract, where, written, batch.rows - written)
+    return _merge(f"SELECT {columns}, _gone FROM {rebuilt}", contract, where, written, batch.rows - written)
 
 
 def _merge(view: str, contract: Contract, where: str, written: int, unchanged: int) -> Change:
@@ -117,5 +117,5 @@ def _merge(view: str, contract: Contract, where: str, written: int, unchanged: i
 
 
 def _instant(at: datetime) -> str:
-    """An instant as SQL literal; sessions are in UTC."""
+    """An instant as a SQL literal; sessions use UTC."""
     return f"TIMESTAMP '{at.astimezone(UTC):%Y-%m-%d %H:%M:%S.%f}'"

@@ -1,4 +1,4 @@
-"""Compiles a source's declaration and contract into SQL that reshapes and types rows, and splits off refused ones."""
+"""Compiles a source's declaration and contract into SQL that reshapes and types rows and separates refused ones."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ class RefusalReason:
     """One reason to refuse a row.
 
     Attributes:
-        columns: those of the contract that it speaks of.
-        shown: the published columns whose values it shows.
-        condition: SQL that is true for a row it refuses: over published text if `of_type`, else over typed columns.
+        columns: the contract's columns that it concerns.
+        shown: the published columns to show the values of.
+        condition: SQL that is true for refused rows: over published text if `of_type`, else over typed columns.
     """
 
     rule: str
@@ -39,7 +39,7 @@ class RefusalReason:
 
 @dataclass(frozen=True)
 class Split:
-    """The SQL of one source's way from bronze rows (the workspace's view `bronze`) to silver rows.
+    """The SQL that turns a source's bronze rows (the workspace's view `bronze`) into silver rows.
 
     Each attribute is one SELECT; `good` yields the contract's columns and the origin columns.
     """
@@ -50,12 +50,12 @@ class Split:
 
     @cached_property
     def reshaped(self) -> str:
-        """Rows in silver's grain, every cell still text as published; nothing dropped yet."""
+        """Rows in silver's grain with every cell as published text; nothing is dropped yet."""
         if self.source.silver_sql:
             return self._own_query()
-        read = f"SELECT * FROM {self.work.view('bronze')} WHERE _refused IS NULL"
+        readable = f"SELECT * FROM {self.work.view('bronze')} WHERE _refused IS NULL"
         if not self.source.declared.reshape:
-            return read
+            return readable
         unpivot = self.source.declared.reshape.unpivot
         kept = {k.strip() for k in unpivot.keep}
         wide = [c for c in columns_of(self.source) if c not in kept]
@@ -63,13 +63,13 @@ class Split:
         cells = ", ".join(map(quote, wide))
         name, value = quote(unpivot.name), quote(unpivot.value)
         return (
-            f"SELECT {keep}, {name}, {value} FROM (SELECT {keep}, {cells} FROM ({read}))"
+            f"SELECT {keep}, {name}, {value} FROM (SELECT {keep}, {cells} FROM ({readable}))"
             f" UNPIVOT INCLUDE NULLS ({value} FOR {name} IN ({cells}))"
         )
 
     @cached_property
     def raw_columns(self) -> tuple[str, ...]:
-        """Names of the text columns that `reshaped` yields, origin columns apart."""
+        """Names of the text columns of `reshaped`, without the origin columns."""
         if self.source.silver_sql:
             selects = read_select(self.source.silver_sql).selects
             names = [n for p in selects for n in (columns_of(self.source) if p.is_star else (p.alias_or_name,))]
@@ -84,17 +84,17 @@ class Split:
         twice = sorted({n for n in names if lower.count(n.lower()) > 1})
         if twice:
             raise DeclarationError(
-                f"the reshaped rows have two columns {', '.join(twice)}", file=file, expected="each name once",
-                next_step="give one of them another name",
+                f"the reshaped rows have two columns named {', '.join(twice)}", file=file, expected="each name once",
+                next_step="rename one of them",
             )  # fmt: skip
         return names
 
     @cached_property
     def dropped(self) -> str | None:
-        """SQL that is true for a reshaped row by which the publisher means "nothing here"; None if there is none."""
+        """SQL that is true for reshaped rows declared as placeholders to drop; None if none are declared."""
         terms = []
         for drop in self.source.declared.drop:
-            self._known(drop.column, f"drop of {drop.column}")
+            self._require_column(drop.column, f"drop of {drop.column}")
             listed = ", ".join(literal(v) for v in drop.values)
             empty = f" OR {quote(drop.column)} IS NULL" if "" in drop.values else ""
             terms.append(f"({quote(drop.column)} IN ({listed}){empty})")
@@ -102,12 +102,12 @@ class Split:
 
     @cached_property
     def cells(self) -> str:
-        """Reshaped rows that are not dropped, with the publisher's words for "no value" turned into nulls."""
-        nothing = self.source.declared.format.null_values
+        """Reshaped rows that are not dropped, with the publisher's words for "no value" replaced by nulls."""
+        null_values = self.source.declared.format.null_values
         keep = f" WHERE NOT coalesce({self.dropped}, false)" if self.dropped else ""
-        if self.source.silver_sql or not nothing:
+        if self.source.silver_sql or not null_values:
             return f"SELECT * FROM ({self.reshaped}){keep}"
-        listed = ", ".join(literal(v) for v in nothing)
+        listed = ", ".join(literal(v) for v in null_values)
         cells = ", ".join(
             f"CASE WHEN {quote(c)} IN ({listed}) THEN NULL ELSE {quote(c)} END AS {quote(c)}" for c in self.raw_columns
         )
@@ -116,17 +116,17 @@ class Split:
 
     @cached_property
     def refusals(self) -> tuple[RefusalReason, ...]:
-        """All reasons to refuse a row, first those of type, then those of the contract's row rules."""
+        """All reasons to refuse a row: first types, then the contract's row rules."""
         typing = [r for c in self.contract.columns for r in (self._typing(c), self._decimals(c)) if r]
         return (*typing, *self._rules())
 
     @cached_property
     def typed(self) -> str:
-        """Every cell row, typed, with the number of its first refusal in `_rule` (null for a good row).
+        """Every row, typed, with the number of its first reason for refusal in `_rule` (null for a good row).
 
-        It is to be staged as the workspace's view `typed`, which all else reads: an engine that filters by `_rule`
-        would compute each expression behind it again at each use, some ten times over. Only a refused row has its
-        published cells, each and as JSON.
+        Stage it as the workspace's view `typed`, which the other queries read: an engine that filters by `_rule` would
+        otherwise recompute each expression behind it at each use, some ten times. Only refused rows carry their
+        published cells, singly and as JSON.
         """
         typing = [r for r in self.refusals if r.of_type]
         cases = " ".join(f"WHEN {r.condition} THEN {i}" for i, r in enumerate(typing))
@@ -146,13 +146,13 @@ class Split:
 
     @cached_property
     def good(self) -> str:
-        """The rows that no rule refuses, from the view `typed`."""
+        """The rows of the view `typed` that no rule refuses."""
         columns = ", ".join(map(quote, (*self.contract.names, *ORIGIN)))
         return f"SELECT {columns} FROM {self.work.view('typed')} WHERE {_RULE} IS NULL"
 
     @cached_property
     def refused(self) -> str:
-        """The refused rows as quarantine keeps them, from the view `typed`: rule, column, value, row and origin."""
+        """The refused rows of the view `typed`, in quarantine's columns: rule, column, value, record and origin."""
         return f"{self._refused_cells()} UNION ALL {refused_records(self.work)}"
 
     def _refused_cells(self) -> str:
@@ -173,33 +173,33 @@ class Split:
         return f"concat_ws(', ', {', '.join(values)})" if values else "CAST(NULL AS STRING)"
 
     def expression(self, column: Column) -> str:
-        """The SQL that makes a column from the published text."""
+        """The SQL that computes a column from the published text."""
         if column.transform:
-            done = column.type == "STRING" or yields(column.transform, column.type)
-            return f"({column.transform})" if done else f"try_cast(({column.transform}) AS {column.type})"
+            is_typed = column.type == "STRING" or yields(column.transform, column.type)
+            return f"({column.transform})" if is_typed else f"try_cast(({column.transform}) AS {column.type})"
         source = quote(self._same_name(column))
-        # Of a query of one's own the columns may be typed already.
+        # silver.sql may return columns that are typed already.
         text = f"CAST({source} AS STRING)" if self.source.silver_sql else source
         return text if column.type == "STRING" else f"try_cast(trim({text}) AS {column.type})"
 
     def _typing(self, column: Column) -> RefusalReason | None:
-        """A cell that is there but is not of the promised type."""
-        read = self._sources(column)
-        for name in read:
-            self._known(name, f"transformLogic of {column.name}")
-        source = column.transform or quote(read[0])
+        """Refuses a cell that has a value not of the promised type."""
+        sources = self._sources(column)
+        for name in sources:
+            self._require_column(name, f"transformLogic of {column.name}")
+        source = column.transform or quote(sources[0])
         condition = failure(self.expression(column) if column.type != "STRING" else source, self.contract, column)
-        return (
-            RefusalReason(f"{column.name}.type", (column.name,), read, condition, of_type=True) if condition else None
-        )
+        if not condition:
+            return None
+        return RefusalReason(f"{column.name}.type", (column.name,), sources, condition, of_type=True)
 
     def _decimals(self, column: Column) -> RefusalReason | None:
-        """A number with more decimals than the promised type has."""
+        """Refuses a number with more decimals than the promised type."""
         condition = surplus(self.expression(column)) if column.type.startswith("DECIMAL") else None
-        return (
-            RefusalReason(f"{column.name}.decimals", (column.name,), self._sources(column), condition, of_type=True)
-            if condition
-            else None
+        if not condition:
+            return None
+        return RefusalReason(
+            f"{column.name}.decimals", (column.name,), self._sources(column), condition, of_type=True
         )
 
     def _rules(self) -> list[RefusalReason]:
@@ -224,15 +224,15 @@ class Split:
             if name.lower() == column.name.lower():
                 return name
         raise DeclarationError(
-            f"nothing says where column '{column.name}' comes from",
+            f"column '{column.name}' has no published source",
             file=self.contract.file,
             field=f"{column.name}.transformLogic",
             expected=f"a published column of that name, or SQL over: {', '.join(self.raw_columns)}",
         )
 
-    def _known(self, name: str, where: str) -> None:
-        known = {c.lower() for c in (*self.raw_columns, *ORIGIN)}
-        if name.lower() not in known:
+    def _require_column(self, name: str, where: str) -> None:
+        readable = {c.lower() for c in (*self.raw_columns, *ORIGIN)}
+        if name.lower() not in readable:
             raise DeclarationError(
                 f"the {where} reads '{name}', which the rows do not have",
                 file=self.contract.file,
@@ -242,25 +242,25 @@ class Split:
 
     def _own_query(self) -> str:
         file = self.source.silver_sql
-        assert file is not None  # noqa: S101 - narrows the type; the caller has just looked
+        assert file is not None  # noqa: S101 - narrows the type; the caller checked it
         statement = read_select(file)
         for table in statement.find_all(exp.Table):
-            own = {cte.alias_or_name for cte in statement.find_all(exp.CTE)}
-            if table.db or table.name not in {"bronze", *own}:
+            ctes = {cte.alias_or_name for cte in statement.find_all(exp.CTE)}
+            if table.db or table.name not in {"bronze", *ctes}:
                 raise DeclarationError(f"silver.sql reads '{table.sql()}'", file=file, expected="only the view bronze")
         missing = [c for c in ORIGIN if c not in [p.alias_or_name for p in statement.selects]]
         if missing and not statement.find(exp.Star):
             raise DeclarationError(
                 f"silver.sql does not select {', '.join(missing)}", file=file,
-                expected=f"the columns that say where a row came from: {', '.join(ORIGIN)}",
+                expected=f"the columns of a row's origin: {', '.join(ORIGIN)}",
             )  # fmt: skip
         query = file.read_text(encoding="utf-8").strip().rstrip(";")
-        # The query is left as it is written: within this WITH it reads this build's view under the name `bronze`.
+        # The query stays as written: this WITH gives it this build's view under the name `bronze`.
         return f"SELECT * FROM (WITH bronze AS (SELECT * FROM {self.work.view('bronze')}) SELECT * FROM ({query}))"
 
 
 def refused_records(work: Workspace) -> str:
-    """Records and files that no parser could read, as quarantine keeps them."""
+    """SELECT of the unreadable records and files, in quarantine's columns."""
     origin = ", ".join(map(quote, ORIGIN))
     rule = (
         f"CASE WHEN _row = {WHOLE_FILE} THEN 'format.file'"

@@ -1,4 +1,4 @@
-"""Silver: typed, keyed rows of a source; what cannot be typed goes to quarantine, and every row is accounted for."""
+"""Silver: a source's rows, typed and keyed; untypable rows go to quarantine, and every row is accounted for."""
 
 from __future__ import annotations
 
@@ -34,107 +34,106 @@ if TYPE_CHECKING:
 
 QUARANTINE_FIELDS = (
     lake.Field("rule", "STRING", "the rule that refused the row"),
-    lake.Field("column_name", "STRING", "the columns that the rule speaks of"),
-    lake.Field("value", "STRING", "what was found there, as published; for a record that could not be read, why"),
+    lake.Field("column_name", "STRING", "the columns that the rule concerns"),
+    lake.Field("value", "STRING", "the refused value, as published; for an unreadable record, the reason"),
     lake.Field("record", "STRING", "the row's cells as JSON, or the record as received"),
     *lake.bookkeeping_fields(),
 )
 
 
-# Which earlier landings a late one may change the meaning of: revisions that became known at one instant are decided
-# together, and of two landings with one date the later to arrive is merged last.
-_AGAIN: dict[SilverMode, Literal["later", "same or later"] | None] = {
+# Which earlier landings to read again with a late one, by logical date: revisions of one instant are decided together,
+# and of two landings with the same date the later to arrive is merged last.
+_REREAD: dict[SilverMode, Literal["later", "same or later"] | None] = {
     "append": None, "merge": "later", "revisions": "same or later",
 }  # fmt: skip
 
 
 @dataclass(frozen=True)
 class _Batch:
-    """The landings one build takes in, oldest first.
+    """The landings that one build reads, oldest first.
 
     Attributes:
-        landings: those that no build took in yet, and `again`.
-        again: earlier ones of the same or a later logical date, which a late one may change the meaning of.
+        landings: those that no build has read yet, and those read again.
+        reread: number of earlier landings read again, because a late one precedes or shares their logical date.
     """
 
     landings: tuple[Landing, ...]
-    again: int = 0
+    reread: int = 0
 
     @property
     def watermark(self) -> int:
-        """The newest landing's number."""
+        """Number of the newest landing."""
         return max(x.id for x in self.landings)
 
     @property
     def instants(self) -> int:
-        """How many logical dates it has."""
+        """Number of its logical dates."""
         return len({x.logical_date for x in self.landings})
 
     @property
     def origin(self) -> dict[str, Column]:
-        """What all its rows say of where they came from."""
+        """The origin columns that are the same for all its rows, as literals."""
         return origin_of(self.landings[0]) if len(self.landings) == 1 else {}
 
     @property
     def slices(self) -> str:
-        """SQL for the rows of these landings in bronze and quarantine."""
+        """SQL that is true for the rows of these landings in bronze and quarantine."""
         return slice_of([x.sha256 for x in self.landings])
 
 
 def run(source: Source, _logical_date: datetime, run_id: str) -> StepOutcome:
-    """The step, as `jobs.flow` calls it: `silver`, with a message of what nobody would look for."""
+    """The step, as `jobs.flow` calls it: `silver`, with remarks that users should see in its message."""
     outcome = silver(source, run_id)
     return outcome if outcome.output_version is None else replace(outcome, message=_remarks(source, outcome))
 
 
-def silver(source: Source, run_id: str, *, anew: bool = False) -> StepOutcome:
-    """Build the next version of the source's silver table from what landed since the checked one.
+def silver(source: Source, run_id: str, *, full: bool = False) -> StepOutcome:
+    """Build the next version of the source's silver table from what landed since the checked version.
 
-    What an earlier run landed and its expectations held back is taken in again. A table made by other declarations is
-    made anew from all that landed, as any table is with `anew`. The version is not readable through the pointer until
-    `check` has passed it.
+    Landings of an earlier run that failed its expectations are read again. A table built with other declarations is
+    rebuilt from everything that landed, and so is any table with `full`. The version is not readable through the
+    pointer until `check` has passed it.
 
     Raises:
-        DeclarationError: contract, source.yaml or silver.sql cannot be used.
-        RefusedFile: nothing that landed can be used; it is in quarantine, and is not taken in again.
+        DeclarationError: the contract, source.yaml or silver.sql is unusable.
+        RefusedFile: no landed row is usable; all are in quarantine and will not be read again.
         ExchangeError: rows in and rows accounted for differ; nothing is published.
     """
     with lake.workspace(run_id, "silver", source.name) as work:
-        return _silver(work, source, anew=anew)
+        return _silver(work, source, full=full)
 
 
-def _silver(work: lake.Workspace, source: Source, *, anew: bool) -> StepOutcome:
+def _silver(work: lake.Workspace, source: Source, *, full: bool) -> StepOutcome:
     contract = load_contract(source.table)
     check_partitions(contract)
     split = Split(source, contract, work)
-    # Whatever cannot be compiled is told before anything is written.
+    # Compile first, so that mistakes surface before anything is written.
     _ = split.typed, split.refused
     pointer = begin(source.table)
-    rebuild = anew or _is_outdated(source, contract)
-    batch = _pending(source, 0 if rebuild else _taken_in(source, contract, pointer))
+    rebuild = full or _is_outdated(source, contract)
+    batch = _pending(source, 0 if rebuild else _last_processed(source, contract, pointer))
     if not batch.landings:
-        return StepOutcome("succeeded" if is_to_be_checked_again(source, contract, pointer) else "unchanged")
-    _lay(source, contract, rebuild)
+        return StepOutcome("succeeded" if needs_recheck(source, contract, pointer) else "unchanged")
+    _prepare_tables(source, contract, rebuild)
     _show(work, source, batch)
     refusal = BatchRefusal(
         batch.watermark, pointer.delta_version if pointer else None, declarations_digest(source, contract)
     )
-    begun = StepOutcome(
+    started = StepOutcome(
         input={"landing_id": refusal.landing_id, "base": refusal.base_version, "made_by": refusal.made_by}
     )
-    with leaving(begun), translate_engine_errors(contract.file):
-        counts, made = _build(source, split, batch)
-    if made is None and rebuild:
-        made = lake.version(source.table)
-    done = replace(begun, counts=counts, output_version=made, message=_told(batch))
+    with leaving(started), translate_engine_errors(contract.file):
+        counts, version = _build(source, split, batch)
+    if version is None and rebuild:
+        version = lake.version(source.table)
+    outcome = replace(started, counts=counts, output_version=version, message=_message(batch))
     if counts.rows_quarantined == counts.rows_in and counts.rows_in:
-        _refuse_all(source, batch, done, refusal)
-    return _nothing_changed(source, pointer, done, refusal) if made is None else done
+        _refuse_all(source, batch, outcome, refusal)
+    return _unchanged(source, pointer, outcome, refusal) if version is None else outcome
 
 
 def _remarks(source: Source, outcome: StepOutcome) -> str | None:
-    """A silver build's message with what nobody would look for: rows in quarantine, and work that grows with the table.
-    """
+    """A silver build's message, with remarks on rows in quarantine and on work that grows with the table."""
     refused = outcome.counts.rows_quarantined
     parts = [
         outcome.message,
@@ -146,27 +145,27 @@ def _remarks(source: Source, outcome: StepOutcome) -> str | None:
     return "; ".join(p for p in parts if p) or None
 
 
-def held_back(source: Source) -> bool:
-    """Whether anything landed, or was declared otherwise, that the checked version was not built from."""
+def has_pending_work(source: Source) -> bool:
+    """Whether the checked version lacks a landing or was built or checked with other declarations."""
     contract = load_contract(source.table)
-    stands = pointer_of(source.table)
+    pointer = pointer_of(source.table)
     newest = newest_landing(source.name)
     if newest is None:
         return False
-    if newest > _taken_in(source, contract, stands):
+    if newest > _last_processed(source, contract, pointer):
         return True
-    if stands is not None and (not lake.exists(source.table) or _is_outdated(source, contract)):
+    if pointer is not None and (not lake.exists(source.table) or _is_outdated(source, contract)):
         return True
-    return is_to_be_checked_again(source, contract, stands)
+    return needs_recheck(source, contract, pointer)
 
 
-def is_to_be_checked_again(source: Source, contract: Contract, stands: Pointer | None) -> bool:
-    """Whether the checked version has the rows that the contract of now asks for, but was checked by another one."""
-    return stands is not None and stands.contract_digest != contract.digest and not _is_outdated(source, contract)
+def needs_recheck(source: Source, contract: Contract, pointer: Pointer | None) -> bool:
+    """Whether the checked version has the rows that the current contract requires, but passed another contract."""
+    return pointer is not None and pointer.contract_digest != contract.digest and not _is_outdated(source, contract)
 
 
 def declarations_digest(source: Source, contract: Contract) -> str:
-    """sha256 of all that decides how bronze rows become silver rows."""
+    """sha256 of everything that decides how bronze rows become silver rows."""
     declared = source.declared.model_dump(mode="json", include={"format", "reshape", "drop", "silver"})
     sql = read_select(source.silver_sql).sql(dialect="spark", comments=False) if source.silver_sql else None
     text = json.dumps([rows_digest(contract), declared, sql], sort_keys=True)
@@ -180,21 +179,21 @@ def fields_of(source: Source, contract: Contract) -> tuple[lake.Field, ...]:
 
 
 def _show(work: lake.Workspace, source: Source, batch: _Batch) -> None:
-    """Show the batch's bronze rows as the workspace's `bronze`, and the order of its landings as `landings`."""
+    """Show the batch's bronze rows as the workspace's view `bronze`, and the order of its landings as `landings`."""
     work.show("bronze", published_rows(source, batch.slices))
     order = [(x.sha256, x.id) for x in batch.landings]
     work.show("landings", connect().createDataFrame(order, "_landing_sha256 string, _landing_id bigint"))
 
 
 def _is_outdated(source: Source, contract: Contract) -> bool:
-    """Whether the table's newest version was made by other declarations than those of now."""
+    """Whether the table's newest version was built with other than the current declarations."""
     return lake.exists(source.table) and lake.made_by(source.table) != declarations_digest(source, contract)
 
 
-def _lay(source: Source, contract: Contract, rebuild: bool) -> None:
-    """See that the tables are there; one to be made anew is emptied, with the columns it is to have."""
-    lay = lake.replace if rebuild else lake.create
-    lay(
+def _prepare_tables(source: Source, contract: Contract, rebuild: bool) -> None:
+    """Create missing tables; one to rebuild is emptied and gets its new columns."""
+    prepare = lake.replace if rebuild else lake.create
+    prepare(
         source.table, fields_of(source, contract), contract.partitions, contract.description,
         declarations_digest(source, contract),
     )  # fmt: skip
@@ -203,15 +202,15 @@ def _lay(source: Source, contract: Contract, rebuild: bool) -> None:
     )
 
 
-def _taken_in(source: Source, contract: Contract, pointer: Pointer | None) -> int:
-    """Number of the newest landing that the checked version was built from, or that was refused as a whole since."""
+def _last_processed(source: Source, contract: Contract, pointer: Pointer | None) -> int:
+    """Number of the newest landing in the checked version, or of the newest one refused as a whole since."""
     base = pointer.delta_version if pointer else None
     refused = refused_until(source.name, base, declarations_digest(source, contract))
     return max(refused, (pointer.landing_id or 0) if pointer else 0)
 
 
 def _pending(source: Source, since: int) -> _Batch:
-    landings = loaded_landings(source.name, since, _AGAIN[source.declared.silver.mode])
+    landings = loaded_landings(source.name, since, _REREAD[source.declared.silver.mode])
     return _Batch(landings, sum(x.id <= since for x in landings))
 
 
@@ -221,7 +220,7 @@ def _build(source: Source, split: Split, batch: _Batch) -> tuple[Counts, int | N
     totals = _totals(split, batch)
     clean = deduplicate(work, source.table, split.good, contract, mode)
     incoming = Incoming(
-        clean.good, totals.good - clean.taken_out, batch.landings[0].logical_date, batch.instants, batch.again > 0
+        clean.good, totals.good - clean.removed, batch.landings[0].logical_date, batch.instants, batch.reread > 0
     )
     change = changes(work, source.table, incoming, contract, mode)
     counts = Counts(
@@ -236,7 +235,7 @@ def _build(source: Source, split: Split, batch: _Batch) -> tuple[Counts, int | N
     try:
         counts.balanced(source.table)
     except ExchangeError:
-        # What somebody else did to the table meanwhile was counted, too.
+        # A concurrent write to the table would explain the difference.
         guard.require_expected_version(source.table)
         raise
     _quarantine(source, split, batch, [clean.refused_rows, change.refused_rows], counts.rows_quarantined or 0)
@@ -253,9 +252,9 @@ class _Totals:
 
 
 def _totals(split: Split, batch: _Batch) -> _Totals:
-    """Count a batch's rows; records that the source's own query leaves out count as dropped.
+    """Count a batch's rows; records that silver.sql leaves out count as dropped.
 
-    Those that could not be read were counted when they were loaded.
+    Unreadable records were counted when bronze loaded them.
     """
     spark = connect()
     cells, bad = spark.sql(f"SELECT count(*), count(_rule) FROM {split.work.view('typed')}").collect()[0]
@@ -269,40 +268,40 @@ def _totals(split: Split, batch: _Batch) -> _Totals:
     if split.dropped:
         dropped = spark.sql(f"SELECT count(*) AS n FROM ({split.reshaped}) WHERE {split.dropped}").collect()[0]["n"]
     unreadable = sum(x.rows_refused or 0 for x in batch.landings)
-    none = dropped + left_out
-    return _Totals(cells + none, none, bad, cells - bad, unreadable)
+    total_dropped = dropped + left_out
+    return _Totals(cells + total_dropped, total_dropped, bad, cells - bad, unreadable)
 
 
-def _quarantine(source: Source, split: Split, batch: _Batch, found: list[str | None], expected: int) -> None:
-    """Replace the batch's slices of quarantine by what this build refuses."""
+def _quarantine(source: Source, split: Split, batch: _Batch, selects: list[str | None], refused: int) -> None:
+    """Replace the batch's slices of quarantine with the rows that this build refuses."""
     table = f"quarantine.{source.name}"
-    if not expected and not _held(table, batch):
+    if not refused and not _has_slices(table, batch):
         return
-    parts = [split.refused, *(f for f in found if f)]
+    parts = [split.refused, *(select for select in selects if select)]
     frame: DataFrame = connect().sql(" UNION ALL ".join(f"SELECT * FROM ({p})" for p in parts))
     lake.overwrite(table, frame, slice_of=batch.slices)
 
 
-def _held(table: str, batch: _Batch) -> bool:
-    held = {dict(f.partition).get("_landing_sha256") for f in lake.files(table)}
-    return any(x.sha256 in held for x in batch.landings)
+def _has_slices(table: str, batch: _Batch) -> bool:
+    slices = {dict(f.partition).get("_landing_sha256") for f in lake.files(table)}
+    return any(x.sha256 in slices for x in batch.landings)
 
 
-def _told(batch: _Batch) -> str | None:
+def _message(batch: _Batch) -> str | None:
     parts = [x.fault for x in batch.landings if x.fault]
-    if batch.again:
-        parts.append(f"late for its logical date: {batch.again} landings of that date or later were taken in again")
+    if batch.reread:
+        parts.append(f"late for its logical date: {batch.reread} landings of that date or later were read again")
     return "; ".join(parts) or None
 
 
-def _refuse_all(source: Source, batch: _Batch, done: StepOutcome, refusal: BatchRefusal) -> None:
-    """Tell the user that no row of a batch can be used; all of it is in quarantine by now.
+def _refuse_all(source: Source, batch: _Batch, outcome: StepOutcome, refusal: BatchRefusal) -> None:
+    """Fail the step because no row of the batch is usable; all of them are in quarantine already.
 
     Raises:
         RefusedFile: always.
     """
-    with leaving(replace(done, refused=refusal)):
-        raise _all_refused(source, batch, done.counts.rows_in or 0)
+    with leaving(replace(outcome, refused=refusal)):
+        raise _all_refused(source, batch, outcome.counts.rows_in or 0)
 
 
 def _all_refused(source: Source, batch: _Batch, rows: int) -> RefusedFile:
@@ -310,22 +309,22 @@ def _all_refused(source: Source, batch: _Batch, rows: int) -> RefusedFile:
     if faults:
         return RefusedFile("; ".join(faults))
     table = f"quarantine.{source.name}"
-    found = lake.read_table(table).where(batch.slices).groupBy("rule").agg({"*": "count", "value": "min"})
-    worst = sorted((tuple(r) for r in found.select("rule", "count(1)", "min(value)").collect()), key=lambda r: -r[1])
+    by_rule = lake.read_table(table).where(batch.slices).groupBy("rule").agg({"*": "count", "value": "min"})
+    worst = sorted((tuple(r) for r in by_rule.select("rule", "count(1)", "min(value)").collect()), key=lambda r: -r[1])
     shown = "; ".join(
-        f"{rule}: {count}" + (f", such as '{value}'" if value else "") for rule, count, value in worst[:3]
+        f"{rule}: {count}" + (f", for example '{value}'" if value else "") for rule, count, value in worst[:3]
     )
     return RefusedFile(
-        f"none of the {rows} rows that arrived can be used ({shown})",
+        f"none of the {rows} rows that arrived is usable ({shown})",
         where=", ".join(x.file_name for x in batch.landings[:3]),
         next_step=f"see `exchange quarantine {source.table}`; correct {source.file} or the contract",
     )
 
 
-def _nothing_changed(source: Source, pointer: Pointer | None, done: StepOutcome, refusal: BatchRefusal) -> StepOutcome:
-    """Everything that landed was already there: the pointer takes note, and no version is made."""
+def _unchanged(source: Source, pointer: Pointer | None, outcome: StepOutcome, refusal: BatchRefusal) -> StepOutcome:
+    """Record in the pointer that the batch brought nothing new; no version is built."""
     if pointer:
         advance(source.table, landing_id=refusal.landing_id)
-        return replace(done, status="unchanged")
-    # A first file without rows: no version can tell that it was taken in, and no run needs to look at it again.
-    return replace(done, status="unchanged", refused=refusal)
+        return replace(outcome, status="unchanged")
+    # A first file without rows leaves no version to show that it was read; the refusal keeps later runs from it.
+    return replace(outcome, status="unchanged", refused=refusal)

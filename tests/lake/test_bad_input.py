@@ -123,7 +123,7 @@ def test_the_most_frequent_reasons_are_reported_when_no_row_is_usable(source: So
     source.land([("m1", "tomorrow", "1"), ("m2", "soon", "1"), (None, "2026-01-01", "1")], file="odd.csv")
     source.step("bronze")
     with pytest.raises(
-        RefusedFile, match=r"odd.csv: none of the 3 rows .*read_on.type: 2, such as 'soon'; meter.required: 1"
+        RefusedFile, match=r"odd.csv: none of the 3 rows .*read_on.type: 2, for example 'soon'; meter.required: 1"
     ):
         source.step("silver")
     assert len(source.quarantine()) == 3

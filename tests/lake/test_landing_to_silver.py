@@ -242,7 +242,7 @@ def test_two_reshaped_columns_of_the_same_name_are_refused(exchange: Trial) -> N
     source = exchange.source({"rate": "INT"}, ["rate"], published=["rate", "a", "b"], reshape=unpivot)
     source.land("rate,a,b\n1,2,3\n")
     source.step("bronze")
-    with pytest.raises(DeclarationError, match="two columns Rate, rate"):
+    with pytest.raises(DeclarationError, match="two columns named Rate, rate"):
         source.step("silver")
 
 
@@ -362,7 +362,7 @@ def test_failed_runs_are_recorded_too(exchange: Trial) -> None:
         source.step("silver", 1)
     recorded = [(r.step, r.status) for r in runs(source.name)]
     assert recorded == [("land", "succeeded"), ("bronze", "succeeded"), ("silver", "succeeded"), ("silver", "failed")]
-    assert "nothing says where column 'nothing' comes from" in (source.last("silver").message or "")
+    assert "column 'nothing' has no published source" in (source.last("silver").message or "")
 
 
 def test_compressed_json_lines_are_loaded(exchange: Trial) -> None:
