@@ -23,7 +23,7 @@ TRIES = 2
 # Seconds between two polls of the registry, and of Airflow, whose answers cost it more.
 _PAUSE = 0.4
 _AIRFLOW_SECONDS = 1.0
-# Services that ended are noticed at once; these limits allow for a busy machine.
+# Services that ended are noticed immediately; these limits allow for a busy machine.
 _START_SECONDS = 300.0
 _PARSE_SECONDS = 300.0
 _STALL_SECONDS = 300.0

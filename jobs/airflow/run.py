@@ -32,14 +32,14 @@ from jobs.settings import settings
 FAILED = 1
 INTERRUPTED = 130
 
-# `run` is waited for: the next task starts at once, and on any port, so that two runs never collide. `up` stays: it
-# leaves the machine quiet and keeps its address.
+# A user waits for `run`: tasks follow each other immediately, on any free port, so that two runs never collide. `up`
+# stays: it leaves the machine quiet and keeps its address.
 _HURRIED = Pace(port=0, idle_seconds=0.2, reread_seconds=3600)
 _PATIENT = Pace(port=8080, idle_seconds=1.0, reread_seconds=30)
 
 
 def run() -> int:
-    """Bring in every source, release every product that moved, print the result, stop everything.
+    """Load every source, release every product with new inputs, print the result, stop everything.
 
     Returns:
         0 if all went well; 1 if something failed, with one line for each failure; 130 after Ctrl-C.
@@ -48,7 +48,7 @@ def run() -> int:
 
 
 def up() -> int:
-    """Do what `run` does, then stay: Airflow on its schedules and the sharing server, until Ctrl-C.
+    """Do what `run` does, then keep Airflow on its schedules and the sharing server running until Ctrl-C.
 
     Returns:
         0 after Ctrl-C; 1 if a service cannot start or ends by itself.
@@ -115,7 +115,7 @@ def _stay(console: Console, services: Services) -> int:
         )
     _one_round(console, services, _PATIENT)
     services.start("sharing-server", [sys.executable, "-m", "jobs.cli", "serve"], {})
-    # A terminal is seen only by whoever started this; any other output may be kept in a log.
+    # Only the user who started this sees the terminal; any other output may end up in a log.
     secret = services.credentials.password if console.is_terminal else f"the one in {password_file(services.home)}"
     for line in (
         f"Airflow         {services.address}  user {USER}, password {secret}",

@@ -86,7 +86,7 @@ def connect() -> SparkSession:
     key = (address, os.getpid())
     if key not in _open:
         with _opening:
-            # One of two threads that begin at once opens it, and the other finds it.
+            # Of two threads that begin together, one opens it and the other reuses it.
             if key not in _open:
                 _open[key] = _embedded() if address == "embedded" else (_remote(address), None)
     session = _open[key][0]
@@ -167,7 +167,7 @@ def writer() -> str:
     """The engine's name as a writer: all clients of one Connect server write through its one driver.
 
     A server of ours that is restarted keeps its name: it can listen on that port only once its predecessor is dead, so
-    nobody needs to wait for what that one was killed in the middle of.
+    there is no unfinished work of a killed one to wait for.
     """
     if settings().spark == "embedded":
         return "the embedded engine"

@@ -198,7 +198,7 @@ def _make_folder(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ExchangeError(
-            f"the registry's folder cannot be made: {error.strerror}",
+            f"the registry's folder cannot be created: {error.strerror}",
             where=str(folder),
             next_step="check EXCHANGE_HOME and its permissions",
         ) from error
@@ -273,7 +273,7 @@ def clock_skew() -> float:
 def migrate(bind: Engine, target: str = "head") -> None:
     """Bring a database to a revision: ``head`` or a later one upgrades, ``base`` or an earlier one downgrades.
 
-    Two processes never migrate at once, of one machine or of several: the second waits until the first is done.
+    Two processes never migrate together, on one machine or on several: the second waits until the first is done.
     """
     from alembic import command
     from alembic.config import Config

@@ -254,7 +254,7 @@ def test_a_database_that_cannot_be_opened_is_explained(home: Path, monkeypatch: 
     with pytest.raises(ExchangeError, match="cannot be used"):
         engine()
     monkeypatch.setenv("EXCHANGE_DATABASE_URL", f"sqlite:///{home / 'rubbish.db' / 'inside.db'}")
-    with pytest.raises(ExchangeError, match="folder cannot be made"):
+    with pytest.raises(ExchangeError, match="folder cannot be created"):
         engine()
 
 

@@ -84,7 +84,7 @@ def test_a_lost_table_does_not_prevent_reading_others(
         assert f"{other.table} cannot be read" in error and f"Next: exchange rebuild {other.table}" in error
     assert {s["source"]: s["rows"] for s in shell.json("sources")} == {meters.name: 3, other.name: None}
     next(lake.location(meters.table).glob("*.parquet")).unlink()
-    assert "a file of the table is gone" in shell.bad(2, "sql", f"SELECT * FROM {meters.table}")
+    assert "a file of the table is missing" in shell.bad(2, "sql", f"SELECT * FROM {meters.table}")
 
 
 def test_a_build_reports_refused_rows_and_full_scans(exchange: Trial, shell: Terminal) -> None:
@@ -146,7 +146,7 @@ def test_sources_and_runs_are_listed(meters: Source, shell: Terminal) -> None:
 
 
 def test_quality_and_quarantine_show_rules_and_rows(meters: Source, shell: Terminal) -> None:
-    assert "never checked" in shell.bad(2, "quality", meters.name)
+    assert "has not been checked" in shell.bad(2, "quality", meters.name)
     load_day(meters, shell)
     for name in (meters.name, meters.table):
         quality = shell.json("quality", name)
@@ -207,7 +207,7 @@ def test_a_query_that_the_engine_refuses_is_one_line(meters: Source, shell: Term
         (f"SELECT * FROM {meters.table}x", "perhaps"),
         ("SELECT * FROM silver.wholly_other", "one of"),
         (f"SELECT nowhere FROM {meters.table}", "nowhere"),
-        (f"SELECT CAST(meter AS INT) FROM {meters.table}", "refuses"),
+        (f"SELECT CAST(meter AS INT) FROM {meters.table}", "rejected"),
         ("SELECT 1 / 0", "zero"),
         ("SELEC 1", "SQL"),
     ):

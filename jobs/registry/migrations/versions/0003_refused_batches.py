@@ -1,7 +1,7 @@
 """Which landings a source's builds need not read again, because no row of them could be used.
 
-A silver run used to leave that in the JSON of its input; what the newest such run of each source left is carried over.
-Downgrading forgets it, which costs one build per source: it reads those landings again and refuses them again.
+Silver runs used to keep this in the JSON of their input; the newest such run of each source is carried over.
+Downgrading drops it, which costs one build per source: it reads and refuses those landings again.
 """
 
 from typing import Any
@@ -34,11 +34,11 @@ def upgrade() -> None:
         _RUNS.c.step == "silver", _RUNS.c.status.in_(("failed", "unchanged"))
     )
     newest: dict[str, dict[str, Any]] = {}
-    for source, told in op.get_bind().execute(ended.order_by(_RUNS.c.id)):
-        if told and told.get("refused"):
+    for source, inputs in op.get_bind().execute(ended.order_by(_RUNS.c.id)):
+        if inputs and inputs.get("refused"):
             newest[source] = {
-                "source": source, "landing_id": told["landing_id"], "base_version": told.get("base"),
-                "made_by": told.get("made_by") or "",
+                "source": source, "landing_id": inputs["landing_id"], "base_version": inputs.get("base"),
+                "made_by": inputs.get("made_by") or "",
             }  # fmt: skip
     op.bulk_insert(table, list(newest.values()))
 
