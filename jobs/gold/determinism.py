@@ -1,4 +1,4 @@
-"""Finds what in a product's query two engines may compute to different digits, before anybody publishes it."""
+"""Finds the parts of a product's query whose digits may differ between engines, before the product is published."""
 
 from __future__ import annotations
 
@@ -23,27 +23,28 @@ def inexact(file: Path) -> tuple[str, ...]:
     Whole numbers, sums of decimals, and doubles computed row by row with + - * / and sqrt are the same everywhere.
 
     Args:
-        file: the query; the contracts of its inputs tell the types.
+        file: the query; the types come from the contracts of its inputs.
 
     Raises:
-        DeclarationError: the query, or the contract of an input, cannot be used.
+        DeclarationError: the query or the contract of an input is unusable.
     """
     try:
         statement = _typed(file)
     except OptimizeError:
-        # The engine resolves more names than the parser does; then there is nothing to tell.
+        # The engine resolves names that the parser cannot; such a query is not analysed.
         return ()
-    return tuple(f"{node.sql(dialect='spark', comments=False)} ({why})" for node, why in _found(statement))
+    nodes = _inexact_nodes(statement)
+    return tuple(f"{node.sql(dialect='spark', comments=False)} ({reason})" for node, reason in nodes)
 
 
-def _found(statement: exp.Expr) -> Iterator[tuple[exp.Expr, str]]:
+def _inexact_nodes(statement: exp.Expr) -> Iterator[tuple[exp.Expr, str]]:
     for node in statement.find_all(exp.Div, exp.Avg, exp.Sum, *_SPREADS, *_CURVES):
-        of = [_kind(operand) for operand in ((node.left, node.right) if isinstance(node, exp.Div) else (node.this,))]
-        if isinstance(node, exp.Div) and "decimal" in of and "double" not in of:
-            yield node, "engines give a quotient of decimals different digits"
-        elif isinstance(node, exp.Avg) and "decimal" in of:
-            yield node, "engines give a mean of decimals different digits"
-        elif isinstance(node, exp.Sum | exp.Avg) and "double" in of:
+        kinds = [_kind(operand) for operand in ((node.left, node.right) if isinstance(node, exp.Div) else (node.this,))]
+        if isinstance(node, exp.Div) and "decimal" in kinds and "double" not in kinds:
+            yield node, "engines compute different digits for a quotient of decimals"
+        elif isinstance(node, exp.Avg) and "decimal" in kinds:
+            yield node, "engines compute different digits for a mean of decimals"
+        elif isinstance(node, exp.Sum | exp.Avg) and "double" in kinds:
             yield node, "a sum of doubles depends on their order"
         elif isinstance(node, _SPREADS):
             yield node, "it is computed from sums of doubles, which depend on their order"
@@ -65,7 +66,7 @@ def _typed(file: Path) -> exp.Expr:
 
 
 def _decimal_literal(node: exp.Expr) -> exp.Expr:
-    # 100.0 is a decimal in Spark's SQL, and a double to the parser.
+    # 100.0 is a decimal in Spark's SQL but a double to the parser.
     text = node.name
     if not isinstance(node, exp.Literal) or node.is_string or "." not in text or not text.replace(".", "").isdigit():
         return node
