@@ -1,4 +1,4 @@
-"""Every failure a user can cause or meet, as one line: what, where, what was expected, what to do next."""
+"""Every failure that users can cause or meet, as one line: what, where, what was expected, what to do next."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ class ExchangeError(Exception):
     Args:
         what: what went wrong, in one sentence without a full stop.
         where: the file, line, field, table or address it happened at.
-        expected: what would have been right.
-        next_step: what the reader should do now.
+        expected: what would be right.
+        next_step: what the reader should do next.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ def _rebuild(kind: type[ExchangeError], state: dict[str, object]) -> ExchangeErr
 
 
 class DeclarationError(ExchangeError):
-    """A source.yaml, product.yaml, query.sql, silver.sql or contract that cannot be used."""
+    """An unusable source.yaml, product.yaml, query.sql, silver.sql or contract."""
 
     def __init__(
         self,
@@ -73,11 +73,11 @@ class DeclarationError(ExchangeError):
 
 
 class PublisherError(ExchangeError):
-    """The publisher or the way to it is at fault; trying again later may help."""
+    """The publisher or the network is at fault; a later retry may help."""
 
 
 class RefusedFile(ExchangeError):
-    """A landed file none of whose rows can be read; its bytes stay in landing."""
+    """A landed file without a single usable row; its bytes stay in landing."""
 
 
 class ExpectationsFailed(ExchangeError):
@@ -85,31 +85,31 @@ class ExpectationsFailed(ExchangeError):
 
 
 class Locked(ExchangeError):
-    """Somebody else holds the lock or lease that this work needs; trying again later may help."""
+    """Another process holds the lock or lease that this work needs; a later retry may help."""
 
 
 class ConcurrentWrite(Locked):
-    """Somebody else committed to a table during this step; the step can be done again from the beginning."""
+    """Another process committed to a table during this step; the step can be retried from the beginning."""
 
 
 class NotFound(ExchangeError):
-    """A name that nothing carries: source, product, table, release, participant or grant."""
+    """A source, product, table, release, participant or grant that does not exist."""
 
 
 class Tampered(ExchangeError):
-    """Something that must never change differs from its recorded digest."""
+    """Immutable content that no longer matches its recorded digest, or is missing."""
 
 
 def disk_full(error: OSError, path: Path) -> ExchangeError:
-    """Explain why writing failed: the disk is full, or what the system says."""
+    """Explain a failed write: the disk is full, or the system's own message."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return ExchangeError(
             "the disk is full",
             where=str(path),
-            next_step="free some space (nothing half-written was left), then run the step again",
+            next_step="free some space (no partial file was left), then run the step again",
         )
     return ExchangeError(
         f"cannot be read or written ({error.strerror or error})",
         where=str(error.filename or path),
-        next_step="correct the folder's owner or rights, then run the step again",
+        next_step="correct the folder's owner or permissions, then run the step again",
     )

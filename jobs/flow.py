@@ -1,4 +1,4 @@
-"""One step of one source or product, as Airflow, the command line and tests all call it."""
+"""Runs one step of one source or product, for Airflow, the command line and tests alike."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from jobs.errors import DeclarationError, ExchangeError, NotFound
 from jobs.lake import guard, refresh
 from jobs.lake.engine_errors import translate_engine_errors
 from jobs.registry.runs import Status, StepOutcome, recorded
-from jobs.steps import Step, door, step_named
+from jobs.steps import Step, run_of, step_named
 
 
 @dataclass(frozen=True)
 class StepRun:
-    """A step that was run: which step, of what, for how long, and with what outcome.
+    """A completed step: which step, of what, how long it took, and its outcome.
 
-    The outcome is what the stage itself returned and the registry recorded; a stage knows neither by which name it was
-    called nor how long it took, and whoever shows a step to a user wants both beside the outcome.
+    The outcome is what the stage returned and the registry recorded. A stage knows neither the name it was called by
+    nor how long it took, and users need both beside the outcome.
 
     Attributes:
         table: the table that it wrote or checked.
@@ -41,18 +41,18 @@ class StepRun:
 
     @property
     def message(self) -> str | None:
-        """What the user should hear of it."""
+        """Remarks for the user."""
         return self.outcome.message
 
     @property
     def rows(self) -> int | None:
-        """Rows that it wrote, or read if it writes none; None where it counts none."""
+        """Rows that it wrote, or read if it writes none; None if it counts none."""
         counts = self.outcome.counts
         return counts.rows_in if counts.rows_out is None else counts.rows_out
 
     @property
     def version(self) -> str | None:
-        """The release's number, or else the Delta version that it made or checked."""
+        """The release's number, or else the Delta version that it built or checked."""
         if self.outcome.release:
             return self.outcome.release
         return None if self.outcome.output_version is None else str(self.outcome.output_version)
@@ -62,13 +62,13 @@ def run_step(step: str, name: str, logical_date: datetime, run_id: str) -> StepR
     """Run one step for a source or product, and record it.
 
     Args:
-        step: the name of one of `jobs.steps`.
-        name: the source's or product's name, or a table's, such as ``silver.x`` or ``gold.x``.
-        logical_date: the date whose data the step works on, aware.
+        step: name of a step in `jobs.steps`.
+        name: name of the source, the product or one of their tables (``silver.x``, ``gold.x``).
+        logical_date: the date whose data the step works on, timezone-aware; UTC is assumed otherwise.
         run_id: groups the steps of one run.
 
     Raises:
-        ExchangeError: anything a user can cause or meet, in one line.
+        ExchangeError: the step failed for a reason that the user can act on.
     """
     chosen = step_named(step)
     subject = _subject(chosen, name)
@@ -92,8 +92,8 @@ def run_step(step: str, name: str, logical_date: datetime, run_id: str) -> StepR
 def stale_products() -> list[str]:
     """Names of products whose checked version or release is behind their inputs, query or contract, inputs first.
 
-    Products whose inputs have no checked version yet are left out: nothing can be built from them. So are those whose
-    query or contract is broken, which the catalogue's mistakes tell.
+    Products with an input that has no checked version yet are left out, because they cannot be built. So are those with
+    a broken query or contract, which the catalogue reports as mistakes.
     """
     from jobs.gold.step import is_current
     from jobs.lake.pointers import pointer
@@ -108,13 +108,13 @@ def stale_products() -> list[str]:
 
 
 def in_order(catalog: Catalog) -> list[Product]:
-    """The products, each after those that it reads."""
+    """The products, each after the products that it reads."""
     ordered: dict[str, Product] = {}
 
     def visit(product: Product, path: tuple[str, ...]) -> None:
         if product.name in path:
-            circle = " → ".join((*path, product.name))
-            raise ExchangeError(f"products read each other in a circle: {circle}", next_step="cut the circle")
+            cycle = " → ".join((*path, product.name))
+            raise ExchangeError(f"products read each other in a cycle: {cycle}", next_step="break the cycle")
         for table in product.inputs:
             layer, name = table.split(".")
             if layer == "gold" and name in catalog.products:
@@ -139,7 +139,7 @@ def _released(product: Product) -> bool:
 
 
 def _subject(step: Step, name: str) -> Source | Product:
-    """What a step works on, by its own name or by that of a table."""
+    """The source or product of a step, by its own name or by a table's."""
     layer, dot, own = name.partition(".")
     if dot:
         return _subject_of_table(step, layer, own)
@@ -152,7 +152,7 @@ def _subject(step: Step, name: str) -> Source | Product:
 
 
 def _subject_of_table(step: Step, layer: str, name: str) -> Source | Product:
-    # Bronze has no expectations, nor anything else that both kinds of tables have.
+    # Steps that work on both sources and products take silver and gold tables; bronze has no expectations to check.
     of_source = ("bronze", "silver") if step.of == ("source",) else ("silver",)
     if layer in of_source and "source" in step.of:
         return find_source(name)
@@ -167,14 +167,14 @@ def _subject_of_table(step: Step, layer: str, name: str) -> Source | Product:
 
 
 def _attempt(step: Step, subject: Source | Product, logical_date: datetime, run_id: str) -> StepOutcome:
-    # Within the record, so that it keeps the explanation too, and within each attempt, so that a conflict which the
-    # engine reports is retried.
+    # Errors are translated within the record, so that it keeps the explanation, and within each attempt, so that a
+    # conflict reported by the engine is retried.
     with translate_engine_errors(subject.file):
-        return _do(step, subject, logical_date, run_id)
+        return _run(step, subject, logical_date, run_id)
 
 
-def _do(step: Step, subject: Source | Product, logical_date: datetime, run_id: str) -> StepOutcome:
-    outcome: StepOutcome = door(step)(subject, logical_date, run_id)
+def _run(step: Step, subject: Source | Product, logical_date: datetime, run_id: str) -> StepOutcome:
+    outcome: StepOutcome = run_of(step)(subject, logical_date, run_id)
     if outcome.status == "unchanged" and step.leaves_waiting and isinstance(subject, Source):
         from jobs.silver.step import has_pending_work
 

@@ -1,4 +1,4 @@
-"""The one place that reads the environment: where state is kept, where declarations are, which engine runs."""
+"""The one place that reads the environment: where state and declarations are, and which engine runs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from jobs.errors import ExchangeError
 
-# How long an object store is waited for that is away or refuses: half a minute, with growing pauses.
+# Retries an unavailable or refusing object store for half a minute, with growing pauses.
 S3_PATIENCE: dict[str, Any] = {
     "retries": {"mode": "standard", "total_max_attempts": 9}, "connect_timeout": 5, "read_timeout": 60,
 }  # fmt: skip
@@ -67,9 +67,9 @@ class Settings(BaseSettings):
 
     @property
     def store(self) -> Path:
-        """What holds tables and landed bytes: a folder, or a prefix of an object store with a path's ways.
+        """The root of tables and landed bytes: a folder, or a prefix in an object store with the interface of a path.
 
-        Paths that the registry and manifests keep are relative to it.
+        Paths in the registry and in manifests are relative to it.
         """
         if not self.lake_root:
             return self.home
@@ -137,13 +137,13 @@ def settings() -> Settings:
     """Read the settings from the environment as it is now.
 
     Raises:
-        ExchangeError: a variable cannot be what it says.
+        ExchangeError: a variable has an invalid value.
     """
     return _settings(tuple(map(os.environ.get, _VARIABLES)))
 
 
 def s3_endpoint(variables: Mapping[str, str] = os.environ) -> str:
-    """URL of the object store that the usual variables of AWS name; empty for AWS itself."""
+    """URL of the object store in the usual AWS variables; empty for AWS itself."""
     return variables.get("AWS_ENDPOINT_URL_S3") or variables.get("AWS_ENDPOINT_URL") or ""
 
 
@@ -151,12 +151,12 @@ def s3_endpoint(variables: Mapping[str, str] = os.environ) -> str:
 def _remote(address: str, endpoint: str) -> Path:
     from upath import UPath
 
-    # Others write there too, so what was listed a moment ago says nothing. It does all that is asked of a path here.
+    # Other processes write there too, so a cached listing is stale. The cast holds for all uses of paths here.
     path = UPath(address, use_listings_cache=False, endpoint_url=endpoint or None, config_kwargs=S3_PATIENCE)
     return cast("Path", path)
 
 
-# To read and check them takes a millisecond, and they are asked for a hundred times a step.
+# Reading and validating the settings takes a millisecond, and a step asks for them a hundred times.
 @lru_cache(maxsize=16)
 def _settings(_values: tuple[str | None, ...]) -> Settings:
     try:

@@ -1,7 +1,7 @@
-"""The table of steps: what each works on, and what flow, Airflow and the command line need to know to run it.
+"""The table of steps: what each works on, and what flow, Airflow and the command line need to run it.
 
-To add a step, write ``jobs/<name>/step.py`` with ``run(subject, logical_date, run_id) -> StepOutcome`` and one line in
-`STEPS`. A package outside the exchange adds one as `jobs.extensions` describes.
+To add a step, write ``jobs/<name>/step.py`` with ``run(subject, logical_date, run_id) -> StepOutcome`` and add an entry
+to `STEPS`. An installed package adds one as `jobs.extensions` describes.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ class Step:
     """One step of a source or product.
 
     Attributes:
-        name: its name, everywhere.
-        of: what it works on; one that works on both is also called with a table's name.
-        does: what it does, in a sentence that users read.
-        table: the layer whose table it is recorded under; empty for the subject's own, silver or gold.
-        task: the Airflow task that runs it, together with its neighbours of the same task; its own name if empty.
+        name: its name.
+        of: what it works on; a step that works on both also accepts a table's name.
+        does: what it does, in one sentence for users.
+        table: the layer of the table that its runs are recorded under; empty for the subject's own, silver or gold.
+        task: the Airflow task that runs it, with its neighbours of the same task; the step's own name if empty.
         needs_engine: it reads or writes tables.
         writes: it commits to a table.
         builds: it makes versions that readers see once they are checked.
-        leaves_waiting: even if it finds nothing new, silver may have earlier work waiting, and must not be skipped.
-        announces: of what its success is an event for whoever reads the table.
+        leaves_waiting: silver must run even if this step finds nothing new, because earlier work may be pending.
+        announces: subjects for which its success is an event that readers of the table are triggered by.
         runs_after_unchanged: it runs in Airflow even if the step before found nothing new.
-        by_staff: the exchange's staff runs it, rather than engineers.
-        after: of an added step: the step that it follows.
+        by_staff: the exchange's staff runs it, not engineers.
+        after: for a package's step, the step that it follows.
     """
 
     name: str
@@ -70,27 +70,27 @@ STEPS: tuple[Step, ...] = (
         "gold", ("product",), "Build a product from the checked versions of its inputs. Then: check.",
         task="build", writes=True, builds=True,
     ),
-    # It writes, as it takes back a version that fails.
+    # It writes, because it rolls back a version that fails.
     Step(
         "check", ("source", "product"),
         "Run a table's expectations on its newest version; readers see it only if they hold.",
         writes=True, announces=("source",),
     ),
-    # Also after a build that found nothing to do: a run killed between check and release left its version unreleased.
+    # It runs after an unchanged build, too: a run killed between check and release left its version unreleased.
     Step(
         "release", ("product",), "Give a product's checked version a number, a manifest and a certificate.",
         announces=("product",), runs_after_unchanged=True, by_staff=True,
     ),
 )  # fmt: skip
-# Steps whose versions need a check; packages add none, as only the exchange's own rooms move checked versions.
+# Steps whose versions need a check; packages cannot add any, because only the exchange itself moves checked versions.
 BUILDING: tuple[str, ...] = tuple(step.name for step in STEPS if step.builds)
 
 
 def all_steps() -> tuple[Step, ...]:
-    """The exchange's steps and those of installed packages, in the order in which they run.
+    """The steps of the exchange and of installed packages, in the order in which they run.
 
     Raises:
-        ExchangeError: an installed package does not define its step, or as one after a step that does not exist.
+        ExchangeError: an installed package does not define its step, or places it after a step that does not exist.
     """
     steps = list(STEPS)
     own = {step.name for step in STEPS}
@@ -101,7 +101,7 @@ def all_steps() -> tuple[Step, ...]:
         places = [place for place, before in enumerate(steps, start=1) if before.name == getattr(step, "after", None)]
         if not isinstance(step, Step) or step.name != name or not places:
             raise ExchangeError(
-                f"an installed package adds no usable step '{name}'",
+                f"the step '{name}' of an installed package is unusable",
                 where=GROUP,
                 expected=f"STEP = Step('{name}', …, after=…), after one of: {', '.join(s.name for s in steps)}",
                 next_step="install a working version of the package",
@@ -116,19 +116,19 @@ def steps_of(subject: Subject) -> tuple[Step, ...]:
 
 
 def step_named(name: str) -> Step:
-    """The step of that name.
+    """The step with this name.
 
     Raises:
-        ExchangeError: there is none.
+        ExchangeError: it does not exist.
     """
     steps = {step.name: step for step in all_steps()}
     if name not in steps:
-        raise ExchangeError(f"no step '{name}'", expected=f"one of: {', '.join(steps)}")
+        raise ExchangeError(f"unknown step '{name}'", expected=f"one of: {', '.join(steps)}")
     return steps[name]
 
 
-def door(step: Step) -> Callable[..., Any]:
-    """What does a step: ``run(subject, logical_date, run_id)`` of its module, which is imported now."""
+def run_of(step: Step) -> Callable[..., Any]:
+    """The function ``run(subject, logical_date, run_id)`` of a step's module, which is imported here."""
     own = f"jobs.{step.name}.step" if step in STEPS else None
-    work: Callable[..., Any] = extensions.attribute(GROUP, step.name, "run", own)
-    return work
+    run: Callable[..., Any] = extensions.attribute(GROUP, step.name, "run", own)
+    return run

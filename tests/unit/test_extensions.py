@@ -16,7 +16,7 @@ from jobs.declared.contract import load_contract
 from jobs.declared.format import AnyFormat, Format
 from jobs.errors import DeclarationError, ExchangeError
 from jobs.land.connectors import fetch
-from jobs.steps import STEPS, all_steps, door, step_named, steps_of
+from jobs.steps import STEPS, all_steps, run_of, step_named, steps_of
 from tests.lake.extending import CONNECTOR, FORMAT, RULE, STEP, Site, site_in
 from tests.unit.contracts import readings, write
 
@@ -98,7 +98,7 @@ def test_two_packages_with_the_same_entry_point_are_refused(site: Site) -> None:
     second = site.folder / "rival-1.0.dist-info" / "entry_points.txt"
     second.parent.mkdir()
     second.write_text("[exchange.connectors]\nspelled = rival\n")
-    with pytest.raises(ValidationError, match="announced by two installed packages: partner_spelled, rival"):
+    with pytest.raises(ValidationError, match="registered by two installed packages: partner_spelled, rival"):
         connectors.validate_python({"type": "spelled", "lines": []})
 
 
@@ -151,13 +151,13 @@ def test_a_package_adds_a_step_with_two_files(site: Site, capsys: pytest.Capture
     assert len(site.install("exchange.steps", "tally", STEP)) <= 2
     assert [step.name for step in steps_of("source")] == ["land", "bronze", "silver", "check", "tally"]
     assert [step.name for step in steps_of("product")] == ["gold", "check", "release"]
-    assert door(step_named("tally")).__module__ == "partner_tally"
+    assert run_of(step_named("tally")).__module__ == "partner_tally"
     assert run(["tally", "--help"]) == 0
     assert "Count the rows that readers see." in capsys.readouterr().out
 
 
 def test_every_built_in_step_has_a_module() -> None:
-    assert [door(step).__module__ for step in STEPS] == [f"jobs.{step.name}.step" for step in STEPS]
+    assert [run_of(step).__module__ for step in STEPS] == [f"jobs.{step.name}.step" for step in STEPS]
 
 
 @pytest.mark.parametrize(
@@ -165,10 +165,10 @@ def test_every_built_in_step_has_a_module() -> None:
 )
 def test_an_invalid_step_names_its_package(site: Site, module: str) -> None:
     site.install("exchange.steps", "tally", module)
-    with pytest.raises(ExchangeError, match="no usable step 'tally'; expected STEP = "):
+    with pytest.raises(ExchangeError, match="step 'tally' of an installed package is unusable; expected STEP = "):
         all_steps()
 
 
 def test_an_unknown_step_lists_the_existing_ones() -> None:
-    with pytest.raises(ExchangeError, match="no step 'os'; expected one of: land, bronze, silver, gold,"):
+    with pytest.raises(ExchangeError, match="unknown step 'os'; expected one of: land, bronze, silver, gold,"):
         step_named("os")
