@@ -142,7 +142,7 @@ POINTS = [
     ("bronze", "jobs.lake:overwrite", 1, False),
     ("bronze", "jobs.lake:overwrite", 1, True),
     ("bronze", "jobs.lake:delete", 1, True),
-    ("bronze", "jobs.bronze.step:_record", 1, True),
+    ("bronze", "jobs.bronze.step:_record_loaded", 1, True),
     ("silver", "jobs.silver.step:_quarantine", 1, True),
     ("silver", "jobs.silver.step:write", 1, True),
     ("silver", "jobs.registry.runs:_end", 3, False),
