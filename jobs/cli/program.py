@@ -17,6 +17,7 @@ import typer
 from jobs.cli import buyers, cluster, doctor, lake, new, quality, query, records, releases, steps
 from jobs.cli.options import BUYER, ENGINEER, STAFF
 from jobs.errors import ExchangeError, ExpectationsFailed, Locked, PublisherError, RefusedFile, Tampered
+from jobs.operate.signals import block_signals
 from jobs.steps import all_steps
 
 FAILED_WORK = 1
@@ -73,7 +74,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     0: done. 1: the work failed (a publisher, a file, an expectation, another writer). 2: a mistake in the command or a
     declaration. 70: a bug in this program; its traceback is under ``logs/``. 130: interrupted.
     """
-    sys.exit(run(sys.argv[1:] if arguments is None else arguments))
+    code = run(sys.argv[1:] if arguments is None else arguments)
+    if code == INTERRUPTED:
+        block_signals()
+    sys.exit(code)
 
 
 def run(arguments: Sequence[str]) -> int:

@@ -38,6 +38,11 @@ def undisturbed() -> Iterator[None]:
         yield
 
 
+def block_signals() -> None:
+    """Keep signals from changing how this process ends: while it shuts down, Python restores their deadly defaults."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+
+
 def _ignore(_number: int, _frame: FrameType | None) -> None:
     """Do nothing; unlike SIG_IGN, Python does not complain if a signal arrives while this handler is being set."""
 

@@ -225,6 +225,22 @@ def test_ctrl_c_exits_with_130(capsys: pytest.CaptureFixture[str], monkeypatch: 
     assert run_command(capsys, "waits")[0] == program.INTERRUPTED
 
 
+def test_a_second_ctrl_c_while_python_shuts_down_changes_nothing() -> None:
+    script = """
+import atexit, os, signal
+from jobs.cli import program
+
+def application():
+    raise KeyboardInterrupt
+
+atexit.register(os.kill, os.getpid(), signal.SIGINT)
+program.application = application
+program.main(["run"])
+"""
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stderr) == (program.INTERRUPTED, "interrupted\n")
+
+
 def test_a_profile_file_is_never_left_without_a_grant(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "profile.share"
     code, _, _ = run_command(capsys, "grant", "x", "--to", "b", "--days", "9", "--out", str(out))
