@@ -138,6 +138,7 @@ def reader(exchange: Installation) -> Iterator[Reader]:
         server.wait()
 
 
+@pytest.mark.long
 def test_every_command_of_the_readme_runs(reader: Reader, exchange: Installation) -> None:
     expected = commands()
     assert {c.kind for c in expected} == {"make", "shell", "python"}

@@ -72,7 +72,7 @@ def content(source: Source) -> str:
     return repr(tables).replace(f"{source.name}:", "")
 
 
-@pytest.mark.both_engines("temporary views of a session that threads share", cases=("merge",))
+@pytest.mark.both_engines("temporary views of a session that threads share", "silver.change", cases=("merge",))
 @pytest.mark.parametrize("mode", ["append", "merge", "revisions"])
 def test_two_sources_run_concurrently(exchange: Trial, mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
     own_query = {"sql": "SELECT bronze.* FROM bronze"} if mode == "merge" else {}
@@ -100,7 +100,6 @@ def test_two_sources_run_concurrently(exchange: Trial, mode: str, monkeypatch: p
         assert all(balanced(run) for run in runs(source.name, "silver"))
 
 
-@pytest.mark.both_engines("temporary views of a session that threads share")
 def test_two_products_run_concurrently(exchange: Trial, monkeypatch: pytest.MonkeyPatch) -> None:
     """From the same table, one product builds only the changed partition and the other everything."""
     source = exchange.source(COLUMNS, KEY, "merge", partition=["read_on"])

@@ -40,7 +40,7 @@ def test_a_product_is_built_whole_and_then_unchanged(exchange: Trial) -> None:
     assert current.inputs and current.inputs["tables"] == {source.table: checked(source.table).delta_version}
 
 
-@pytest.mark.both_engines("replaceWhere over partitions")
+@pytest.mark.both_engines("replaceWhere over partitions", cases=("merge",))
 @pytest.mark.parametrize("mode", ["merge", "revisions", "append"])
 def test_only_partitions_with_changed_inputs_are_rebuilt(exchange: Trial, mode: str) -> None:
     source = parted(exchange, mode)

@@ -14,9 +14,9 @@ from jobs.operate.upkeep import upkeep
 from jobs.release.verify import verify
 from tests.lake.trial import Source, Trial, build_product, checked_rows, day, table_rows
 
-CHECKPOINT_EVERY = 3
+CHECKPOINT_EVERY = 2
 # Enough for checkpoints before and after the release.
-DAYS = 8
+DAYS = 6
 RELEASED = 3
 READINGS = {"meter": "STRING", "kwh": "DECIMAL(8,2)"}
 

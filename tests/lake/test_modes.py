@@ -172,7 +172,6 @@ def compare(source: Source, landed_files: Sequence[File]) -> None:
     "silver.split",
     "silver.deduplicate",
     "silver.join",
-    "silver.change",
     "lake.stages",
     "lake.tables",
     cases=("-grouped",),

@@ -82,7 +82,6 @@ def test_compacting_small_files_changes_no_rows_and_no_products(exchange: Trial,
     assert len(source.rows()) == len(before) + 1
 
 
-@pytest.mark.both_engines("OPTIMIZE beside a reader", cases=("20",))
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize("days", [20, 75, pytest.param(200, marks=pytest.mark.long)])
 def test_compacting_many_daily_runs_does_not_disturb_readers(exchange: Trial, days: int) -> None:
@@ -165,7 +164,7 @@ def test_vacuum_removes_unreferenced_files_and_keeps_releases_whole(exchange: Tr
         assert publish(product, number) == ["succeeded"] * 3
     gold, rows = f"gold.{product}", checked_rows(source.table)
     maintain(source.table)
-    assert plan(source.table).removable == (), "files of the last days are report for their readers"
+    assert plan(source.table).removable == (), "files of the last days are kept for their readers"
     age(source.table)
     age(gold)
     planned = plan(source.table)
