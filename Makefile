@@ -4,7 +4,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 UV_VERSION := 0.13.9
 UV ?= $(or $(shell command -v uv),.exchange/tools/bin/uv)
 ROWS ?= 2000000
-SPARK ?= marked
+SPARK ?= modules
 
 # Compiling bytecode at installation spares every process of the first start that work.
 # uv gets the path of the interpreter itself: given a pyenv shim, it takes the environment for another Python's and
@@ -41,7 +41,7 @@ check: .venv/.installed-test ## before each commit: ruff, mypy, the layers of jo
 	.venv/bin/pytest -n 2 tests/unit
 
 # Spark's cases run first, in one process; the other starts with tests that mostly wait: Airflow and the cluster.
-test: .venv/.installed-test ## ruff, mypy, the layers of jobs/ and all tests; SPARK=all: all on both engines, and the long tests
+test: .venv/.installed-test ## ruff, mypy, the layers of jobs/ and the tests; SPARK=marked: more of them on Spark; SPARK=all: everything
 	.venv/bin/ruff check .
 	.venv/bin/mypy
 	.venv/bin/lint-imports

@@ -33,30 +33,38 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadSco
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add `--spark`."""
     text = (
-        "lake tests to run on Spark as well: `marked` runs those marked both_engines; `all` runs every case on both"
-        " engines, including tests marked long"
+        "lake tests to run on Spark as well: `modules` runs those whose mark both_engines names modules, so that each"
+        " module meets Spark; `marked` adds all others marked both_engines, and tests marked slow; `all` runs every case"
+        " on both engines, and tests marked long"
     )
-    parser.addoption("--spark", choices=("marked", "all"), default="marked", help=text)
+    parser.addoption("--spark", choices=("modules", "marked", "all"), default="modules", help=text)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Deselect what `--spark` does not ask for. Spark cases run first: they keep one process busy longest."""
     items.sort(key=lambda item: not _is_on_spark(item))
-    if config.getoption("--spark") == "all":
+    level = config.getoption("--spark")
+    if level == "all":
         return
     seen: set[tuple[str, object]] = set()
+    too_long = ("slow", "long") if level == "modules" else ("long",)
     deselected = [
         item for item in items
-        if item.get_closest_marker("long") or (_is_on_spark(item) and not _is_chosen(item, seen))
+        if any(map(item.get_closest_marker, too_long))
+        or (_is_on_spark(item) and not _is_chosen(item, seen, needs_modules=level == "modules"))
     ]  # fmt: skip
     config.hook.pytest_deselected(items=deselected)
     items[:] = [item for item in items if item not in deselected]
 
 
-def _is_chosen(item: pytest.Item, seen: set[tuple[str, object]]) -> bool:
-    """Whether a Spark case runs by default: those that the test's mark names, or the first of each table mode."""
+def _is_chosen(item: pytest.Item, seen: set[tuple[str, object]], needs_modules: bool) -> bool:
+    """Whether a Spark case runs: one that the test's mark names, or else the first of each table mode.
+
+    Args:
+        needs_modules: whether it only runs if the mark names modules.
+    """
     mark = item.get_closest_marker("both_engines")
-    if mark is None:
+    if mark is None or (needs_modules and len(mark.args) == 1):
         return False
     if cases := mark.kwargs.get("cases"):
         return any(case in item.name for case in cases)

@@ -37,7 +37,8 @@ for file in sys.argv[2:]:
     if bag.import_errors:
         raise SystemExit(str(bag.import_errors))
     seconds.setdefault("dags", 0)
-    seconds["dags"] += len(bag.dags)
+    # The exchange's own DAG of upkeep has no declaration.
+    seconds["dags"] += len(bag.dags) if name in ("ingest.py", "publish.py") else 0
 modules = sorted({name.split(".")[0] for name in set(sys.modules) - before})
 figures = {"import": imported - started, "modules": modules, **seconds, **processor}
 with open(sys.argv[1], "w") as result:

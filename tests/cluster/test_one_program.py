@@ -72,6 +72,7 @@ def sorted_rows(table: str) -> pa.Table:
     return rows.sort_by(list(order.items()))
 
 
+@pytest.mark.slow
 def test_default_sources_and_products_are_the_same_on_both_engines(on_disk: Place, on_cluster: Place) -> None:
     on_disk.enter()
     embedded = run_default_catalogue()
@@ -97,6 +98,7 @@ def empty_exchange(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Trial:
     return Trial(tmp_path / "catalogue")
 
 
+@pytest.mark.slow
 def test_a_lake_copied_to_the_cluster_is_extended_by_either_engine(
     on_disk: Place, on_cluster: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -154,6 +156,7 @@ class Later(datetime):
         return super().now(tz) + timedelta(days=30)
 
 
+@pytest.mark.slow
 def test_upkeep_on_the_cluster_does_not_disturb_readers(
     on_cluster: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -25,7 +25,7 @@ from jobs.operate import processes
 from tests.cluster.running import CHECKOUT, Cluster
 from tests.lake.trial import Trial
 
-pytestmark = [pytest.mark.airflow, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.slow, pytest.mark.airflow, pytest.mark.timeout(1800)]
 
 READINGS = [("m1", "1.50"), ("m2", "2.25")]
 _WATCH_SECONDS = 0.2
