@@ -34,8 +34,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     """Add `--spark`."""
     text = (
         "lake tests to run on Spark as well: `modules` runs those whose mark both_engines names modules, so that each"
-        " module meets Spark; `marked` adds all others marked both_engines, and tests marked slow; `all` runs every case"
-        " on both engines, and tests marked long"
+        " module meets Spark; `marked` adds the others marked both_engines, and tests marked slow; `all` runs every"
+        " case on both engines, and tests marked long"
     )
     parser.addoption("--spark", choices=("modules", "marked", "all"), default="modules", help=text)
 

@@ -194,7 +194,11 @@ def test_steps_survive_a_database_restarted_between_and_during_them(faults: Faul
 
 
 @pytest.mark.parametrize(
-    "after", [pytest.param(False, marks=pytest.mark.long, id="before"), pytest.param(True, marks=pytest.mark.slow, id="after")]
+    "after",
+    [
+        pytest.param(False, marks=pytest.mark.long, id="before"),
+        pytest.param(True, marks=pytest.mark.slow, id="after"),
+    ],
 )
 def test_killing_the_connect_server_during_a_commit_loses_no_row(faults: Faults, life: Life, after: bool) -> None:
     source, number = life.source, life.drop_next_day()
