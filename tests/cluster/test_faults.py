@@ -336,7 +336,7 @@ def test_a_step_overtaken_at_every_attempt_fails(life: Life, monkeypatch: pytest
         done.append(step.name)
         raise ConcurrentWrite("a table was written by somebody else", next_step="see who else writes it")
 
-    monkeypatch.setattr(flow, "_do", overtaken)
+    monkeypatch.setattr(flow, "_run", overtaken)
     assert "written by somebody else" in fails(life.source, "silver", 0)
     assert done == ["silver"] * guard.ATTEMPTS
 
