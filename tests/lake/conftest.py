@@ -22,15 +22,21 @@ import pytest
 
 from jobs.lake import close
 from jobs.settings import CHECKOUT
-from tests.lake.spark_server import served, skip_without_java
+from tests.lake.spark_server import packages_of, served, skip_without_java
 from tests.lake.trial import Trial
 
 
 @pytest.fixture(scope="session")
-def spark_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def spark_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Everything that this process's Spark Connect server writes but tables."""
+    return tmp_path_factory.mktemp("spark")
+
+
+@pytest.fixture(scope="session")
+def spark_server(spark_folder: Path) -> Iterator[str]:
     """Address of this process's only Spark Connect server."""
     skip_without_java()
-    with served(tmp_path_factory.mktemp("spark")) as address:
+    with served(spark_folder) as address:
         yield address
         close()
 
@@ -67,6 +73,12 @@ def _require_calls(modules: Sequence[str]) -> Iterator[None]:
     finally:
         sys.setprofile(None)
     assert not uncalled, f"the mark names modules that the Spark case never calls: {sorted(uncalled.values())}"
+
+
+@pytest.fixture
+def packages(engine: str, request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    """A folder, not there yet, in which this process and the engine's Python workers both find an installed package."""
+    return packages_of(request.getfixturevalue("spark_folder") if engine == "spark" else tmp_path)
 
 
 @pytest.fixture

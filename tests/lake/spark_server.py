@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 import signal
 from collections.abc import Iterator
@@ -43,6 +44,11 @@ def skip_without_java() -> None:
         pytest.skip(f"NO TEST ON SPARK IS RUN: {error}")
 
 
+def packages_of(folder: Path) -> Path:
+    """The folder on the import path of a server's Python workers."""
+    return folder / "packages"
+
+
 @contextmanager
 def served(folder: Path, java_options: str = _FEW_ROWS_OPTIONS) -> Iterator[str]:
     """Run a server for the length of the block, in one process whose threads are its workers; yields its address.
@@ -55,6 +61,8 @@ def served(folder: Path, java_options: str = _FEW_ROWS_OPTIONS) -> Iterator[str]
         patch.setenv("EXCHANGE_HOME", str(folder))
         patch.setenv("EXCHANGE_JARS", QUICK["EXCHANGE_JARS"])
         prepare()
+        # Where a test installs a partner's package, after the server has started.
+        patch.setenv("PYTHONPATH", str(packages_of(folder)), prepend=os.pathsep)
         patch.setenv("JDK_JAVA_OPTIONS", f"{QUICK['JDK_JAVA_OPTIONS']} {java_options}")
         token = secrets.token_urlsafe(24)
         port = free_port(0)

@@ -12,10 +12,11 @@ from tests.lake.extending import CONNECTOR, FORMAT, RULE, STEP, site_in
 from tests.lake.trial import Trial, day, run_steps, runs
 
 
+@pytest.mark.both_engines("a package's format in the engine's Python workers")
 def test_a_source_runs_on_an_installed_connector_format_rule_and_step(
-    exchange: Trial, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    exchange: Trial, packages: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    site = site_in(tmp_path / "site", monkeypatch)
+    site = site_in(packages, monkeypatch)
     for group, name, module in (
         ("exchange.connectors", "spelled", CONNECTOR), ("exchange.formats", "fixed_width", FORMAT),
         ("exchange.rules", "at_most_times_median", RULE), ("exchange.steps", "tally", STEP),
