@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from tests.airflow.programs import CHECKOUT, Installation, Template
+from jobs.settings import CHECKOUT
+from tests.airflow.programs import Installation, Template
 
 # Prints as JSON the DAGs that Airflow reads from the files, and the modules imported for that.
 _READ_DAGS = """

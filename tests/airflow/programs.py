@@ -16,7 +16,7 @@ from pathlib import Path
 
 import psutil
 
-CHECKOUT = Path(__file__).resolve().parents[2]
+from jobs.settings import CHECKOUT
 
 # Migrates the databases of a home, as the first start does.
 _PREPARE = """

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.airflow.programs import CHECKOUT
+from jobs.settings import CHECKOUT
 
 # Loads the bundle by name, as that Airflow's DAG processor does.
 _LOAD = """

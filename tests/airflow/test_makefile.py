@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-CHECKOUT = Path(__file__).resolve().parents[2]
+from jobs.settings import CHECKOUT
 
 
 def test_make_lists_its_targets() -> None:

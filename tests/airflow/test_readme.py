@@ -16,7 +16,8 @@ from pathlib import Path
 import pytest
 
 from jobs.operate.processes import free_port
-from tests.airflow.programs import CHECKOUT, Installation
+from jobs.settings import CHECKOUT
+from tests.airflow.programs import Installation
 from tests.waiting import wait_until
 
 pytestmark = [pytest.mark.airflow, pytest.mark.timeout(1500)]

@@ -26,8 +26,9 @@ import psutil
 import pytest
 
 from jobs.operate.processes import free_port
+from jobs.settings import CHECKOUT
 from tests.airflow import generated, wire
-from tests.airflow.programs import CHECKOUT, Installation, Template
+from tests.airflow.programs import Installation, Template
 from tests.airflow.reading import table_rows
 from tests.waiting import is_listening, wait_until
 

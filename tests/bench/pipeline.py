@@ -14,6 +14,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from jobs.settings import CHECKOUT
 from tests.bench.contenders import ON_CLUSTER
 from tests.bench.measure import watched
 from tests.bench.outcome import Outcome, outcome
@@ -21,7 +22,6 @@ from tests.bench.readings import write_readings
 
 _LIMIT_SECONDS = 3600.0
 _UNCOUNTED = ("land",)
-_CHECKOUT = Path(__file__).resolve().parents[2]
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ def _run(name: str, csv: Path, folder: Path) -> tuple[Run, Outcome]:
     folder.mkdir(parents=True)
     result, log = folder.with_suffix(".json"), folder.with_suffix(".log")
     command = [sys.executable, "-m", "tests.bench.contender", name, str(csv), str(folder), str(result)]
-    ended = watched(command, log=log, env=dict(os.environ), cwd=_CHECKOUT, limit=_LIMIT_SECONDS)
+    ended = watched(command, log=log, env=dict(os.environ), cwd=CHECKOUT, limit=_LIMIT_SECONDS)
     if ended.code or not result.exists():
         raise RuntimeError(f"{name} ended with {ended.code}:\n{ended.output[-3000:]}")
     figures = json.loads(result.read_text())

@@ -16,9 +16,10 @@ import psycopg
 import pytest
 
 from jobs.lake import engine
-from tests.lake.spark_server import CHECKOUT, QUICK, skip_without_java
+from jobs.settings import CHECKOUT
+from tests.lake.spark_server import QUICK, skip_without_java
 
-__all__ = ["CHECKOUT", "QUICK", "Cluster", "Place", "skip_without_java"]
+__all__ = ["QUICK", "Cluster", "Place", "skip_without_java"]
 
 
 @dataclass(frozen=True)

@@ -25,10 +25,10 @@ from jobs.errors import ConcurrentWrite, ExchangeError, Locked
 from jobs.lake import close, guard, lease
 from jobs.registry import locks, transaction
 from jobs.registry.models import Lease
-from jobs.settings import settings
+from jobs.settings import CHECKOUT, settings
 from jobs.steps import Step
 from tests.cluster.faults import Faults
-from tests.cluster.running import CHECKOUT, Cluster
+from tests.cluster.running import Cluster
 from tests.lake.trial import Source, Trial, checked_rows, landings, runs, table_rows
 
 # Spark is slow at everything it does for the first time, more so on a busy machine.

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.cluster.running import CHECKOUT, QUICK, skip_without_java
+from jobs.settings import CHECKOUT
+from tests.cluster.running import QUICK, skip_without_java
 from tests.waiting import wait_until
 
 # Prints the addresses of the executors that took part in a job with a shuffle.

@@ -30,7 +30,8 @@ from jobs.registry.models import Lease
 from jobs.release.manifest import Manifest
 from jobs.release.step import find
 from jobs.release.verify import verify
-from tests.cluster.running import CHECKOUT, Place
+from jobs.settings import CHECKOUT
+from tests.cluster.running import Place
 from tests.lake.trial import Trial, checked_rows, day, run_steps, table_rows
 
 # Spark is slow at everything it does for the first time, more so on a busy machine.

@@ -22,8 +22,8 @@ from jobs.lake import objects
 from jobs.operate.cluster import store as stores
 from jobs.operate.cluster.credentials import ServiceCredentials
 from jobs.operate.processes import Mark, free_port, launch
+from jobs.settings import CHECKOUT
 from tests.cluster.authority import Certified, certify
-from tests.cluster.running import CHECKOUT
 from tests.lake.trial import Trial
 from tests.waiting import is_listening, wait_until
 

@@ -22,7 +22,8 @@ import pytest
 from psycopg import sql
 
 from jobs.operate import processes
-from tests.cluster.running import CHECKOUT, Cluster
+from jobs.settings import CHECKOUT
+from tests.cluster.running import Cluster
 from tests.lake.trial import Trial
 
 pytestmark = [pytest.mark.slow, pytest.mark.airflow, pytest.mark.timeout(1800)]

@@ -22,8 +22,9 @@ from jobs.operate.cluster.jars import spark_home
 from jobs.operate.doctor import examine, require_working
 from jobs.operate.processes import Mark, free_port, is_free, launch, write_private
 from jobs.registry import engine
+from jobs.settings import CHECKOUT
 from tests.cluster.authority import certify
-from tests.cluster.running import CHECKOUT, Cluster, skip_without_java
+from tests.cluster.running import Cluster, skip_without_java
 
 pytestmark = pytest.mark.timeout(1800)
 

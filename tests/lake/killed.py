@@ -17,7 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-CHECKOUT = Path(__file__).resolve().parents[2]
+from jobs.settings import CHECKOUT
+
 Step = tuple[str, str, int]
 
 

@@ -17,9 +17,9 @@ from jobs.operate.cluster import engine
 from jobs.operate.cluster.java import find_java
 from jobs.operate.cluster.rehearsal import prepare
 from jobs.operate.processes import Mark, end_gently, free_port, last_words, launch
+from jobs.settings import CHECKOUT
 from tests.waiting import is_listening, wait_until
 
-CHECKOUT = Path(__file__).resolve().parents[2]
 # Fetched once for all test runs, as for all starts of a cluster.
 JARS = CHECKOUT / ".exchange" / "cluster" / "jars"
 # A test's engine runs most code only once, when thorough compilation would cost more than it saves.

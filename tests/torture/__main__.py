@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from jobs.declared.catalog import load_catalog
-from jobs.settings import settings
+from jobs.settings import CHECKOUT, settings
 from tests.cluster.faults import Faults
-from tests.cluster.running import CHECKOUT, Cluster
+from tests.cluster.running import Cluster
 from tests.lake.killed import Undertaker
 from tests.torture.scene import Order, Scene, make_scene, orders, state
 

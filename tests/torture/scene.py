@@ -20,7 +20,8 @@ from jobs.lake.pointers import pointer
 from jobs.registry import reading
 from jobs.registry.models import Release
 from jobs.release.verify import verify
-from tests.cluster.running import CHECKOUT, QUICK, Cluster
+from jobs.settings import CHECKOUT
+from tests.cluster.running import QUICK, Cluster
 from tests.lake.trial import balanced, landings, runs
 
 Order = tuple[str, str, int]

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
-CHECKOUT = Path(__file__).resolve().parents[2]
+from jobs.settings import CHECKOUT
+
 PROGRAM = """
 import os, time
 from jobs.operate.processes import _end_with_parent
