@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import time
 from collections.abc import Callable
 
@@ -15,10 +14,3 @@ def wait_until(
     while not condition():
         assert time.monotonic() < deadline, f"{explain()} within {seconds:.0f} seconds"
         time.sleep(0.1)
-
-
-def is_listening(port: int) -> bool:
-    """Whether anything on this machine accepts connections on a port."""
-    with socket.socket() as probe:
-        probe.settimeout(1)
-        return probe.connect_ex(("127.0.0.1", port)) == 0

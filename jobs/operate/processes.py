@@ -139,6 +139,13 @@ def free_port(preferred: int) -> int:
         return int(probe.getsockname()[1])
 
 
+def is_listening(port: int) -> bool:
+    """Whether a process accepts connections on a port of the loopback interface."""
+    with suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+        return True
+    return False
+
+
 def is_free(port: int) -> bool:
     """Whether a port of the loopback interface is free."""
     with socket.socket() as probe:

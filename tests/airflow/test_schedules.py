@@ -25,12 +25,12 @@ import httpx
 import psutil
 import pytest
 
-from jobs.operate.processes import free_port
+from jobs.operate.processes import free_port, is_listening
 from jobs.settings import CHECKOUT
 from tests.airflow import generated, wire
 from tests.airflow.programs import Installation, Template
 from tests.airflow.reading import table_rows
-from tests.waiting import is_listening, wait_until
+from tests.waiting import wait_until
 
 # An unreachable package index: nothing listens on that port.
 NO_INDEX = {"PIP_INDEX_URL": "http://127.0.0.1:9/", "PIP_RETRIES": "0", "PIP_TIMEOUT": "1", "PIP_FIND_LINKS": ""}

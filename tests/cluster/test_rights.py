@@ -21,11 +21,11 @@ from botocore.exceptions import SSLError
 from jobs.lake import objects
 from jobs.operate.cluster import store as stores
 from jobs.operate.cluster.credentials import ServiceCredentials
-from jobs.operate.processes import Mark, free_port, launch
+from jobs.operate.processes import Mark, free_port, is_listening, launch
 from jobs.settings import CHECKOUT
 from tests.cluster.authority import Certified, certify
 from tests.lake.trial import Trial
-from tests.waiting import is_listening, wait_until
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.long
 

@@ -20,11 +20,12 @@ from jobs.lake import close, delta_release
 from jobs.operate.cluster import engine as engines
 from jobs.operate.cluster.jars import spark_home
 from jobs.operate.doctor import examine, require_working
-from jobs.operate.processes import Mark, free_port, is_free, launch, write_private
+from jobs.operate.processes import Mark, free_port, is_listening, launch, write_private
 from jobs.registry import engine
 from jobs.settings import CHECKOUT
 from tests.cluster.authority import certify
 from tests.cluster.running import Cluster, skip_without_java
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.timeout(1800)
 
@@ -154,8 +155,8 @@ def without_delta(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[s
     process = launch(
         words, mark=mark, log=tmp_path / "bare.log", environment=environment, folder=tmp_path, ends_with_parent=True
     )
-    while is_free(port):
-        assert process.poll() is None, (tmp_path / "bare.log").read_text(encoding="utf-8")
+    wait_until(lambda: process.poll() is not None or is_listening(port))
+    assert process.poll() is None, (tmp_path / "bare.log").read_text(encoding="utf-8")
     yield f"sc://localhost:{port}"
     close()
     mark.end_all()

@@ -25,14 +25,14 @@ from hypothesis import strategies as st
 
 from jobs.exchange import usage
 from jobs.exchange.grants import create_grant, revoke
-from jobs.operate.processes import free_port
+from jobs.operate.processes import free_port, is_listening
 from jobs.registry.models import Usage
 from jobs.settings import settings
 from jobs.share import tickets
 from jobs.share.ranges import Span, Unsatisfiable, requested
 from jobs.share.tickets import Signer, Ticket, signer
 from tests.exchange.wares import Door, build, days, recall, release, set_grant
-from tests.waiting import is_listening, wait_until
+from tests.waiting import wait_until
 
 TABLE = "/shares/exchange/schemas/products/tables/rates"
 

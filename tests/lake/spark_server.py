@@ -16,9 +16,9 @@ from jobs.errors import ExchangeError
 from jobs.operate.cluster import engine
 from jobs.operate.cluster.java import find_java
 from jobs.operate.cluster.rehearsal import prepare
-from jobs.operate.processes import Mark, end_gently, free_port, last_words, launch
+from jobs.operate.processes import Mark, end_gently, free_port, is_listening, last_words, launch
 from jobs.settings import CHECKOUT
-from tests.waiting import is_listening, wait_until
+from tests.waiting import wait_until
 
 # Fetched once for all test runs, as for all starts of a cluster.
 JARS = CHECKOUT / ".exchange" / "cluster" / "jars"

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import os
-import socket
 import time
 from collections import deque
 from collections.abc import Iterator
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from datetime import datetime
 from typing import TypedDict
 
 from jobs.errors import NotFound
 from jobs.operate.cluster.state import Part, load, log_of
+from jobs.operate.processes import is_listening
 
 _PAUSE = 0.3
 
@@ -36,9 +36,7 @@ def parts() -> list[PartStatus]:
 
 def is_answering(part: Part) -> bool:
     """Whether a part accepts connections."""
-    with suppress(OSError), socket.create_connection(("127.0.0.1", part.port), timeout=1):
-        return True
-    return False
+    return is_listening(part.port)
 
 
 def log_lines(name: str, last: int, follow: bool) -> Iterator[str]:
