@@ -83,6 +83,7 @@ class Display:
     def _render(self) -> RenderableType:
         table = Table(box=None, pad_edge=False, header_style="bold")
         for column, justify in (("", "left"), ("step", "left"), ("rows", "right"), ("seconds", "right"), ("", "left")):
+            # In a loop mypy takes the literals for any text.
             table.add_column(column, justify=justify, no_wrap=True)  # type: ignore[arg-type]
         for subject in self._subjects:
             table.add_row(

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import time
-
 import pytest
 from deltalake import DeltaTable
 
@@ -12,7 +9,7 @@ from jobs import lake
 from jobs.flow import run_step
 from jobs.operate.upkeep import upkeep
 from jobs.release.verify import verify
-from tests.lake.trial import Source, Trial, build_product, checked_rows, day, table_rows
+from tests.lake.trial import Source, Trial, age, build_product, checked_rows, day, table_rows
 
 CHECKPOINT_EVERY = 2
 # Enough for checkpoints before and after the release.
@@ -29,14 +26,6 @@ def source(exchange: Trial) -> Source:
 def commits(table: str) -> list[int]:
     folder = lake.location(table) / "_delta_log"
     return sorted(int(file.name[:20]) for file in folder.glob("*.json") if file.name[:20].isdigit())
-
-
-def age(table: str, days: float = 30) -> None:
-    """Make every file in a table's folder some days old."""
-    then = time.time() - days * 86_400
-    for path in lake.location(table).rglob("*"):
-        if path.is_file():
-            os.utime(path, (then, then))
 
 
 @pytest.mark.both_engines("checkpoints, and what each engine keeps of a log", "lake.vacuum")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import gzip
 import io
 import json
-import os
 import shutil
 import tarfile
 import zipfile
@@ -23,8 +22,7 @@ from jobs.scaffold import new_product, new_source
 from jobs.settings import settings
 from tests.declaring import write
 from tests.lake.trial import Trial, day, runs, table_rows
-
-DATA = Path(os.environ.get("EXCHANGE_TEST_DATA", Path(__file__).resolve().parents[3] / "shared" / "data"))
+from tests.publishers import publisher_file
 
 # File, expected key, number of good rows if known, expected encoding.
 REAL = [
@@ -39,13 +37,6 @@ REAL = [
     ("utility/eia-natural-gas/daily.2026-08-06.csv", ("observed_on",), None, "utf-8"),
     ("utility/shenzhen-ev-charging/inf.2025-01-20.csv", ("station_id",), 1362, "utf-8"),
 ]
-
-
-def real(glob: str) -> Path:
-    files = sorted(DATA.glob(glob))
-    if not files:
-        pytest.skip(f"real publishers' files are absent: {DATA / glob}")
-    return files[0]
 
 
 def proposed(sample: Path, name: str) -> Contract:
@@ -70,7 +61,7 @@ def test_a_proposal_from_a_real_file_loads_all_its_rows(
     glob: str, key: tuple[str, ...], rows: int | None, encoding: str, request: pytest.FixtureRequest
 ) -> None:
     name = f"real_{request.node.callspec.indices['glob']}"
-    contract = proposed(real(glob), name)
+    contract = proposed(publisher_file(glob), name)
     built = runs(name, "silver")[-1]
     assert contract.key == key
     assert load_sources().source(name).declared.format.encoding == encoding

@@ -19,7 +19,7 @@ from jobs.operate.upkeep import TableReport, orphans, plan, upkeep
 from jobs.registry.locks import hold
 from jobs.release.verify import verify
 from jobs.settings import settings
-from tests.lake.trial import Source, Trial, checked_rows, day, table_rows
+from tests.lake.trial import Source, Trial, age, checked_rows, day, table_rows
 
 DAYS = 12
 READINGS = {"meter": "STRING", "read_on": "DATE", "kwh": "DECIMAL(8,2)"}
@@ -47,14 +47,6 @@ def product_of(exchange: Trial, source: Source) -> str:
 
 def publish(product: str, number: int, steps: Sequence[str] = ("gold", "check", "release")) -> list[str]:
     return [run_step(step, product, day(number), "r").status for step in steps]
-
-
-def age(table: str, days: float = 30) -> None:
-    """Make every file in a table's folder some days old."""
-    then = time.time() - days * 86_400
-    for path in lake.location(table).rglob("*"):
-        if path.is_file():
-            os.utime(path, (then, then))
 
 
 def maintain(table: str) -> TableReport:

@@ -6,6 +6,7 @@ import csv
 import io
 import itertools
 import os
+import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -295,3 +296,11 @@ def balanced(run: Run) -> bool:
         run.rows_superseded,
     )
     return run.rows_in == sum(part or 0 for part in parts)
+
+
+def age(table: str, days: float = 30) -> None:
+    """Make every file in a table's folder some days old."""
+    then = time.time() - days * 86_400
+    for path in lake.location(table).rglob("*"):
+        if path.is_file():
+            os.utime(path, (then, then))

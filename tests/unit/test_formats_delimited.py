@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -21,16 +20,9 @@ from jobs.bronze.formats.window import Bounds
 from jobs.declared.format import Delimited
 from jobs.errors import RefusedFile
 from jobs.land.containers import Member
+from tests.publishers import publisher_file
 
-DATA = Path(os.environ.get("EXCHANGE_TEST_DATA", Path(__file__).parents[3] / "shared" / "data"))
 TINY = Bounds(block=90, record=40, step=20)
-
-
-def publisher_file(name: str) -> Path:
-    path = DATA / name
-    if not path.exists():
-        pytest.skip(f"the publishers' files are absent: {path}")
-    return path
 
 
 def rows_of(data: bytes, bounds: Bounds | None = None, **form: Any) -> list[dict[str, Any]]:
@@ -68,12 +60,12 @@ def test_what_the_csv_module_writes_is_read_back(
 ) -> None:
     names = [f"name {number}" for number in range(len(table[0]) if table else 2)]
     text = io.StringIO(newline="")
+    # The stubs want one of the module's constants, of which this is one.
     writer = csv.writer(text, delimiter=delimiter, lineterminator=line_end, quoting=quoting)  # type: ignore[arg-type]
     writer.writerows([names, *table])
     content = text.getvalue()
     # The csv module does not quote a cell with the other line end, which readers take for a line end.
     if quoting == csv.QUOTE_MINIMAL:
-        content = io.StringIO(newline="").getvalue()
         text = io.StringIO(newline="")
         csv.writer(text, delimiter=delimiter, lineterminator="\r\n").writerows([names, *table])
         content = text.getvalue()

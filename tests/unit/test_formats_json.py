@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import tracemalloc
 from pathlib import Path
 from typing import Any
@@ -20,15 +19,7 @@ from jobs.bronze.formats.window import Bounds
 from jobs.declared.format import JsonDocument, JsonLines
 from jobs.errors import RefusedFile
 from jobs.land.containers import Member
-
-DATA = Path(os.environ.get("EXCHANGE_TEST_DATA", Path(__file__).parents[3] / "shared" / "data"))
-
-
-def publisher_file(name: str) -> Path:
-    path = DATA / name
-    if not path.exists():
-        pytest.skip(f"the publishers' files are not here: {path}")
-    return path
+from tests.publishers import publisher_file
 
 
 def lines_of(data: bytes, bounds: Bounds | None = None, **form: Any) -> list[dict[str, Any]]:

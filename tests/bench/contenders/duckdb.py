@@ -83,7 +83,7 @@ FROM gold
 """
 
 
-def start(work: Work) -> Any:  # noqa: ARG001 - not needed yet
+def start(work: Work) -> Any:  # noqa: ARG001 - all contenders start alike
     """Import both and open a database in memory."""
     import deltalake  # noqa: F401 - imported to count its time
     import duckdb

@@ -10,7 +10,7 @@ _ORIGIN = ("_file", "_row", "_landing_sha256", "_run_id", "_logical_date")
 _SILVER = ("meter_code", "read_at", "energy_kwh", "status_code", "read_month", *_ORIGIN)
 
 
-def start(work: Work) -> Any:  # noqa: ARG001 - not needed yet
+def start(work: Work) -> Any:  # noqa: ARG001 - all contenders start alike
     """Import both."""
     import deltalake  # noqa: F401 - imported to count its time
     import polars
