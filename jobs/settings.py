@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
+import stat
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
@@ -18,6 +20,8 @@ from jobs.errors import ExchangeError
 S3_PATIENCE: dict[str, Any] = {
     "retries": {"mode": "standard", "total_max_attempts": 9}, "connect_timeout": 5, "read_timeout": 60,
 }  # fmt: skip
+
+log = logging.getLogger("exchange")
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 
@@ -113,6 +117,11 @@ class Settings(BaseSettings):
         return self.home / "keys"
 
     @property
+    def backups(self) -> Path:
+        """Copies of the registry."""
+        return self.home / "backups"
+
+    @property
     def locks(self) -> Path:
         """One lock file per source, product or runner."""
         return self.home / "locks"
@@ -140,6 +149,30 @@ def settings() -> Settings:
         ExchangeError: a variable has an invalid value.
     """
     return _settings(tuple(map(os.environ.get, _VARIABLES)))
+
+
+def private_home() -> Path:
+    """The home, for its owner only: created if it is missing, and closed to others if an earlier version left it open.
+
+    Raises:
+        ExchangeError: it cannot be created.
+    """
+    home = settings().home
+    try:
+        home.mkdir(mode=0o700, parents=True, exist_ok=True)
+        found = home.stat()
+        # A folder that others use too, as /tmp, is no home of an exchange alone.
+        is_ours = found.st_uid == os.geteuid() and not found.st_mode & stat.S_ISVTX
+        if found.st_mode & 0o077 and is_ours and any((home / name).exists() for name in ("registry.db", "keys")):
+            home.chmod(0o700)
+            log.warning("note: other users could read %s; now only its owner can (mode 0700)", home)
+    except OSError as error:
+        raise ExchangeError(
+            f"the exchange's home cannot be created: {error.strerror}",
+            where=str(home),
+            next_step="check EXCHANGE_HOME and its permissions",
+        ) from error
+    return home
 
 
 def s3_endpoint(variables: Mapping[str, str] = os.environ) -> str:

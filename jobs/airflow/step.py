@@ -94,6 +94,7 @@ class UpkeepOperator(BaseOperator):
                 kept.table, kept.status, kept.files_before, kept.files_after, kept.removed_files,
                 kept.removed_log_files, kept.removed_bytes, kept.message,
             )  # fmt: skip
+        self.log.info("the registry was copied to %s", report.backup)
         for orphan in report.orphans:
             self.log.warning("landed file %s", orphan)
 

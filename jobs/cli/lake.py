@@ -36,7 +36,7 @@ def upkeep(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only report what would be done.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Compact small files, and vacuum files that no version in use needs."""
+    """Copy the registry, compact small files, and vacuum files that no version in use needs."""
     from dataclasses import asdict
 
     from jobs.operate.upkeep import upkeep as do_upkeep
@@ -51,6 +51,8 @@ def upkeep(
     for each in report.tables:
         if each.message:
             note(f"{each.table}: {each.message}")
+    if report.backup:
+        line(f"the registry was copied to {report.backup}")
     were = "would be" if dry_run else "were"
     if report.runs_forgotten:
         line(f"{report.runs_forgotten:,} records of old runs {were} removed")

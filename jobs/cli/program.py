@@ -14,7 +14,7 @@ from typing import Any
 
 import typer
 
-from jobs.cli import buyers, cluster, doctor, lake, new, quality, query, records, releases, steps
+from jobs.cli import buyers, cluster, doctor, lake, new, quality, query, records, registry, releases, steps
 from jobs.cli.options import BUYER, ENGINEER, STAFF
 from jobs.errors import ExchangeError, ExpectationsFailed, Locked, PublisherError, RefusedFile, Tampered
 from jobs.operate.signals import block_signals
@@ -54,6 +54,12 @@ _COMMANDS: tuple[tuple[str, str, Callable[..., None]], ...] = (
     (BUYER, "diff", releases.diff),
     (BUYER, "verify", releases.verify),
     (BUYER, "sql", query.sql),
+)
+
+_REGISTRY: tuple[tuple[str, Callable[..., None]], ...] = (
+    ("backup", registry.backup),
+    ("restore", registry.restore),
+    ("rebuild", registry.rebuild),
 )
 
 _CLUSTER: tuple[tuple[str, Callable[..., None]], ...] = (
@@ -125,10 +131,14 @@ def application() -> typer.Typer:
     group.command("copy")(lake.copy)
     group.callback()(lambda: None)
     app.add_typer(group, name="lake", help="The lake as a whole: `lake copy`.", rich_help_panel=ENGINEER)
-    group = typer.Typer(no_args_is_help=True)
-    for name, command in _CLUSTER:
-        group.command(name)(command)
-    app.add_typer(group, name="cluster", help="Spark, an object store and a database.", rich_help_panel=ENGINEER)
+    for name, help_text, commands in (
+        ("registry", "The exchange's records: copy them, bring them back.", _REGISTRY),
+        ("cluster", "Spark, an object store and a database.", _CLUSTER),
+    ):
+        group = typer.Typer(no_args_is_help=True)
+        for own, command in commands:
+            group.command(own)(command)
+        app.add_typer(group, name=name, help=help_text, rich_help_panel=ENGINEER)
     return app
 
 

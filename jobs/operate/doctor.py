@@ -19,6 +19,7 @@ _PARTS = ("pyspark", "pysail", "deltalake", "great-expectations", "apache-airflo
 # Certificates and leases depend on clocks; a smaller difference does no harm.
 _SKEW_SECONDS = 5.0
 _LOW_BYTES = 2 << 30
+_OLD_COPY_DAYS = 3
 Status = Literal["ok", "warning", "failed"]
 
 
@@ -42,6 +43,7 @@ def examine() -> list[Diagnosis]:
         ("settings", _settings),
         ("versions", _versions),
         ("database", _database),
+        ("records", _records),
         ("airflow", _airflow),
         ("lake", _lake),
         ("engine", _engine),
@@ -102,6 +104,28 @@ def _database() -> Diagnosis:
     from jobs.registry.database import describe_database
 
     return Diagnosis("database", "ok", describe_database())
+
+
+def _records() -> Diagnosis:
+    """Look through the whole registry, and say how old its newest copy is."""
+    from datetime import UTC, datetime
+
+    from jobs.registry import engine
+    from jobs.registry.backup import backups, records
+    from jobs.registry.database import require_sound
+
+    require_sound(engine(), thoroughly=True)
+    rows, kept = records(), backups()
+    if not kept:
+        message = f"{rows:,} records, no copy of them"
+        if rows:
+            return Diagnosis("records", "warning", message, "exchange registry backup; upkeep does it every night")
+        return Diagnosis("records", "ok", message)
+    age = datetime.now(UTC) - datetime.fromtimestamp(kept[0].stat().st_mtime, UTC)
+    message = f"{rows:,} records, copied {age.days} days ago to {kept[0].name}"
+    if age.days > _OLD_COPY_DAYS:
+        return Diagnosis("records", "warning", message, "exchange registry backup, and see why upkeep does not run")
+    return Diagnosis("records", "ok", message)
 
 
 def _airflow() -> Diagnosis:

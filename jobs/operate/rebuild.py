@@ -99,7 +99,7 @@ def rebuild(table: str, run_id: str) -> tuple[Rebuilt, ...]:
 def _source(source: Source, run_id: str, *, only_bronze: bool) -> tuple[Rebuilt, ...]:
     from jobs.bronze.step import bronze, table_of
 
-    _register_landed(source, run_id)
+    record_landed(source.name, run_id, verified=True)
     bronze_table = table_of(source)
     quarantine = f"quarantine.{source.name}"
     current = pointer(source.table)
@@ -174,21 +174,37 @@ def _record(
     recorded(run_id, step, kind, name, date, table, lambda: verb(date))
 
 
-def _register_landed(source: Source, run_id: str) -> None:
-    """Verify all landed bytes, and record those that the registry lacks, in the order of arrival."""
-    arrived = sorted(manifests(source.name), key=lambda landed: (landed.fetched_at, landed.sha256))
-    for landed in arrived:
+def record_landed(source: str, run_id: str, *, verified: bool = False) -> int:
+    """Record the landed files that the registry lacks from their manifests, in the order of arrival.
+
+    Args:
+        source: the source's name.
+        run_id: the run under which they are recorded.
+        verified: verify the bytes of all landed files first.
+
+    Returns:
+        How many were recorded.
+
+    Raises:
+        NotFound: nothing of the source has landed.
+        Tampered: a manifest cannot be read, or landed bytes have changed.
+    """
+    arrived = sorted(manifests(source), key=lambda landed: (landed.fetched_at, landed.sha256))
+    for landed in arrived if verified else ():
         verify(landed)
+    recorded = 0
     with transaction() as db:
-        recorded_digests = digests_in(db, source.name)
+        recorded_digests = digests_in(db, source)
         if not recorded_digests and not arrived:
-            raise NotFound(f"'{source.name}' has no landed files", next_step=f"exchange land {source.name}")
+            raise NotFound(f"'{source}' has no landed files", next_step=f"exchange land {source}")
         for landed in arrived:
             if landed.sha256 not in recorded_digests:
                 recorded_digests.add(landed.sha256)
+                recorded += 1
                 manifest = {f: getattr(landed, f) for f in _MANIFEST}
-                db.add(Landing(source=source.name, run_id=run_id, **manifest))
+                db.add(Landing(source=source, run_id=run_id, **manifest))
                 db.flush()
+    return recorded
 
 
 def _is_readable(table: str) -> bool:

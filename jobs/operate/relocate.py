@@ -11,6 +11,8 @@ from pathlib import Path
 from jobs import lake
 from jobs.errors import ExchangeError, NotFound, Tampered
 from jobs.lake import guard, objects
+from jobs.registry.backup import remember_registry
+from jobs.registry.identity import bringing_back
 from jobs.registry.transfer import copy_records, records_in_the_way
 from jobs.settings import settings
 
@@ -58,7 +60,7 @@ def relocate(home: Path, tell: Callable[[str], None] = lambda _: None) -> Copied
         raise ExchangeError(
             "the lake is already there", where=str(home), next_step="set EXCHANGE_LAKE to the new place"
         )
-    with guard.writing("lake"):
+    with bringing_back(), guard.writing("lake"):
         _require_empty_registry(records)
         tell("copying files")
         copied = [*_copy_tree(home, settings().store, ("landing", "lake")), *_copy_tree(home, settings().home, _PROOF)]
@@ -66,6 +68,7 @@ def relocate(home: Path, tell: Callable[[str], None] = lambda _: None) -> Copied
         tables = _compare(home)
         tell("copying records")
         rows_copied = copy_records(records)
+        remember_registry()
     return Copied(
         files=len(copied), bytes=sum(size for size, _ in copied), present=sum(not new for _, new in copied),
         tables=len(tables), rows=sum(tables.values()), records=rows_copied,

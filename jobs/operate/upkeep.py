@@ -18,6 +18,7 @@ from jobs.errors import ExchangeError, Locked
 from jobs.lake import guard
 from jobs.lake.pointers import begin, pointer, rebase
 from jobs.land import landed
+from jobs.registry.backup import backup
 from jobs.registry.landings import paths_by_digest
 from jobs.registry.releases import pinned_versions
 from jobs.registry.runs import count_old_runs, delete_old_runs
@@ -72,19 +73,25 @@ class TableReport:
 
 @dataclass(frozen=True)
 class Report:
-    """What upkeep did; leftovers are files of the lake that belong to no table, from work that ended long ago."""
+    """What upkeep did.
+
+    Leftovers are files of the lake that belong to no table, from work that ended long ago; `backup` is the new copy of
+    the registry.
+    """
 
     tables: tuple[TableReport, ...]
     runs_forgotten: int = 0
     leftover_files: int = 0
     leftover_bytes: int = 0
     orphans: tuple[str, ...] = field(default=())
+    backup: str = ""
 
 
 def upkeep(tables: Sequence[str] = (), *, dry_run: bool = False) -> Report:
     """Compact small files and vacuum unreferenced ones, of some tables or of all; locked tables are skipped.
 
-    Without `tables`, it also drops old run records, removes leftovers and lists orphaned landed files.
+    Without `tables`, it first copies the registry, and also drops old run records, removes leftovers and lists orphaned
+    landed files.
 
     Args:
         tables: their names; every existing table if empty.
@@ -101,6 +108,8 @@ def upkeep(tables: Sequence[str] = (), *, dry_run: bool = False) -> Report:
             f"there is no table {', '.join(unknown)}",
             expected=f"one of: {', '.join(existing) or 'none (nothing has been built yet)'}",
         )
+    # First, so that a copy is there whatever happens to the rest; a damaged registry ends upkeep here.
+    copy = "" if tables or dry_run else str(backup())
     # Each table takes the lease too; taken here, it refuses upkeep as a whole if another engine writes this lake.
     with guard.leased():
         reports = tuple(_maintain_unless_locked(table, dry_run) for table in tables or existing)
@@ -110,7 +119,7 @@ def upkeep(tables: Sequence[str] = (), *, dry_run: bool = False) -> Report:
     leftovers = dict(lake.leftovers(_untouched_since()))
     if not dry_run:
         lake.remove(settings().lake, leftovers)
-    return Report(reports, forgotten, len(leftovers), sum(leftovers.values()), tuple(orphans()))
+    return Report(reports, forgotten, len(leftovers), sum(leftovers.values()), tuple(orphans()), copy)
 
 
 def plan(table: str) -> Plan:

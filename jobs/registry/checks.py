@@ -26,3 +26,10 @@ def add_check(check: Check) -> None:
     """Record a check that moves no pointer."""
     with transaction() as session:
         session.add(check)
+
+
+def check_with_result(table: str, version: int, result_sha256: str) -> Check | None:
+    """The check of a table's version that has this evidence; None if none is recorded."""
+    same = (Check.table_name == table, Check.delta_version == version, Check.result_sha256 == result_sha256)
+    with reading() as session:
+        return session.scalars(select(Check).where(*same).order_by(Check.id).limit(1)).first()

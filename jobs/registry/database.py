@@ -28,13 +28,18 @@ from sqlalchemy.exc import (
 from sqlalchemy.orm import Session
 
 from jobs.errors import ExchangeError, Locked
-from jobs.settings import settings
+from jobs.registry import identity
+from jobs.settings import private_home, settings
 
 # The newest revision under migrations/versions, written here so that a database at head is recognised
 # by one select, without importing Alembic. A test holds the two together.
-HEAD = "0003"
+HEAD = "0004"
+_FIRST_WITH_IDENTITY = "0004"
 
 BUSY_SECONDS = 30
+
+# SQLite looks through 1 MB in about 5 ms. A larger file is looked through by upkeep and by the doctor only.
+_LOOKED_THROUGH_BYTES = 4 << 20
 
 # Registries in several schemas of one PostgreSQL are migrated by themselves.
 _WAIT_FOR_MIGRATION = text(
@@ -81,7 +86,8 @@ def engine(url: str | None = None) -> Engine:
         url: SQLAlchemy address; the registry of the settings if absent.
 
     Raises:
-        ExchangeError: the address cannot be used, or its database cannot be reached or is newer.
+        ExchangeError: the address cannot be used, its database cannot be reached, is damaged or is newer, or it is not
+            the registry of this home: see `jobs.registry.identity`.
     """
     address = url or settings().registry_url
     key = (address, os.getpid())
@@ -91,8 +97,11 @@ def engine(url: str | None = None) -> Engine:
     with _guard:
         opened_engine = _engines.get(key)
         if opened_engine is None:
-            opened_engine = _open(address)
-            _to_head(opened_engine)
+            opened_engine = open_engine(address)
+            if address == settings().registry_url:
+                _open_own(opened_engine)
+            else:
+                _to_head(opened_engine)
             _engines[key] = opened_engine
     return opened_engine
 
@@ -181,7 +190,8 @@ def opened(address: str, records: Records, **options: Any) -> Engine:
         raise records.refusal(f"the address of {records.name} cannot be used ({type(error).__name__})") from error
 
 
-def _open(address: str) -> Engine:
+def open_engine(address: str) -> Engine:
+    """Make an engine for a registry, with the transactions that it needs; its schema is left as it is."""
     kind, _, place = address.partition("://")
     is_sqlite = kind.startswith("sqlite")
     if is_sqlite and place.strip("/") in ("", ":memory:"):
@@ -288,6 +298,77 @@ def migrate(bind: Engine, target: str = "head") -> None:
             command.upgrade(config, target)
 
 
+def close() -> None:
+    """Close this process's connections and forget its engines, as before the database's file is replaced."""
+    with _guard:
+        for opened_engine in _engines.values():
+            opened_engine.dispose()
+        _engines.clear()
+
+
+def _open_own(bind: Engine) -> None:
+    """Bring this home's registry to head, and make sure that it is this home's."""
+    private_home()
+    is_new = is_blank(bind)
+    if is_new:
+        try:
+            identity.require_unused(_shown(bind.url))
+        except ExchangeError:
+            # Another process may just have created it, and begun to work.
+            if is_blank(bind):
+                raise
+            is_new = False
+    elif bind.dialect.name == "sqlite" and Path(bind.url.database or "").stat().st_size <= _LOOKED_THROUGH_BYTES:
+        require_sound(bind)
+    # A registry of an earlier version gets its identity now.
+    is_new = is_new or not _has_identity(bind)
+    _to_head(bind)
+    with bind.execution_options(exchange_begin="DEFERRED").connect() as connection:
+        own = connection.execute(text("select id from identity")).scalar_one()
+    identity.require_same(own, _shown(bind.url), is_new=is_new)
+
+
+def _has_identity(bind: Engine) -> bool:
+    try:
+        return (revision(bind) or "") >= _FIRST_WITH_IDENTITY
+    except DBAPIError as error:
+        raise database_error(error, bind.url) from error
+
+
+def is_blank(bind: Engine) -> bool:
+    """Whether a database has no table yet; the file of a SQLite database may be missing."""
+    try:
+        if bind.dialect.name == "sqlite":
+            file = Path(bind.url.database or "")
+            return not file.exists() or file.stat().st_size == 0
+        return revision(bind) is None
+    except DBAPIError as error:
+        raise database_error(error, bind.url) from error
+
+
+def require_sound(bind: Engine, *, thoroughly: bool = False) -> None:
+    """Refuse a SQLite file whose pages do not fit together; PostgreSQL looks after its own.
+
+    Args:
+        bind: the database.
+        thoroughly: compare indexes with their tables, too.
+
+    Raises:
+        ExchangeError: it is damaged.
+    """
+    if bind.dialect.name != "sqlite":
+        return
+    pragma = "integrity_check" if thoroughly else "quick_check"
+    try:
+        with closing(bind.raw_connection()) as connection:
+            answer = connection.cursor().execute(f"PRAGMA {pragma}(1)").fetchone()
+    except (DBAPIError, sqlite3.Error) as error:
+        raise database_error(error, bind.url) from error
+    if answer is None or answer[0] != "ok":
+        lines = str(answer[0] if answer else "no answer").splitlines()
+        raise _damaged(lines[-1], bind.url)
+
+
 def _to_head(bind: Engine) -> None:
     try:
         if bind.dialect.name == "sqlite":
@@ -347,9 +428,25 @@ def database_error(error: Exception, url: URL, records: Records = REGISTRY) -> E
             where=_shown(url),
             next_step="wait for it to end, then run this again",
         )
+    if any(sign in cause for sign in _DAMAGE) and records is REGISTRY:
+        return _damaged(cause, url)
     return ExchangeError(
         f"{records.name} cannot be used: {cause}",
         where=_shown(url),
         expected="a database that can be reached, read and written",
         next_step=f"check {records.variable}, the server, the disk and the permissions",
+    )
+
+
+# What SQLite says of a file that is cut, overwritten or not a database.
+_DAMAGE = ("malformed", "not a database", "disk I/O error")
+
+
+def _damaged(cause: str, url: URL) -> ExchangeError:
+    return ExchangeError(
+        f"the registry is damaged: {cause}",
+        where=_shown(url),
+        expected="a whole SQLite database",
+        next_step="stop what runs, then bring back the newest backup: exchange registry restore. Without one: exchange"
+        " registry rebuild",
     )

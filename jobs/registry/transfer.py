@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +10,7 @@ from pathlib import Path
 from sqlalchemy import Connection, Engine, Table, create_engine, func, insert, inspect, select, text
 
 from jobs.registry.database import engine
-from jobs.registry.models import Base, Lease
+from jobs.registry.models import Base, Identity, Lease
 
 _BATCH = 1_000
 
@@ -23,21 +23,21 @@ class Conflict:
     rows: int
 
 
-def records_in_the_way(file: Path) -> Conflict | None:
+def records_in_the_way(file: Path | None) -> Conflict | None:
     """Return the first table of this registry that is neither empty nor as long as the file's; None if there is none.
 
     Args:
-        file: the other registry's SQLite file.
+        file: the other registry's SQLite file; None for one without a row.
 
     Raises:
         ExchangeError: this registry's database cannot be reached.
     """
-    with _opened(file) as source:
-        target = engine()
+    target = engine()
+    with _opened(file or Path(":memory:")) as source:
         if target.url == source.url:
             return None
         present = set(inspect(source).get_table_names())
-        for table in _tables():
+        for table in tables_to_copy():
             with target.connect() as there, source.connect() as here:
                 theirs = _count(there, table)
                 ours = _count(here, table) if table.name in present else 0
@@ -64,8 +64,13 @@ def copy_records(file: Path) -> int:
             return 0
         present = set(inspect(source).get_table_names())
         with source.connect() as here, target.begin() as there:
-            tables = [table for table in _tables() if table.name in present and not _count(there, table)]
-            return sum(_copy(here, there, table) for table in tables)
+            tables = [table for table in tables_to_copy() if table.name in present and not _count(there, table)]
+            return copy_tables(here, there, tables)
+
+
+def copy_tables(here: Connection, there: Connection, tables: Iterable[Table]) -> int:
+    """Copy every row of some tables, in their order, from one connection to another; returns how many."""
+    return sum(_copy(here, there, table) for table in tables)
 
 
 def _copy(here: Connection, there: Connection, table: Table) -> int:
@@ -80,9 +85,10 @@ def _copy(here: Connection, there: Connection, table: Table) -> int:
     return copied
 
 
-def _tables() -> list[Table]:
-    """The tables to copy, each after those that it refers to; leases are not copied."""
-    return [table for table in Base.metadata.sorted_tables if table.name != Lease.__tablename__]
+def tables_to_copy() -> list[Table]:
+    """The tables to copy, each after those that it refers to; leases and the identity are not copied."""
+    own = (Lease.__tablename__, Identity.__tablename__)
+    return [table for table in Base.metadata.sorted_tables if table.name not in own]
 
 
 def _count(connection: Connection, table: Table) -> int:

@@ -8,10 +8,15 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from pydantic import ValidationError
-
 from jobs.errors import ExchangeError
-from jobs.release.manifest import CONTRACT_FILE, CREDENTIAL_FILE, EVIDENCE_FILE, MANIFEST_FILE, Manifest
+from jobs.release.manifest import (
+    CONTRACT_FILE,
+    CREDENTIAL_FILE,
+    EVIDENCE_FILE,
+    MANIFEST_FILE,
+    Manifest,
+    parse_number,
+)
 from jobs.settings import settings
 
 Sign = Callable[[Manifest], str]
@@ -25,26 +30,25 @@ def folder_of(product: str, number: str) -> Path:
 def keep(manifest: Manifest, *, contract: bytes, evidence: bytes, sign: Sign) -> tuple[Manifest, str]:
     """Store a release's folder; the caller holds the product's lock.
 
-    If a killed process left the folder unregistered, the folder is adopted, with its instant of release and run, if
-    everything else in it is equal; otherwise it is replaced.
+    A folder that is there already is never touched: buyers may hold its certificate. `jobs.release.unrecorded` records
+    it first, so its number is taken.
 
     Returns:
         The manifest and the certificate in the folder.
 
     Raises:
-        ExchangeError: the disk is full or read-only, or the folder holds a release of another exchange.
+        ExchangeError: the disk is full or read-only, or a release of this number is there already.
     """
     folder = folder_of(manifest.product, manifest.release)
     folder.parent.mkdir(parents=True, exist_ok=True)
     _clear_leftovers(folder.parent)
     if folder.exists():
-        existing = _manifest_in(folder)
-        if existing and existing.table.id != manifest.table.id:
-            raise _of_another_table(folder)
-        adopted = _adopt(existing, folder, manifest, contract, evidence, sign) if existing else None
-        if adopted:
-            return adopted
-        _discard(folder)
+        raise ExchangeError(
+            "a release of this number already exists, and the registry does not list it",
+            where=str(folder),
+            expected="a number that was never given out",
+            next_step="run the release again; if this persists: exchange registry rebuild",
+        )
     try:
         token = sign(manifest)
         _place(folder, _contents(manifest, token, contract, evidence))
@@ -58,6 +62,19 @@ def keep(manifest: Manifest, *, contract: bytes, evidence: bytes, sign: Sign) ->
     return manifest, token
 
 
+def stored_numbers(product: str) -> list[tuple[int, int, int]]:
+    """The numbers of a product's stored releases, the oldest first."""
+    root = settings().releases / product
+    names = (folder.name for folder in root.iterdir() if folder.is_dir()) if root.is_dir() else ()
+    return sorted(number for name in names if (number := parse_number(name)))
+
+
+def stored_products() -> list[str]:
+    """The products of which any release is stored."""
+    root = settings().releases
+    return sorted(folder.name for folder in root.iterdir() if stored_numbers(folder.name)) if root.is_dir() else []
+
+
 def _contents(manifest: Manifest, token: str, contract: bytes, evidence: bytes) -> dict[str, bytes]:
     return {
         MANIFEST_FILE: manifest.encode(),
@@ -65,33 +82,6 @@ def _contents(manifest: Manifest, token: str, contract: bytes, evidence: bytes) 
         CONTRACT_FILE: contract,
         EVIDENCE_FILE: evidence,
     }
-
-
-def _manifest_in(folder: Path) -> Manifest | None:
-    try:
-        return Manifest.model_validate_json((folder / MANIFEST_FILE).read_bytes())
-    except (OSError, ValidationError):
-        return None
-
-
-def _of_another_table(folder: Path) -> ExchangeError:
-    """Two exchanges with their own lakes or registries in one home would destroy each other's releases."""
-    return ExchangeError(
-        "a release of this number already exists, made of another table",
-        where=str(folder),
-        expected="a separate home for each registry and lake",
-        next_step="set EXCHANGE_HOME to another folder; if no exchange lists this release, move its folder away",
-    )
-
-
-def _adopt(
-    existing: Manifest, folder: Path, manifest: Manifest, contract: bytes, evidence: bytes, sign: Sign
-) -> tuple[Manifest, str] | None:
-    same = manifest.model_copy(update={"released_at": existing.released_at, "run_id": existing.run_id})
-    token = sign(same)
-    expected = _contents(same, token, contract, evidence)
-    present = {file.name: file.read_bytes() for file in folder.iterdir() if file.is_file()}
-    return (same, token) if present == expected else None
 
 
 def _place(folder: Path, contents: dict[str, bytes]) -> None:
@@ -107,12 +97,6 @@ def _place(folder: Path, contents: dict[str, bytes]) -> None:
     _sync(temporary)
     temporary.rename(folder)
     _sync(folder.parent)
-
-
-def _discard(folder: Path) -> None:
-    aside = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
-    folder.rename(aside / "discarded")
-    shutil.rmtree(aside)
 
 
 def _clear_leftovers(parent: Path) -> None:

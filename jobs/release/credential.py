@@ -26,6 +26,8 @@ from jobs.settings import settings
 PRIVATE_FILE = "issuer.private.jwk.json"
 PUBLIC_FILE = "issuer.jwk.json"
 MEDIA_TYPE = "vc+jwt"
+# The type of a release's certificate.
+RELEASE = "DataReleaseCredential"
 # The first context is the standard's; the second defines the exchange's own terms, as JSON-LD requires.
 CONTEXT: tuple[Any, ...] = ("https://www.w3.org/ns/credentials/v2", {"@vocab": "urn:data-exchange-lake:terms:"})
 _ALGORITHM = "EdDSA"

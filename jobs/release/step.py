@@ -33,10 +33,9 @@ from jobs.release.difference import (
     fingerprint,
     rows_of,
 )
-from jobs.release.manifest import Changes, Manifest, canonical, digest, parse_number
+from jobs.release.manifest import Changes, Manifest, canonical, parse_number
 from jobs.release.snapshot import Snapshot, snapshot
-
-CREDENTIAL_KIND = "DataReleaseCredential"
+from jobs.release.unrecorded import record_unrecorded, release_row
 
 
 @dataclass(frozen=True)
@@ -67,7 +66,8 @@ def run(product: Product, _logical_date: datetime, run_id: str) -> StepOutcome:
 def release(product: Product, *, run_id: str, now: datetime) -> ReleaseResult:
     """Release the product's checked version, unless nothing changed since the newest release.
 
-    If it is killed at any instant, calling it again ends with the same single release.
+    If it is killed at any instant, calling it again ends with the same single release: one whose folder is stored is
+    final, and is recorded first, whatever the product's rows are by now.
 
     Args:
         product: the declared product.
@@ -81,14 +81,15 @@ def release(product: Product, *, run_id: str, now: datetime) -> ReleaseResult:
         Locked: another process is releasing this product.
     """
     with guard.locked(f"release.{product.name}"):
+        completed = {row.number for row in record_unrecorded(product.name)}
         pointer, check, contract = _checked(product)
         newest = newest_release(product.name)
         side = _side(snapshot(product.table, pointer.delta_version), contract)
         if newest and newest.delta_version == pointer.delta_version and not _is_lost(newest):
-            return _result(newest, is_new=False)
+            return _result(newest, is_new=newest.number in completed)
         changes = _compare(newest, side)
         if newest and changes.is_empty:
-            return _result(newest, is_new=False)
+            return _result(newest, is_new=newest.number in completed)
         candidate = Candidate(product, pointer, check, contract, side)
         previous = _manifest_of(newest) if newest else None
         number = next_number((newest.major, newest.minor, newest.patch) if newest else None, changes)
@@ -232,7 +233,7 @@ def _publish(candidate: Candidate, manifest: Manifest) -> ReleaseResult:
         evidence=canonical(read_evidence(candidate.check.result_sha256)),
         sign=_sign,
     )
-    row = _row(candidate.check, manifest, token)
+    row = release_row(candidate.check, manifest, token)
     if not record_release(row):
         raise Locked(
             f"another process has just released {manifest.product}@{manifest.release}",
@@ -242,35 +243,8 @@ def _publish(candidate: Candidate, manifest: Manifest) -> ReleaseResult:
 
 
 def _sign(manifest: Manifest) -> str:
-    return credential.issue(CREDENTIAL_KIND, manifest.statement(), valid_from=_instant(manifest))
-
-
-def _instant(manifest: Manifest) -> datetime:
-    return datetime.fromisoformat(manifest.released_at)
-
-
-def _row(check: Check, manifest: Manifest, token: str) -> Release:
-    number = parse_number(manifest.release)
-    if number is None:
-        raise ValueError(manifest.release)
-    major, minor, patch = number
-    return Release(
-        product=manifest.product,
-        major=major,
-        minor=minor,
-        patch=patch,
-        delta_version=manifest.table.delta_version,
-        check_id=check.id,
-        manifest_sha256=digest(manifest.encode()),
-        manifest=manifest.document(),
-        credential=token,
-        rows=manifest.table.rows,
-        bytes=manifest.table.bytes,
-        grade=manifest.expectations.grade,
-        licence=manifest.licence.id,
-        status="published",
-        released_at=_instant(manifest),
-    )
+    at = datetime.fromisoformat(manifest.released_at)
+    return credential.issue(credential.RELEASE, manifest.statement(), valid_from=at)
 
 
 def _result(row: Release, *, is_new: bool) -> ReleaseResult:

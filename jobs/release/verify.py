@@ -175,7 +175,7 @@ def _key(work: Inspection) -> dict[str, Any] | None:
 
 def _subject(work: Inspection, token: str, key: dict[str, Any], where: Path | str) -> dict[str, Any] | None:
     try:
-        document = credential.check(token, key, kind="DataReleaseCredential")
+        document = credential.check(token, key, kind=credential.RELEASE)
     except Tampered as error:
         expected = error.expected or "a token as it was signed"
         work.record(f"the certificate is not valid: {error.what}", where, expected, "another")

@@ -22,9 +22,10 @@ from sqlalchemy.schema import CreateIndex, CreateTable
 
 import jobs.registry.database as database
 from jobs.errors import ExchangeError, Locked, Tampered
-from jobs.registry import engine, reading, transaction
+from jobs.registry import backup, engine, identity, reading, transaction
 from jobs.registry.models import Base, Landing, Participant, Release, Run
 from jobs.registry.refusals import refused_until
+from jobs.settings import settings
 from tests.exchange.postgres import new_schema, served
 
 pytestmark = pytest.mark.usefixtures("home")
@@ -338,3 +339,30 @@ def test_a_fork_does_not_share_connections() -> None:
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     with reading() as session:
         assert len(session.scalars(select(Participant)).all()) == 1
+
+
+@pytest.mark.usefixtures("either_database")
+def test_a_registry_in_either_database_is_copied_and_comes_back(
+    monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    with transaction() as session:
+        session.add(_participant("kept"))
+    copy = backup.backup(tmp_path / "copy.db")
+    with transaction() as session:
+        session.add(_participant("later"))
+    known = identity.remembered()
+    if engine().dialect.name == "postgresql":
+        with pytest.raises(ExchangeError, match="the registry has 2 participants"):
+            backup.restore(copy)
+        swapped = new_schema(request.getfixturevalue("postgres"), f"test_{secrets.token_hex(4)}")
+        (settings().releases / "rates" / "1.0.0").mkdir(parents=True)
+        monkeypatch.setenv("EXCHANGE_DATABASE_URL", swapped)
+        with pytest.raises(ExchangeError, match=r"the registry is empty, but the release rates@1\.0\.0"):
+            engine()
+    assert backup.restore(copy).records == 1
+    with transaction() as session:
+        # Numbered after the restored row.
+        session.add(_participant("next"))
+    with reading() as session:
+        assert [p.name for p in session.scalars(select(Participant).order_by(Participant.id))] == ["kept", "next"]
+    assert identity.remembered() == known

@@ -6,6 +6,7 @@ import errno
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -24,6 +25,7 @@ from hypothesis import settings as examples
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from jobs import registry
 from jobs.declared.columns import dictionary_file
 from jobs.declared.contract import contract_file, load_contract
 from jobs.errors import ExchangeError, ExpectationsFailed, Locked, NotFound, Tampered
@@ -40,6 +42,7 @@ from jobs.release.lineage import lineage
 from jobs.release.manifest import Manifest, digest
 from jobs.release.snapshot import snapshot
 from jobs.release.step import compare, find, rows_of_difference
+from jobs.release.verify import verify
 from jobs.settings import settings
 from tests.exchange.checked import CAUTIONS, NOW, PRODUCT, SOURCE, Desk, meters
 
@@ -398,7 +401,7 @@ def test_a_kill_before_or_after_writing_the_folder_leaves_one_release(
         raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr("jobs.release.step._row" if before_row else "jobs.release.archive.Path.rename", die)
+        patch.setattr("jobs.release.step.release_row" if before_row else "jobs.release.archive.Path.rename", die)
         with pytest.raises(Killed):
             desk.release()
     assert releases_of(PRODUCT) == []
@@ -412,15 +415,49 @@ def test_a_kill_before_or_after_writing_the_folder_leaves_one_release(
     assert [p.name for p in (settings().releases / PRODUCT).iterdir()] == ["1.0.0"]
 
 
-def test_an_orphan_of_another_version_is_replaced(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stored_release_is_recorded_before_the_next_one(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     desk.passes(desk.build(FIRST))
     with monkeypatch.context() as patch:
-        patch.setattr("jobs.release.step._row", lambda *_: (_ for _ in ()).throw(Killed))
+        patch.setattr("jobs.release.step.release_row", lambda *_: (_ for _ in ()).throw(Killed))
         with pytest.raises(Killed):
             desk.release()
+    stored = manifest_of("1.0.0")
     shipped = desk.ship(meters(("z", 9, 9.0)))
-    assert (shipped.number, shipped.rows) == ("1.0.0", 1)
-    assert manifest_of("1.0.0") == find(PRODUCT).manifest
+    assert (shipped.number, shipped.rows) == ("1.1.0", 1)
+    assert manifest_of("1.0.0") == stored == find(PRODUCT, "1.0.0").manifest
+    assert verify(PRODUCT, "1.0.0").ok and verify(PRODUCT, "1.1.0").ok
+
+
+def test_a_number_is_not_given_out_again_by_an_older_copy_of_the_registry(desk: Desk, tmp_path: Path) -> None:
+    desk.ship(FIRST)
+    registry.engine().dispose()
+    shutil.copy(settings().home / "registry.db", tmp_path)
+    desk.ship(meters(("z", 9, 9.0)))
+    sold = {file.name: file.read_bytes() for file in archive.folder_of(PRODUCT, "1.1.0").iterdir()}
+    registry.engine().dispose()
+    shutil.copy(tmp_path / "registry.db", settings().home)
+    assert [r.number for r in releases_of(PRODUCT)] == ["1.0.0"]
+    assert desk.ship(meters(("y", 8, 8.0))).number == "1.2.0"
+    assert {file.name: file.read_bytes() for file in archive.folder_of(PRODUCT, "1.1.0").iterdir()} == sold
+    assert [r.number for r in releases_of(PRODUCT)] == ["1.2.0", "1.1.0", "1.0.0"]
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "certificate.jwt"])
+def test_a_stored_release_that_was_changed_is_neither_recorded_nor_replaced(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    desk.passes(desk.build(FIRST))
+    with monkeypatch.context() as patch:
+        patch.setattr("jobs.release.step.release_row", lambda *_: (_ for _ in ()).throw(Killed))
+        with pytest.raises(Killed):
+            desk.release()
+    file = archive.folder_of(PRODUCT, "1.0.0") / name
+    file.chmod(0o644)
+    changed = file.read_bytes()[:-1]
+    file.write_bytes(changed)
+    with pytest.raises(ExchangeError, match=r"1\.0\.0.*does not list it and it cannot be recorded.*Next: restore"):
+        desk.ship(meters(("z", 9, 9.0)))
+    assert file.read_bytes() == changed and releases_of(PRODUCT) == []
 
 
 def test_a_release_of_another_exchange_in_the_same_home_is_not_replaced(
@@ -431,20 +468,9 @@ def test_a_release_of_another_exchange_in_the_same_home_is_not_replaced(
     monkeypatch.setenv("EXCHANGE_LAKE", str(tmp_path / "another lake"))
     monkeypatch.setenv("EXCHANGE_DATABASE_URL", f"sqlite:///{tmp_path / 'another.db'}")
     ours = Desk(desk.root)
-    ours.land("meter,day,kwh\n")
-    ours.passes(ours.build(FIRST))
-    with pytest.raises(ExchangeError, match=r"made of another table.*EXCHANGE_HOME"):
-        ours.release()
+    with pytest.raises(ExchangeError, match=r"the registry is empty, but the release .*EXCHANGE_HOME"):
+        ours.land("meter,day,kwh\n")
     assert manifest_of("1.0.0") == theirs
-
-
-def test_a_damaged_orphan_is_replaced(desk: Desk) -> None:
-    desk.passes(desk.build(FIRST))
-    orphan = archive.folder_of(PRODUCT, "1.0.0")
-    orphan.mkdir(parents=True)
-    (orphan / "manifest.json").write_text("{")
-    assert desk.release().number == "1.0.0"
-    assert manifest_of("1.0.0") == find(PRODUCT).manifest
 
 
 def test_a_release_survives_kills_at_any_point(desk: Desk) -> None:

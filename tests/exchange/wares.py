@@ -41,7 +41,6 @@ from jobs.release.manifest import (
     digest,
 )
 from jobs.release.snapshot import snapshot
-from jobs.release.step import CREDENTIAL_KIND
 from jobs.settings import settings
 from tests.waiting import wait_until
 
@@ -118,7 +117,7 @@ def release(
         delta_version=state.version,
         manifest_sha256=digest(manifest.encode()),
         manifest={name: part for name, part in manifest.document().items() if name not in without},
-        credential=credential.issue(CREDENTIAL_KIND, manifest.statement(), valid_from=released_at),
+        credential=credential.issue(credential.RELEASE, manifest.statement(), valid_from=released_at),
         rows=state.rows,
         bytes=state.bytes,
         grade="A",

@@ -1,10 +1,20 @@
 """The registry's tables: landings, runs, checks, releases, grants and usage."""
 
 from jobs.registry.models.exchange import Grant, Participant, Usage
-from jobs.registry.models.lake import RELEASES_LISTED, Check, Landing, Lease, Pointer, RefusedBatch, Release, Run
+from jobs.registry.models.lake import (
+    RELEASES_LISTED,
+    Check,
+    Identity,
+    Landing,
+    Lease,
+    Pointer,
+    RefusedBatch,
+    Release,
+    Run,
+)
 from jobs.registry.models.schema import Base
 
 __all__ = [
-    "RELEASES_LISTED", "Base", "Check", "Grant", "Landing", "Lease", "Participant", "Pointer", "RefusedBatch",
-    "Release", "Run", "Usage",
+    "RELEASES_LISTED", "Base", "Check", "Grant", "Identity", "Landing", "Lease", "Participant", "Pointer",
+    "RefusedBatch", "Release", "Run", "Usage",
 ]  # fmt: skip

@@ -1,4 +1,4 @@
-"""Tables of the lake's records: leases, landings, runs, refused batches, checks, pointers and releases."""
+"""Tables of the lake's records: identity, leases, landings, runs, refused batches, checks, pointers and releases."""
 
 from __future__ import annotations
 
@@ -22,6 +22,14 @@ from sqlalchemy.orm import Mapped, Mapper, defer, mapped_column, relationship
 
 from jobs.errors import Tampered
 from jobs.registry.models.schema import Base, Sequence64
+
+
+class Identity(Base):
+    """Which registry this is; its one row is made with the table and never changes."""
+
+    __tablename__ = "identity"
+
+    id: Mapped[str] = mapped_column(String(36), primary_key=True)
 
 
 class Lease(Base):
