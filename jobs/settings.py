@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import logging
 import os
 import re
@@ -10,6 +11,7 @@ from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, cast
+from urllib.parse import urlsplit
 
 from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -45,6 +47,26 @@ class Settings(BaseSettings):
     )
     share_host: str = Field(default="127.0.0.1", description="address the sharing server binds to")
     share_port: int = Field(default=8765, description="port the sharing server binds to")
+    share_url: str = Field(
+        default="",
+        description="address under which buyers reach the sharing server, if it is behind a proxy: https://…/delta-sharing",
+    )
+    share_proxies: str = Field(
+        default="", description="addresses or networks of trusted proxies, which say who the client is, with commas"
+    )
+    share_connections: int = Field(default=1024, ge=2, description="connections that the sharing server holds")
+    share_connections_per_address: int = Field(
+        default=512, ge=1, description="connections of one address that the sharing server holds"
+    )
+    share_refusals_per_minute: int = Field(
+        default=300, ge=1, description="requests without a valid token that an address may make before it gets 429"
+    )
+    share_header_seconds: float = Field(default=10, gt=0, description="seconds that a request's headers may take")
+    share_body_seconds: float = Field(default=30, gt=0, description="seconds that a request's body may take")
+    share_idle_seconds: int = Field(default=15, ge=1, description="seconds that a connection stays open unused")
+    share_stall_seconds: float = Field(
+        default=60, gt=0, description="seconds after which a client that reads nothing is cut off"
+    )
     jars: Path | None = Field(default=None, description="folder of Spark's further jars; under home if unset")
     class_archive: bool = Field(
         default=False, description="whether `exchange cluster up` makes the file that speeds up Spark's later starts"
@@ -54,6 +76,9 @@ class Settings(BaseSettings):
     )
     keep_days: int = Field(default=7, ge=1, description="days for which upkeep keeps what was in use")
     keep_runs_days: int = Field(default=400, ge=30, description="days for which upkeep keeps records of runs")
+    keep_usage_days: int = Field(
+        default=400, ge=1, description="days for which upkeep keeps each request of a buyer, and then its day's sums"
+    )
     issuer: str = Field(default="did:web:exchange.local", description="who signs certificates")
 
     @field_validator("home", "catalogue")
@@ -68,6 +93,28 @@ class Settings(BaseSettings):
         if "://" in value and not re.match(r"^s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[^/]+)*$", value):
             raise ValueError("neither a folder nor s3://bucket or s3://bucket/prefix")
         return value
+
+    @field_validator("share_url")
+    @classmethod
+    def _buyers_address(cls, value: str) -> str:
+        value = value.strip().rstrip("/")
+        if not value:
+            return ""
+        parts = urlsplit(value)
+        if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment or "@" in value:
+            raise ValueError("not an address like https://share.example.com/delta-sharing")
+        return value if value.endswith("/delta-sharing") else f"{value}/delta-sharing"
+
+    @field_validator("share_proxies")
+    @classmethod
+    def _networks(cls, value: str) -> str:
+        networks = [part.strip() for part in value.split(",") if part.strip()]
+        for network in networks:
+            try:
+                ipaddress.ip_network(network)
+            except ValueError as error:
+                raise ValueError(f"{error}; expected addresses or networks like 10.0.0.5,10.1.0.0/16") from None
+        return ",".join(networks)
 
     @property
     def store(self) -> Path:

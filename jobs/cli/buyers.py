@@ -91,21 +91,32 @@ def usage(
     product: OnlyProduct = None,
     buyer: OnlyBuyer = None,
     requests: Annotated[bool, typer.Option("--requests", help="List each request instead of totals.")] = False,
+    refused: Annotated[
+        bool, typer.Option("--refused", help="List requests without a valid token, by minute and address.")
+    ] = False,
     limit: Limit = 100,
     as_json: AsJson = False,
 ) -> None:
-    """Show what buyers read: totals per buyer and product, or each request, newest first."""
+    """Show what buyers read: totals per buyer and product, or each request or refusal, newest first."""
     from dataclasses import asdict
 
     from jobs.exchange import usage as meter
 
-    if requests:
+    if refused and (requests or product or buyer):
+        raise ExchangeError(
+            "--refused lists requests that name no buyer",
+            expected="--refused without --requests, --product and --buyer",
+        )
+    if refused:
+        shown: tuple[str, ...] = ("first_at", "last_at", "address", "operation", "status", "requests", "reason")
+        records = [{f: getattr(r, f) for f in shown} for r in meter.refusals(limit)]
+    elif requests:
         fields = (
             "at", "buyer", "product", "version", "operation", "status", "allowed", "files", "bytes", "reason",
             "client", "grant_id", "request_id",
         )  # fmt: skip
         records = [{f: getattr(u, f) for f in fields} for u in meter.usage(product=product, buyer=buyer, limit=limit)]
-        shown: tuple[str, ...] = fields[:10]
+        shown = fields[:10]
     else:
         records = [asdict(t) for t in meter.summary(product=product, buyer=buyer)[:limit]]
         shown = ("buyer", "product", "requests", "denied", "files", "bytes", "first_at", "last_at")
@@ -148,11 +159,17 @@ def serve(
     """Run the Delta Sharing server until Ctrl-C."""
     from jobs.exchange.grants import PREFIX
     from jobs.settings import settings
+    from jobs.share.connection import is_loopback
     from jobs.share.server import serve as serve_share
 
     here = settings()
     shown, number = host or here.share_host, here.share_port if port is None else port
     note(f"serving http://{f'[{shown}]' if ':' in shown else shown}:{number}{PREFIX}")
+    if not is_loopback(shown):
+        note(
+            "warning: tokens and data travel in clear between clients and this server, which has no TLS. "
+            "Next: a proxy that ends TLS before it (infra/README.md, TLS)"
+        )
     serve_share(host, port)
 
 

@@ -56,6 +56,8 @@ def upkeep(
     were = "would be" if dry_run else "were"
     if report.runs_forgotten:
         line(f"{report.runs_forgotten:,} records of old runs {were} removed")
+    if report.usage_folded:
+        line(f"{report.usage_folded:,} records of old requests {were} replaced by sums per day")
     if report.leftover_files:
         line(f"{report.leftover_files:,} leftover files ({report.leftover_bytes:,} bytes) {were} removed")
     for orphan in report.orphans:

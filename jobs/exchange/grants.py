@@ -5,17 +5,18 @@ from __future__ import annotations
 import hashlib
 import secrets
 from collections.abc import Collection
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import Enum
 from typing import Any
 
-from sqlalchemy import exists, select
+from sqlalchemy import Select, exists, select
 from sqlalchemy.orm import Session
 
 from jobs.errors import ExchangeError, NotFound
 from jobs.exchange.participants import enrol_in
 from jobs.registry.database import reading, transaction
-from jobs.registry.models import Grant, Release
+from jobs.registry.models import Grant, Participant, Release
 from jobs.settings import settings
 
 # The path under which the sharing server answers; every profile's endpoint ends with it.
@@ -33,7 +34,20 @@ class Standing(Enum):
     REVOKED = "revoked"
 
 
-def standing(grant: Grant, at: datetime) -> Standing:
+@dataclass(frozen=True)
+class Right:
+    """A grant as a request needs it: who may read what, and when."""
+
+    id: int
+    product: str
+    buyer: str
+    buyer_id: int
+    not_before: datetime
+    expires_at: datetime
+    revoked_at: datetime | None
+
+
+def standing(grant: Grant | Right, at: datetime) -> Standing:
     """Return a grant's state at an instant; a revocation outweighs the period."""
     if grant.revoked_at is not None:
         return Standing.REVOKED
@@ -94,8 +108,10 @@ def create_grant(product: str, buyer: str, days: int, endpoint: str | None = Non
 
 
 def default_endpoint() -> str:
-    """Return the address under which this machine's own sharing server answers."""
+    """Return the address under which buyers reach the sharing server; by default this machine's own."""
     here = settings()
+    if here.share_url:
+        return here.share_url
     host = f"[{here.share_host}]" if ":" in here.share_host else here.share_host
     return f"http://{host}:{here.share_port}{PREFIX}"
 
@@ -146,20 +162,37 @@ def grants(*, product: str | None = None, buyer: str | None = None) -> list[Gran
         return list(session.scalars(matching))
 
 
-def grant_of(session: Session, token: str) -> Grant | None:
-    """Return the grant of a token, in any state."""
-    return session.scalar(select(Grant).where(Grant.token_sha256 == token_digest(token)))
+def right_of(session: Session, token: str) -> Right | None:
+    """Return the right that a token proves, in any state."""
+    rights = _rights(session, _RIGHTS.where(Grant.token_sha256 == token_digest(token)))
+    return rights[0] if rights else None
 
 
-def grants_numbered(session: Session, ids: Collection[int]) -> dict[int, Grant]:
-    """Return the grants with these numbers, by number and in any state; missing ones are left out."""
-    return {grant.id: grant for grant in session.scalars(select(Grant).where(Grant.id.in_(ids)))}
+def rights_numbered(session: Session, ids: Collection[int]) -> dict[int, Right]:
+    """Return the rights of the grants with these numbers, in any state; missing ones are left out."""
+    return {right.id: right for right in _rights(session, _RIGHTS.where(Grant.id.in_(ids)))}
 
 
-def grants_of_buyer(session: Session, buyer_id: int) -> list[Grant]:
-    """List a buyer's grants in any state, the one that lasts longest first."""
-    held = select(Grant).where(Grant.buyer_id == buyer_id)
-    return list(session.scalars(held.order_by(Grant.expires_at.desc(), Grant.id.desc())))
+def rights_on(session: Session, buyer_id: int, product: str) -> list[Right]:
+    """List a buyer's rights on a product in any state, the one that lasts longest first."""
+    held = _RIGHTS.where(Grant.buyer_id == buyer_id, Grant.product == product)
+    return _rights(session, held.order_by(*_LONGEST_FIRST))
+
+
+def rights_with_release(session: Session, buyer_id: int) -> list[Right]:
+    """List a buyer's rights, in any state, on products that have a published release; the longest first."""
+    published = exists().where(Release.product == Grant.product, Release.status == "published")
+    return _rights(session, _RIGHTS.where(Grant.buyer_id == buyer_id, published).order_by(*_LONGEST_FIRST))
+
+
+_LONGEST_FIRST = (Grant.expires_at.desc(), Grant.id.desc())
+_RIGHTS = select(
+    Grant.id, Grant.product, Participant.name, Grant.buyer_id, Grant.not_before, Grant.expires_at, Grant.revoked_at
+).join(Participant, Participant.id == Grant.buyer_id)
+
+
+def _rights(session: Session, query: Select[*tuple[Any, ...]]) -> list[Right]:
+    return [Right(*row) for row in session.execute(query)]
 
 
 def _require_release(session: Session, product: str) -> None:

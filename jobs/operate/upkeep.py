@@ -22,6 +22,7 @@ from jobs.registry.backup import backup
 from jobs.registry.landings import paths_by_digest
 from jobs.registry.releases import pinned_versions
 from jobs.registry.runs import count_old_runs, delete_old_runs
+from jobs.registry.usage import count_old_usage, fold_old_usage
 from jobs.settings import settings
 
 # A partition is compacted once it has `_SMALL_FILES` files smaller than `SMALL_BYTES`.
@@ -81,6 +82,7 @@ class Report:
 
     tables: tuple[TableReport, ...]
     runs_forgotten: int = 0
+    usage_folded: int = 0
     leftover_files: int = 0
     leftover_bytes: int = 0
     orphans: tuple[str, ...] = field(default=())
@@ -90,8 +92,8 @@ class Report:
 def upkeep(tables: Sequence[str] = (), *, dry_run: bool = False) -> Report:
     """Compact small files and vacuum unreferenced ones, of some tables or of all; locked tables are skipped.
 
-    Without `tables`, it first copies the registry, and also drops old run records, removes leftovers and lists orphaned
-    landed files.
+    Without `tables`, it first copies the registry, and also drops old run records, folds old usage into sums per day,
+    removes leftovers and lists orphaned landed files.
 
     Args:
         tables: their names; every existing table if empty.
@@ -115,11 +117,11 @@ def upkeep(tables: Sequence[str] = (), *, dry_run: bool = False) -> Report:
         reports = tuple(_maintain_unless_locked(table, dry_run) for table in tables or existing)
     if tables:
         return Report(reports)
-    forgotten = _drop_old_runs(dry_run=dry_run)
+    forgotten, folded = _drop_old_runs(dry_run=dry_run), _fold_old_usage(dry_run=dry_run)
     leftovers = dict(lake.leftovers(_untouched_since()))
     if not dry_run:
         lake.remove(settings().lake, leftovers)
-    return Report(reports, forgotten, len(leftovers), sum(leftovers.values()), tuple(orphans()), copy)
+    return Report(reports, forgotten, folded, len(leftovers), sum(leftovers.values()), tuple(orphans()), copy)
 
 
 def plan(table: str) -> Plan:
@@ -220,3 +222,9 @@ def _drop_old_runs(*, dry_run: bool) -> int:
     """Drop run records past their retention, except the newest of each step."""
     oldest = datetime.now(UTC) - timedelta(days=settings().keep_runs_days)
     return count_old_runs(oldest) if dry_run else delete_old_runs(oldest)
+
+
+def _fold_old_usage(*, dry_run: bool) -> int:
+    """Replace each request past its retention by its day's sums."""
+    oldest = datetime.now(UTC) - timedelta(days=settings().keep_usage_days)
+    return count_old_usage(oldest) if dry_run else fold_old_usage(oldest)

@@ -33,7 +33,7 @@ from jobs.settings import private_home, settings
 
 # The newest revision under migrations/versions, written here so that a database at head is recognised
 # by one select, without importing Alembic. A test holds the two together.
-HEAD = "0004"
+HEAD = "0005"
 _FIRST_WITH_IDENTITY = "0004"
 
 BUSY_SECONDS = 30
@@ -107,35 +107,42 @@ def engine(url: str | None = None) -> Engine:
 
 
 @contextmanager
-def transaction() -> Iterator[Session]:
+def transaction(patience: float = BUSY_SECONDS) -> Iterator[Session]:
     """Give a session for reading and writing; it is committed at the end, or rolled back if the block raises.
 
     On SQLite the transaction takes the write lock when it begins, so it never fails half-way because another process
     wrote in between. Objects stay readable after the end. Keep it short: writers wait for each other. A transaction
     cannot begin within another, because it would wait for itself.
 
+    Args:
+        patience: seconds to wait for another writer.
+
     Raises:
-        Locked: another writer kept the lock for more than 30 seconds.
+        Locked: another writer kept the lock for longer.
         ExchangeError: the database cannot be reached or written.
     """
     if _writing.get():
         raise RuntimeError("a transaction of the registry was begun within another; pass the session on instead")
     begun = _writing.set(True)
     try:
-        with _session(engine()) as session:
+        with _session(engine(), patience, "IMMEDIATE") as session:
             yield session
     finally:
         _writing.reset(begun)
 
 
 @contextmanager
-def reading() -> Iterator[Session]:
+def reading(patience: float = BUSY_SECONDS) -> Iterator[Session]:
     """Give a session that only reads, from one consistent state, without waiting for writers.
 
+    Args:
+        patience: seconds to wait for whoever locked the whole database.
+
     Raises:
+        Locked: the database stayed locked for longer.
         ExchangeError: the database cannot be reached.
     """
-    with _session(engine().execution_options(exchange_begin="DEFERRED")) as session:
+    with _session(engine(), patience, "DEFERRED") as session:
         yield session
         # Objects that leave the session first stay usable, and a change made by mistake is not written.
         session.expunge_all()
@@ -161,15 +168,16 @@ def own_connection() -> Iterator[Connection]:
 
 
 @contextmanager
-def _session(bind: Engine) -> Iterator[Session]:
+def _session(bind: Engine, patience: float, begin: str) -> Iterator[Session]:
+    options = bind.execution_options(exchange_begin=begin, exchange_patience=patience)
     try:
-        with Session(bind, expire_on_commit=False) as session, session.begin():
+        with Session(options, expire_on_commit=False) as session, session.begin():
             yield session
     except (IntegrityError, DataError, ProgrammingError):
         # Not a failure of the database; the caller who wrote the statement knows what it means.
         raise
     except DBAPIError as error:
-        raise database_error(error, bind.url) from error
+        raise database_error(error, bind.url, patience=patience) from error
 
 
 def opened(address: str, records: Records, **options: Any) -> Engine:
@@ -196,11 +204,20 @@ def open_engine(address: str) -> Engine:
     is_sqlite = kind.startswith("sqlite")
     if is_sqlite and place.strip("/") in ("", ":memory:"):
         raise REGISTRY.refusal("a registry in memory would be lost when the process ends")
-    # The sharing server answers in up to 40 threads, each of which needs a connection for a few milliseconds.
-    registry = opened(address, REGISTRY, pool_pre_ping=not is_sqlite, pool_size=5, max_overflow=40)
+    # The sharing server answers in up to 40 threads, each of which needs a connection for a few milliseconds. It would
+    # open one anew, for as long as a request takes, whenever more are in use than the pool keeps.
+    registry = opened(address, REGISTRY, pool_pre_ping=not is_sqlite, pool_size=20, max_overflow=25)
     if is_sqlite:
         _listen(registry)
+    else:
+        event.listen(registry, "begin", _limit_lock_waits)
     return registry
+
+
+def _limit_lock_waits(connection: Connection) -> None:
+    patience = connection.get_execution_options().get("exchange_patience", BUSY_SECONDS)
+    if patience != BUSY_SECONDS and connection.dialect.name == "postgresql":
+        connection.exec_driver_sql(f"SET LOCAL lock_timeout = {round(patience * 1000)}")
 
 
 def _make_folder(folder: Path) -> None:
@@ -226,8 +243,11 @@ def _listen(registry: Engine) -> None:
     def _begin(connection: Connection) -> None:
         # A DEFERRED transaction that reads first and writes later fails immediately with "database is locked" if
         # another wrote in between, whatever the timeout. IMMEDIATE waits at the beginning instead.
-        kind = connection.get_execution_options().get("exchange_begin", "IMMEDIATE")
-        connection.exec_driver_sql(f"BEGIN {kind}")
+        options = connection.get_execution_options()
+        connection.exec_driver_sql(
+            f"PRAGMA busy_timeout = {round(options.get('exchange_patience', BUSY_SECONDS) * 1000)}"
+        )
+        connection.exec_driver_sql(f"BEGIN {options.get('exchange_begin', 'IMMEDIATE')}")
 
 
 def _before_fork() -> None:
@@ -418,13 +438,17 @@ def _shown(url: URL) -> str:
     return url.render_as_string(hide_password=True)
 
 
-def database_error(error: Exception, url: URL, records: Records = REGISTRY) -> ExchangeError:
+def database_error(
+    error: Exception, url: URL, records: Records = REGISTRY, *, patience: float = BUSY_SECONDS
+) -> ExchangeError:
     """Translate an error of the database that keeps some records into one line."""
     # SQLAlchemy's text repeats the statement; the first line of the driver's says what is wrong.
     cause = (str(getattr(error, "orig", None) or error).strip() or type(error).__name__).splitlines()[0]
-    if "database is locked" in cause or "database table is locked" in cause:
+    # PostgreSQL's 55P03 is lock_not_available.
+    locked = "database is locked" in cause or "database table is locked" in cause
+    if locked or getattr(getattr(error, "orig", None), "sqlstate", None) == "55P03":
         return Locked(
-            f"another process has been writing {records.name} for more than {BUSY_SECONDS} seconds",
+            f"another process has been writing {records.name} for more than {patience:g} seconds",
             where=_shown(url),
             next_step="wait for it to end, then run this again",
         )

@@ -142,19 +142,69 @@ def newest_published() -> dict[str, Release]:
         }
 
 
-def published_in(session: Session, products: Collection[str] | None = None) -> list[Published]:
-    """Published releases by product and number, the oldest of each product first.
+def published_in(session: Session) -> list[Published]:
+    """Published releases by product and number, the oldest of each product first."""
+    return _published(session, _PUBLISHED.order_by(Release.product, *_BY_NUMBER))
 
-    Args:
-        session: the transaction to read in.
-        products: only those of these products.
-    """
-    by_number = (Release.product, Release.major, Release.minor, Release.patch)
-    columns = select(Release.id, *by_number, Release.delta_version, Release.released_at)
-    published = columns.where(Release.status == "published").order_by(*by_number)
-    if products is not None:
-        published = published.where(Release.product.in_(products))
-    return [Published(*row) for row in session.execute(published)]
+
+def latest_in(session: Session, product: str) -> Published | None:
+    """The published release of a product's newest published Delta version."""
+    return _one(session, _PUBLISHED.where(Release.product == product).order_by(*_NEWEST_VERSION))
+
+
+def released_as_in(session: Session, product: str, version: int) -> Published | None:
+    """The published release of a Delta version: if there are several, the one of the highest number."""
+    # Asked for by a range: by equality, SQLite reads all releases of the product in the order of their numbers.
+    at = _PUBLISHED.where(Release.product == product, Release.delta_version.between(version, version))
+    return _one(session, at.order_by(*_NEWEST_VERSION))
+
+
+def latest_by_in(session: Session, product: str, instant: datetime) -> Published | None:
+    """The published release that was a product's latest at an instant."""
+    until = _PUBLISHED.where(Release.product == product, Release.released_at <= instant)
+    return _one(session, until.order_by(Release.released_at.desc(), *_NEWEST_VERSION))
+
+
+def first_since_in(session: Session, product: str, instant: datetime) -> Published | None:
+    """A product's first published release at or after an instant."""
+    since = _PUBLISHED.where(Release.product == product, Release.released_at >= instant)
+    return _one(session, since.order_by(Release.released_at, *_NEWEST_VERSION))
+
+
+def latest_before_in(session: Session, product: str, version: int) -> Published | None:
+    """The published release of a product's newest published Delta version before another."""
+    earlier = _PUBLISHED.where(Release.product == product, Release.delta_version < version)
+    return _one(session, earlier.order_by(*_NEWEST_VERSION))
+
+
+def released_between_in(session: Session, product: str, first: int, last: int) -> list[Published]:
+    """The published releases of a product's Delta versions in a range, both ends included, by version and number."""
+    within = _PUBLISHED.where(Release.product == product, Release.delta_version.between(first, last))
+    return _published(session, within.order_by(Release.delta_version, *_BY_NUMBER))
+
+
+def newest_versions_in(session: Session, product: str, limit: int) -> list[Published]:
+    """A product's published releases with the newest Delta versions, at most ``limit``, by version and number."""
+    newest = _PUBLISHED.where(Release.product == product).order_by(*_NEWEST_VERSION).limit(limit)
+    return _published(session, newest)[::-1]
+
+
+def _published(session: Session, query: Select[*tuple[Any, ...]]) -> list[Published]:
+    return [Published(*row) for row in session.execute(query)]
+
+
+def _one(session: Session, query: Select[*tuple[Any, ...]]) -> Published | None:
+    row = session.execute(query.limit(1)).first()
+    return Published(*row) if row else None
+
+
+_BY_NUMBER = (Release.major, Release.minor, Release.patch)
+_NEWEST_VERSION = (
+    Release.delta_version.desc(), Release.major.desc(), Release.minor.desc(), Release.patch.desc()
+)  # fmt: skip
+_PUBLISHED = select(
+    Release.id, Release.product, *_BY_NUMBER, Release.delta_version, Release.released_at
+).where(Release.status == "published")
 
 
 def published_releases() -> list[Published]:
@@ -180,11 +230,11 @@ def pinned(release_id: int) -> Pinned:
         return Pinned(*session.execute(columns.where(Release.id == release_id)).one())
 
 
-def state_in(session: Session, release_id: int) -> ReleaseState | None:
-    """Product, version and status of the release of this id; None if there is no such release."""
-    columns = select(Release.product, Release.delta_version, Release.status)
-    row = session.execute(columns.where(Release.id == release_id)).one_or_none()
-    return ReleaseState(*row) if row else None
+def states_in(session: Session, ids: Collection[int]) -> dict[int, ReleaseState]:
+    """Product, version and status of the releases with these ids; missing ones are left out."""
+    columns = select(Release.id, Release.product, Release.delta_version, Release.status)
+    rows = session.execute(columns.where(Release.id.in_(ids))).tuples()
+    return {number: ReleaseState(product, version, status) for number, product, version, status in rows}
 
 
 def is_released(product: str) -> bool:

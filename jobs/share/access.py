@@ -2,16 +2,35 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from operator import attrgetter
+from functools import partial
 from typing import TYPE_CHECKING
 
-from jobs.exchange.grants import Standing, grant_of, grants_numbered, grants_of_buyer, standing
+from jobs.exchange.grants import (
+    Right,
+    Standing,
+    right_of,
+    rights_numbered,
+    rights_on,
+    rights_with_release,
+    standing,
+)
 from jobs.exchange.usage import Request
 from jobs.registry import reading
-from jobs.registry.models import Grant
-from jobs.registry.releases import published_in, state_in
+from jobs.registry.releases import (
+    Published,
+    ReleaseState,
+    first_since_in,
+    latest_before_in,
+    latest_by_in,
+    latest_in,
+    newest_versions_in,
+    released_as_in,
+    released_between_in,
+    states_in,
+)
 from jobs.share.errors import ShareError, forbidden, invalid, missing, unauthenticated
 from jobs.share.tickets import Ticket
 
@@ -21,7 +40,11 @@ if TYPE_CHECKING:
 SHARE = "exchange"
 SCHEMA = "products"
 
+# A buyer gets 503 within two seconds if the registry is locked: a request waits for the registry at most twice.
+PATIENCE_SECONDS = 0.8
+
 _LONGEST_TOKEN = 512
+_VERSIONS_NAMED = 5
 
 
 @dataclass(frozen=True)
@@ -41,17 +64,12 @@ class Version:
 
 @dataclass(frozen=True)
 class SharedTable:
-    """A product that a buyer may read now."""
+    """A product that a buyer may read now; each release is looked up when it is asked for."""
 
     name: str
     token_grant: int
     product_grant: int
-    versions: tuple[Version, ...]
-
-    @property
-    def latest(self) -> Version:
-        """The newest published release."""
-        return self.versions[-1]
+    latest: Version
 
     def at(self, version: int) -> Version:
         """Return the release at a Delta version.
@@ -59,10 +77,10 @@ class SharedTable:
         Raises:
             ShareError: no published release has this version.
         """
-        for release in self.versions:
-            if release.delta_version == version:
-                return release
-        raise invalid(f"version {version} of {self.name} is not shared; {self.shared_versions}")
+        found = self._find(partial(released_as_in, product=self.name, version=version))
+        if found is None:
+            raise invalid(f"version {version} of {self.name} is not shared; {self.shared_versions()}")
+        return found
 
     def as_of(self, instant: datetime) -> Version:
         """Return the release that was the latest at an instant.
@@ -70,10 +88,10 @@ class SharedTable:
         Raises:
             ShareError: the first release is later.
         """
-        earlier = [version for version in self.versions if version.released_at <= instant]
-        if not earlier:
-            raise invalid(f"{self.name} had no release by {instant.isoformat()}; {self.shared_versions}")
-        return earlier[-1]
+        found = self._find(partial(latest_by_in, product=self.name, instant=instant))
+        if found is None:
+            raise invalid(f"{self.name} had no release by {instant.isoformat()}; {self.shared_versions()}")
+        return found
 
     def since(self, instant: datetime) -> Version:
         """Return the first release at or after an instant.
@@ -81,18 +99,37 @@ class SharedTable:
         Raises:
             ShareError: there has been no release since.
         """
-        for version in self.versions:
-            if version.released_at >= instant:
-                return version
-        raise invalid(f"{self.name} has had no release since {instant.isoformat()}; {self.shared_versions}")
+        found = self._find(partial(first_since_in, product=self.name, instant=instant))
+        if found is None:
+            raise invalid(f"{self.name} has had no release since {instant.isoformat()}; {self.shared_versions()}")
+        return found
 
-    @property
+    def before(self, version: int) -> Version | None:
+        """Return the newest release of an earlier Delta version; None if there is none."""
+        return self._find(partial(latest_before_in, product=self.name, version=version))
+
+    def between(self, first: int, last: int) -> list[Version]:
+        """Return the releases of a range of Delta versions, both ends included."""
+        with reading(PATIENCE_SECONDS) as session:
+            releases = released_between_in(session, self.name, first, last)
+        # Two releases may pin the same version of the table; buyers see it once, under the later number.
+        return list({release.delta_version: _version(release) for release in releases}.values())
+
     def shared_versions(self) -> str:
-        """The versions that can be read, for messages."""
+        """The newest versions that can be read, for messages."""
+        with reading(PATIENCE_SECONDS) as session:
+            newest = newest_versions_in(session, self.name, _VERSIONS_NAMED + 1)
+        which = "the newest shared versions" if len(newest) > _VERSIONS_NAMED else "the shared versions"
         versions = ", ".join(
-            f"{v.delta_version} (release {v.number} of {v.released_at:%Y-%m-%d %H:%M:%S} UTC)" for v in self.versions
+            f"{v.delta_version} (release {v.number} of {v.released_at:%Y-%m-%d %H:%M:%S} UTC)"
+            for v in newest[-_VERSIONS_NAMED:]
         )
-        return f"the shared versions are {versions}"
+        return f"{which} are {versions}"
+
+    def _find(self, find: Callable[[Session], Published | None]) -> Version | None:
+        with reading(PATIENCE_SECONDS) as session:
+            found = find(session)
+        return _version(found) if found else None
 
 
 @dataclass(frozen=True)
@@ -100,23 +137,8 @@ class Visitor:
     """A buyer whose token is valid now."""
 
     buyer: str
+    buyer_id: int
     token_grant: int
-    tables: dict[str, SharedTable]
-    lapsed: dict[str, str]
-
-    def table(self, share: str, schema: str, name: str) -> SharedTable:
-        """Return a table by its names, which are case-insensitive.
-
-        Raises:
-            ShareError: no such table is shared with this buyer, or its grant has ended.
-        """
-        require_schema(share, schema)
-        key = name.casefold()
-        if key in self.tables:
-            return self.tables[key]
-        if key in self.lapsed:
-            raise forbidden(self.lapsed[key])
-        raise missing(f"no table {share}.{schema}.{name[:255]} is shared with {self.buyer}")
 
 
 def require_share(share: str) -> None:
@@ -132,78 +154,12 @@ def require_schema(share: str, schema: str) -> None:
         raise missing(f"there is no schema {share[:255]}.{schema[:255]}; the only one is {SCHEMA}")
 
 
-def authenticate(authorization: str | None, entry: Request) -> Visitor:
-    """Find the buyer behind a request's ``Authorization`` header, and record them on its meter entry.
+def bearer(authorization: str | None) -> str:
+    """Return the token of a request's ``Authorization`` header.
 
     Raises:
-        ShareError: there is no token, or it is unknown, expired or revoked.
+        ShareError: there is none.
     """
-    token = _bearer(authorization)
-    now = datetime.now(UTC)
-    with reading() as session:
-        own = grant_of(session, token)
-        if own is None:
-            raise unauthenticated("unknown token; check bearerToken in the profile")
-        entry.buyer, entry.grant_id = own.buyer.name, own.id
-        if standing(own, now) is not Standing.LIVE:
-            raise _token_refused(own, now)
-        held = grants_of_buyer(session, own.buyer_id)
-        return _visitor(session, own, held, now)
-
-
-def require_live(ticket: Ticket, entry: Request) -> None:
-    """Check the grants and the release behind a file's ticket as they are now, and record the buyer on its meter entry.
-
-    Raises:
-        ShareError: the token's grant or the product's grant has ended, or the release is recalled.
-    """
-    now = datetime.now(UTC)
-    with reading() as session:
-        grants = grants_numbered(session, (ticket.token_grant, ticket.product_grant))
-        covering = grants.get(ticket.product_grant)
-        if covering is None or ticket.token_grant not in grants:
-            raise forbidden("this ticket belongs to a grant that does not exist")
-        entry.buyer, entry.grant_id, entry.product = covering.buyer.name, covering.id, covering.product
-        for grant in grants.values():
-            if standing(grant, now) is not Standing.LIVE:
-                raise forbidden(_why_not_live(grant, now))
-        release = state_in(session, ticket.release)
-    if release is None or release.product != covering.product:
-        raise forbidden("this ticket belongs to a release that its grant does not cover")
-    entry.version = release.delta_version
-    if release.status != "published":
-        raise forbidden(f"version {release.delta_version} of {release.product} was recalled")
-
-
-def _visitor(session: Session, own: Grant, held: list[Grant], now: datetime) -> Visitor:
-    versions = _published(session, {grant.product for grant in held})
-    tables: dict[str, SharedTable] = {}
-    lapsed: dict[str, str] = {}
-    for grant in held:
-        key = grant.product.casefold()
-        if standing(grant, now) is not Standing.LIVE:
-            lapsed.setdefault(key, _why_not_live(grant, now))
-        elif grant.product not in versions:
-            lapsed[key] = (
-                f"every release of {grant.product} has been recalled; ask the exchange when the next one is due"
-            )
-        elif key not in tables:
-            tables[key] = SharedTable(grant.product, own.id, grant.id, versions[grant.product])
-    return Visitor(own.buyer.name, own.id, tables, lapsed)
-
-
-def _published(session: Session, products: set[str]) -> dict[str, tuple[Version, ...]]:
-    by_product: dict[str, dict[int, Version]] = {}
-    # The sort is stable: releases of one version stay in the order of their numbers.
-    for release in sorted(published_in(session, products), key=attrgetter("delta_version")):
-        # Two releases may pin the same version of the table; buyers see it once, under the later number.
-        by_product.setdefault(release.product, {})[release.delta_version] = Version(
-            release.id, release.number, release.delta_version, release.released_at
-        )
-    return {product: tuple(by_version.values()) for product, by_version in by_product.items()}
-
-
-def _bearer(authorization: str | None) -> str:
     if not authorization:
         raise unauthenticated("the request has no token; send the header `Authorization: Bearer <bearerToken>`")
     scheme, _, token = authorization.partition(" ")
@@ -213,12 +169,122 @@ def _bearer(authorization: str | None) -> str:
     return token
 
 
-def _token_refused(grant: Grant, now: datetime) -> ShareError:
+def authenticate(authorization: str | None, entry: Request) -> Visitor:
+    """Find the buyer behind a request's ``Authorization`` header, and record them on its meter entry.
+
+    Raises:
+        ShareError: there is no token, or it is unknown, expired or revoked.
+    """
+    token = bearer(authorization)
+    with reading(PATIENCE_SECONDS) as session:
+        return _holder(session, token, entry, datetime.now(UTC))
+
+
+def tables_of(visitor: Visitor) -> dict[str, int]:
+    """List the products that a buyer may read now, each with the grant that says so."""
+    now = datetime.now(UTC)
+    with reading(PATIENCE_SECONDS) as session:
+        rights = rights_with_release(session, visitor.buyer_id)
+    # The first of several on one product lasts longest.
+    return {right.product: right.id for right in reversed(rights) if standing(right, now) is Standing.LIVE}
+
+
+def shared_table(authorization: str | None, entry: Request, share: str, schema: str, name: str) -> SharedTable:
+    """Find a table by its names, which are case-insensitive, for whoever sent a request.
+
+    Asks for the grants on this product and its newest release only, so that the cost depends neither on the buyer's
+    other products nor on the number of releases.
+
+    Raises:
+        ShareError: the token is not valid, no such table is shared with its buyer, or its grant has ended.
+    """
+    token = bearer(authorization)
+    now = datetime.now(UTC)
+    with reading(PATIENCE_SECONDS) as session:
+        visitor = _holder(session, token, entry, now)
+        require_schema(share, schema)
+        # Names of products are in lower case.
+        product = name.casefold()
+        rights = rights_on(session, visitor.buyer_id, product) if product.isidentifier() else []
+        if not rights:
+            raise missing(f"no table {share}.{schema}.{name[:255]} is shared with {visitor.buyer}")
+        live = next((right for right in rights if standing(right, now) is Standing.LIVE), None)
+        if live is None:
+            raise forbidden(_why_not_live(rights[0], now))
+        latest = latest_in(session, product)
+    if latest is None:
+        raise forbidden(f"every release of {product} has been recalled; ask the exchange when the next one is due")
+    return SharedTable(product, visitor.token_grant, live.id, _version(latest))
+
+
+def _holder(session: Session, token: str, entry: Request, now: datetime) -> Visitor:
+    own = right_of(session, token)
+    if own is None:
+        raise unauthenticated("unknown token; check bearerToken in the profile")
+    entry.buyer, entry.grant_id = own.buyer, own.id
+    if standing(own, now) is not Standing.LIVE:
+        raise _token_refused(own, now)
+    return Visitor(own.buyer, own.buyer_id, own.id)
+
+
+def require_live(ticket: Ticket, entry: Request) -> None:
+    """Check the grants and the release behind a file's ticket as they are now, and record the buyer on its meter entry.
+
+    Raises:
+        ShareError: the token's grant or the product's grant has ended, or the release is recalled.
+    """
+    with reading(PATIENCE_SECONDS) as session:
+        rights = rights_numbered(session, (ticket.token_grant, ticket.product_grant))
+        covering = rights.get(ticket.product_grant)
+        if covering is not None and ticket.token_grant in rights:
+            entry.buyer, entry.grant_id, entry.product = covering.buyer, covering.id, covering.product
+        releases = states_in(session, (ticket.release,))
+    release = releases.get(ticket.release)
+    if release is not None and covering is not None and release.product == covering.product:
+        entry.version = release.delta_version
+    reason = _why_not_served(ticket, rights, releases, datetime.now(UTC))
+    if reason is not None:
+        raise forbidden(reason)
+
+
+def ended(tickets: Collection[Ticket]) -> dict[Ticket, str]:
+    """Return those tickets that serve nothing any more as grants and releases are now, and why."""
+    with reading(PATIENCE_SECONDS) as session:
+        grants = {number for ticket in tickets for number in (ticket.token_grant, ticket.product_grant)}
+        rights = rights_numbered(session, grants)
+        releases = states_in(session, {ticket.release for ticket in tickets})
+    now = datetime.now(UTC)
+    reasons = {ticket: _why_not_served(ticket, rights, releases, now) for ticket in tickets}
+    return {ticket: reason for ticket, reason in reasons.items() if reason is not None}
+
+
+def _why_not_served(
+    ticket: Ticket, rights: dict[int, Right], releases: dict[int, ReleaseState], now: datetime
+) -> str | None:
+    covering = rights.get(ticket.product_grant)
+    if covering is None or ticket.token_grant not in rights:
+        return "this ticket belongs to a grant that does not exist"
+    for right in (rights[ticket.token_grant], covering):
+        if standing(right, now) is not Standing.LIVE:
+            return _why_not_live(right, now)
+    release = releases.get(ticket.release)
+    if release is None or release.product != covering.product:
+        return "this ticket belongs to a release that its grant does not cover"
+    if release.status != "published":
+        return f"version {release.delta_version} of {release.product} was recalled"
+    return None
+
+
+def _version(release: Published) -> Version:
+    return Version(release.id, release.number, release.delta_version, release.released_at)
+
+
+def _token_refused(grant: Right, now: datetime) -> ShareError:
     answer = forbidden if standing(grant, now) is Standing.REVOKED else unauthenticated
     return answer(_why_not_live(grant, now))
 
 
-def _why_not_live(grant: Grant, now: datetime) -> str:
+def _why_not_live(grant: Right, now: datetime) -> str:
     state = standing(grant, now)
     if state is Standing.REVOKED and grant.revoked_at is not None:
         return f"the grant of {grant.product} was revoked on {grant.revoked_at:%Y-%m-%d %H:%M:%S} UTC; ask the exchange"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from starlette.responses import JSONResponse
+
 
 class ShareError(Exception):
     """A request that gets ``{"errorCode", "message"}`` as its response.
@@ -50,6 +52,18 @@ def malformed(message: str, status: int = 400) -> ShareError:
     return ShareError(status, "MALFORMED_REQUEST", message)
 
 
+def too_long(most: int) -> ShareError:
+    """A request with more headers than any client needs; its connection ends."""
+    return ShareError(
+        431, "MALFORMED_REQUEST", f"the request's headers are longer than {most} bytes", headers={"Connection": "close"}
+    )
+
+
+def slow(message: str) -> ShareError:
+    """A request that did not arrive in time; its connection ends, because the rest of it may still be on its way."""
+    return ShareError(408, "REQUEST_TIMEOUT", message, headers={"Connection": "close"})
+
+
 def unsupported(message: str, status: int = 400) -> ShareError:
     """Something that this server or this table does not support."""
     return ShareError(status, "UNSUPPORTED_OPERATION", message)
@@ -58,3 +72,25 @@ def unsupported(message: str, status: int = 400) -> ShareError:
 def internal() -> ShareError:
     """An internal error. Its cause is in our log, not in the response."""
     return ShareError(500, "INTERNAL_ERROR", "the exchange could not answer this request; please try again later")
+
+
+def busy(message: str, seconds: int = 2) -> ShareError:
+    """Something that works again after some seconds."""
+    return ShareError(503, "TEMPORARILY_UNAVAILABLE", message, headers={"Retry-After": str(seconds)})
+
+
+def too_many(message: str, seconds: int) -> ShareError:
+    """More requests than one client may make; the next one is welcome after some seconds."""
+    return ShareError(429, "RESOURCE_EXHAUSTED", message, denied=True, headers={"Retry-After": str(seconds)})
+
+
+class Json(JSONResponse):
+    """JSON as the protocol's reference server labels it."""
+
+    media_type = "application/json; charset=utf-8"
+
+
+def respond(error: ShareError) -> Json:
+    """Write an error response."""
+    content = {"errorCode": error.code, "message": error.message}
+    return Json(content, status_code=error.status, headers=error.headers)

@@ -9,29 +9,23 @@ from fastapi import APIRouter, Request, Response
 
 from jobs.errors import Tampered
 from jobs.exchange import usage
+from jobs.settings import settings
 from jobs.share import ranges
 from jobs.share.access import require_live
 from jobs.share.delivery import FileDelivery
 from jobs.share.errors import ShareError, forbidden, missing
-from jobs.share.meter import entry_for, note_outcome, write
+from jobs.share.meter import MeteredRoute, entry_of
 from jobs.share.ranges import Span
 from jobs.share.snapshot import SharedFile, shared_snapshot
 from jobs.share.tickets import Ticket, signer
 
-router = APIRouter()
+router = APIRouter(route_class=MeteredRoute)
 
 
-@router.api_route("/files/{ticket}", methods=["GET", "HEAD"])
+@router.api_route("/files/{ticket}", methods=["GET", "HEAD"], name="file")
 def get_file(http: Request, ticket: str) -> Response:
     """Send a file or a part of it."""
-    entry = entry_for(http, "file")
-    try:
-        with note_outcome(entry):
-            answer = _admit(http, ticket, entry)
-    except ShareError:
-        write(entry)
-        raise
-    return answer
+    return _admit(http, ticket, entry_of(http))
 
 
 def _admit(http: Request, text: str, entry: usage.Request) -> Response:
@@ -64,7 +58,6 @@ def _respond(http: Request, path: Path, file: SharedFile, ticket: Ticket, entry:
     }
     if _matches(http.headers.get("if-none-match"), etag):
         entry.status = 304
-        write(entry)
         return Response(status_code=304, headers=headers)
     try:
         span = _span(http, file, etag)
@@ -84,7 +77,9 @@ def _respond(http: Request, path: Path, file: SharedFile, ticket: Ticket, entry:
         path,
         sent,
         entry=entry,
-        still_allowed=lambda: require_live(ticket, entry),
+        ticket=ticket,
+        meter=http.app.state.meter,
+        stall_seconds=settings().share_stall_seconds,
         status=entry.status,
         headers=headers,
         with_body=http.method != "HEAD",

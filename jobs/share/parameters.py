@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from typing import Any
 
 from fastapi import Request
 
-from jobs.share.errors import ShareError, invalid, malformed
+from jobs.share.errors import invalid, malformed, slow
 
 MAX_BODY_BYTES = 1024 * 1024
 
@@ -47,16 +48,22 @@ class VersionRange:
     historical_metadata: bool = False
 
 
-async def bounded_body(http: Request) -> bytes | ShareError:
-    """Read a request's body, stopping once it is larger than 1 MiB.
+async def bounded_body(http: Request, seconds: float) -> bytes:
+    """Read a request's body, stopping once it is larger than 1 MiB or has taken too long.
 
-    The error is returned, not raised, so that the handler can authenticate the request first.
+    Raises:
+        ShareError: it is, or has.
+        ClientDisconnect: the client sent only a part of it.
     """
     body = bytearray()
-    async for piece in http.stream():
-        body += piece
-        if len(body) > MAX_BODY_BYTES:
-            return malformed(f"the request's body is larger than {MAX_BODY_BYTES} bytes", status=413)
+    try:
+        async with asyncio.timeout(seconds):
+            async for piece in http.stream():
+                body += piece
+                if len(body) > MAX_BODY_BYTES:
+                    raise malformed(f"the request's body is larger than {MAX_BODY_BYTES} bytes", status=413)
+    except TimeoutError:
+        raise slow(f"the request's body took more than {seconds:g} seconds") from None
     return bytes(body)
 
 

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from typing import Annotated
 
-from fastapi import APIRouter, Depends, Request, Response
+from anyio.to_thread import run_sync
+from fastapi import APIRouter, Request, Response
 
 from jobs.exchange import usage
 from jobs.exchange.grants import PREFIX
+from jobs.settings import settings
 from jobs.share import capabilities, protocol
-from jobs.share.access import SharedTable, Version, authenticate
+from jobs.share.access import SharedTable, Version, shared_table
 from jobs.share.capabilities import Capabilities
-from jobs.share.errors import ShareError, invalid
+from jobs.share.errors import invalid
 from jobs.share.hints import select_files
-from jobs.share.meter import metered
+from jobs.share.meter import MeteredRoute, entry_of
 from jobs.share.parameters import (
     VersionRange,
     bounded_body,
@@ -37,83 +38,82 @@ _TABLE = "/shares/{share}/schemas/{schema}/tables/{table}"
 # not tied to one vendor.
 _SIGNED = "?sp=r"
 
-router = APIRouter()
+router = APIRouter(route_class=MeteredRoute)
 
 
 # The protocol's first clients asked for the version with HEAD on the table itself.
-@router.head(_TABLE)
-@router.get(f"{_TABLE}/version")
+@router.head(_TABLE, name="version")
+@router.get(f"{_TABLE}/version", name="version")
 def get_version(http: Request, share: str, schema: str, table: str) -> Response:
     """Return the latest version, or the first one since a time."""
-    with metered(http, "version") as entry:
-        shared = _shared_table(http, entry, share, schema, table)
-        since = timestamp_parameter(http, "startingTimestamp")
-        version = shared.latest if since is None else shared.since(since)
-        entry.version = version.delta_version
-        return Response(headers={VERSION_HEADER: str(version.delta_version)})
+    shared = _shared_table(http, share, schema, table)
+    since = timestamp_parameter(http, "startingTimestamp")
+    version = shared.latest if since is None else shared.since(since)
+    entry_of(http).version = version.delta_version
+    return Response(headers={VERSION_HEADER: str(version.delta_version)})
 
 
-@router.get(f"{_TABLE}/metadata")
+@router.get(f"{_TABLE}/metadata", name="metadata")
 def get_metadata(http: Request, share: str, schema: str, table: str) -> Response:
     """Return the schema of a version."""
-    with metered(http, "metadata") as entry:
-        shared = _shared_table(http, entry, share, schema, table)
-        named, instant = version_parameter(http, "version"), timestamp_parameter(http, "timestamp")
-        if named is not None and instant is not None:
-            raise invalid("give version or timestamp, not both")
-        version = shared.at(named) if named is not None else shared.as_of(instant) if instant else shared.latest
-        entry.version = version.delta_version
-        state = shared_snapshot(version.release)
-        client = _capabilities(http)
-        writer = _writer(http, shared, client, state)
-        dated = version.delta_version if named is not None or instant is not None else None
-        return _answer(version.delta_version, client, writer, writer.head(state, version=dated), with_end=False)
+    shared = _shared_table(http, share, schema, table)
+    named, instant = version_parameter(http, "version"), timestamp_parameter(http, "timestamp")
+    if named is not None and instant is not None:
+        raise invalid("give version or timestamp, not both")
+    version = shared.at(named) if named is not None else shared.as_of(instant) if instant else shared.latest
+    entry_of(http).version = version.delta_version
+    state = shared_snapshot(version.release)
+    client = _capabilities(http)
+    writer = _writer(http, shared, client, state)
+    dated = version.delta_version if named is not None or instant is not None else None
+    return _answer(version.delta_version, client, writer, writer.head(state, version=dated), with_end=False)
 
 
-@router.post(f"{_TABLE}/query")
-def query(
-    http: Request, share: str, schema: str, table: str, body: Annotated[bytes | ShareError, Depends(bounded_body)]
-) -> Response:
+@router.post(f"{_TABLE}/query", name="query")
+async def query(http: Request, share: str, schema: str, table: str) -> Response:
     """Return the files of a version, or those added and removed since one."""
-    with metered(http, "query") as entry:
-        shared = _shared_table(http, entry, share, schema, table)
-        if isinstance(body, ShareError):
-            raise body
-        request = read_query(body)
-        if request.starting_version is not None:
-            versions = VersionRange(
-                starting_version=request.starting_version,
-                ending_version=request.ending_version,
-                historical_metadata=True,
-            )
-            return _changes(http, entry, shared, versions)
-        version = shared.latest
-        if request.version is not None:
-            version = shared.at(request.version)
-        elif request.timestamp is not None:
-            version = shared.as_of(request.timestamp)
-        entry.version = version.delta_version
-        state = shared_snapshot(version.release)
-        client = _capabilities(http)
-        writer = _writer(http, shared, client, state)
-        files = select_files(
-            state, predicate=request.predicate, limit=request.limit, other_hints=request.has_sql_predicates
+    # The body is read only of those who may ask.
+    shared = await run_sync(_shared_table, http, share, schema, table)
+    body = await bounded_body(http, settings().share_body_seconds)
+    return await run_sync(_query, http, shared, body)
+
+
+def _query(http: Request, shared: SharedTable, body: bytes) -> Response:
+    request = read_query(body)
+    entry = entry_of(http)
+    if request.starting_version is not None:
+        versions = VersionRange(
+            starting_version=request.starting_version,
+            ending_version=request.ending_version,
+            historical_metadata=True,
         )
-        entry.files = len(files)
-        dated = version.delta_version if request.dated else None
-        lines = [
-            *writer.head(state, version=dated),
-            *(writer.file(file, version, dated=request.dated) for file in files),
-        ]
-        return _answer(version.delta_version, client, writer, iter(lines), with_end=True)
+        return _changes(http, entry, shared, versions)
+    version = shared.latest
+    if request.version is not None:
+        version = shared.at(request.version)
+    elif request.timestamp is not None:
+        version = shared.as_of(request.timestamp)
+    entry.version = version.delta_version
+    state = shared_snapshot(version.release)
+    client = _capabilities(http)
+    writer = _writer(http, shared, client, state)
+    files = select_files(
+        state, predicate=request.predicate, limit=request.limit, other_hints=request.has_sql_predicates
+    )
+    entry.files = len(files)
+    dated = version.delta_version if request.dated else None
+    lines = [
+        *writer.head(state, version=dated),
+        *(writer.file(file, version, dated=request.dated) for file in files),
+    ]
+    return _answer(version.delta_version, client, writer, iter(lines), with_end=True)
 
 
-@router.get(f"{_TABLE}/changes")
+@router.get(f"{_TABLE}/changes", name="changes")
 def get_changes(http: Request, share: str, schema: str, table: str) -> Response:
     """Return the files added and removed between released versions."""
-    with metered(http, "changes") as entry:
-        shared = _shared_table(http, entry, share, schema, table)
-        return _changes(http, entry, shared, read_version_range(http))
+    shared = _shared_table(http, share, schema, table)
+    return _changes(http, entry_of(http), shared, read_version_range(http))
 
 
 def _changes(http: Request, entry: usage.Request, table: SharedTable, versions: VersionRange) -> Response:
@@ -158,14 +158,13 @@ def _released_within(table: SharedTable, versions: VersionRange) -> tuple[int, V
         end = table.as_of(versions.ending_timestamp).delta_version
     if end < start:
         raise invalid(f"the end, version {end}, is before the start, version {start}; {table.shared_versions}")
-    earlier = [version for version in table.versions if version.delta_version < start]
-    within = [version for version in table.versions if start <= version.delta_version <= end]
-    return start, earlier[-1] if earlier else None, within
+    return start, table.before(start), table.between(start, end)
 
 
-def _shared_table(http: Request, entry: usage.Request, share: str, schema: str, table: str) -> SharedTable:
+def _shared_table(http: Request, share: str, schema: str, table: str) -> SharedTable:
+    entry = entry_of(http)
     entry.product = table
-    shared = authenticate(http.headers.get("authorization"), entry).table(share, schema, table)
+    shared = shared_table(http.headers.get("authorization"), entry, share, schema, table)
     entry.product, entry.grant_id = shared.name, shared.product_grant
     return shared
 
@@ -178,7 +177,9 @@ def _writer(http: Request, table: SharedTable, client: Capabilities, state: Shar
     chosen = client.choose(state.min_reader_version, state.reader_features)
     expires = int(time.time()) + TICKET_SECONDS
     tickets = signer()
-    base = f"{http.base_url}{PREFIX.strip('/')}/files/"
+    # Without the setting, the addresses are those by which the client says that it came.
+    endpoint = settings().share_url or f"{http.base_url}{PREFIX.strip('/')}"
+    base = f"{endpoint}/files/"
 
     def url_of(file: SharedFile, version: Version) -> str:
         ticket = Ticket(table.token_grant, table.product_grant, version.release, file.key, expires)

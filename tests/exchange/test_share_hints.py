@@ -15,6 +15,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from jobs.registry import engine
 from jobs.share.hints import select_files
 from jobs.share.snapshot import SharedSnapshot, shared_snapshot
 from tests.exchange.wares import build, release
@@ -36,6 +37,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """A released table of seven files with nulls, NaN, long texts, and instants more precise than their statistics."""
     patch = pytest.MonkeyPatch()
     patch.setenv("EXCHANGE_HOME", str(tmp_path_factory.mktemp("hints")))
+    # Before the tables: an empty registry beside tables is refused.
+    engine()
     for part in range(7):
         numbers = range(part * 4, part * 4 + 4)
         build(
@@ -208,6 +211,7 @@ def test_the_files_of_a_release_must_be_those_of_its_manifest(tmp_path: Path, mo
     from jobs.errors import Tampered
 
     monkeypatch.setenv("EXCHANGE_HOME", str(tmp_path))
+    engine()
     build("facts", pa.table({"n": [1, 2]}))
     released = release("facts", "1.0.0")
     for path in ("other.parquet", "../facts/../../../etc/passwd", "/etc/passwd"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -10,18 +11,25 @@ import pytest
 from sqlalchemy import event
 from sqlalchemy.exc import NoResultFound
 
+from jobs.errors import Locked
+from jobs.exchange import usage
 from jobs.lake.pointers import advance, checked, confirm, drop_pointer, move, rebase
 from jobs.registry import engine, reading, transaction
 from jobs.registry.checks import grades, latest_checks
 from jobs.registry.landings import digests_in, digests_up_to, landed_by_source, paths_by_digest
 from jobs.registry.leases import lease_of, take_lease
-from jobs.registry.models import Check, Landing, Pointer, Release, Run
+from jobs.registry.models import Check, Landing, Pointer, Release, Run, UsageDay
 from jobs.registry.pointers import pointer, pointers
 from jobs.registry.releases import (
+    first_since_in,
     is_released,
+    latest_before_in,
+    latest_by_in,
+    latest_in,
     newest_published,
     newest_published_in,
     newest_release,
+    newest_versions_in,
     numbers_in,
     pinned,
     pinned_versions,
@@ -31,9 +39,11 @@ from jobs.registry.releases import (
     record_release,
     release_numbered,
     release_of_version,
+    released_as_in,
+    released_between_in,
     releases_of,
     releases_with_changes,
-    state_in,
+    states_in,
 )
 from jobs.registry.runs import (
     count_old_runs,
@@ -45,6 +55,8 @@ from jobs.registry.runs import (
     runs_after,
 )
 from jobs.registry.transfer import Conflict, copy_records, records_in_the_way
+from jobs.registry.usage import count_old_usage, fold_old_usage
+from jobs.settings import settings
 
 NOW = datetime(2026, 11, 22, 16, tzinfo=UTC)
 HOUR = timedelta(hours=1)
@@ -62,7 +74,7 @@ def release_row(number: str, version: int, product: str = "rates", **columns: An
     return Release(
         product=product, major=major, minor=minor, patch=patch, delta_version=version, manifest_sha256="",
         manifest=columns.pop("manifest", {"files": ["f"], "diff": {"added": version}}), credential="token", rows=1,
-        bytes=1, grade="A", licence="CC0-1.0", released_at=NOW, **columns,
+        bytes=1, grade="A", licence="CC0-1.0", released_at=columns.pop("at", NOW), **columns,
     )  # fmt: skip
 
 
@@ -134,13 +146,12 @@ def test_a_recalled_release_is_kept_but_not_published() -> None:
         newest = newest_published_in(session, "rates")
         assert newest is not None and newest.number == "1.1.1"
         assert [(row.product, row.number) for row in published_in(session)] == [("loads", "1.0.0"), ("rates", "1.1.1")]
-        assert [row.product for row in published_in(session, {"loads", "nothing"})] == ["loads"]
-        assert published_in(session, set()) == []
         recalled = release_of_version("rates", 2)
         assert recalled is not None
-        state = state_in(session, recalled.id)
-        assert state is not None and (state.product, state.delta_version, state.status) == ("rates", 2, "recalled")
-        assert state_in(session, 99) is None
+        states = states_in(session, {recalled.id, 99})
+    assert {number: (s.product, s.delta_version, s.status) for number, s in states.items()} == {
+        recalled.id: ("rates", 2, "recalled")
+    }
     assert pinned_versions("rates") == {0, 1, 2}
     assert is_released("rates") and not is_released("nothing")
     assert [row.status for row in releases_of("rates")] == ["published", "recalled", "recalled"]
@@ -313,3 +324,71 @@ def test_records_keep_their_ids_and_are_copied_only_into_an_empty_registry(
     assert (records_in_the_way(old), copy_records(old)) == (None, 0)
     add(run_row("loads", "land"))
     assert records_in_the_way(old) == Conflict("runs", 2)
+
+
+def test_a_request_finds_its_release_by_index() -> None:
+    """Whatever the number of releases: the plan reads one of them, through an index."""
+    for number in range(4):
+        record_release(release_row(f"1.{number}.0", number // 2, at=NOW + number * HOUR))
+    record_release(release_row("2.0.0", 9, at=NOW + 9 * HOUR, status="recalled"))
+    statements: list[tuple[str, Any]] = []
+    bind = engine()
+    event.listen(bind, "before_cursor_execute", lambda _c, _k, sql, values, *_: statements.append((sql, values)))
+    with reading() as session:
+        at = [latest_in(session, "rates"), released_as_in(session, "rates", 0), latest_before_in(session, "rates", 1)]
+        by = [latest_by_in(session, "rates", NOW + 2.5 * HOUR), first_since_in(session, "rates", NOW + 0.5 * HOUR)]
+        assert latest_by_in(session, "rates", NOW - HOUR) is None
+        assert released_as_in(session, "rates", 9) is None, "it was recalled"
+        assert [r.number for r in released_between_in(session, "rates", 0, 1)] == ["1.0.0", "1.1.0", "1.2.0", "1.3.0"]
+        assert [r.number for r in newest_versions_in(session, "rates", 3)] == ["1.1.0", "1.2.0", "1.3.0"]
+    assert [release.number for release in (*at, *by) if release] == ["1.3.0", "1.1.0", "1.1.0", "1.2.0", "1.1.0"]
+    with bind.connect() as connection:
+        for sql, values in statements:
+            if sql.startswith("SELECT"):
+                plan = [row[3] for row in connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {sql}", values)]
+                assert plan[0].startswith("SEARCH releases USING INDEX ix_releases_product_status_"), (sql, plan)
+
+
+def test_old_usage_becomes_sums_per_day_and_counts_once() -> None:
+    old, today = NOW - timedelta(days=40), NOW
+    requests = [
+        usage.Request("file", buyer="acme", product="rates", version=version, files=1, bytes=10, at=at)
+        for at in (old, old + HOUR, old + timedelta(days=1), today)
+        for version in (1, 1, 2)
+    ]
+    denied = usage.Request("file", buyer="acme", product="rates", version=1, allowed=False, status=403, at=old)
+    refused = [usage.Refusal(at, at, "192.0.2.1", "list", 401, "no token", 1000) for at in (old, today)]
+    usage.record_all([*requests, denied], refusals=refused)
+    before = usage.summary()
+    cut = NOW - timedelta(days=30)
+    assert count_old_usage(cut) == 11 and fold_old_usage(cut) == 11
+    assert usage.summary() == before
+    assert {(total.product, total.requests, total.denied, total.bytes) for total in before} == {
+        ("rates", 13, 1, 120), (None, 2000, 2000, 0),
+    }  # fmt: skip
+    with reading() as session:
+        days = [(str(d.day), d.version, d.requests, d.denied, d.bytes) for d in session.query(UsageDay)]
+    first, second = str(old.date()), str((old + timedelta(days=1)).date())
+    assert sorted(days, key=str) == sorted(
+        [(first, 1, 5, 1, 40), (first, 2, 2, 0, 20), (second, 1, 2, 0, 20), (second, 2, 1, 0, 10),
+         (first, None, 1000, 1000, 0)], key=str,
+    )  # fmt: skip
+    # What is late for a day that has its sums already is added to them.
+    usage.record_all([usage.Request("file", buyer="acme", product="rates", version=2, bytes=5, at=old)])
+    assert fold_old_usage(cut) == 1 and fold_old_usage(cut) == 0
+    assert {t.product: t.bytes for t in usage.summary(buyer="acme")} == {"rates": 125}
+    assert len(usage.usage()) == 3 and len(usage.refusals()) == 1
+
+
+def test_nobody_waits_longer_for_a_locked_registry_than_asked() -> None:
+    with reading():
+        pass
+    with sqlite3.connect(settings().home / "registry.db", isolation_level=None) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        with pytest.raises(Locked, match=r"more than 0\.05 seconds"):
+            usage.record_all([usage.Request("list")], patience=0.05)
+        with reading(patience=0.05) as session:
+            assert published_in(session) == [], "readers do not wait for writers"
+        other.execute("ROLLBACK")
+    usage.record(usage.Request("list"))
+    assert len(usage.usage()) == 1

@@ -1,6 +1,6 @@
 """The registry's tables: landings, runs, checks, releases, grants and usage."""
 
-from jobs.registry.models.exchange import Grant, Participant, Usage
+from jobs.registry.models.exchange import Grant, Participant, RefusedRequests, Usage, UsageDay
 from jobs.registry.models.lake import (
     RELEASES_LISTED,
     Check,
@@ -16,5 +16,5 @@ from jobs.registry.models.schema import Base
 
 __all__ = [
     "RELEASES_LISTED", "Base", "Check", "Grant", "Identity", "Landing", "Lease", "Participant", "Pointer",
-    "RefusedBatch", "Release", "Run", "Usage",
+    "RefusedBatch", "RefusedRequests", "Release", "Run", "Usage", "UsageDay",
 ]  # fmt: skip

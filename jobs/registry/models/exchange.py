@@ -1,8 +1,8 @@
-"""Tables of participants, grants and usage."""
+"""Tables of participants, grants, usage and refused requests."""
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import date, datetime
 
 from sqlalchemy import BigInteger, CheckConstraint, ForeignKey, Index, String, Text, UniqueConstraint
 from sqlalchemy.orm import Mapped, mapped_column, relationship
@@ -49,7 +49,7 @@ class Grant(Base):
 
 
 class Usage(Base):
-    """One request to the sharing server, allowed or not."""
+    """One request to the sharing server by the holder of a token or ticket, allowed or not."""
 
     __tablename__ = "usage"
     __table_args__ = (
@@ -73,3 +73,40 @@ class Usage(Base):
     allowed: Mapped[bool]
     reason: Mapped[str | None] = mapped_column(Text)
     client: Mapped[str | None] = mapped_column(Text)
+
+
+class UsageDay(Base):
+    """The sum of a day's requests that are too old to be kept one by one; the day is UTC's."""
+
+    __tablename__ = "usage_days"
+    __table_args__ = (Index(None, "day"), Index(None, "buyer", "product"))
+
+    id: Mapped[int] = mapped_column(Sequence64, primary_key=True)
+    day: Mapped[date]
+    grant_id: Mapped[int | None] = mapped_column(ForeignKey("grants.id"))
+    buyer: Mapped[str | None] = mapped_column(String(255))
+    operation: Mapped[str] = mapped_column(String(16))
+    product: Mapped[str | None] = mapped_column(String(255))
+    version: Mapped[int | None] = mapped_column(BigInteger)
+    requests: Mapped[int] = mapped_column(BigInteger)
+    denied: Mapped[int] = mapped_column(BigInteger)
+    files: Mapped[int] = mapped_column(BigInteger)
+    bytes: Mapped[int] = mapped_column(BigInteger)
+    first_at: Mapped[datetime]
+    last_at: Mapped[datetime]
+
+
+class RefusedRequests(Base):
+    """How often one address was refused for one reason within a minute; these requests have no row in `usage`."""
+
+    __tablename__ = "refused_requests"
+    __table_args__ = (Index(None, "first_at"),)
+
+    id: Mapped[int] = mapped_column(Sequence64, primary_key=True)
+    first_at: Mapped[datetime]
+    last_at: Mapped[datetime]
+    address: Mapped[str] = mapped_column(String(64))
+    operation: Mapped[str] = mapped_column(String(16))
+    status: Mapped[int]
+    reason: Mapped[str] = mapped_column(Text)
+    requests: Mapped[int] = mapped_column(BigInteger)

@@ -166,6 +166,9 @@ class Release(Base):
     __table_args__ = (
         UniqueConstraint("product", "major", "minor", "patch"),
         CheckConstraint("status in ('published', 'recalled')", name="status"),
+        # Each request of a buyer asks for the newest release, one of a version, or the one of a time.
+        Index(None, "product", "status", "delta_version"),
+        Index(None, "product", "status", "released_at"),
     )
 
     id: Mapped[int] = mapped_column(Sequence64, primary_key=True)
