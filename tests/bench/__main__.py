@@ -15,12 +15,12 @@ from typing import Any
 from rich.console import Console
 
 from jobs.settings import settings
-from tests.bench import client, increment, parse, pipeline
+from tests.bench import client, door, increment, parse, pipeline
 from tests.bench.contenders import NAMES, ON_CLUSTER
 from tests.bench.measure import machine
 
 Part = Callable[[Console, Path], dict[str, Any]]
-PARTS = ("pipeline", "increment", "parse", "client", "cluster", "cluster-increment")
+PARTS = ("pipeline", "increment", "parse", "client", "door", "cluster", "cluster-increment")
 
 
 def main() -> int:
@@ -67,6 +67,8 @@ def _runner(part: str, given: argparse.Namespace) -> Part:
             return pipeline.bench(console, scratch, given.rows, given.rounds, given.cluster_contenders)
         if part == "cluster-increment":
             return increment.bench(console, scratch, given.cluster_days, given.cluster_step, on_cluster=True)
+        if part == "door":
+            return door.bench(console, scratch, given.buyers, given.door_rows)
         if part == "parse":
             return parse.bench(console, scratch, given.rounds)
         return client.bench(console, scratch, given.client_rows, given.rounds)
@@ -87,6 +89,8 @@ def _arguments() -> argparse.Namespace:
         ("CLUSTER_CONTENDERS", _on_cluster, ",".join(ON_CLUSTER), "contenders of the pipeline on the cluster"),
         ("CLUSTER_DAYS", _days, "10,1000", "like DAYS, on the cluster"),
         ("CLUSTER_STEP", _count, "50", "like STEP, on the cluster"),
+        ("BUYERS", _count, "300", "buyers who read at once"),
+        ("DOOR_ROWS", _count, "100_000", "rows of the release that each of them reads"),
         ("CLIENT_ROWS", _count, "10_000_000", "rows of the shared table"),
     ):
         option = "--" + name.lower().replace("_", "-")

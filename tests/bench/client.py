@@ -41,7 +41,7 @@ started = time.perf_counter()
 frame = delta_sharing.load_as_pandas(sys.argv[1])
 print(time.perf_counter() - started, len(frame), int(frame["value"].sum()))
 """
-_SERVER = """
+SERVER = """
 import sys
 from jobs.share.server import serve
 serve("127.0.0.1", int(sys.argv[1]))
@@ -55,12 +55,12 @@ def bench(console: Console, scratch: Path, rows: int, rounds: int) -> dict[str, 
         RuntimeError: the server does not start, a read fails, or the two read different rows.
     """
     os.environ["EXCHANGE_HOME"] = str(scratch / "home")
-    files = _release(rows)
+    files = release(rows)
     port = free_port(0)
     env = dict(os.environ) | {"NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1"}
-    server = subprocess.Popen([sys.executable, "-c", _SERVER, str(port)], env=env, cwd=CHECKOUT)
+    server = subprocess.Popen([sys.executable, "-c", SERVER, str(port)], env=env, cwd=CHECKOUT)
     try:
-        _wait(server, port)
+        wait_for(server, port)
         url = _profile(scratch / "buyer.share", port)
         direct, client = [], []
         for _ in range(rounds):
@@ -97,16 +97,18 @@ def _report(console: Console, rows: int, files: list[Path], direct: list[float],
     return figures
 
 
-def _release(rows: int) -> list[Path]:
+def release(rows: int) -> list[Path]:
     """Write a gold table and register a release of it, as the release step would; returns its files."""
     import numpy as np
     import pyarrow as pa
     from deltalake import DeltaTable, write_deltalake
 
-    from jobs.registry import transaction
+    from jobs.registry import engine, transaction
     from jobs.registry.models import Release
     from jobs.settings import settings
 
+    # Before the table: an empty registry beside tables is refused.
+    engine()
     folder = settings().lake / "gold" / PRODUCT
     rng = np.random.default_rng(11)
     codes = pa.array([f"M{n:05d}" for n in range(5_000)])
@@ -154,7 +156,7 @@ def _sha256(file: Path) -> str:
         return hashlib.file_digest(data, "sha256").hexdigest()
 
 
-def _wait(server: subprocess.Popen[bytes], port: int) -> None:
+def wait_for(server: subprocess.Popen[bytes], port: int) -> None:
     from urllib.error import HTTPError
 
     opener = build_opener(ProxyHandler({}))
