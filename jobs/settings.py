@@ -54,9 +54,9 @@ class Settings(BaseSettings):
     share_proxies: str = Field(
         default="", description="addresses or networks of trusted proxies, which say who the client is, with commas"
     )
-    share_connections: int = Field(default=1024, ge=2, description="connections that the sharing server holds")
+    share_connections: int = Field(default=4096, ge=2, description="connections that the sharing server holds")
     share_connections_per_address: int = Field(
-        default=512, ge=1, description="connections of one address that the sharing server holds"
+        default=2048, ge=1, description="connections of one address that the sharing server holds"
     )
     share_refusals_per_minute: int = Field(
         default=300, ge=1, description="requests without a valid token that an address may make before it gets 429"

@@ -10,6 +10,7 @@ import io
 import ipaddress
 import logging
 import sys
+import time
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
@@ -25,6 +26,9 @@ from jobs.share.errors import ShareError, busy, malformed, respond, slow, too_lo
 
 # The longest headers of a request; those of the official clients have about one kilobyte.
 HEADER_BYTES = 32 * 1024
+
+# A limit may be passed, up to twice its number, as long as nobody has waited for this long.
+_FRESH_SECONDS = 1.0
 
 # Whoever sends malformed requests must not fill the log.
 _quiet = logging.getLogger("exchange.share.http")
@@ -97,9 +101,10 @@ class Crowd:
         peers = self.by_address.setdefault(connection.address, {})
         fits = True
         if not connection.is_proxied and len(peers) >= self.limits.per_address:
-            fits = self._drop_one(peers)
+            fits = self._make_room(peers, self.limits.per_address)
         elif len(self.all) >= self.limits.connections:
-            fits = self._drop_one(self.all)
+            fits = self._make_room(self.all, self.limits.connections)
+        connection.waits_since = time.monotonic()
         self.all[connection] = peers[connection] = None
         return fits
 
@@ -113,13 +118,20 @@ class Crowd:
 
     def to_back(self, connection: Connection) -> None:
         """Note that a connection begins to wait for its client now."""
+        connection.waits_since = time.monotonic()
         if connection in self.all:
             for queue in (self.all, self.by_address[connection.address]):
                 del queue[connection]
                 queue[connection] = None
 
-    def _drop_one(self, connections: dict[Connection, None]) -> bool:
+    def _make_room(self, connections: dict[Connection, None], most: int) -> bool:
         waiting = [connection for connection in connections if connection.is_waiting]
+        if len(connections) < 2 * most:
+            # When many come at once, the requests of the newest are still on their way.
+            before = time.monotonic() - _FRESH_SECONDS
+            waiting = [connection for connection in waiting if connection.waits_since < before]
+            if not waiting:
+                return True
         if not waiting:
             return False
         # Those that never had a valid token go first, then those that have waited longest.
@@ -148,6 +160,7 @@ class Connection(H11Protocol):
         self.address = ""
         self.is_proxied = False
         self.is_known = False
+        self.waits_since = 0.0
         self._deadline: asyncio.TimerHandle | None = None
 
     @property

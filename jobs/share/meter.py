@@ -157,11 +157,12 @@ class Meter:
                 # What was sent or refused is still true when the registry can be written again.
                 self._changed = changed | self._changed
                 self._refused = refused + self._refused
-                for _, written in new:
+                # Those that came meanwhile have waited, too; whoever comes next tries again.
+                late, self._new = self._new, []
+                for _, written in new + late:
                     if not written.done():
                         written.set_exception(error)
-                if not self._new:
-                    return
+                return
             else:
                 for _, written in new:
                     if not written.done():

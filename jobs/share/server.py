@@ -87,7 +87,8 @@ class Admission:
             return
         address = address_of(scope.get("client"))
         # Behind a proxy, the connections are the proxy's and only requests can be counted.
-        if self._active[address] >= self._limit:
+        is_proxied = getattr(scope.get("state", {}).get("connection"), "is_proxied", False)
+        if is_proxied and self._active[address] >= self._limit:
             answer = respond(too_many(f"more than {self._limit} requests of one address at a time", seconds=1))
             await answer(scope, receive, send)
             return
