@@ -169,56 +169,14 @@ def bearer(authorization: str | None) -> str:
     return token
 
 
-def authenticate(authorization: str | None, entry: Request) -> Visitor:
+def authenticate(session: Session, authorization: str | None, entry: Request) -> Visitor:
     """Find the buyer behind a request's ``Authorization`` header, and record them on its meter entry.
 
     Raises:
         ShareError: there is no token, or it is unknown, expired or revoked.
     """
-    token = bearer(authorization)
-    with reading(PATIENCE_SECONDS) as session:
-        return _holder(session, token, entry, datetime.now(UTC))
-
-
-def tables_of(visitor: Visitor) -> dict[str, int]:
-    """List the products that a buyer may read now, each with the grant that says so."""
     now = datetime.now(UTC)
-    with reading(PATIENCE_SECONDS) as session:
-        rights = rights_with_release(session, visitor.buyer_id)
-    # The first of several on one product lasts longest.
-    return {right.product: right.id for right in reversed(rights) if standing(right, now) is Standing.LIVE}
-
-
-def shared_table(authorization: str | None, entry: Request, share: str, schema: str, name: str) -> SharedTable:
-    """Find a table by its names, which are case-insensitive, for whoever sent a request.
-
-    Asks for the grants on this product and its newest release only, so that the cost depends neither on the buyer's
-    other products nor on the number of releases.
-
-    Raises:
-        ShareError: the token is not valid, no such table is shared with its buyer, or its grant has ended.
-    """
-    token = bearer(authorization)
-    now = datetime.now(UTC)
-    with reading(PATIENCE_SECONDS) as session:
-        visitor = _holder(session, token, entry, now)
-        require_schema(share, schema)
-        # Names of products are in lower case.
-        product = name.casefold()
-        rights = rights_on(session, visitor.buyer_id, product) if product.isidentifier() else []
-        if not rights:
-            raise missing(f"no table {share}.{schema}.{name[:255]} is shared with {visitor.buyer}")
-        live = next((right for right in rights if standing(right, now) is Standing.LIVE), None)
-        if live is None:
-            raise forbidden(_why_not_live(rights[0], now))
-        latest = latest_in(session, product)
-    if latest is None:
-        raise forbidden(f"every release of {product} has been recalled; ask the exchange when the next one is due")
-    return SharedTable(product, visitor.token_grant, live.id, _version(latest))
-
-
-def _holder(session: Session, token: str, entry: Request, now: datetime) -> Visitor:
-    own = right_of(session, token)
+    own = right_of(session, bearer(authorization))
     if own is None:
         raise unauthenticated("unknown token; check bearerToken in the profile")
     entry.buyer, entry.grant_id = own.buyer, own.id
@@ -227,18 +185,50 @@ def _holder(session: Session, token: str, entry: Request, now: datetime) -> Visi
     return Visitor(own.buyer, own.buyer_id, own.id)
 
 
-def require_live(ticket: Ticket, entry: Request) -> None:
+def tables_of(session: Session, visitor: Visitor) -> dict[str, int]:
+    """List the products that a buyer may read now, each with the grant that says so."""
+    now = datetime.now(UTC)
+    rights = rights_with_release(session, visitor.buyer_id)
+    # The first of several on one product lasts longest.
+    return {right.product: right.id for right in reversed(rights) if standing(right, now) is Standing.LIVE}
+
+
+def shared_table(session: Session, visitor: Visitor, share: str, schema: str, name: str) -> SharedTable:
+    """Find a table by its names, which are case-insensitive, for a buyer.
+
+    Asks for the grants on this product and its newest release only, so that the cost depends neither on the buyer's
+    other products nor on the number of releases.
+
+    Raises:
+        ShareError: no such table is shared with the buyer, or its grant has ended.
+    """
+    require_schema(share, schema)
+    # Names of products are in lower case.
+    product = name.casefold()
+    rights = rights_on(session, visitor.buyer_id, product) if product.isidentifier() else []
+    if not rights:
+        raise missing(f"no table {share}.{schema}.{name[:255]} is shared with {visitor.buyer}")
+    now = datetime.now(UTC)
+    live = next((right for right in rights if standing(right, now) is Standing.LIVE), None)
+    if live is None:
+        raise forbidden(_why_not_live(rights[0], now))
+    latest = latest_in(session, product)
+    if latest is None:
+        raise forbidden(f"every release of {product} has been recalled; ask the exchange when the next one is due")
+    return SharedTable(product, visitor.token_grant, live.id, _version(latest))
+
+
+def require_live(session: Session, ticket: Ticket, entry: Request) -> None:
     """Check the grants and the release behind a file's ticket as they are now, and record the buyer on its meter entry.
 
     Raises:
         ShareError: the token's grant or the product's grant has ended, or the release is recalled.
     """
-    with reading(PATIENCE_SECONDS) as session:
-        rights = rights_numbered(session, (ticket.token_grant, ticket.product_grant))
-        covering = rights.get(ticket.product_grant)
-        if covering is not None and ticket.token_grant in rights:
-            entry.buyer, entry.grant_id, entry.product = covering.buyer, covering.id, covering.product
-        releases = states_in(session, (ticket.release,))
+    rights = rights_numbered(session, (ticket.token_grant, ticket.product_grant))
+    covering = rights.get(ticket.product_grant)
+    if covering is not None and ticket.token_grant in rights:
+        entry.buyer, entry.grant_id, entry.product = covering.buyer, covering.id, covering.product
+    releases = states_in(session, (ticket.release,))
     release = releases.get(ticket.release)
     if release is not None and covering is not None and release.product == covering.product:
         entry.version = release.delta_version

@@ -10,7 +10,7 @@ from fastapi import APIRouter, Request
 from jobs.share import paging
 from jobs.share.access import SCHEMA, SHARE, Visitor, authenticate, require_schema, require_share, tables_of
 from jobs.share.errors import Json
-from jobs.share.meter import MeteredRoute, entry_of
+from jobs.share.meter import MeteredRoute, ask, entry_of
 from jobs.share.tickets import signer
 
 router = APIRouter(route_class=MeteredRoute)
@@ -20,46 +20,46 @@ _IDS = uuid.UUID("6f0b8f7e-2f0c-4c41-9a0f-3d2f3d7a5b11")
 
 
 @router.get("/shares", name="list")
-def list_shares(http: Request) -> Json:
+async def list_shares(http: Request) -> Json:
     """List the shares; there is only one."""
-    visitor = _visitor(http)
-    return _listing(http, visitor, "shares", {SHARE: _share()})
+    return _listing(http, await _visitor(http), "shares", {SHARE: _share()})
 
 
 @router.get("/shares/{share}", name="list")
-def get_share(http: Request, share: str) -> Json:
+async def get_share(http: Request, share: str) -> Json:
     """Describe a share."""
-    _visitor(http)
+    await _visitor(http)
     require_share(share)
     return Json({"share": _share()})
 
 
 @router.get("/shares/{share}/schemas", name="list")
-def list_schemas(http: Request, share: str) -> Json:
+async def list_schemas(http: Request, share: str) -> Json:
     """List the schemas of a share; there is only one."""
-    visitor = _visitor(http)
+    visitor = await _visitor(http)
     require_share(share)
     return _listing(http, visitor, "schemas", {SCHEMA: {"name": SCHEMA, "share": SHARE}})
 
 
 @router.get("/shares/{share}/schemas/{schema}/tables", name="list")
-def list_tables(http: Request, share: str, schema: str) -> Json:
+async def list_tables(http: Request, share: str, schema: str) -> Json:
     """List the tables of a schema that this buyer may read."""
-    visitor = _visitor(http)
+    visitor = await _visitor(http)
     require_schema(share, schema)
-    return _listing(http, visitor, "tables", _tables(visitor))
+    return _listing(http, visitor, "tables", await _tables(http, visitor))
 
 
 @router.get("/shares/{share}/all-tables", name="list")
-def list_all_tables(http: Request, share: str) -> Json:
+async def list_all_tables(http: Request, share: str) -> Json:
     """List the tables of all schemas that this buyer may read."""
-    visitor = _visitor(http)
+    visitor = await _visitor(http)
     require_share(share)
-    return _listing(http, visitor, "all-tables", _tables(visitor))
+    return _listing(http, visitor, "all-tables", await _tables(http, visitor))
 
 
-def _visitor(http: Request) -> Visitor:
-    return authenticate(http.headers.get("authorization"), entry_of(http))
+async def _visitor(http: Request) -> Visitor:
+    authorization, entry = http.headers.get("authorization"), entry_of(http)
+    return await ask(http, lambda session: authenticate(session, authorization, entry))
 
 
 def _listing(http: Request, visitor: Visitor, kind: str, items: dict[str, dict[str, Any]]) -> Json:
@@ -76,7 +76,8 @@ def _listing(http: Request, visitor: Visitor, kind: str, items: dict[str, dict[s
     return Json(answer)
 
 
-def _tables(visitor: Visitor) -> dict[str, dict[str, Any]]:
+async def _tables(http: Request, visitor: Visitor) -> dict[str, dict[str, Any]]:
+    names = await ask(http, lambda session: tables_of(session, visitor))
     return {
         name: {
             "name": name,
@@ -85,7 +86,7 @@ def _tables(visitor: Visitor) -> dict[str, dict[str, Any]]:
             "shareId": _id(SHARE),
             "id": _id(f"{SHARE}.{SCHEMA}.{name}"),
         }
-        for name in tables_of(visitor)
+        for name in names
     }
 
 

@@ -14,8 +14,9 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from jobs.exchange import usage
-from jobs.lake.objects import reader
-from jobs.share.connection import Connection
+from jobs.lake.objects import is_object, reader
+from jobs.share.connection import Connection, address_of
+from jobs.share.errors import ShareError
 from jobs.share.meter import Meter, Sending
 from jobs.share.ranges import Span
 from jobs.share.tickets import Ticket
@@ -76,9 +77,9 @@ class FileDelivery(Response):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the response."""
         # Opened before the response starts, so that a file that cannot be read still gets an error response.
-        with await run_sync(reader, self.path, self.span.last + 1) as file:
+        with await self._open() as file:
             self.entry.bytes = min(self.span.length, PIECE_BYTES) if self.with_body else 0
-            await self.meter.record(self.entry)
+            await self._record(scope)
             async with self.meter.sending(self.entry, self.ticket) as sending:
                 await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
                 if not self.with_body:
@@ -97,6 +98,19 @@ class FileDelivery(Response):
                 except TimeoutError:
                     self.entry.reason = f"the client read nothing for {self.stall_seconds:g} seconds"
                     await _abort(connection)
+
+    async def _record(self, scope: Scope) -> None:
+        try:
+            await self.meter.record(self.entry)
+        except ShareError as error:
+            self.meter.refusals.count(address_of(scope.get("client")), self.entry.operation, error)
+            raise
+
+    async def _open(self) -> BufferedIOBase:
+        # A thread costs more than to open a file of this machine.
+        if is_object(self.path):
+            return await run_sync(reader, self.path, self.span.last + 1)
+        return reader(self.path)
 
     async def _send(self, sending: Sending, way: _Direct | _Copied, send: Send) -> None:
         offset, left, size = self.span.first, self.span.length, PIECE_BYTES

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
+from anyio.to_thread import run_sync
 from fastapi import APIRouter, Request, Response
 
 from jobs.errors import Tampered
@@ -14,7 +15,7 @@ from jobs.share import ranges
 from jobs.share.access import require_live
 from jobs.share.delivery import FileDelivery
 from jobs.share.errors import ShareError, forbidden, missing
-from jobs.share.meter import MeteredRoute, entry_of
+from jobs.share.meter import MeteredRoute, ask, entry_of
 from jobs.share.ranges import Span
 from jobs.share.snapshot import SharedFile, shared_snapshot
 from jobs.share.tickets import Ticket, signer
@@ -23,18 +24,18 @@ router = APIRouter(route_class=MeteredRoute)
 
 
 @router.api_route("/files/{ticket}", methods=["GET", "HEAD"], name="file")
-def get_file(http: Request, ticket: str) -> Response:
+async def get_file(http: Request, ticket: str) -> Response:
     """Send a file or a part of it."""
-    return _admit(http, ticket, entry_of(http))
-
-
-def _admit(http: Request, text: str, entry: usage.Request) -> Response:
-    ticket = signer().read_ticket(text)
-    if ticket is None:
+    entry, read = entry_of(http), signer().read_ticket(ticket)
+    if read is None:
         raise forbidden("the exchange did not issue this address; query the table again")
-    require_live(ticket, entry)
-    if ticket.expires <= time.time():
+    await ask(http, lambda session: require_live(session, read, entry))
+    if read.expires <= time.time():
         raise forbidden("this address has expired; query the table again")
+    return await run_sync(_admit, http, read, entry)
+
+
+def _admit(http: Request, ticket: Ticket, entry: usage.Request) -> Response:
     state = shared_snapshot(ticket.release)
     # A ticket names a file by the hash of its path, so it cannot name a file that the release's manifest does not list.
     file = state.by_key.get(ticket.file)

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import anyio
 from anyio.to_thread import run_sync
@@ -22,8 +22,14 @@ from jobs.exchange import usage
 from jobs.share.access import PATIENCE_SECONDS, bearer, ended
 from jobs.share.connection import address_of
 from jobs.share.errors import ShareError, busy, internal
+from jobs.share.questions import Questions
 from jobs.share.refusals import Refusals
 from jobs.share.tickets import Ticket
+
+if TYPE_CHECKING:
+    from sqlalchemy.orm import Session
+
+T = TypeVar("T")
 
 log = logging.getLogger("exchange.share")
 
@@ -209,6 +215,12 @@ def entry_of(http: Request) -> usage.Request:
     """Return the meter entry of a request."""
     entry: usage.Request = http.state.entry
     return entry
+
+
+async def ask(http: Request, question: Callable[[Session], T]) -> T:
+    """Ask the registry, together with the other requests of this moment."""
+    questions: Questions = http.app.state.questions
+    return await questions.ask(question)
 
 
 def registry_busy() -> ShareError:

@@ -25,6 +25,7 @@ from jobs.share import browse, files, tables
 from jobs.share.connection import HEADER_BYTES, Connection, Crowd, Limits, address_of
 from jobs.share.errors import ShareError, internal, missing, respond, too_long, too_many, unsupported
 from jobs.share.meter import Meter
+from jobs.share.questions import Questions
 from jobs.share.tickets import signer
 
 log = logging.getLogger("exchange.share")
@@ -48,6 +49,7 @@ def create_app() -> FastAPI:
         lifespan=_lifespan,
     )  # fmt: skip
     app.state.meter = Meter(here.share_refusals_per_minute)
+    app.state.questions = Questions()
     protocol = APIRouter(prefix=PREFIX)
     for part in (browse, tables, files):
         protocol.include_router(part.router)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import threading
 from dataclasses import dataclass
 from datetime import date, datetime
 from functools import cached_property, lru_cache
@@ -89,7 +90,10 @@ def shared_snapshot(release_id: int) -> SharedSnapshot:
         Tampered: log, manifest and files on disk disagree.
         ShareError: the table uses a Delta feature that is not shared.
     """
-    return _snapshot(_Release(settings().registry_url, settings().lake / "gold", release_id))
+    release = _Release(settings().registry_url, settings().lake / "gold", release_id)
+    # Many ask for a new release at once; one of them reads its log.
+    with _reading_log(release):
+        return _snapshot(release)
 
 
 @dataclass(frozen=True)
@@ -99,6 +103,11 @@ class _Release:
     registry_url: str
     gold: Path
     number: int
+
+
+@lru_cache(maxsize=1024)
+def _reading_log(_release: _Release) -> threading.Lock:
+    return threading.Lock()
 
 
 @lru_cache(maxsize=128)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from anyio.to_thread import run_sync
 from fastapi import APIRouter, Request, Response
@@ -12,11 +13,11 @@ from jobs.exchange import usage
 from jobs.exchange.grants import PREFIX
 from jobs.settings import settings
 from jobs.share import capabilities, protocol
-from jobs.share.access import SharedTable, Version, shared_table
+from jobs.share.access import SharedTable, Version, authenticate, shared_table
 from jobs.share.capabilities import Capabilities
 from jobs.share.errors import invalid
 from jobs.share.hints import select_files
-from jobs.share.meter import MeteredRoute, entry_of
+from jobs.share.meter import MeteredRoute, ask, entry_of
 from jobs.share.parameters import (
     VersionRange,
     bounded_body,
@@ -28,6 +29,9 @@ from jobs.share.parameters import (
 from jobs.share.protocol import Writer
 from jobs.share.snapshot import SharedFile, SharedSnapshot, shared_snapshot
 from jobs.share.tickets import TICKET_SECONDS, Ticket, signer
+
+if TYPE_CHECKING:
+    from sqlalchemy.orm import Session
 
 VERSION_HEADER = "Delta-Table-Version"
 
@@ -44,19 +48,23 @@ router = APIRouter(route_class=MeteredRoute)
 # The protocol's first clients asked for the version with HEAD on the table itself.
 @router.head(_TABLE, name="version")
 @router.get(f"{_TABLE}/version", name="version")
-def get_version(http: Request, share: str, schema: str, table: str) -> Response:
+async def get_version(http: Request, share: str, schema: str, table: str) -> Response:
     """Return the latest version, or the first one since a time."""
-    shared = _shared_table(http, share, schema, table)
+    shared = await _shared_table(http, share, schema, table)
     since = timestamp_parameter(http, "startingTimestamp")
-    version = shared.latest if since is None else shared.since(since)
+    version = shared.latest if since is None else await run_sync(shared.since, since)
     entry_of(http).version = version.delta_version
     return Response(headers={VERSION_HEADER: str(version.delta_version)})
 
 
 @router.get(f"{_TABLE}/metadata", name="metadata")
-def get_metadata(http: Request, share: str, schema: str, table: str) -> Response:
+async def get_metadata(http: Request, share: str, schema: str, table: str) -> Response:
     """Return the schema of a version."""
-    shared = _shared_table(http, share, schema, table)
+    shared = await _shared_table(http, share, schema, table)
+    return await run_sync(_metadata, http, shared)
+
+
+def _metadata(http: Request, shared: SharedTable) -> Response:
     named, instant = version_parameter(http, "version"), timestamp_parameter(http, "timestamp")
     if named is not None and instant is not None:
         raise invalid("give version or timestamp, not both")
@@ -73,7 +81,7 @@ def get_metadata(http: Request, share: str, schema: str, table: str) -> Response
 async def query(http: Request, share: str, schema: str, table: str) -> Response:
     """Return the files of a version, or those added and removed since one."""
     # The body is read only of those who may ask.
-    shared = await run_sync(_shared_table, http, share, schema, table)
+    shared = await _shared_table(http, share, schema, table)
     body = await bounded_body(http, settings().share_body_seconds)
     return await run_sync(_query, http, shared, body)
 
@@ -110,10 +118,10 @@ def _query(http: Request, shared: SharedTable, body: bytes) -> Response:
 
 
 @router.get(f"{_TABLE}/changes", name="changes")
-def get_changes(http: Request, share: str, schema: str, table: str) -> Response:
+async def get_changes(http: Request, share: str, schema: str, table: str) -> Response:
     """Return the files added and removed between released versions."""
-    shared = _shared_table(http, share, schema, table)
-    return _changes(http, entry_of(http), shared, read_version_range(http))
+    shared = await _shared_table(http, share, schema, table)
+    return await run_sync(_changes, http, entry_of(http), shared, read_version_range(http))
 
 
 def _changes(http: Request, entry: usage.Request, table: SharedTable, versions: VersionRange) -> Response:
@@ -161,10 +169,14 @@ def _released_within(table: SharedTable, versions: VersionRange) -> tuple[int, V
     return start, table.before(start), table.between(start, end)
 
 
-def _shared_table(http: Request, share: str, schema: str, table: str) -> SharedTable:
-    entry = entry_of(http)
+async def _shared_table(http: Request, share: str, schema: str, table: str) -> SharedTable:
+    entry, authorization = entry_of(http), http.headers.get("authorization")
     entry.product = table
-    shared = shared_table(http.headers.get("authorization"), entry, share, schema, table)
+
+    def find(session: Session) -> SharedTable:
+        return shared_table(session, authenticate(session, authorization, entry), share, schema, table)
+
+    shared = await ask(http, find)
     entry.product, entry.grant_id = shared.name, shared.product_grant
     return shared
 

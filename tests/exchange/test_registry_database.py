@@ -268,13 +268,11 @@ def test_a_database_of_a_newer_version_is_not_touched(monkeypatch: pytest.Monkey
         engine()
 
 
-def test_a_lock_that_is_never_released_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(database, "BUSY_SECONDS", 0)
-    monkeypatch.setattr(database, "_engines", {})
+def test_a_lock_that_is_never_released_is_explained() -> None:
     other = create_engine(engine().url)
     with other.connect() as connection:
         connection.exec_driver_sql("BEGIN IMMEDIATE")
-        with pytest.raises(Locked, match="another process"), transaction() as session:
+        with pytest.raises(Locked, match="another process"), transaction(patience=0) as session:
             session.scalars(select(Participant)).all()
 
 

@@ -16,6 +16,7 @@ from jobs.errors import ExchangeError, NotFound
 from jobs.exchange import usage
 from jobs.exchange.grants import Standing, create_grant, grants, revoke, standing
 from jobs.exchange.participants import enrol, participants
+from jobs.registry import reading
 from jobs.registry.models import Grant
 from jobs.share.access import authenticate, tables_of
 from jobs.share.errors import ShareError
@@ -95,8 +96,9 @@ def test_an_unknown_role_is_refused() -> None:
 
 def shown_to(token: str) -> set[int]:
     """The ids of the grants that the holder of a token may use now."""
-    visitor = authenticate(f"Bearer {token}", usage.Request("list"))
-    return set(tables_of(visitor).values())
+    with reading() as session:
+        visitor = authenticate(session, f"Bearer {token}", usage.Request("list"))
+        return set(tables_of(session, visitor).values())
 
 
 def test_a_token_shows_all_its_buyer_s_products_while_its_own_grant_is_live(rates: str) -> None:

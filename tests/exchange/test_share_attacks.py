@@ -222,6 +222,7 @@ def test_a_locked_registry_is_answered_at_once(
 ) -> None:
     with guarded(monkeypatch, home_with_registry) as door:
         assert is_served(door, token)
+        address = _file_address(door, token)
         with sqlite3.connect(home_with_registry / "registry.db", isolation_level=None) as other:
             other.execute("BEGIN IMMEDIATE")
             with ThreadPoolExecutor(60) as pool:
@@ -229,12 +230,13 @@ def test_a_locked_registry_is_answered_at_once(
                 answers = list(
                     pool.map(lambda _: httpx.get(url, headers=header, trust_env=False, timeout=25), range(60))
                 )
+            answers.append(httpx.get(address, trust_env=False))
             other.execute("ROLLBACK")
         assert {answer.status_code for answer in answers} == {503}
         assert {answer.json()["errorCode"] for answer in answers} == {"TEMPORARILY_UNAVAILABLE"}
         assert all(int(answer.headers["retry-after"]) > 0 for answer in answers)
-        assert is_served(door, token)
-    assert sum(row.requests for row in usage.refusals() if row.status == 503) == 60
+        assert is_served(door, token) and httpx.get(address, trust_env=False).status_code == 200
+    assert sum(row.requests for row in usage.refusals() if row.status == 503) == 61
 
 
 def test_a_client_that_leaves_is_metered_without_a_traceback(

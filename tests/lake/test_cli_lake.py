@@ -251,7 +251,7 @@ def test_a_product_from_build_to_buyer(meters: Source, shell: Terminal, tmp_path
     shell.good("revoke", name, "--from", "Harbour Bank", "--reason", "contract ended")
     assert {g["standing"] for g in shell.json("grants")} == {"revoked"}
     assert [p["name"] for p in shell.json("participants")] == ["Harbour Bank"]
-    assert shell.json("usage") == shell.json("usage", "--requests") == []
+    assert shell.json("usage") == shell.json("usage", "--requests") == shell.json("usage", "--refused") == []
 
 
 def test_verifying_a_damaged_release_exits_with_1(meters: Source, shell: Terminal) -> None:

@@ -380,6 +380,16 @@ def test_old_usage_becomes_sums_per_day_and_counts_once() -> None:
     assert len(usage.usage()) == 3 and len(usage.refusals()) == 1
 
 
+def test_upkeep_folds_what_is_past_its_retention(monkeypatch: pytest.MonkeyPatch) -> None:
+    from jobs.operate.upkeep import _fold_old_usage
+
+    monkeypatch.setenv("EXCHANGE_KEEP_USAGE_DAYS", "30")
+    today = datetime.now(UTC)
+    usage.record_all([usage.Request("list", at=today - timedelta(days=days)) for days in (0, 29, 32, 50)])
+    assert [_fold_old_usage(dry_run=True), _fold_old_usage(dry_run=False), _fold_old_usage(dry_run=True)] == [2, 2, 0]
+    assert len(usage.usage()) == 2 and usage.summary()[0].requests == 4
+
+
 def test_nobody_waits_longer_for_a_locked_registry_than_asked() -> None:
     with reading():
         pass
