@@ -74,6 +74,9 @@ class Settings(BaseSettings):
     maven_url: str = Field(
         default="https://repo1.maven.org/maven2/", description="the Maven repository that the jars come from"
     )
+    drop_quiet_seconds: float = Field(
+        default=10.0, ge=0, le=3600, description="how long a file in a watched folder must not have changed to be taken"
+    )
     keep_days: int = Field(default=7, ge=1, description="days for which upkeep keeps what was in use")
     keep_runs_days: int = Field(default=400, ge=30, description="days for which upkeep keeps records of runs")
     keep_usage_days: int = Field(

@@ -55,7 +55,7 @@ class Step:
 
 STEPS: tuple[Step, ...] = (
     Step(
-        "land", ("source",), "Fetch what a publisher offers and keep its bytes, each once.",
+        "land", ("source",), "Fetch what a publisher offers; keep bytes once and record every arrival.",
         table="bronze", needs_engine=False, leaves_waiting=True,
     ),
     Step(

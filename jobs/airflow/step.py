@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -67,7 +68,8 @@ class StepOperator(BaseOperator):
         from jobs.flow import run_step
 
         result = run_step(step, self.subject, date, run_id)
-        self.log.info(
+        self.log.log(
+            logging.WARNING if result.outcome.is_warning else logging.INFO,
             "%s %s: %s, %s rows in %.1f s %s",
             step, self.subject, result.status, result.rows, result.seconds, result.message or "",
         )  # fmt: skip

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from functools import reduce
@@ -46,11 +46,11 @@ _FRAMES = 16
 
 @dataclass(frozen=True)
 class _Arrival:
-    """What a parser needs to know about one landed file."""
+    """What a parser needs to know about one landed file, whose rows carry its tag."""
 
     path: str
     file_name: str
-    sha256: str
+    tag: str
     shares: Shares
 
 
@@ -129,9 +129,13 @@ def _escaped(form: Format) -> dict[str, str]:
     return {stored: name for name, stored in stored_names(form).items() if stored != name}
 
 
-def slice_of(sha256s: list[str]) -> str:
+def slice_of(landings: Iterable[Landing]) -> str:
     """SQL over the partition column of bronze and quarantine that is true for the rows of these landings."""
-    return lake.predicate([((_SLICE, sha256),) for sha256 in sha256s])
+    return _slice([x.tag for x in landings])
+
+
+def _slice(tags: Iterable[str]) -> str:
+    return lake.predicate([((_SLICE, tag),) for tag in tags])
 
 
 def _fields(source: Source) -> tuple[lake.Field, ...]:
@@ -166,18 +170,19 @@ def _load(source: Source, landings: list[Landing]) -> dict[str, Any]:
 
     A file that became unreadable half-way is refused whole: only its refusal remains.
     """
-    table, shas = table_of(source), [x.sha256 for x in landings]
-    lake.overwrite(table, _parsed(source, landings), slice_of=slice_of(shas), together=False)
-    loaded = _counted(table, shas)
-    broken = [sha256 for sha256, row in loaded.items() if row["fault"]]
+    table, tags = table_of(source), [x.tag for x in landings]
+    lake.overwrite(table, _parsed(source, landings), slice_of=slice_of(landings), together=False)
+    loaded = _counted(table, tags)
+    broken = [tag for tag, row in loaded.items() if row["fault"]]
     if not broken:
         return loaded
-    lake.delete(table, f"({slice_of(broken)}) AND _row <> {WHOLE_FILE}")
+    lake.delete(table, f"({_slice(broken)}) AND _row <> {WHOLE_FILE}")
     return loaded | _counted(table, broken)
 
 
-def _counted(table: str, sha256s: list[str]) -> dict[str, Any]:
-    rows = lake.read_table(table).where(slice_of(sha256s)).groupBy("_landing_sha256").agg(*_count_columns()).collect()
+def _counted(table: str, tags: list[str]) -> dict[str, Any]:
+    """Counts of the landings' rows, by their tag."""
+    rows = lake.read_table(table).where(_slice(tags)).groupBy("_landing_sha256").agg(*_count_columns()).collect()
     return {row["_landing_sha256"]: row for row in rows}
 
 
@@ -202,7 +207,7 @@ def origin_of(landing: Landing) -> dict[str, Column]:
     from pyspark.sql import functions as F
 
     return {
-        "_landing_sha256": F.lit(landing.sha256),
+        "_landing_sha256": F.lit(landing.tag),
         "_run_id": F.lit(landing.run_id),
         "_logical_date": F.lit(landing.logical_date).cast("timestamp"),
     }
@@ -211,7 +216,7 @@ def origin_of(landing: Landing) -> dict[str, Column]:
 def _parsed_many(source: Source, landings: list[Landing]) -> DataFrame:
     from pyspark.sql import functions as F
 
-    listed = [(x.sha256, x.run_id, x.logical_date) for x in landings]
+    listed = [(x.tag, x.run_id, x.logical_date) for x in landings]
     origin = connect().createDataFrame(listed, "_landing_sha256 string, _run_id string, _logical_date timestamp")
     return _records_of(source, landings).join(F.broadcast(origin), "_landing_sha256")
 
@@ -219,17 +224,17 @@ def _parsed_many(source: Source, landings: list[Landing]) -> DataFrame:
 def _records_of(source: Source, landings: list[Landing]) -> DataFrame:
     store = settings().store
     arrivals = [
-        (str(store / x.path), x.file_name, x.sha256, share, of)
+        (str(store / x.path), x.file_name, x.tag, share, of)
         for x in landings for of in (shares_of(x.size),) for share in range(of)
     ]  # fmt: skip
     published = ", ".join(f"{quote(name)} string" for name in stored_names(source.declared.format).values())
     yielded = "_extra string, _refused string, _raw string, _row bigint, _file string, _landing_sha256 string"
-    files = connect().createDataFrame(arrivals, "path string, file_name string, sha256 string, share int, shares int")
+    files = connect().createDataFrame(arrivals, "path string, file_name string, tag string, share int, shares int")
     return files.mapInArrow(_parser(source.declared.format), f"{published}, {yielded}")
 
 
 def _parser(form: Format) -> Any:
-    """A function over Arrow batches of (path, file_name, sha256, share, shares) that yields the files' records."""
+    """A function over Arrow batches of (path, file_name, tag, share, shares) that yields the files' records."""
 
     def parse(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         import pyarrow as pa
@@ -238,8 +243,8 @@ def _parser(form: Format) -> Any:
             for file in _arrivals(batch):
                 for records in _records(file, form):
                     count = records.num_rows
-                    sha256 = pa.array([file.sha256] * 1, pa.string()).take(pa.array([0] * count, pa.int32()))
-                    yield records.append_column("_landing_sha256", sha256)
+                    tag = pa.array([file.tag] * 1, pa.string()).take(pa.array([0] * count, pa.int32()))
+                    yield records.append_column("_landing_sha256", tag)
 
     return parse
 
@@ -248,9 +253,9 @@ def _arrivals(batch: pa.RecordBatch) -> Iterator[_Arrival]:
     """Each file of a batch once, with all of its shares that this worker got."""
     shares: dict[tuple[str, str, str, int], set[int]] = {}
     for row in batch.to_pylist():
-        shares.setdefault((row["path"], row["file_name"], row["sha256"], row["shares"]), set()).add(row["share"])
-    for (path, file_name, sha256, of), own in shares.items():
-        yield _Arrival(path, file_name, sha256, Shares(frozenset(own), of))
+        shares.setdefault((row["path"], row["file_name"], row["tag"], row["shares"]), set()).add(row["share"])
+    for (path, file_name, tag, of), own in shares.items():
+        yield _Arrival(path, file_name, tag, Shares(frozenset(own), of))
 
 
 def _records(file: _Arrival, form: Format) -> Iterator[pa.RecordBatch]:
@@ -293,8 +298,8 @@ def _refusal(file: _Arrival, form: Format, reason: str) -> pa.RecordBatch:
 
 def _record_loaded(source: Source, landings: list[Landing], loaded: dict[str, Any]) -> StepOutcome:
     """Record each file's counts in the registry."""
-    counted = {sha256: Loaded(row["rows"], row["refused"], row["fault"]) for sha256, row in loaded.items()}
-    note_loaded({x.id: counted.get(x.sha256, Loaded(0, 0, None)) for x in landings})
+    counted = {tag: Loaded(row["rows"], row["refused"], row["fault"]) for tag, row in loaded.items()}
+    note_loaded({x.id: counted.get(x.tag, Loaded(0, 0, None)) for x in landings})
     rows = sum(row["rows"] for row in loaded.values())
     return StepOutcome(
         counts=Counts(rows_in=rows, rows_out=rows, bytes_in=sum(x.size for x in landings)),
@@ -315,7 +320,7 @@ def _count_columns() -> list[Any]:
 
 
 def _message(source: Source, landings: list[Landing], loaded: dict[str, Any]) -> str | None:
-    parts = [loaded[x.sha256]["fault"] for x in landings if x.sha256 in loaded and loaded[x.sha256]["fault"]]
+    parts = [loaded[x.tag]["fault"] for x in landings if x.tag in loaded and loaded[x.tag]["fault"]]
     extra = next((row["extra"] for row in loaded.values() if row["extra"]), None)
     if extra:
         parts.append(f"undeclared columns are kept in _extra, for example {extra[:120]}; declare them in {source.file}")

@@ -127,8 +127,9 @@ def _refused(full: str, limit: int) -> tuple[list[dict[str, Any]], list[dict[str
         )
         # Rules take turns, so that a rare refusal is not hidden behind a thousand of another kind.
         examples = spark.sql(
-            "SELECT rule, column_name, value, record, _file AS file, _row AS row, _landing_sha256 AS landing_sha256,"
-            " CAST(_logical_date AS STRING) AS logical_date FROM (SELECT *, row_number() OVER"
+            "SELECT rule, column_name, value, record, _file AS file, _row AS row,"
+            " left(_landing_sha256, 64) AS landing_sha256, CAST(_logical_date AS STRING) AS logical_date"
+            " FROM (SELECT *, row_number() OVER"
             f" (PARTITION BY rule, column_name ORDER BY _logical_date DESC, _file, _row) AS nth FROM {rows})"
             f" ORDER BY nth, rule, column_name LIMIT {limit}"
         )

@@ -5,12 +5,15 @@ To add a connector, write its model here, list it in `CONNECTORS`, and write ``j
 """
 from __future__ import annotations
 
+import unicodedata
+from fnmatch import fnmatchcase
 from pathlib import PurePosixPath
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, PlainValidator, SerializeAsAny
 
 from jobs.declared.block import Block, by_type, choose
+from jobs.settings import settings
 
 GROUP = "exchange.connectors"
 
@@ -33,11 +36,33 @@ def is_executable(name: str) -> bool:
     return any(suffix.lower() in EXECUTABLE_SUFFIXES for suffix in PurePosixPath(name).suffixes)
 
 
+def matches(name: str, glob: str) -> bool:
+    """Tell whether a path with / between folders matches a glob of ``files:``.
+
+    ``*`` matches within one name and ``**`` any number of folders. Upper and lower case are the same, because partners'
+    programs write extensions in either, and so are the two ways in which Unicode writes an accented letter.
+    """
+    parts = [unicodedata.normalize("NFC", text).casefold().split("/") for text in (name, glob)]
+    return _parts_match(*parts)
+
+
+def _parts_match(names: list[str], globs: list[str]) -> bool:
+    if not globs:
+        return not names
+    if globs[0] == "**":
+        return any(_parts_match(names[skipped:], globs[1:]) for skipped in range(len(names) + 1))
+    return bool(names) and fnmatchcase(names[0], globs[0]) and _parts_match(names[1:], globs[1:])
+
+
 Globs = Annotated[tuple[str, ...], Field(min_length=1), AfterValidator(_globs)]
 
 
 class Connector(Block):
     """What all connectors share: their type."""
+
+    def place(self, source: str) -> str | None:  # noqa: ARG002 - for connectors that look in a place of the source's
+        """Where it looks for files, for messages; None where the declaration says it."""
+        return None
 
 
 class PackageConnector(Connector):
@@ -46,14 +71,18 @@ class PackageConnector(Connector):
     type: Literal["package"] = "package"
     package: str = Field(pattern=r"^[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?$", max_length=100)
     version: str = Field(default="latest", pattern=r"^(latest|[0-9][A-Za-z0-9.!+_-]*)$", max_length=60)
-    files: Globs = Field(description="paths or globs of members of the wheel")
+    files: Globs = Field(description="paths or globs of members of the wheel; ** crosses folders")
 
 
 class DropConnector(Connector):
     """Files that a person or partner puts into the source's watched folder."""
 
     type: Literal["drop"] = "drop"
-    files: Globs = Field(description="globs of file names in the folder")
+    files: Globs = Field(description="paths or globs of files in the folder; ** crosses folders")
+
+    def place(self, source: str) -> str:
+        """The watched folder."""
+        return str(settings().drop / source)
 
 
 CONNECTORS: dict[str, type[Connector]] = by_type(PackageConnector, DropConnector)

@@ -26,7 +26,7 @@ _CHECKPOINT_EVERY = 10
 _DELTA_TYPES = {"TINYINT": "byte", "SMALLINT": "short", "INT": "integer", "BIGINT": "long"}
 
 BOOKKEEPING: tuple[tuple[str, str, str], ...] = (
-    ("_landing_sha256", "STRING", "sha256 of the landed bytes that the row came from"),
+    ("_landing_sha256", "STRING", "sha256 of the landed bytes that the row came from, with .2 if they came again"),
     ("_file", "STRING", "name of the file, and of the member inside an archive"),
     ("_row", "BIGINT", "record of the file, counted from 1, header and preamble included"),
     ("_run_id", "STRING", "run that wrote the row"),

@@ -1,18 +1,20 @@
-"""Keeps every file as received, named by its sha256 and never changed, so that everything else can be rebuilt."""
+"""Keeps every file as received, named by its sha256 and never changed, so that everything else can be rebuilt.
+
+Bytes are kept once. A manifest is kept of each of their arrivals.
+"""
 
 from __future__ import annotations
 
 import fcntl
 import hashlib
+import itertools
 import json
 import os
 import re
-import shutil
-import tempfile
 import time
 import uuid
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,7 +22,7 @@ from typing import BinaryIO
 
 from jobs.errors import Tampered, disk_full
 from jobs.lake import objects
-from jobs.land.fetched import Fetched
+from jobs.land.fetched import Fetched, StillWritten, version_of
 from jobs.settings import settings
 
 _CHUNK = 1 << 20
@@ -39,7 +41,7 @@ class LandedFile:
         size: bytes.
         published_at, fetched_at, logical_date: instants in UTC.
         facts: other facts from the connector.
-        is_new: False if these bytes had already landed under that logical date; not part of the manifest.
+        is_new: False if a killed process left the manifest; not part of it.
     """
 
     source: str
@@ -61,12 +63,73 @@ class LandedFile:
         return settings().store / self.path
 
 
-def store(fetched: Fetched, source: str, logical_date: datetime) -> LandedFile:
-    """Copy a fetched file into landing, with its manifest beside it.
+@dataclass(frozen=True)
+class Received:
+    """A private copy of a fetched file, which `keep` turns into a landed one.
 
-    Bytes and manifest appear under their final names complete or not at all, and never replace anything: a process
-    killed at any instant and run again ends with the same files. Storing the same bytes for the same date again
-    returns the first manifest, with ``is_new`` False.
+    Attributes:
+        sha256, size: of the copied bytes.
+    """
+
+    fetched: Fetched
+    source: str
+    logical_date: datetime
+    sha256: str
+    size: int
+    draft: _Draft
+
+    def keep(self, path: str | None = None, arrival: int = 1, after: datetime | None = None) -> LandedFile:
+        """Keep the bytes, unless they are kept already, with a manifest of this arrival.
+
+        Bytes and manifest appear under their final names complete or not at all, and never replace anything: a process
+        killed at any instant and run again ends with the same files. A manifest that such a process left is returned,
+        with ``is_new`` False.
+
+        Args:
+            path: where the bytes are kept since an earlier arrival, relative to ``settings().store``.
+            arrival: which arrival of these bytes this is.
+            after: when the address last served something else; an older manifest belongs to an earlier arrival.
+
+        Raises:
+            ExchangeError: the disk is full or not writable.
+            Tampered: other content is stored under the name that these bytes would have.
+        """
+        folder = _folder(self.source, self.logical_date)
+        try:
+            landed = self._landed(path or self._keep_bytes(folder))
+            return self._keep_manifest(landed, folder, arrival, after)
+        except OSError as error:
+            raise disk_full(error, folder) from error
+
+    def _keep_bytes(self, folder: Path) -> str:
+        target = folder / _name(self.sha256, self.fetched.file_name)
+        if not self.draft.keep_as(target):
+            _require_size(target, self.size)
+        return f"landing/{self.source}/{self.logical_date:%Y/%m/%d}/{target.name}"
+
+    def _keep_manifest(self, landed: LandedFile, folder: Path, arrival: int, after: datetime | None) -> LandedFile:
+        text = _manifest_text(landed).encode()
+        for number in itertools.count(arrival):
+            manifest = folder / f"{self.sha256}{f'.{number}' if number > 1 else ''}{_MANIFEST}"
+            if _kept_new(manifest, text):
+                return landed
+            earlier = _read_manifest(manifest)
+            same = (earlier.url, earlier.file_name) == (landed.url, landed.file_name)
+            if same and (after is None or earlier.fetched_at > after):
+                return replace(earlier, path=landed.path, is_new=False)
+        raise AssertionError("unreachable: the numbers do not end")
+
+    def _landed(self, path: str) -> LandedFile:
+        return LandedFile(
+            source=self.source, sha256=self.sha256, path=path, file_name=self.fetched.file_name, url=self.fetched.url,
+            size=self.size, etag=self.fetched.etag, published_at=self.fetched.published_at,
+            fetched_at=datetime.now(UTC), logical_date=self.logical_date, facts=dict(self.fetched.facts),
+        )  # fmt: skip
+
+
+@contextmanager
+def received(fetched: Fetched, source: str, logical_date: datetime) -> Iterator[Received]:
+    """Copy a fetched file, and compute the sha256 of what was copied; the copy goes away unless it is kept.
 
     Args:
         fetched: the file, which stays where it is.
@@ -75,18 +138,36 @@ def store(fetched: Fetched, source: str, logical_date: datetime) -> LandedFile:
 
     Raises:
         ExchangeError: the disk is full or not writable.
-        Tampered: other content is stored under the name that these bytes would have.
+        StillWritten: the file changed meanwhile.
     """
     logical_date = logical_date.astimezone(UTC)
-    folder = settings().landing / source / f"{logical_date:%Y/%m/%d}"
-    if settings().is_remote:
-        return _uploaded(fetched, source, logical_date, folder)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        _clear_abandoned(folder)
-        return _stored(fetched, source, logical_date, folder)
-    except OSError as error:
-        raise disk_full(error, folder) from error
+    folder = settings().home / "scratch" if settings().is_remote else _folder(source, logical_date)
+    with ExitStack() as stack:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            _clear_abandoned(folder)
+            draft = stack.enter_context(_Draft(folder))
+            sha256, size = _copied(fetched, draft.file)
+        except OSError as error:
+            raise disk_full(error, folder) from error
+        yield Received(fetched, source, logical_date, sha256, size, draft)
+
+
+def _copied(fetched: Fetched, target: BinaryIO) -> tuple[str, int]:
+    with fetched.content() as original:
+        before = version_of(os.fstat(original.fileno()))
+        sha256 = hashlib.sha256()
+        while data := original.read(_CHUNK):
+            sha256.update(data)
+            target.write(data)
+        size = target.tell()
+        if version_of(os.fstat(original.fileno())) != before or size != before[0]:
+            raise StillWritten
+    return sha256.hexdigest(), size
+
+
+def _folder(source: str, logical_date: datetime) -> Path:
+    return settings().landing / source / f"{logical_date:%Y/%m/%d}"
 
 
 def manifests(source: str) -> Iterator[LandedFile]:
@@ -131,49 +212,13 @@ def verify(landed: LandedFile) -> None:
         )
 
 
-def _stored(fetched: Fetched, source: str, logical_date: datetime, folder: Path) -> LandedFile:
-    with fetched.path.open("rb") as original, _Draft(folder) as draft:
-        sha256 = hashlib.sha256()
-        while data := original.read(_CHUNK):
-            sha256.update(data)
-            draft.file.write(data)
-        size = draft.file.tell()
-        target = folder / _name(sha256.hexdigest(), fetched.file_name)
-        if not draft.keep_as(target):
-            _require_size(target, size)
-    landed = _landed(fetched, source, logical_date, target, sha256.hexdigest(), size)
-    manifest = folder / f"{landed.sha256}{_MANIFEST}"
-    with _Draft(folder) as draft:
-        draft.file.write(_manifest_text(landed).encode())
-        is_new = draft.keep_as(manifest)
-    return landed if is_new else replace(_read_manifest(manifest), is_new=False)
-
-
-def _uploaded(fetched: Fetched, source: str, logical_date: datetime, folder: Path) -> LandedFile:
-    # A file that changed during the upload would no longer match the sha256 in its name.
-    with _private_copy(fetched.path) as original:
-        sha256, size = objects.sha256_of(original), original.stat().st_size
-        target = folder / _name(sha256, fetched.file_name)
-        if not objects.put_if_absent(target, original):
-            _require_size(target, size)
-    landed = _landed(fetched, source, logical_date, target, sha256, size)
-    manifest = folder / f"{sha256}{_MANIFEST}"
-    is_new = objects.put_if_absent(manifest, _manifest_text(landed).encode())
-    return landed if is_new else replace(_read_manifest(manifest), is_new=False)
-
-
-@contextmanager
-def _private_copy(path: Path) -> Iterator[Path]:
-    """A copy of a file that no other process writes to."""
-    scratch = settings().home / "scratch"
-    scratch.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=scratch) as folder:
-        copy = Path(folder) / "landing"
-        try:
-            shutil.copyfile(path, copy)
-        except OSError as error:
-            raise disk_full(error, scratch) from error
-        yield copy
+def _kept_new(target: Path, data: bytes) -> bool:
+    """Write a small file unless its name is taken; return whether it was free."""
+    if settings().is_remote:
+        return objects.put_if_absent(target, data)
+    with _Draft(target.parent) as draft:
+        draft.file.write(data)
+        return draft.keep_as(target)
 
 
 def _name(sha256: str, file_name: str) -> str:
@@ -190,24 +235,6 @@ def _require_size(target: Path, size: int) -> None:
             expected=f"{size} bytes",
             next_step="restore the file from a backup",
         )
-
-
-def _landed(
-    fetched: Fetched, source: str, logical_date: datetime, target: Path, sha256: str, size: int
-) -> LandedFile:  # fmt: skip
-    return LandedFile(
-        source=source,
-        sha256=sha256,
-        path=f"landing/{source}/{logical_date:%Y/%m/%d}/{target.name}",
-        file_name=fetched.file_name,
-        url=fetched.url,
-        size=size,
-        etag=fetched.etag,
-        published_at=fetched.published_at,
-        fetched_at=datetime.now(UTC),
-        logical_date=logical_date,
-        facts=dict(fetched.facts),
-    )
 
 
 def _manifest_text(landed: LandedFile) -> str:
@@ -252,6 +279,9 @@ class _Draft:
     def keep_as(self, target: Path) -> bool:
         """Give the file its final name unless that is taken; return whether it was free."""
         self.file.flush()
+        if settings().is_remote:
+            return objects.put_if_absent(target, self._path)
+        target.parent.mkdir(parents=True, exist_ok=True)
         os.fchmod(self.file.fileno(), 0o444)
         os.fsync(self.file.fileno())
         try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -13,9 +13,9 @@ from jobs.declared.sql import quote
 from jobs.errors import ExchangeError, NotFound
 from jobs.lake import guard
 from jobs.lake.pointers import drop_pointer, pointer
-from jobs.land.landed import manifests, verify
+from jobs.land.landed import LandedFile, manifests, verify
 from jobs.registry import transaction
-from jobs.registry.landings import digests_in, forget_loaded
+from jobs.registry.landings import add_arrival, forget_loaded, landings_in
 from jobs.registry.models import Landing
 from jobs.registry.releases import recall_published, release_of_version
 from jobs.registry.runs import Kind, StepOutcome, recorded
@@ -175,7 +175,7 @@ def _record(
 
 
 def record_landed(source: str, run_id: str, *, verified: bool = False) -> int:
-    """Record the landed files that the registry lacks from their manifests, in the order of arrival.
+    """Record the arrivals that the registry lacks from their manifests, in their order.
 
     Args:
         source: the source's name.
@@ -190,21 +190,42 @@ def record_landed(source: str, run_id: str, *, verified: bool = False) -> int:
         Tampered: a manifest cannot be read, or landed bytes have changed.
     """
     arrived = sorted(manifests(source), key=lambda landed: (landed.fetched_at, landed.sha256))
-    for landed in arrived if verified else ():
+    kept: dict[str, LandedFile] = {}
+    for landed in arrived:
+        # Lost bytes that landed again lie where a later manifest says.
+        if landed.sha256 not in kept or landed.file.exists():
+            kept[landed.sha256] = landed
+    for landed in kept.values() if verified else ():
         verify(landed)
-    recorded = 0
     with transaction() as db:
-        recorded_digests = digests_in(db, source)
-        if not recorded_digests and not arrived:
+        recorded = {(x.sha256, x.url, x.fetched_at) for x in landings_in(db, source)}
+        if not recorded and not arrived:
             raise NotFound(f"'{source}' has no landed files", next_step=f"exchange land {source}")
-        for landed in arrived:
-            if landed.sha256 not in recorded_digests:
-                recorded_digests.add(landed.sha256)
-                recorded += 1
-                manifest = {f: getattr(landed, f) for f in _MANIFEST}
-                db.add(Landing(source=source, run_id=run_id, **manifest))
-                db.flush()
-    return recorded
+        lacking = _unrecorded(arrived, recorded)
+        for landed in lacking:
+            manifest = {f: getattr(landed, f) for f in _MANIFEST} | {"path": kept[landed.sha256].path}
+            add_arrival(db, Landing(source=source, run_id=run_id, **manifest))
+    return len(lacking)
+
+
+def _unrecorded(arrived: list[LandedFile], recorded: Collection[tuple[str, str | None, datetime]]) -> list[LandedFile]:
+    """The arrivals that are not recorded.
+
+    Manifests of the same bytes that follow each other at one address are one arrival: a killed step leaves the first.
+    """
+    runs: dict[str, list[list[LandedFile]]] = {}
+    for landed in arrived:
+        at_address = runs.setdefault(landed.url, [[]])
+        if at_address[-1] and at_address[-1][-1].sha256 != landed.sha256:
+            at_address.append([])
+        at_address[-1].append(landed)
+    lacking = [
+        run[0]
+        for at_address in runs.values()
+        for run in at_address
+        if not any((x.sha256, x.url, x.fetched_at) in recorded for x in run)
+    ]
+    return sorted(lacking, key=lambda landed: (landed.fetched_at, landed.sha256))
 
 
 def _is_readable(table: str) -> bool:

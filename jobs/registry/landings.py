@@ -1,4 +1,4 @@
-"""The registry's `landings`: which files of each source landed, in order of arrival, and what bronze holds of them."""
+"""The registry's `landings`: every arrival of a source's files, in order, and what bronze holds of each."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ def landed_by_source() -> dict[str, LandingSummary]:
         return {source: LandingSummary(files, last_at) for source, files, last_at in session.execute(fetched)}
 
 
-def digests_in(session: Session, source: str) -> set[str]:
-    """The sha256 of every file of a source that landed."""
-    return set(session.scalars(select(Landing.sha256).where(Landing.source == source)))
+def landings_in(session: Session, source: str) -> list[Landing]:
+    """Every arrival of a source, in order."""
+    return list(session.scalars(select(Landing).where(Landing.source == source).order_by(Landing.id)))
 
 
 def digests_up_to(watermarks: Mapping[str, int]) -> set[str]:
@@ -68,32 +68,40 @@ class Loaded:
     fault: str | None
 
 
-def paths_by_mark(source: str) -> dict[tuple[str | None, str | None], str]:
-    """Where the bytes are kept that were landed from an address under the publisher's own version mark (ETag)."""
-    marked = select(Landing.url, Landing.etag, Landing.path).where(Landing.source == source, Landing.etag.is_not(None))
+def newest_by_address(source: str) -> dict[str | None, Landing]:
+    """The newest arrival of each address of a source."""
+    newest = select(func.max(Landing.id)).where(Landing.source == source).group_by(Landing.url)
     with reading() as session:
-        return {(url, etag): path for url, etag, path in session.execute(marked)}
+        return {landing.url: landing for landing in session.scalars(select(Landing).where(Landing.id.in_(newest)))}
 
 
-def landing_of(source: str, sha256: str) -> Landing | None:
-    """The landing of a source's file by the digest of its bytes; None if they never landed."""
+def newest_of_bytes(source: str, sha256: str) -> Landing | None:
+    """The newest arrival of a source's file by the digest of its bytes; None if they never landed."""
     with reading() as session:
-        return session.scalars(_of_bytes(source, sha256)).first()
+        return session.scalars(_of_bytes(source, sha256).order_by(Landing.arrival.desc()).limit(1)).first()
 
 
-def add_landing(landing: Landing) -> bool:
-    """Record a file that landed; of bytes that landed before, only where they are kept now.
-
-    Returns:
-        Whether the bytes are new.
-    """
+def add_landing(landing: Landing) -> None:
+    """Record an arrival; if its bytes arrived before, it gets the next number, and all share where they are kept."""
     with transaction() as session:
-        before = session.scalars(_of_bytes(landing.source, landing.sha256)).first()
-        if before is None:
-            session.add(landing)
-            return True
-        before.path = landing.path
-        return False
+        add_arrival(session, landing)
+
+
+def add_arrival(session: Session, landing: Landing) -> None:
+    """Record an arrival, as `add_landing` does."""
+    last = session.scalars(_of_bytes(landing.source, landing.sha256).with_only_columns(func.max(Landing.arrival))).one()
+    if last:
+        _keep_at(session, landing.source, landing.sha256, landing.path)
+    landing.arrival = (last or 0) + 1
+    session.add(landing)
+    session.flush()
+
+
+def note_again(landing: Landing, path: str, etag: str | None) -> None:
+    """Record that an address still serves what arrived last: where it is kept now, and the publisher's newest mark."""
+    with transaction() as session:
+        _keep_at(session, landing.source, landing.sha256, path)
+        session.get_one(Landing, landing.id).etag = etag
 
 
 def newest_landing(source: str) -> int | None:
@@ -146,6 +154,10 @@ def forget_loaded(source: str) -> None:
     unloaded = update(Landing).where(Landing.source == source).values(loaded_at=None, rows=None, rows_refused=None)
     with transaction() as session:
         session.execute(unloaded)
+
+
+def _keep_at(session: Session, source: str, sha256: str, path: str) -> None:
+    session.execute(update(Landing).where(Landing.source == source, Landing.sha256 == sha256).values(path=path))
 
 
 def _of_bytes(source: str, sha256: str) -> Select[Landing]:

@@ -76,6 +76,7 @@ class StepOutcome:
         output_version: the Delta version that it wrote or checked.
         refused: the batch that it worked on, if none of its rows went into the table.
         release: number of the new or existing release; the record has it in the message only.
+        is_warning: the message asks the user to do something although the step succeeded.
     """
 
     status: Status = "succeeded"
@@ -85,6 +86,7 @@ class StepOutcome:
     message: str | None = None
     refused: BatchRefusal | None = None
     release: str | None = None
+    is_warning: bool = False
 
 
 @contextmanager

@@ -74,11 +74,13 @@ def sample_of(given: str) -> Iterator[Sample]:
         return
     connector = _package(given)
     from jobs.land.connectors import fetch
+    from jobs.land.fetched import Fetched
 
     with TemporaryDirectory(prefix="exchange-sample-") as scratch:
         for fetched in fetch(connector, source="sample", scratch=Path(scratch)):
-            yield _with_members(Sample(fetched.path, fetched.file_name, connector))
-            return
+            if isinstance(fetched, Fetched):
+                yield _with_members(Sample(fetched.path, fetched.file_name, connector))
+                return
     raise NotFound(f"'{given}' has no such file", expected="a member of the package's wheel")
 
 

@@ -78,7 +78,7 @@ class _Batch:
     @property
     def slices(self) -> str:
         """SQL that is true for the rows of these landings in bronze and quarantine."""
-        return slice_of([x.sha256 for x in self.landings])
+        return slice_of(self.landings)
 
 
 def run(source: Source, _logical_date: datetime, run_id: str) -> StepOutcome:
@@ -181,7 +181,7 @@ def fields_of(source: Source, contract: Contract) -> tuple[lake.Field, ...]:
 def _show(work: lake.Workspace, source: Source, batch: _Batch) -> None:
     """Show the batch's bronze rows as the workspace's view `bronze`, and the order of its landings as `landings`."""
     work.show("bronze", published_rows(source, batch.slices))
-    order = [(x.sha256, x.id) for x in batch.landings]
+    order = [(x.tag, x.id) for x in batch.landings]
     work.show("landings", connect().createDataFrame(order, "_landing_sha256 string, _landing_id bigint"))
 
 
@@ -284,7 +284,7 @@ def _quarantine(source: Source, split: Split, batch: _Batch, selects: list[str |
 
 def _has_slices(table: str, batch: _Batch) -> bool:
     slices = {dict(f.partition).get("_landing_sha256") for f in lake.files(table)}
-    return any(x.sha256 in slices for x in batch.landings)
+    return any(x.tag in slices for x in batch.landings)
 
 
 def _message(batch: _Batch) -> str | None:

@@ -23,6 +23,7 @@ from sqlalchemy.schema import CreateIndex, CreateTable
 import jobs.registry.database as database
 from jobs.errors import ExchangeError, Locked, Tampered
 from jobs.registry import backup, engine, identity, reading, transaction
+from jobs.registry.landings import add_landing
 from jobs.registry.models import Base, Landing, Participant, Release, Run
 from jobs.registry.refusals import refused_until
 from jobs.settings import settings
@@ -75,8 +76,9 @@ def _definitions(connection) -> dict[str, list[str]]:
     rows = connection.execute(
         text("select name, sql from sqlite_master where sql is not null and name not like '%alembic%'")
     )
-    # Constraints may be in any order.
-    return {name: sorted(re.split(r"[\s,]+", sql)) for name, sql in rows if not name.startswith("sqlite_")}
+    # Constraints may be in any order, and SQLite quotes the name of a table that a migration copied.
+    definitions = {name: sql.replace('"', "") for name, sql in rows if not name.startswith("sqlite_")}
+    return {name: sorted(re.split(r"[\s,]+", sql)) for name, sql in definitions.items()}
 
 
 @pytest.mark.usefixtures("either_database")
@@ -113,6 +115,30 @@ def test_refused_batches_are_migrated_from_recorded_runs() -> None:
     assert refused_until("gone_by", 3, "e" * 64) == 0, "and so may other declarations"
     assert refused_until("empty", None, "d" * 64) == 7
     assert refused_until("fine", 3, "d" * 64) == refused_until("never_began", 3, "d" * 64) == 0
+
+
+@pytest.mark.usefixtures("either_database")
+def test_files_recorded_before_arrivals_were_counted_are_first_arrivals() -> None:
+    bind = engine()
+    database.migrate(bind, "0005")
+    earlier = {"source": "s", "path": "p", "file_name": "f", "size": 1, "run_id": "r"}
+    with bind.begin() as connection:
+        for sha256 in ("a", "b", "c"):
+            columns = earlier | {"sha256": sha256, "fetched_at": AN_INSTANT, "logical_date": AN_INSTANT}
+            names = ", ".join(columns)
+            marks = ", ".join(f":{name}" for name in columns)
+            connection.execute(text(f"insert into landings ({names}) values ({marks})"), columns)
+        connection.execute(text("delete from landings where sha256 = 'c'"))
+    database.migrate(bind)
+    again = Landing(**earlier, sha256="a", fetched_at=AN_INSTANT, logical_date=AN_INSTANT)
+    add_landing(again)
+    with reading() as session:
+        assert [(x.id, x.tag) for x in session.scalars(select(Landing).order_by(Landing.id))] == [
+            (1, "a"), (2, "b"), (4, "a.2"),
+        ]  # fmt: skip
+    database.migrate(bind, "0005")
+    with bind.connect() as connection:
+        assert connection.execute(text("select id from landings order by id")).scalars().all() == [1, 2]
 
 
 def test_the_head_named_in_the_code_is_the_newest_revision() -> None:

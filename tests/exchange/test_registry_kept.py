@@ -17,7 +17,7 @@ from jobs.exchange.grants import create_grant, grants
 from jobs.lake import close as close_engine
 from jobs.operate.registry import rebuild_registry, restore_registry
 from jobs.registry import backup, database, engine, reading, transaction
-from jobs.registry.landings import digests_in
+from jobs.registry.landings import landings_in
 from jobs.registry.models import Participant
 from jobs.registry.releases import releases_of
 from jobs.release.archive import folder_of
@@ -162,7 +162,7 @@ def test_a_registry_without_a_copy_is_rebuilt_from_the_lake(desk: Desk, capsys: 
 
 def digests_in_source() -> set[str]:
     with reading() as session:
-        return digests_in(session, SOURCE)
+        return {landing.sha256 for landing in landings_in(session, SOURCE)}
 
 
 @pytest.mark.usefixtures("desk")

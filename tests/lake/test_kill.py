@@ -137,8 +137,8 @@ _undisturbed: dict[Path, dict[str, Any]] = {}
 
 POINTS = [
     ("land", "jobs.land.landed:_Draft.keep_as", 1, True),
-    ("land", "jobs.land.step:store", 1, True),
-    ("land", "jobs.land.step:_keep", 2, True),
+    ("land", "jobs.land.landed:Received.keep", 1, True),
+    ("land", "jobs.land.step:_arrived", 2, True),
     ("bronze", "jobs.lake:overwrite", 1, False),
     ("bronze", "jobs.lake:overwrite", 1, True),
     ("bronze", "jobs.lake:delete", 1, True),

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from datetime import UTC, date, datetime
 from decimal import Decimal
 
 import pytest
+from sqlalchemy import delete
 
 from jobs import lake
 from jobs.errors import DeclarationError
 from jobs.lake.pointers import pointer
+from jobs.operate.rebuild import rebuild
+from jobs.registry import transaction
+from jobs.registry.models import Landing
 from jobs.settings import settings
 from jobs.silver import deduplicate
 from tests.declaring import write
@@ -25,7 +30,7 @@ KEY = ("meter", "read_on")
 def test_rows_say_where_they_came_from(exchange: Trial) -> None:
     source = exchange.source(READINGS, KEY)
     landed = source.land([("m1", "2026-01-01", "1.5"), ("m2", "2026-01-01", "2")], at=3, file="a.csv")
-    assert (landed.status, landed.message) == ("succeeded", "1 file offered, 1 new")
+    assert (landed.status, landed.message) == ("succeeded", f"1 file offered in {settings().drop / source.name}, 1 new")
     assert source.build(3).rows == 2
     rows = source.rows("_file", "_row", "_landing_sha256", "_logical_date")
     sha256 = landings(source.name)[0].sha256
@@ -38,19 +43,56 @@ def test_rows_say_where_they_came_from(exchange: Trial) -> None:
     assert (run.rows_in, run.rows_out, run.rows_quarantined, run.status) == (2, 2, 0, "succeeded")
 
 
-def test_the_same_bytes_land_once_and_changed_bytes_land_beside_them(exchange: Trial) -> None:
+def test_bytes_are_kept_once_and_each_arrival_counts(exchange: Trial) -> None:
     source = exchange.source(READINGS, KEY)
     source.take([("m1", "2026-01-01", "1")], 0, "daily.csv")
+    source.drop([("m1", "2026-01-01", "1")], "daily.csv")
+    assert source.step("land", 1).status == "unchanged", "the same address serves the same bytes"
     source.drop([("m1", "2026-01-01", "1")], "copy.csv")
-    assert source.step("land", 1).status == "unchanged"
-    assert [x.file_name for x in landings(source.name)] == ["daily.csv"]
-
+    assert source.step("land", 1).status == "succeeded"
     source.take([("m1", "2026-01-01", "2")], 1, "daily.csv")
-    first, second = landings(source.name)
+    first, copy, changed = landings(source.name)
+    assert (first.file_name, copy.file_name, first.path) == ("daily.csv", "copy.csv", copy.path)
     assert (settings().home / first.path).read_text().endswith("m1,2026-01-01,1\n")
-    assert (settings().home / second.path).read_text().endswith("m1,2026-01-01,2\n")
-    assert len(source.bronze()) == 2
-    assert source.rows() == [("m1", date(2026, 1, 1), Decimal("2.00"))]
+    assert (settings().home / changed.path).read_text().endswith("m1,2026-01-01,2\n")
+    assert len(source.bronze()) == 3
+    assert source.rows("_landing_sha256") == [("m1", date(2026, 1, 1), Decimal("2.00"), changed.sha256)]
+
+
+def test_a_publisher_who_goes_back_to_an_earlier_file_is_followed(exchange: Trial) -> None:
+    latest, known = exchange.source(READINGS, KEY), exchange.source(READINGS, KEY, "revisions")
+    right, wrong = ([("m1", "2026-01-01", reading), ("m2", "2026-01-01", "7")] for reading in ("1", "99"))
+    for source in (latest, known):
+        for at, rows in enumerate((right, wrong, right)):
+            source.take(rows, at, "daily.csv")
+        assert source.step("land", 3).status == "unchanged"
+        assert [x.tag for x in landings(source.name)][2] == f"{landings(source.name)[0].sha256}.2"
+        assert len({x.path for x in landings(source.name)}) == 2
+        assert all(balanced(run) for run in runs(source.name, "silver"))
+    assert latest.rows("_logical_date")[0] == ("m1", date(2026, 1, 1), Decimal("1.00"), day(2))
+    assert [(*row[2:],) for row in known.rows("_known_at", "_superseded_at") if row[0] == "m1"] == [
+        (Decimal("1.00"), day(0), day(1)), (Decimal("1.00"), day(2), None), (Decimal("99.00"), day(1), day(2)),
+    ]  # fmt: skip
+    before = (latest.rows("_landing_sha256", "_logical_date"), known.rows("_landing_sha256", "_known_at"))
+    with transaction() as db:
+        db.execute(delete(Landing).where(Landing.source.in_((latest.name, known.name))))
+    shutil.rmtree(settings().lake)
+    for source in (latest, known):
+        rebuild(source.table, "again")
+    assert (latest.rows("_landing_sha256", "_logical_date"), known.rows("_landing_sha256", "_known_at")) == before
+
+
+def test_equal_files_of_two_days_are_two_arrivals(exchange: Trial) -> None:
+    columns = {"status": "STRING", "read_on": "DATE"}
+    origin = "_landing_sha256, _file, _row, _run_id, _logical_date"
+    sql = f"SELECT status, regexp_extract(_file, '([0-9-]{{10}})', 1) AS read_on, {origin} FROM bronze"
+    source = exchange.source(columns, ["read_on"], "append", published=["status"], sql=sql)
+    for number, status in ((1, "ok"), (2, "ok"), (3, "down")):
+        source.drop([(status,)], f"status_2024-01-0{number}.csv")
+    assert source.step("land").status == "succeeded"
+    source.build()
+    assert source.rows() == [("down", date(2024, 1, 3)), ("ok", date(2024, 1, 1)), ("ok", date(2024, 1, 2))]
+    assert len(source.quarantine()) == 0 and balanced(source.last("silver"))
 
 
 def test_a_file_replaced_with_the_same_size_and_time_is_landed(exchange: Trial) -> None:
@@ -60,7 +102,7 @@ def test_a_file_replaced_with_the_same_size_and_time_is_landed(exchange: Trial) 
     stat = path.stat()
     path.write_text(path.read_text().replace(",1\n", ",7\n"))
     os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
-    assert source.step("land", 1).message == "1 file offered, 1 new"
+    assert str(source.step("land", 1).message).endswith(", 1 new")
 
 
 def test_running_the_steps_again_changes_nothing(exchange: Trial) -> None:

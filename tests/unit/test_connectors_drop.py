@@ -10,15 +10,15 @@ from pathlib import Path
 import pytest
 
 from jobs.declared.connector import DropConnector
-from jobs.errors import ExchangeError
 from jobs.land.connectors import fetch
-from jobs.land.fetched import Fetched
+from jobs.land.fetched import Fetched, NotTaken
 
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("EXCHANGE_HOME", str(tmp_path / "home"))
     folder = tmp_path / "home" / "drop" / "prices"
+    monkeypatch.setenv("EXCHANGE_DROP_QUIET_SECONDS", "0.5")
     folder.mkdir(parents=True)
     return folder
 
@@ -31,8 +31,17 @@ def put(folder: Path, name: str, age: float = 60) -> Path:
     return path
 
 
-def fetched(*globs: str) -> list[Fetched]:
+def looked_at(*globs: str) -> list[Fetched | NotTaken]:
     return list(fetch(DropConnector(files=globs), "prices", Path("unused")))
+
+
+def fetched(*globs: str) -> list[Fetched]:
+    return [one for one in looked_at(*globs) if isinstance(one, Fetched)]
+
+
+def not_taken(*globs: str) -> dict[str, str]:
+    """Why files were not taken, by their name."""
+    return {one.name: one.reason for one in looked_at(*globs) if isinstance(one, NotTaken)}
 
 
 def test_matching_files_are_fetched_oldest_first_and_kept(folder: Path) -> None:
@@ -87,22 +96,96 @@ def test_a_growing_file_is_left_for_the_next_run(folder: Path) -> None:
     assert len(fetched("*.csv")) == 3
 
 
-def test_a_link_out_of_the_folder_is_refused_after_the_good_files(folder: Path, tmp_path: Path) -> None:
+def test_a_file_that_a_program_has_open_for_writing_is_left(folder: Path) -> None:
+    with put(folder, "stalled.csv").open("a") as writer:
+        writer.write("2,56")
+        writer.flush()
+        os.utime(folder / "stalled.csv", (time.time() - 60, time.time() - 60))
+        assert not_taken("*.csv") == {"stalled.csv": "still being written"}
+        # Whoever reads it does not hold it up.
+        put(folder, "read.csv")
+        with (folder / "read.csv").open() as reader:
+            assert [one.file_name for one in fetched("*.csv")] == ["read.csv"]
+            assert reader.read() == "read.csv"
+    assert len(fetched("*.csv")) == 2
+
+
+def test_a_clock_that_is_ahead_does_not_hold_a_file_up(folder: Path) -> None:
+    put(folder, "early.csv", age=-86_400)
+    assert [one.file_name for one in fetched("*.csv")] == ["early.csv"]
+
+
+def test_what_cannot_be_taken_is_named_and_the_good_files_are_fetched(folder: Path, tmp_path: Path) -> None:
     secret = tmp_path / "secret.csv"
     secret.write_text("x")
     put(folder, "good.csv")
+    put(folder, "model.pkl.csv")
     (folder / "inside.csv").symlink_to(folder / "good.csv")
     (folder / "out.csv").symlink_to(secret)
-    coming = fetch(DropConnector(files=("*.csv",)), "prices", Path("unused"))
-    assert {next(coming).file_name, next(coming).file_name} == {"good.csv", "inside.csv"}
-    with pytest.raises(ExchangeError, match=r"out\.csv: a link to outside the folder"):
-        next(coming)
+    (folder / "gone.csv").symlink_to(folder / "nothing")
+    (folder / "loop.csv").symlink_to(folder / "loop.csv")
+    (folder / "up").symlink_to(tmp_path)
+    os.mkfifo(folder / "pipe.csv")
+    Path(os.fsdecode(os.fsencode(folder) + b"/caf\xe9.csv")).write_text("x")
+    link = "a link to outside the folder or to nothing"
+    assert not_taken("*.csv") == {
+        "caf\\xe9.csv": "its name is not UTF-8",
+        "model.pkl.csv": "a pickle; opening it runs code",
+        "out.csv": link,
+        "gone.csv": link,
+        "loop.csv": link,
+        "pipe.csv": "not a regular file",
+        "up": "`files:` of source.yaml (*.csv) does not match it",
+    }
+    assert {one.file_name for one in fetched("*.csv")} == {"good.csv", "inside.csv"}
+    assert not_taken("up/*.csv", "*.csv")["up"].startswith("`files:`")
 
 
-def test_a_pickle_is_refused(folder: Path) -> None:
-    put(folder, "model.pkl.gz")
-    with pytest.raises(ExchangeError, match=r"model\.pkl\.gz: a pickle"):
-        fetched("*")
+def test_a_file_swapped_for_a_link_between_two_looks_is_refused(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "outside").mkdir()
+    for place in (tmp_path / "secret.csv", tmp_path / "outside" / "b.csv"):
+        place.write_text("secret")
+    put(folder, "a.csv")
+    put(folder, "sub/b.csv")
+    put(folder, "z.csv", age=1)
+
+    def swap(_found: object) -> None:
+        (folder / "a.csv").unlink()
+        (folder / "a.csv").symlink_to(tmp_path / "secret.csv")
+        (folder / "sub").rename(tmp_path / "away")
+        (folder / "sub").symlink_to(tmp_path / "outside")
+
+    monkeypatch.setattr("jobs.land.connectors.drop._wait_until_quiet", swap)
+    files = looked_at("*.csv", "*/*.csv")
+    assert [one.name for one in files if isinstance(one, NotTaken)] == ["a.csv", "sub/b.csv"]
+    assert [one.file_name for one in files if isinstance(one, Fetched)] == ["z.csv"]
+
+
+def test_bytes_come_from_the_opened_file_whatever_its_name_points_to_by_then(folder: Path, tmp_path: Path) -> None:
+    secret = tmp_path / "secret.csv"
+    secret.write_text("secret")
+    put(folder, "a.csv")
+    (one,) = fetch(DropConnector(files=("*.csv",)), "prices", Path("unused"))
+    assert isinstance(one, Fetched)
+    for file in fetch(DropConnector(files=("*.csv",)), "prices", Path("unused")):
+        (folder / "a.csv").unlink()
+        (folder / "a.csv").symlink_to(secret)
+        assert isinstance(file, Fetched)
+        with file.content() as content:
+            assert content.read() == b"a.csv"
+
+
+def test_names_in_capitals_or_another_unicode_form_match_and_others_are_named(folder: Path) -> None:
+    composed, decomposed = "caf\u00e9", "cafe\u0301"
+    taken = {"READINGS_FEB.CSV", "readings mar #1 100%.csv", "読み.csv", f"{decomposed}.csv"}
+    for name in (*taken, "apr.csv.gz", "2026/c.csv"):
+        put(folder, name)
+    assert {one.file_name for one in fetched("read*.csv", "読*.csv", f"{composed}*.csv")} == taken
+    assert set(not_taken("*.csv")) == {"apr.csv.gz", "2026/c.csv"}
+    assert not_taken("**/*.csv", "**/*.gz") == {}
+    assert len(fetched("**/*.csv", "**/*.gz")) == 6
 
 
 def test_a_replaced_file_of_the_same_size_and_time_has_another_etag(folder: Path) -> None:

@@ -42,7 +42,8 @@ def wheel(folder: Path, name: str, version: str, files: dict[str, bytes]) -> Pat
 
 def fetched(tmp_path: Path, package: str, *files: str, version: str = "latest") -> list[Fetched]:
     scratch = Path(tempfile.mkdtemp(dir=tmp_path))
-    return list(fetch(PackageConnector(package=package, version=version, files=files), "rates", scratch))
+    found = fetch(PackageConnector(package=package, version=version, files=files), "rates", scratch)
+    return [one for one in found if isinstance(one, Fetched)]
 
 
 def test_files_come_with_version_and_digest(index: Path, tmp_path: Path) -> None:
@@ -53,7 +54,8 @@ def test_files_come_with_version_and_digest(index: Path, tmp_path: Path) -> None
         "1.2",
         {"some_rates/a.csv": b"a", "some_rates/sub/a.csv": b"b", "some_rates/__init__.py": b"1/0"},
     )
-    files = fetched(tmp_path, "Some.Rates", "some_rates/*.csv")
+    files = fetched(tmp_path, "Some.Rates", "some_rates/**/*.csv")
+    assert [one.path.read_bytes() for one in fetched(tmp_path, "Some.Rates", "some_rates/*.CSV")] == [b"a"]
     assert [one.path.read_bytes() for one in files] == [b"a", b"b"]
     assert [one.file_name for one in files] == ["a.csv", "a.csv"]
     assert [one.url for one in files] == [

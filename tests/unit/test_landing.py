@@ -12,14 +12,15 @@ import sys
 import time
 import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 
 import pytest
 
 from jobs.errors import ExchangeError, Tampered, disk_full
-from jobs.land.fetched import Fetched
-from jobs.land.landed import manifests, store, verify
+from jobs.land.fetched import Fetched, StillWritten
+from jobs.land.landed import LandedFile, manifests, received, verify
 
 DAY = datetime(2026, 11, 22, 16, tzinfo=UTC)
 
@@ -35,6 +36,11 @@ def arrived(tmp_path: Path, data: bytes = b"a,b\n1,2\n", name: str = "x.csv") ->
     path.parent.mkdir(exist_ok=True)
     path.write_bytes(data)
     return Fetched(path, name, f"drop:prices/{name}", "W/1", DAY - timedelta(days=1), {"package": "名"})
+
+
+def store(fetched: Fetched, source: str, logical_date: datetime) -> LandedFile:
+    with received(fetched, source, logical_date) as copy:
+        return copy.keep()
 
 
 def files_in(home: Path) -> list[str]:
@@ -57,15 +63,25 @@ def test_bytes_and_manifest_lie_side_by_side(tmp_path: Path, home: Path) -> None
     verify(landed)
 
 
-def test_the_same_bytes_are_landed_once(tmp_path: Path, home: Path) -> None:
+def test_bytes_are_kept_once_and_each_arrival_has_a_manifest(tmp_path: Path, home: Path) -> None:
     first = store(arrived(tmp_path), "prices", DAY)
-    again = store(arrived(tmp_path, name="renamed.csv"), "prices", DAY)
+    again = store(arrived(tmp_path), "prices", DAY)
     assert first.is_new
-    assert not again.is_new
-    assert (again.sha256, again.file_name, again.fetched_at) == (first.sha256, "x.csv", first.fetched_at)
+    assert (again.is_new, again.fetched_at) == (False, first.fetched_at), "a killed step left it"
+    renamed = store(arrived(tmp_path, name="renamed.csv"), "prices", DAY)
+    assert (renamed.is_new, renamed.sha256, renamed.path) == (True, first.sha256, first.path)
+    with received(arrived(tmp_path), "prices", DAY + timedelta(days=3)) as copy:
+        back = copy.keep(first.path, arrival=3, after=renamed.fetched_at)
+    with received(arrived(tmp_path), "prices", DAY) as copy:
+        same_day = copy.keep(first.path, arrival=1, after=back.fetched_at)
+    assert back.is_new and same_day.is_new and back.path == same_day.path == first.path
+    assert [x.fetched_at for x in manifests("prices")] == [
+        x.fetched_at for x in (first, renamed, same_day, back)
+    ]  # fmt: skip
+    assert len([name for name in files_in(home) if name.endswith(".csv")]) == 1
     changed = store(arrived(tmp_path, b"a,b\n1,3\n"), "prices", DAY)
     assert changed.is_new
-    assert len(files_in(home)) == 4
+    assert len(files_in(home)) == 7
 
 
 def test_manifests_are_ordered_by_date(tmp_path: Path) -> None:
@@ -142,11 +158,13 @@ def test_a_full_disk_leaves_nothing_half_written(tmp_path: Path, home: Path) -> 
         "import resource, signal, sys, datetime, pathlib\n"
         "from jobs.land.fetched import Fetched\n"
         "from jobs.errors import ExchangeError\n"
-        "from jobs.land.landed import store\n"
+        "from jobs.land.landed import received\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))\n"
         "try:\n"
-        "    store(Fetched(pathlib.Path(sys.argv[1]), 'x.csv', 'u'), 'prices', datetime.datetime.now(datetime.UTC))\n"
+        "    file = Fetched(pathlib.Path(sys.argv[1]), 'x.csv', 'u')\n"
+        "    with received(file, 'prices', datetime.datetime.now(datetime.UTC)) as copy:\n"
+        "        copy.keep()\n"
         "except ExchangeError as error:\n"
         "    print(error)\n"
     )
@@ -156,6 +174,24 @@ def test_a_full_disk_leaves_nothing_half_written(tmp_path: Path, home: Path) -> 
     output = str(disk_full(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), home))
     assert "the disk is full" in output
     assert "free some space" in output
+
+
+def test_a_file_that_changes_while_it_is_copied_is_not_landed(tmp_path: Path, home: Path) -> None:
+    path = arrived(tmp_path, b"2,56").path
+    with path.open("rb") as opened, pytest.raises(StillWritten):
+        file = Fetched(path, "x.csv", "u", opened=opened)
+
+        class Growing:
+            def __getattr__(self, name: str) -> object:
+                return getattr(opened, name)
+
+            def read(self, size: int) -> bytes:
+                path.write_bytes(b"2,5678")
+                return opened.read(size)
+
+        with received(replace(file, opened=Growing()), "prices", DAY):  # type: ignore[arg-type]
+            pass
+    assert files_in(home) == []
 
 
 def test_a_vanished_file_is_an_exchange_error(tmp_path: Path) -> None:
@@ -168,10 +204,11 @@ def test_landing_again_after_a_kill_at_any_instant_gives_the_same_files(tmp_path
     code = (
         "import sys, datetime, pathlib\n"
         "from jobs.land.fetched import Fetched\n"
-        "from jobs.land.landed import store\n"
+        "from jobs.land.landed import received\n"
         "print('ready', flush=True)\n"
         "day = datetime.datetime(2026, 11, 22, tzinfo=datetime.UTC)\n"
-        "store(Fetched(pathlib.Path(sys.argv[1]), 'x.csv', 'u'), 'prices', day)\n"
+        "with received(Fetched(pathlib.Path(sys.argv[1]), 'x.csv', 'drop:prices/x.csv'), 'prices', day) as copy:\n"
+        "    copy.keep()\n"
     )
     for wait in (0.005, 0.02, 0.05):
         process = subprocess.Popen([sys.executable, "-c", code, str(fetched.path)], stdout=subprocess.PIPE)

@@ -16,7 +16,15 @@ from jobs.exchange import usage
 from jobs.lake.pointers import advance, checked, confirm, drop_pointer, move, rebase
 from jobs.registry import engine, reading, transaction
 from jobs.registry.checks import grades, latest_checks
-from jobs.registry.landings import digests_in, digests_up_to, landed_by_source, paths_by_digest
+from jobs.registry.landings import (
+    add_landing,
+    digests_up_to,
+    landed_by_source,
+    landings_in,
+    newest_by_address,
+    note_again,
+    paths_by_digest,
+)
 from jobs.registry.leases import lease_of, take_lease
 from jobs.registry.models import Check, Landing, Pointer, Release, Run, UsageDay
 from jobs.registry.pointers import pointer, pointers
@@ -263,8 +271,25 @@ def test_landed_files_by_source_and_up_to_a_landing() -> None:
     assert digests_up_to({"rates": 2, "loads": 2}) == {"a", "b"}
     assert digests_up_to({}) == set()
     with reading() as session:
-        assert digests_in(session, "rates") == {"a", "c"}
+        assert [x.sha256 for x in landings_in(session, "rates")] == ["a", "c"]
     assert paths_by_digest() == {"rates": {"a": "landing/a", "c": "landing/c"}, "loads": {"b": "landing/b"}}
+
+
+def test_arrivals_of_the_same_bytes_are_numbered_and_share_their_place() -> None:
+    for sha256, url in (("a", "x"), ("b", "x"), ("a", "x"), ("a", "y")):
+        landing = landing_row("rates", sha256)
+        landing.url, landing.etag, landing.path = url, f"{sha256} at {url}", f"kept/{url}"
+        add_landing(landing)
+    with reading() as session:
+        assert [(x.tag, x.path) for x in landings_in(session, "rates")] == [
+            ("a", "kept/y"), ("b", "kept/x"), ("a.2", "kept/y"), ("a.3", "kept/y"),
+        ]  # fmt: skip
+    newest = newest_by_address("rates")
+    assert {url: (x.tag, x.etag) for url, x in newest.items()} == {"x": ("a.2", "a at x"), "y": ("a.3", "a at y")}
+    note_again(newest["y"], "kept/z", "W/2")
+    assert {x.path for x in newest_by_address("rates").values()} == {"kept/z"}
+    assert newest_by_address("rates")["y"].etag == "W/2"
+    assert newest_by_address("loads") == {}
 
 
 def test_runs_are_listed_newest_first_and_filtered() -> None:

@@ -11,11 +11,13 @@ from pathlib import Path
 
 from jobs import extensions
 from jobs.declared.connector import CONNECTORS, GROUP, Connector
-from jobs.land.fetched import Fetched
+from jobs.land.fetched import Fetched, NotTaken
 
 
-def fetch(connector: Connector, source: str, scratch: Path) -> Iterator[Fetched]:
+def fetch(connector: Connector, source: str, scratch: Path) -> Iterator[Fetched | NotTaken]:
     """Fetch what the publisher offers now, one file after the other, with the module of the connector's type.
+
+    A file that it found but does not take is yielded, too, with the reason, so that it stops no other one.
 
     Args:
         connector: the source's ``connector:`` block.
@@ -28,5 +30,6 @@ def fetch(connector: Connector, source: str, scratch: Path) -> Iterator[Fetched]
     """
     name = connector.type
     own = f"{__name__}.{name}" if name in CONNECTORS else None
-    fetch_type: Callable[[Connector, str, Path], Iterator[Fetched]] = extensions.attribute(GROUP, name, "fetch", own)
+    fetch_type: Callable[[Connector, str, Path], Iterator[Fetched | NotTaken]]
+    fetch_type = extensions.attribute(GROUP, name, "fetch", own)
     yield from fetch_type(connector, source, scratch)

@@ -11,10 +11,9 @@ import tempfile
 import zipfile
 from collections.abc import Iterator, Sequence
 from difflib import get_close_matches
-from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 
-from jobs.declared.connector import PackageConnector, is_executable
+from jobs.declared.connector import PackageConnector, is_executable, matches
 from jobs.errors import ExchangeError, NotFound, PublisherError, RefusedFile, disk_full
 from jobs.lake.objects import sha256_of
 from jobs.land.containers import Budget, Guarded
@@ -68,7 +67,7 @@ def fetch(connector: PackageConnector, _source: str, scratch: Path) -> Iterator[
 def _chosen(names: list[str], globs: Sequence[str], wheel: str) -> list[str]:
     chosen: list[str] = []
     for glob in globs:
-        matching = [name for name in names if fnmatchcase(name, glob)]
+        matching = [name for name in names if matches(name, glob)]
         if not matching:
             leaf = {PurePosixPath(name).name: name for name in names}
             near = get_close_matches(glob, names, 5, 0.5)
@@ -77,7 +76,7 @@ def _chosen(names: list[str], globs: Sequence[str], wheel: str) -> list[str]:
             raise NotFound(
                 f"no file in the wheel matches {glob!r}",
                 where=wheel,
-                expected=f"a path inside the wheel, for example {listed}",
+                expected=f"a path inside the wheel (** crosses folders), for example {listed}",
                 next_step="correct `files:` in the connector block",
             )
         chosen += [name for name in sorted(matching) if name not in chosen]

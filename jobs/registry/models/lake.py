@@ -43,15 +43,16 @@ class Lease(Base):
 
 
 class Landing(Base):
-    """One file that landed; ``id`` is its place in the order of arrival.
+    """One arrival of a file; ``id`` is its place in the order of arrival.
 
-    ``loaded_at``, ``rows`` and ``rows_refused`` are set once bronze has it; ``fault`` says why a file could not be read
-    to its end.
+    The same bytes may arrive several times: under two names or dates, or because a publisher goes back to an earlier
+    file. ``arrival`` counts those of one source, from 1, and they share their ``path``. ``loaded_at``, ``rows`` and
+    ``rows_refused`` are set once bronze has it; ``fault`` says why a file could not be read to its end.
     """
 
     __tablename__ = "landings"
     __table_args__ = (
-        UniqueConstraint("source", "sha256"),
+        UniqueConstraint("source", "sha256", "arrival"),
         Index(None, "source", "id"),
         # Without it, SQLite would reuse the number of a deleted last row.
         {"sqlite_autoincrement": True},
@@ -60,6 +61,7 @@ class Landing(Base):
     id: Mapped[int] = mapped_column(Sequence64, primary_key=True)
     source: Mapped[str] = mapped_column(String(255))
     sha256: Mapped[str] = mapped_column(String(64))
+    arrival: Mapped[int] = mapped_column(default=1, server_default="1")
     path: Mapped[str] = mapped_column(Text)
     file_name: Mapped[str] = mapped_column(Text)
     url: Mapped[str | None] = mapped_column(Text)
@@ -73,6 +75,11 @@ class Landing(Base):
     rows: Mapped[int | None] = mapped_column(BigInteger)
     rows_refused: Mapped[int | None] = mapped_column(BigInteger)
     fault: Mapped[str | None] = mapped_column(Text)
+
+    @property
+    def tag(self) -> str:
+        """What the arrival's rows carry in bronze, silver and quarantine: the sha256, with ``.2`` for the second."""
+        return self.sha256 if self.arrival in (None, 1) else f"{self.sha256}.{self.arrival}"
 
 
 class Run(Base):
