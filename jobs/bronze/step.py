@@ -148,8 +148,8 @@ def _create(source: Source) -> None:
     """Create the table if missing; empty one read with another `format:`, so that every landed file is read again."""
     table, fields, title = table_of(source), _fields(source), f"{source.declared.title}: rows as received"
     digest = format_digest(source.declared.format)
-    if not lake.exists(table):
-        # A deleted table is rebuilt from landing.
+    if lake.put_torn_aside(table) or not lake.exists(table):
+        # A deleted table is rebuilt from landing, and so is one of which a power cut took a commit.
         forget_loaded(source.name)
     elif lake.made_by(table) != digest:
         forget_loaded(source.name)

@@ -31,6 +31,7 @@ from jobs.lake.log import (
     files_of,
     made_by,
     predicate,
+    put_torn_aside,
     rows,
     rows_in,
     version,
@@ -66,7 +67,7 @@ __all__ = [
     "append", "attach", "bookkeeping_fields", "changed_partitions", "close", "columns_at", "compact", "connect",
     "create", "delete", "delta", "delta_coordinates", "delta_release", "describe_engine", "drop_cached_logs",
     "engine_message", "exists", "fields_of", "files", "files_in", "files_of", "from_path", "is_shaped", "leftovers",
-    "location", "made_by", "merge", "overwrite", "ping", "predicate", "read_table", "refresh", "relative", "remove",
-    "replace", "restore", "rewritten", "rows", "rows_in", "session", "show", "try_engine", "unneeded",
-    "unneeded_log", "version", "workspace",
+    "location", "made_by", "merge", "overwrite", "ping", "predicate", "put_torn_aside", "read_table", "refresh",
+    "relative", "remove", "replace", "restore", "rewritten", "rows", "rows_in", "session", "show", "try_engine",
+    "unneeded", "unneeded_log", "version", "workspace",
 ]  # fmt: skip

@@ -15,7 +15,7 @@ from urllib.parse import unquote
 
 from jobs.declared.sql import literal, quote
 from jobs.errors import ExchangeError
-from jobs.lake import objects
+from jobs.lake import commits, objects
 from jobs.lake.place import location, storage_options
 
 if TYPE_CHECKING:
@@ -31,6 +31,8 @@ _newest: dict[tuple[str, int, int], DeltaTable] = {}
 # Files of the versions asked for last; a version never changes.
 _listed: dict[tuple[str, int, int, int], tuple[DataFile, ...]] = {}
 _LISTS_KEPT = 8
+# Versions whose commits this process has found whole.
+_whole: set[tuple[str, int, int, int]] = set()
 _listing = threading.Lock()
 MADE_BY = "exchange.made_by"
 
@@ -64,20 +66,22 @@ def delta(table: str, version: int | None = None) -> DeltaTable:
     """The table's log at a version, the newest if None.
 
     Raises:
-        ExchangeError: the table or that version of it is not there.
+        ExchangeError: the table or that version of it is not there, or cannot be read.
+        Tampered: a commit that the version needs is empty.
     """
     from deltalake.exceptions import DeltaError, TableNotFoundError
 
     try:
         with _one_reader(table):
-            newest = _newest_log(table)
-            return newest if version in (None, newest.version()) else _older_log(*_identity(table), version)
+            found = _newest_log(table) if version is None else _log_at(table, version)
+            _require_whole(table, found.version())
+            return found
     except (TableNotFoundError, DeltaError) as error:
         raise ExchangeError(
-            f"{table} has no version {version if version is not None else ''}".strip(),
+            f"{table} has no version {version}" if version is not None else f"the log of {table} cannot be read",
             where=str(location(table)),
-            expected="a Delta table",
-            next_step=f"exchange rebuild {table}",
+            expected="a Delta table whose log has it",
+            next_step=f"restore the table's folder from a backup, or run: exchange rebuild {table}",
         ) from error
 
 
@@ -99,6 +103,24 @@ def _newest_log(table: str) -> DeltaTable:
     return _newest[key]
 
 
+def _log_at(table: str, version: int) -> DeltaTable:
+    from deltalake.exceptions import DeltaError
+
+    # A damaged later commit does not take away the versions before it.
+    with suppress(DeltaError):
+        newest = _newest_log(table)
+        if newest.version() == version:
+            return newest
+    return _older_log(*_identity(table), version)
+
+
+def _require_whole(table: str, version: int) -> None:
+    key = (*_identity(table), version)
+    if key not in _whole:
+        commits.require_whole(table, version)
+        _whole.add(key)
+
+
 # A version never changes.
 @lru_cache(maxsize=16)
 def _older_log(folder: str, _created: int, _process: int, version: int) -> DeltaTable:
@@ -107,10 +129,19 @@ def _older_log(folder: str, _created: int, _process: int, version: int) -> Delta
     return DeltaTable(folder, version=version, storage_options=storage_options())
 
 
+def put_torn_aside(table: str, after: int = -1) -> bool:
+    """As `commits.put_torn_aside`, and forget what this process has read of the log."""
+    moved = commits.put_torn_aside(table, after)
+    if moved:
+        drop_cached_logs()
+    return moved
+
+
 def drop_cached_logs() -> None:
     """Drop all logs that this process has read, so that the next look sees what others have done to them since."""
     _newest.clear()
     _listed.clear()
+    _whole.clear()
     _older_log.cache_clear()
 
 

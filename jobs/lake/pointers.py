@@ -93,10 +93,13 @@ def drop_pointer(table: str) -> None:
 def begin(table: str) -> Pointer | None:
     """Make the table's newest version equal to its checked one, whatever a killed or failed build left behind.
 
+    Commits that a power cut left torn, after the last one that was recorded, are put aside first.
+
     Raises:
-        ExchangeError: the table has a checked version, but is missing.
+        ExchangeError: the table has a checked version, but is missing, or its log ends before that version.
     """
     current = pointer(table)
+    log.put_torn_aside(table, current.head_version if current else -1)
     head = log.version(table)
     guard.expect(table, head)
     if head is None and current is not None:
@@ -108,6 +111,13 @@ def begin(table: str) -> Pointer | None:
         )
     if head is None:
         return None
+    if current and head < current.head_version:
+        raise ExchangeError(
+            f"the log of {table} ends at version {head}, but version {current.head_version} was recorded",
+            where=str(place.location(table)),
+            expected="the table's folder as it was when the registry recorded it",
+            next_step=f"restore it from a backup, or run: exchange rebuild {table}",
+        )
     if current is None:
         if log.rows(table):
             tables.restore(table, 0)

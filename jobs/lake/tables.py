@@ -8,7 +8,7 @@ from functools import reduce
 from typing import TYPE_CHECKING
 
 from jobs.declared.sql import literal, quote
-from jobs.lake import guard
+from jobs.lake import commits, guard
 from jobs.lake.engine import connect
 from jobs.lake.log import MADE_BY, DataFile, Partition, delta, exists, predicate, version
 from jobs.lake.place import address, from_path, is_embedded, location
@@ -120,12 +120,14 @@ def _create(table: str, fields: Sequence[Field], partitions: Sequence[str], comm
         # Unless a table is named by its path, Spark mistakes one whose folder exists for another.
         verb = "REPLACE" if exists(table) else "CREATE"
         connect().sql(f"{verb} TABLE {from_path(table)} ({columns}) USING delta {parted}{rest}").collect()
+        commits.sync_commit(table)
         return
     attached = f"{_database(layer)}.{quote(name)}"
     connect().sql(f"DROP TABLE IF EXISTS {attached}").collect()
     verb = "CREATE OR REPLACE" if exists(table) else "CREATE"
     place = f"LOCATION {literal(address(location(table)))}"
     connect().sql(f"{verb} TABLE {attached} ({columns}) USING delta {parted}{place} {rest}").collect()
+    commits.sync_commit(table)
 
 
 def _exact(fields: Sequence[Field], partitions: Sequence[str]) -> list[str]:
@@ -280,4 +282,7 @@ def _committed(table: str) -> int:
     # read any version before it. Without the file a reader lists the log and finds the checkpoint for its version.
     if is_embedded():
         (location(table) / "_delta_log" / "_last_checkpoint").unlink(missing_ok=True)
-    return guard.require_own_commit(table)
+    committed = guard.require_own_commit(table)
+    # Before the registry says anything of this version: a power cut may take what is not on the disk yet.
+    commits.sync_commit(table, committed)
+    return committed
