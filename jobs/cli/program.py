@@ -45,6 +45,7 @@ _COMMANDS: tuple[tuple[str, str, Callable[..., None]], ...] = (
     (STAFF, "grant", buyers.grant),
     (STAFF, "grants", buyers.grants),
     (STAFF, "revoke", buyers.revoke),
+    (STAFF, "recall", releases.recall),
     (STAFF, "usage", buyers.usage),
     (STAFF, "participants", buyers.participants),
     (STAFF, "enrol", buyers.enrol),

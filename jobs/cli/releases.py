@@ -9,10 +9,10 @@ import typer
 
 from jobs.cli.options import AsJson
 from jobs.cli.show import document, line, listing, note, table
-from jobs.errors import NotFound
+from jobs.errors import ExchangeError, NotFound
 
 if TYPE_CHECKING:
-    from jobs.registry.models import Release
+    from jobs.registry.models import Recall, Release
     from jobs.release.difference import RowDifference
 
 CHANGED = 1
@@ -25,10 +25,11 @@ def releases(
 ) -> None:
     """List the releases, newest first, with what each changed."""
     from jobs.declared.catalog import load_products
-    from jobs.registry.releases import releases_with_changes
+    from jobs.registry.releases import last_recalls, releases_with_changes
 
     name = _own(product) if product else None
-    rows = [_release(release, changes) for release, changes in releases_with_changes(name)]
+    recalls = last_recalls()
+    rows = [_release(release, changes, recalls.get(release.id)) for release, changes in releases_with_changes(name)]
     if name and not rows:
         load_products().product(name)
     listing(
@@ -113,18 +114,47 @@ def verify(
         raise typer.Exit(CHANGED)
 
 
+def recall(
+    which: Annotated[str, typer.Argument(metavar="PRODUCT@RELEASE", help="The release, for example rates@1.2.0.")],
+    reason: Annotated[str, typer.Option("--reason", help="Why; kept with the release.")],
+    lift: Annotated[bool, typer.Option("--lift", help="End a recall: buyers may read the release again.")] = False,
+    by: Annotated[str | None, typer.Option("--by", help="Who decided it; your user name by default.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Recall a release: it serves no one from the next request on."""
+    from jobs.cli.options import user_name
+    from jobs.release.recall import recall as recall_release
+    from jobs.release.step import find
+
+    product, _, number = which.partition("@")
+    if not number:
+        raise ExchangeError(
+            f"'{which}' names no release", expected="a product and a release, for example rates@1.2.0",
+            next_step=f"exchange releases {_own(product)} lists them",
+        )  # fmt: skip
+    release = find(_own(product), number)
+    event = recall_release(release, reason=reason, by=by or user_name(), lift=lift)
+    if as_json:
+        document({"product": release.product, "release": release.number, **asdict(event)})
+        return
+    what = "may be read again" if lift else "is recalled: it serves no one now"
+    line(f"{release.product}@{release.number} {what} ({event.by}, {event.at:%Y-%m-%d %H:%M:%S} UTC: {event.reason})")
+
+
 def _own(product: str) -> str:
     for layer in ("gold.", "release."):
         product = product.removeprefix(layer)
     return product
 
 
-def _release(release: Release, changes: dict[str, Any]) -> dict[str, Any]:
+def _release(release: Release, changes: dict[str, Any], event: Recall | None) -> dict[str, Any]:
+    recall = {"by": event.by, "at": event.at, "reason": event.reason} if event and event.recalled else None
     shape = changes.get("schema") or []
     return {
         "product": release.product,
         "release": release.number,
         "status": release.status,
+        "recall": recall,
         "rows": release.rows,
         "bytes": release.bytes,
         "grade": release.grade,

@@ -59,22 +59,25 @@ def sync_commit(table: str, version: int | None = None) -> None:
 
 
 def require_whole(table: str, version: int) -> None:
-    """Refuse a version that cannot be read without a commit that holds nothing.
+    """Refuse a version that cannot be read without a commit that is missing or holds nothing.
 
-    Both readers of logs take an empty commit for one that changed nothing, and so read the version before it.
+    Readers of logs take an empty commit for one that changed nothing, and some a missing first one, too.
 
     Raises:
-        Tampered: a commit of it is empty.
+        Tampered: a commit of it is missing or empty.
     """
     if settings().is_remote:
         return
     log = location(table) / _LOG
+    files = dict(_commits(log))
     begins = max((v for v in _checkpoints(log) if v <= version), default=-1)
-    for number, file in _commits(log):
-        if begins < number <= version and _is_blank(file):
+    for number in range(begins + 1, version + 1):
+        file = files.get(number)
+        if file is None or _is_blank(file):
             raise Tampered(
-                f"the commit of version {number} is empty, so {table} would be read as it was before",
-                where=str(file),
+                f"the commit of version {number} is {'empty' if file else 'missing'}, so {table} would be read as it"
+                " never was",
+                where=str(log / f"{number:020d}.json"),
                 expected="the commit as it was written, in lines of JSON",
                 next_step=f"restore the file from a backup, or run: exchange rebuild {table}",
             )

@@ -14,10 +14,11 @@ from jobs.errors import ExchangeError, NotFound
 from jobs.lake import guard
 from jobs.lake.pointers import drop_pointer, pointer
 from jobs.land.landed import LandedFile, manifests, verify
+from jobs.operate.salvage import salvage
 from jobs.registry import transaction
 from jobs.registry.landings import add_arrival, forget_loaded, landings_in
 from jobs.registry.models import Landing
-from jobs.registry.releases import recall_published, release_of_version
+from jobs.registry.releases import pinned_versions, release_of_version
 from jobs.registry.runs import Kind, StepOutcome, recorded
 
 # The run that wrote a row is the one thing that must differ.
@@ -146,12 +147,12 @@ def _gold(product: Product, run_id: str) -> Rebuilt:
     readable = current.delta_version if current and _is_readable(product.table) else None
     before = _content(product.table, readable) if readable is not None else None
     released = _released(product, current.delta_version) if current and before is None else None
-    recalled = _set_aside(product.table)
+    lost = _set_aside(product.table)
     started = time.monotonic()
     _record("gold", "product", product.name, product.table, run_id, lambda _date: gold(product, run_id, full=True))
     version = _check(product.table, "product", product.name, run_id)
     rebuilt = _compared(product.table, before, version, started)
-    return _compared_with_release(rebuilt, released, recalled)
+    return _compared_with_release(rebuilt, released, lost)
 
 
 def _check(table: str, kind: Kind, name: str, run_id: str) -> int:
@@ -229,30 +230,44 @@ def _unrecorded(arrived: list[LandedFile], recorded: Collection[tuple[str, str |
 
 
 def _is_readable(table: str) -> bool:
-    """Whether the table exists and its log can be read."""
+    """Whether the table exists, and its log can be read up to the version that is recorded."""
     if not lake.exists(table):
         return False
+    current = pointer(table)
     try:
-        lake.version(table)
+        newest = lake.version(table)
+    except ExchangeError:
+        return False
+    return current is None or (newest is not None and newest >= current.head_version)
+
+
+def _set_aside(table: str) -> tuple[str, ...]:
+    """Rename the folder of an unreadable table and drop its pointer, so that the table starts anew.
+
+    A product's released versions stay: they are brought into the new folder, with their numbers.
+
+    Returns:
+        Its releases that cannot be read any more, each with the reason.
+    """
+    layer, name = table.split(".", 1)
+    released = pinned_versions(name) if layer == "gold" else set()
+    if _is_readable(table) and all(_has_version(table, version) for version in released):
+        return ()
+    folder, damaged = lake.location(table), None
+    if folder.exists():
+        damaged = folder.with_name(f"{folder.name}.damaged-{datetime.now(UTC):%Y%m%dT%H%M%S}")
+        folder.rename(damaged)
+    drop_pointer(table)
+    lake.drop_cached_logs()
+    return salvage(name, damaged) if layer == "gold" else ()
+
+
+def _has_version(table: str, version: int) -> bool:
+    try:
+        lake.delta(table, version)
     except ExchangeError:
         return False
     return True
-
-
-def _set_aside(table: str) -> int:
-    """Rename the folder of an unreadable table and drop its pointer, so that the table starts anew.
-
-    Returns:
-        The number of its releases recalled, because their files are gone.
-    """
-    if _is_readable(table):
-        return 0
-    folder = lake.location(table)
-    if folder.exists():
-        folder.rename(folder.with_name(f"{folder.name}.damaged-{datetime.now(UTC):%Y%m%dT%H%M%S}"))
-    drop_pointer(table)
-    layer, name = table.split(".", 1)
-    return recall_published(name) if layer == "gold" else 0
 
 
 def _content(table: str, version: int | None) -> _Content | None:
@@ -302,14 +317,21 @@ def _released(product: Product, version: int) -> tuple[str, int, str] | None:
     return (release.number, release.rows, str(release.manifest["content"]["fingerprint"])) if release else None
 
 
-def _compared_with_release(rebuilt: Rebuilt, released: tuple[str, int, str] | None, recalled: int) -> Rebuilt:
+def _compared_with_release(
+    rebuilt: Rebuilt, released: tuple[str, int, str] | None, unreadable: tuple[str, ...]
+) -> Rebuilt:  # fmt: skip
     """Compare a product whose table was lost with the rows and fingerprint in its release's manifest."""
     from dataclasses import replace
 
     from jobs.release.difference import fingerprint
     from jobs.release.snapshot import snapshot
 
-    lost = f"; {recalled} releases were recalled because their files are gone: release it again" if recalled else ""
+    lost = ""
+    if unreadable:
+        lost = (
+            f". Of its releases {len(unreadable)} cannot be read ({'; '.join(unreadable)}): restore these files from a"
+            " backup, or recall them with `exchange recall` and release it again"
+        )
     if released is None:
         return replace(rebuilt, message=rebuilt.message + lost)
     number, rows, released_fingerprint = released

@@ -13,7 +13,9 @@ from jobs.errors import ExchangeError
 from jobs.operate.rebuild import record_landed
 from jobs.registry import backup, identity, transaction
 from jobs.registry.models import Check
+from jobs.registry.releases import releases_of
 from jobs.release import archive
+from jobs.release.recall import replay
 from jobs.release.unrecorded import record_stored, unrecorded_numbers
 from jobs.settings import settings
 
@@ -63,6 +65,10 @@ def restore_registry(run_id: str, file: Path | None = None) -> BroughtBack:
     """
     restored = backup.restore(file)
     problems: list[str] = []
+    for product in archive.stored_products():
+        for release in releases_of(product):
+            # One that was recalled since the copy was made must not be served again.
+            replay(release)
     landings = sum(_landed(source, run_id, problems) for source in _sources())
     return BroughtBack(restored, landings, sum(_releases(problems)), tuple(problems))
 

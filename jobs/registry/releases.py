@@ -12,7 +12,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from jobs.registry.database import reading, transaction
-from jobs.registry.models import RELEASES_LISTED, Release
+from jobs.registry.models import RELEASES_LISTED, Recall, Release
 
 Number = tuple[int, int, int]
 
@@ -63,14 +63,31 @@ def record_release(release: Release) -> bool:
     return True
 
 
-def recall_published(product: str) -> int:
-    """Recall every published release of a product; returns how many there were."""
-    published = select(Release).where(Release.product == product, Release.status == "published")
+def set_recalled(release_id: int, event: Recall) -> bool:
+    """Record that a release was recalled, or that a recall was lifted; False if it is so already."""
+    status = "recalled" if event.recalled else "published"
     with transaction() as session:
-        releases = list(session.scalars(published))
-        for release in releases:
-            release.status = "recalled"
-    return len(releases)
+        release = session.get_one(Release, release_id)
+        if release.status == status:
+            return False
+        release.status = status
+        event.release_id = release_id
+        session.add(event)
+    return True
+
+
+def last_recalls() -> dict[int, Recall]:
+    """The newest recall, or the newest end of one, by release."""
+    with reading() as session:
+        # Later rows replace earlier ones.
+        return {event.release_id: event for event in session.scalars(select(Recall).order_by(Recall.id))}
+
+
+def released_manifests(product: str) -> list[dict[str, Any]]:
+    """The manifests of a product's releases, recalled ones too, the oldest first."""
+    oldest = select(Release.manifest).where(Release.product == product)
+    with reading() as session:
+        return list(session.scalars(oldest.order_by(Release.major, Release.minor, Release.patch)))
 
 
 def releases_of(product: str) -> list[Release]:

@@ -27,6 +27,11 @@ def folder_of(product: str, number: str) -> Path:
     return settings().releases / product / number
 
 
+def events_file(product: str, number: str) -> Path:
+    """Where recalls of a release are stored, beside its folder, which never changes."""
+    return settings().releases / product / f"{number}.recalls.json"
+
+
 def keep(manifest: Manifest, *, contract: bytes, evidence: bytes, sign: Sign) -> tuple[Manifest, str]:
     """Store a release's folder; the caller holds the product's lock.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
+from jobs import lake
 from jobs.check import read_evidence
 from jobs.declared.catalog import Product
 from jobs.declared.contract import Contract, load_contract
@@ -36,6 +37,7 @@ from jobs.release.difference import (
 from jobs.release.manifest import Changes, Manifest, canonical, parse_number
 from jobs.release.snapshot import Snapshot, snapshot
 from jobs.release.unrecorded import record_unrecorded, release_row
+from jobs.settings import settings
 
 
 @dataclass(frozen=True)
@@ -187,18 +189,29 @@ def _side(version: Snapshot, contract: Contract) -> Side:
 def _released_side(row: Release) -> Side:
     table = _manifest_of(row).table
     version = snapshot(table.name, table.delta_version)
+    name = f"{row.product}@{row.number}"
+    next_step = f"restore the table's folder from its backup, or recall it: exchange recall {name}"
     if version.id != table.id:
         raise Tampered(
             "the table was rebuilt since this release, and the release's rows are gone",
-            where=f"{row.product}@{row.number}",
+            where=name,
             expected=f"the Delta table {table.id}, found {version.id}",
-            next_step="restore the table's folder from its backup",
+            next_step=next_step,
+        )
+    folder = lake.location(table.name)
+    gone = [path for path in version.files if not settings().is_remote and not (folder / path).is_file()]
+    if gone:
+        raise Tampered(
+            f"{len(gone)} files of this release are gone, first {gone[0]}",
+            where=name,
+            expected=f"its {len(version.files)} files under {folder}",
+            next_step=next_step,
         )
     return Side(version, table.key, frozenset(c.name for c in table.columns if not c.nullable))
 
 
 def _is_lost(row: Release) -> bool:
-    """Whether a release was recalled because its table was rebuilt, so that there is nothing to compare with."""
+    """Whether a release was recalled and its rows are gone, so that there is nothing to compare with."""
     if row.status != "recalled":
         return False
     try:

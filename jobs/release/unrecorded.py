@@ -16,6 +16,7 @@ from jobs.registry.models import Check, Release
 from jobs.registry.releases import numbers_in, record_release
 from jobs.release import archive, credential
 from jobs.release.manifest import CREDENTIAL_FILE, MANIFEST_FILE, Manifest, digest, parse_number
+from jobs.release.recall import replay
 from jobs.release.snapshot import snapshot
 
 
@@ -60,6 +61,7 @@ def record_stored(product: str, number: str) -> Release:
     check = check_with_result(manifest.table.name, manifest.table.delta_version, manifest.expectations.result_sha256)
     row = release_row(check, manifest, token)
     record_release(row)
+    replay(row)
     return row
 
 

@@ -9,15 +9,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import delete, select
+from sqlalchemy import delete
 
 from jobs import lake
 from jobs.errors import ExpectationsFailed, NotFound, Tampered
 from jobs.flow import run_step
 from jobs.lake.pointers import checked, pointer
 from jobs.operate.rebuild import Rebuilt, rebuild
-from jobs.registry import reading, transaction
-from jobs.registry.models import Landing, Release
+from jobs.registry import transaction
+from jobs.registry.models import Landing
+from jobs.registry.releases import releases_of
+from jobs.release.recall import recall
+from jobs.release.step import find
 from jobs.release.verify import verify
 from jobs.settings import settings
 from tests.declaring import write
@@ -130,13 +133,54 @@ def test_a_lost_lake_is_rebuilt(exchange: Trial) -> None:
     assert list(rebuilt) == [f"bronze.{source.name}", source.table, f"quarantine.{source.name}", f"gold.{product}"]
     assert checked_rows(source.table) == rows
     assert checked_rows(f"gold.{product}") == sold
-    # The rows are those of the release but its files are not: no buyer is served other files in their place.
+    # The rows are those of the release but its files are not: nobody is given other files in their place.
     result = rebuilt[f"gold.{product}"]
     assert (result.equal, result.rows_before) == (True, len(sold))
-    assert "release 1.0.0" in result.message
-    with reading() as db:
-        assert db.scalars(select(Release.status).where(Release.product == product)).all() == ["recalled"]
+    assert "release 1.0.0" in result.message and "exchange recall" in result.message
+    assert [r.status for r in releases_of(product)] == ["published"]
+    assert any("file is missing" in finding.what for finding in verify(product, "1.0.0").findings)
+    with pytest.raises(Tampered, match=rf"{product}@1\.0\.0.*are gone.*exchange recall {product}@1\.0\.0"):
+        run_step("release", product, day(5), "later")
+    recall(find(product, "1.0.0"), reason="its files were lost", by="staff")
     assert run_step("gold", product, day(5), "later").status == "unchanged"
+    assert run_step("release", product, day(5), "later").status == "succeeded"
+    assert verify(product, "1.1.0").ok
+
+
+@pytest.mark.parametrize("engine", ["embedded"], indirect=True)
+@pytest.mark.parametrize("lost", ["first commit", "middle commit", "whole log"])
+def test_sold_releases_stay_readable_after_a_rebuild_because_of_a_lost_log(exchange: Trial, lost: str) -> None:
+    source = checked_source(exchange)
+    product = released_product(exchange, source)
+    for number in (6, 7):
+        source.land([("g", f"2026-01-0{number}", "1", None)], number)
+        for step in ("bronze", "silver", "check"):
+            run_step(step, source.name, day(number), f"r{number}")
+        for step in ("gold", "check", "release"):
+            run_step(step, product, day(number), f"r{number}")
+    table = f"gold.{product}"
+    sold = {r.number: table_rows_at(table, r.delta_version) for r in releases_of(product)}
+    log = lake.location(table) / "_delta_log"
+    commits = sorted(log.glob("*.json"))
+    for file in commits if lost == "whole log" else [commits[0 if lost == "first commit" else len(commits) // 2]]:
+        file.unlink()
+    for checkpoint in log.glob("*.checkpoint*"):
+        checkpoint.unlink()
+    lake.drop_cached_logs()
+    rebuilt = by_table(rebuild(table, "again"))[table]
+    assert len(sold) == 3 and "cannot be read" not in rebuilt.message
+    lake.drop_cached_logs()
+    for number, rows in sold.items():
+        row = find(product, number)
+        assert row.status == "published" and table_rows_at(table, row.delta_version) == rows
+        assert verify(product, number).findings == ()
+    assert list(log.parent.parent.glob(f"{product}.damaged-*"))
+    assert run_step("release", product, day(9), "later").status == "unchanged"
+    assert checked_rows(table) == sold[max(sold)]
+
+
+def table_rows_at(table: str, version: int) -> list[tuple[Any, ...]]:
+    return sorted(tuple(row) for row in lake.read_table(table, version).collect())
 
 
 def test_products_of_a_lost_silver_table_are_built_again(exchange: Trial) -> None:

@@ -26,11 +26,12 @@ from jobs.registry.landings import (
     paths_by_digest,
 )
 from jobs.registry.leases import lease_of, take_lease
-from jobs.registry.models import Check, Landing, Pointer, Release, Run, UsageDay
+from jobs.registry.models import Check, Landing, Pointer, Recall, Release, Run, UsageDay
 from jobs.registry.pointers import pointer, pointers
 from jobs.registry.releases import (
     first_since_in,
     is_released,
+    last_recalls,
     latest_before_in,
     latest_by_in,
     latest_in,
@@ -43,7 +44,6 @@ from jobs.registry.releases import (
     pinned_versions,
     published_in,
     published_releases,
-    recall_published,
     record_release,
     release_numbered,
     release_of_version,
@@ -51,6 +51,7 @@ from jobs.registry.releases import (
     released_between_in,
     releases_of,
     releases_with_changes,
+    set_recalled,
     states_in,
 )
 from jobs.registry.runs import (
@@ -147,8 +148,10 @@ def test_a_number_is_given_once() -> None:
 def test_a_recalled_release_is_kept_but_not_published() -> None:
     for product, number, version in (("rates", "1.0.0", 1), ("rates", "1.1.0", 2), ("loads", "1.0.0", 1)):
         record_release(release_row(number, version, product))
-    assert recall_published("rates") == 2
-    assert recall_published("rates") == 0
+    for row in releases_of("rates"):
+        assert set_recalled(row.id, Recall(recalled=True, by="ann", at=NOW, reason="wrong unit"))
+        assert not set_recalled(row.id, Recall(recalled=True, by="ann", at=NOW, reason="again"))
+    assert {event.reason for event in last_recalls().values()} == {"wrong unit"}
     record_release(release_row("1.1.1", 0))
     with reading() as session:
         newest = newest_published_in(session, "rates")

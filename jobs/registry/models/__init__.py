@@ -8,6 +8,7 @@ from jobs.registry.models.lake import (
     Landing,
     Lease,
     Pointer,
+    Recall,
     RefusedBatch,
     Release,
     Run,
@@ -16,5 +17,5 @@ from jobs.registry.models.schema import Base
 
 __all__ = [
     "RELEASES_LISTED", "Base", "Check", "Grant", "Identity", "Landing", "Lease", "Participant", "Pointer",
-    "RefusedBatch", "RefusedRequests", "Release", "Run", "Usage", "UsageDay",
+    "Recall", "RefusedBatch", "RefusedRequests", "Release", "Run", "Usage", "UsageDay",
 ]  # fmt: skip

@@ -203,6 +203,20 @@ class Release(Base):
         return f"{self.major}.{self.minor}.{self.patch}"
 
 
+class Recall(Base):
+    """That a release was recalled, or that its recall was lifted: who did it, when and why. Rows are only added."""
+
+    __tablename__ = "recalls"
+    __table_args__ = (Index(None, "release_id"),)
+
+    id: Mapped[int] = mapped_column(Sequence64, primary_key=True)
+    release_id: Mapped[int] = mapped_column(ForeignKey("releases.id"))
+    recalled: Mapped[bool]
+    by: Mapped[str] = mapped_column(String(255))
+    at: Mapped[datetime]
+    reason: Mapped[str] = mapped_column(Text)
+
+
 # Manifests list every file of a release, which a list of releases does not need.
 RELEASES_LISTED = (defer(Release.manifest, raiseload=True), defer(Release.credential, raiseload=True))
 
@@ -218,7 +232,7 @@ def _only_status_moves(_mapper: Mapper[Any], _connection: Connection, release: R
         raise Tampered(
             f"a release never changes, but {', '.join(changed)} would",
             where=f"{release.product}@{release.number}",
-            next_step="make a new release; this one can only be recalled",
+            next_step="make a new release; this one can only be recalled: exchange recall <product>@<release>",
         )
 
 
@@ -227,5 +241,5 @@ def _never_deleted(_mapper: Mapper[Any], _connection: Connection, release: Relea
     raise Tampered(
         "a release is never deleted",
         where=f"{release.product}@{release.number}",
-        next_step="recall it instead",
+        next_step="recall it instead: exchange recall <product>@<release>",
     )
