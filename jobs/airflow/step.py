@@ -99,6 +99,8 @@ class UpkeepOperator(BaseOperator):
         self.log.info("the registry was copied to %s", report.backup)
         for orphan in report.orphans:
             self.log.warning("landed file %s", orphan)
+        if report.damaged:
+            raise AirflowFailException("releases are not as they were sold: " + "; ".join(report.damaged))
 
 
 def logical_date(dag_run: Any) -> datetime:

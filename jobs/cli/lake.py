@@ -36,7 +36,7 @@ def upkeep(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only report what would be done.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Copy the registry, compact small files, and vacuum files that no version in use needs."""
+    """Copy the registry, compact small files, vacuum files that no version in use needs, and verify live releases."""
     from dataclasses import asdict
 
     from jobs.operate.upkeep import upkeep as do_upkeep
@@ -60,5 +60,11 @@ def upkeep(
         line(f"{report.usage_folded:,} records of old requests {were} replaced by sums per day")
     if report.leftover_files:
         line(f"{report.leftover_files:,} leftover files ({report.leftover_bytes:,} bytes) {were} removed")
+    if report.verified:
+        line(f"{report.verified:,} live releases were verified")
     for orphan in report.orphans:
         note(f"landed file {orphan}")
+    for finding in report.damaged:
+        note(f"changed: {finding}")
+    if report.damaged:
+        raise typer.Exit(1)

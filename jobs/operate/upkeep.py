@@ -20,14 +20,17 @@ from jobs.lake.pointers import begin, pointer, rebase
 from jobs.land import landed
 from jobs.registry.backup import backup
 from jobs.registry.landings import paths_by_digest
-from jobs.registry.releases import pinned_versions
+from jobs.registry.releases import Published, pinned_versions, published_releases
 from jobs.registry.runs import count_old_runs, delete_old_runs
 from jobs.registry.usage import count_old_usage, fold_old_usage
+from jobs.release.verify import verify
 from jobs.settings import settings
 
 # A partition is compacted once it has `_SMALL_FILES` files smaller than `SMALL_BYTES`.
 SMALL_BYTES = 16 << 20
 _SMALL_FILES = 8
+# In which every live release is verified once.
+_NIGHTS = 30
 
 
 @dataclass(frozen=True)
@@ -77,7 +80,7 @@ class Report:
     """What upkeep did.
 
     Leftovers are files of the lake that belong to no table, from work that ended long ago; `backup` is the new copy of
-    the registry.
+    the registry; `damaged` names what differs from the releases that were verified this time.
     """
 
     tables: tuple[TableReport, ...]
@@ -87,13 +90,16 @@ class Report:
     leftover_bytes: int = 0
     orphans: tuple[str, ...] = field(default=())
     backup: str = ""
+    verified: int = 0
+    damaged: tuple[str, ...] = ()
 
 
 def upkeep(tables: Sequence[str] = (), *, dry_run: bool = False) -> Report:
     """Compact small files and vacuum unreferenced ones, of some tables or of all; locked tables are skipped.
 
     Without `tables`, it first copies the registry, and also drops old run records, folds old usage into sums per day,
-    removes leftovers and lists orphaned landed files.
+    removes leftovers, lists orphaned landed files, and verifies a thirtieth of the live releases: each once in thirty
+    nights.
 
     Args:
         tables: their names; every existing table if empty.
@@ -121,7 +127,12 @@ def upkeep(tables: Sequence[str] = (), *, dry_run: bool = False) -> Report:
     leftovers = dict(lake.leftovers(_untouched_since()))
     if not dry_run:
         lake.remove(settings().lake, leftovers)
-    return Report(reports, forgotten, folded, len(leftovers), sum(leftovers.values()), tuple(orphans()), copy)
+    verified = [] if dry_run else [verify(release.product, release.number) for release in _due(datetime.now(UTC))]
+    damaged = tuple(f"{v.product}@{v.number}: {finding}" for v in verified for finding in v.findings)
+    return Report(
+        reports, forgotten, folded, len(leftovers), sum(leftovers.values()), tuple(orphans()), copy, len(verified),
+        damaged,
+    )  # fmt: skip
 
 
 def plan(table: str) -> Plan:
@@ -150,6 +161,12 @@ def orphans() -> Iterator[str]:
         stored, paths = landed.names(source), recorded.get(source, {})
         yield from (f"{path}: not in the registry" for path, sha256 in sorted(stored.items()) if sha256 not in paths)
         yield from (f"{path}: in the registry, but gone" for path in sorted({*paths.values()} - stored.keys()))
+
+
+def _due(today: datetime) -> list[Published]:
+    """The live releases to verify on a day: those that follow each other go to different days."""
+    releases = sorted(published_releases(), key=lambda release: release.id)
+    return [release for release in releases if release.id % _NIGHTS == today.toordinal() % _NIGHTS]
 
 
 def _untouched_since() -> datetime:

@@ -8,7 +8,6 @@ from pathlib import Path
 from anyio.to_thread import run_sync
 from fastapi import APIRouter, Request, Response
 
-from jobs.errors import Tampered
 from jobs.exchange import usage
 from jobs.settings import settings
 from jobs.share import ranges
@@ -18,6 +17,7 @@ from jobs.share.errors import ShareError, forbidden, missing
 from jobs.share.meter import MeteredRoute, ask, entry_of
 from jobs.share.ranges import Span
 from jobs.share.snapshot import SharedFile, shared_snapshot
+from jobs.share.sound import require_released
 from jobs.share.tickets import Ticket, signer
 
 router = APIRouter(route_class=MeteredRoute)
@@ -43,8 +43,7 @@ def _admit(http: Request, ticket: Ticket, entry: usage.Request) -> Response:
         raise missing("the release has no such file")
     entry.files = 1
     path = state.folder / file.path
-    if path.stat().st_size != file.size:
-        raise Tampered("a file's size differs from its release's manifest", where=str(path))
+    require_released(path, file.size, file.sha256)
     return _respond(http, path, file, ticket, entry)
 
 

@@ -15,6 +15,8 @@ from typing import Any
 import itsdangerous
 from itsdangerous import BadData, URLSafeSerializer, want_bytes
 
+from jobs.durable import sync
+from jobs.errors import ExchangeError
 from jobs.settings import settings
 
 KEY_BYTES = 32
@@ -76,7 +78,11 @@ class Signer:
 
 
 def signer() -> Signer:
-    """Return the signer with this exchange's key, which is created at first use and readable by its owner only."""
+    """Return the signer with this exchange's key, which is created at first use and readable by its owner only.
+
+    Raises:
+        ExchangeError: the key is shorter than it was made, so that tickets could be forged.
+    """
     return Signer(_key(settings().keys / "share.key"))
 
 
@@ -84,16 +90,27 @@ def signer() -> Signer:
 def _key(path: Path) -> bytes:
     if not path.exists():
         _make_key(path)
-    return path.read_bytes()
+    key = path.read_bytes()
+    if len(key) < KEY_BYTES:
+        raise ExchangeError(
+            f"the key of the sharing server has {len(key)} bytes, so its tickets could be forged",
+            where=str(path),
+            expected=f"{KEY_BYTES} bytes",
+            next_step="restore it from a backup, or remove it: a new one is made, and buyers query their tables again",
+        )
+    return key
 
 
 def _make_key(path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
     descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(descriptor, "wb") as file:
         file.write(secrets.token_bytes(KEY_BYTES))
+        file.flush()
+        os.fsync(file.fileno())
     # A link fails where a rename would replace, so two servers that start together both use the first one's key.
     with suppress(FileExistsError):
         path.hardlink_to(draft)
     draft.unlink()
+    sync(path.parent)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 import socket
 import sqlite3
@@ -23,12 +24,17 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from jobs.cli.program import run
+from jobs.errors import ExchangeError
 from jobs.exchange import usage
 from jobs.exchange.grants import create_grant, revoke
 from jobs.operate.processes import free_port, is_listening
-from jobs.registry.models import Usage
+from jobs.registry import transaction
+from jobs.registry.models import Release, Usage
+from jobs.release.recall import events, replay
+from jobs.release.step import find
 from jobs.settings import settings
-from jobs.share import tickets
+from jobs.share import sound, tickets
 from jobs.share.ranges import Span, Unsatisfiable, requested
 from jobs.share.tickets import Signer, Ticket, signer
 from tests.exchange.wares import Door, build, days, recall, release, set_grant
@@ -266,6 +272,62 @@ def test_many_clients_are_served_concurrently(door: Door, token: str) -> None:
         assert all(pool.map(load, range(48)))
     assert sum(entry.bytes for entry in usage.usage()) == 48 * len(content)
     assert len({entry.request_id for entry in usage.usage()}) == 96
+
+
+def test_a_changed_byte_is_not_sent_whatever_the_file_says_of_itself(door: Door, token: str) -> None:
+    url = _file(door, token)["url"]
+    [path] = (settings().lake / "gold" / "rates").glob("*.parquet")
+    times = path.stat()
+    sent = httpx.get(url, trust_env=False).content
+    data = bytearray(sent)
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+    for headers in ({}, {"Range": "bytes=0-3"}):
+        answer = httpx.get(url, headers=headers, trust_env=False)
+        assert (answer.status_code, answer.json()["errorCode"]) == (500, "INTERNAL_ERROR")
+    path.write_bytes(sent)
+    assert httpx.get(url, trust_env=False).content == sent
+
+
+def test_a_sound_file_is_read_once(door: Door, token: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    url, read = _file(door, token)["url"], []
+    digest = sound.sha256_of
+    monkeypatch.setattr(sound, "sha256_of", lambda path: read.append(path) or digest(path))
+    assert {httpx.get(url, trust_env=False).status_code for _ in range(3)} == {200}
+    assert len(read) == 1
+
+
+@pytest.mark.parametrize("length", [0, 31])
+def test_a_key_that_is_too_short_is_refused(home_with_registry: Path, length: int) -> None:
+    key = home_with_registry / "keys" / "share.key"
+    key.parent.mkdir()
+    key.write_bytes(bytes(length))
+    with pytest.raises(ExchangeError, match=rf"has {length} bytes.*Next: restore it"):
+        signer()
+
+
+def test_a_recall_and_its_end_are_obeyed_at_once(door: Door, token: str, capsys: pytest.CaptureFixture[str]) -> None:
+    url = _file(door, token)["url"]
+    assert run(("recall", "rates@1.0.0", "--reason", "wrong unit", "--by", "ann")) == 0
+    assert httpx.get(url, trust_env=False).status_code == 403
+    assert run(("recall", "rates@1.0.0", "--reason", "twice")) == 2
+    assert run(("recall", "rates", "--reason", "which?")) == 2
+    assert run(("recall", "rates@1.0.0", "--reason", " ", "--lift")) == 2
+    capsys.readouterr()
+    assert run(("releases", "--json")) == 0
+    [listed] = json.loads(capsys.readouterr().out)
+    assert (listed["status"], listed["recall"]["by"], listed["recall"]["reason"]) == ("recalled", "ann", "wrong unit")
+    # A copy of the registry from before the recall does not serve the release again.
+    with transaction() as session:
+        session.get_one(Release, 1).status = "published"
+    assert replay(find("rates", "1.0.0")) and find("rates", "1.0.0").status == "recalled"
+    assert run(("recall", "rates@1.0.0", "--lift", "--reason", "checked again")) == 0
+    assert httpx.get(url, trust_env=False).status_code == 200
+    assert [(e.recalled, e.reason) for e in events("rates", "1.0.0")] == [
+        (True, "wrong unit"),
+        (False, "checked again"),
+    ]
 
 
 @pytest.mark.usefixtures("door")
