@@ -162,6 +162,7 @@ class Connection(H11Protocol):
         self.is_known = False
         self.waits_since = 0.0
         self._deadline: asyncio.TimerHandle | None = None
+        self._stalled: asyncio.TimerHandle | None = None
 
     @property
     def is_waiting(self) -> bool:
@@ -183,6 +184,7 @@ class Connection(H11Protocol):
         super().connection_lost(exc)
         self.crowd.leave(self)
         self._headers_came()
+        self._stop_watching()
 
     def data_received(self, data: bytes) -> None:
         """Take bytes in; a deadline runs from the first byte of a request to the end of its headers."""
@@ -192,13 +194,23 @@ class Connection(H11Protocol):
             self._await_headers()
         else:
             self._headers_came()
+            self._stop_watching()
+
+    def pause_writing(self) -> None:
+        """Stop writing until the client has read; it must, also if it only ever sends requests."""
+        super().pause_writing()
+        self._watch_reading()
+
+    def resume_writing(self) -> None:
+        """Write again."""
+        super().resume_writing()
+        self._stop_watching()
 
     def on_response_complete(self) -> None:
         """Wait for the client to read the response, and for its next request."""
         super().on_response_complete()
         self.crowd.to_back(self)
-        if left := self.transport.get_write_buffer_size():
-            self.loop.call_later(self.crowd.limits.stall_seconds, self._require_reading, left)
+        self._watch_reading()
 
     def send_400_response(self, msg: str) -> None:  # noqa: ARG002 - uvicorn's own text says less
         """Answer a request that is not HTTP, in the protocol's JSON."""
@@ -249,12 +261,21 @@ class Connection(H11Protocol):
         elif self.transport.get_write_buffer_size() == 0:
             self.transport.close()
 
+    def _watch_reading(self) -> None:
+        self._stop_watching()
+        if left := self.transport.get_write_buffer_size():
+            self._stalled = self.loop.call_later(self.crowd.limits.stall_seconds, self._require_reading, left)
+
+    def _stop_watching(self) -> None:
+        if self._stalled is not None:
+            self._stalled.cancel()
+            self._stalled = None
+
     def _require_reading(self, before: int) -> None:
-        left = self.transport.get_write_buffer_size()
-        if left >= before:
+        if self.transport.get_write_buffer_size() >= before:
             self.transport.abort()
-        elif left:
-            self.loop.call_later(self.crowd.limits.stall_seconds, self._require_reading, left)
+        else:
+            self._watch_reading()
 
     def _answer(self, error: ShareError) -> None:
         """Answer what never reaches the application, and close."""

@@ -115,6 +115,8 @@ class FileDelivery(Response):
     async def _send(self, sending: Sending, way: _Direct | _Copied, send: Send) -> None:
         offset, left, size = self.span.first, self.span.length, PIECE_BYTES
         while left:
+            if not await self.meter.catch_up(self.stall_seconds):
+                sending.stopped = "the exchange's records are locked"
             if sending.stopped:
                 self.entry.allowed = False
                 self.entry.reason = f"stopped while sending: {sending.stopped}"

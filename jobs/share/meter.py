@@ -70,6 +70,8 @@ class Meter:
         self._refused: list[usage.Refusal] = []
         self._sending: dict[str, Sending] = {}
         self._writing: asyncio.Task[None] | None = None
+        self._caught_up = asyncio.Event()
+        self._caught_up.set()
         # Its own thread, or rows would wait behind the requests that wait for them.
         self._thread = anyio.CapacityLimiter(1)
 
@@ -99,6 +101,13 @@ class Meter:
             await written
         except Locked:
             raise registry_busy() from None
+
+    async def catch_up(self, seconds: float) -> bool:
+        """Wait until what was sent is on disk, if it could not be written; returns whether it is."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._caught_up.wait()
+        return self._caught_up.is_set()
 
     @asynccontextmanager
     async def sending(self, entry: usage.Request, ticket: Ticket) -> AsyncIterator[Sending]:
@@ -163,6 +172,8 @@ class Meter:
                 # What was sent or refused is still true when the registry can be written again.
                 self._changed = changed | self._changed
                 self._refused = refused + self._refused
+                if self._changed:
+                    self._caught_up.clear()
                 # Those that came meanwhile have waited, too; whoever comes next tries again.
                 late, self._new = self._new, []
                 for _, written in new + late:
@@ -170,6 +181,7 @@ class Meter:
                         written.set_exception(error)
                 return
             else:
+                self._caught_up.set()
                 for _, written in new:
                     if not written.done():
                         written.set_result(None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import signal
 import socket
@@ -20,9 +21,14 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from jobs.errors import Locked
 from jobs.exchange import usage
 from jobs.operate.processes import free_port, is_listening
 from jobs.settings import settings
+from jobs.share.delivery import PIECE_BYTES, FileDelivery
+from jobs.share.meter import Meter
+from jobs.share.ranges import Span
+from jobs.share.tickets import Ticket
 from tests.exchange.wares import Door, build, days, open_door, release
 from tests.waiting import wait_until
 
@@ -280,6 +286,73 @@ def test_forty_buyers_read_at_once_beside_one_that_reads_nothing(
     (cut,) = [entry for entry in files if entry.reason]
     assert cut.reason == "the client read nothing for 1 seconds" and cut.bytes < len(content)
     assert sorted(entry.bytes for entry in files)[1:] == [len(content)] * 40
+
+
+def test_a_client_that_only_asks_is_cut_off(home_with_registry: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    build("wide", pa.table({f"a_column_with_a_long_name_{n}": [1] for n in range(400)}))
+    release("wide", "1.0.0")
+    with guarded(monkeypatch, home_with_registry, stall_seconds=0.5) as door, socket.socket() as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        client.connect(("127.0.0.1", int(door.address.rsplit(":", 1)[1])))
+        client.settimeout(0.1)
+        target = "/delta-sharing/shares/exchange/schemas/products/tables/wide/metadata"
+        asking = request(door.grant("wide")[1], target) * 50
+
+        def is_cut_off() -> bool:
+            try:
+                client.sendall(asking)
+            except TimeoutError:
+                return False
+            except OSError:
+                return True
+            return False
+
+        wait_until(is_cut_off, 60, lambda: "a client that never reads is still served")
+
+
+def test_nothing_is_sent_while_the_meter_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "file"
+    file.write_bytes(b"x" * 20 * PIECE_BYTES)
+    written: list[int] = []
+    sent: list[int] = []
+    failing = [False]
+
+    def record_all(new: list[usage.Request], changed: list[usage.Request], *_: object, **__: object) -> None:
+        if failing[0]:
+            raise Locked("locked")
+        written.extend(entry.bytes for entry in (*new, *changed))
+
+    async def send(message: Any) -> None:
+        sent.append(len(message.get("body", b"")))
+        await asyncio.sleep(0.01)
+
+    async def receive() -> dict[str, str]:
+        await asyncio.Event().wait()
+        return {}
+
+    async def serve() -> tuple[int, int]:
+        meter = Meter(1)
+        delivery = FileDelivery(
+            file, Span(0, file.stat().st_size - 1), entry=usage.Request("file"), ticket=Ticket(1, 1, 1, "", 1),
+            meter=meter, stall_seconds=30, status=200, headers={}, with_body=True,
+        )  # fmt: skip
+        async with meter.running():
+            task = asyncio.create_task(delivery({"type": "http"}, receive, send))
+            await asyncio.sleep(0.03)
+            failing[0] = True
+            await asyncio.sleep(0.06)
+            held = sum(sent)
+            await asyncio.sleep(0.1)
+            held_later = sum(sent)
+            failing[0] = False
+            await task
+        return held, held_later
+
+    monkeypatch.setattr("jobs.share.meter.usage.record_all", record_all)
+    monkeypatch.setattr("jobs.share.meter.LOOK_SECONDS", 0.005)
+    held, held_later = asyncio.run(serve())
+    assert 0 < held == held_later < file.stat().st_size, "sending waits"
+    assert sum(sent) == written[-1] == file.stat().st_size
 
 
 def _file_address(door: Door, token: str) -> str:
