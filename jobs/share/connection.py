@@ -9,6 +9,7 @@ import asyncio
 import io
 import ipaddress
 import logging
+import os
 import sys
 import time
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ from functools import lru_cache
 from typing import Any
 
 import h11
+from anyio.to_thread import run_sync
 from starlette.types import Receive, Scope, Send
 from uvicorn.config import Config
 from uvicorn.protocols.http.h11_impl import H11Protocol
@@ -240,7 +242,16 @@ class Connection(H11Protocol):
             raise ConnectionResetError
         # h11 counts the bytes, so that it can tell a complete body from an incomplete one.
         self.conn.send_with_data_passthrough(h11.Data(data=_Length(count)))  # type: ignore[arg-type] # as its manual says
-        return await self.loop.sendfile(self.transport, file, offset, count, fallback=False)
+        try:
+            return await self.loop.sendfile(self.transport, file, offset, count, fallback=False)
+        except asyncio.SendfileNotAvailableError:
+            # Raised for any failure of the first byte: where the file system cannot, and where the client has left.
+            piece = await run_sync(os.pread, file.fileno(), count, offset)
+            self.transport.write(piece)
+            await self.flow.drain()
+            if self.transport.is_closing():
+                raise ConnectionResetError from None
+            return len(piece)
 
     def _await_headers(self) -> None:
         if self._deadline is None:

@@ -355,6 +355,32 @@ def test_nothing_is_sent_while_the_meter_cannot_be_written(tmp_path: Path, monke
     assert sum(sent) == written[-1] == file.stat().st_size
 
 
+@pytest.mark.parametrize("leaves", [False, True])
+def test_a_file_is_copied_where_the_kernel_cannot_send_it(
+    home_with_registry: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, leaves: bool
+) -> None:
+    async def sendfile(_loop: object, transport: Any, *_: object, **__: object) -> int:
+        if leaves:
+            transport.get_extra_info("socket").shutdown(socket.SHUT_RDWR)
+        raise asyncio.SendfileNotAvailableError
+
+    build("rates", pa.table({"value": np.random.default_rng(1).random(200_000)}))
+    release("rates", "1.0.0")
+    content = next((settings().lake / "gold" / "rates").glob("*.parquet")).read_bytes()
+    with guarded(monkeypatch, home_with_registry) as door:
+        address = _file_address(door, door.grant("rates")[1])
+        monkeypatch.setattr(asyncio.BaseEventLoop, "sendfile", sendfile)
+        if leaves:
+            with pytest.raises(httpx.TransportError):
+                httpx.get(address, trust_env=False)
+        else:
+            assert httpx.get(address, trust_env=False).content == content
+        wait_until(lambda: bool(usage.usage()) and usage.usage()[0].operation == "file", 20, lambda: "not metered")
+    entry = usage.usage()[0]
+    assert (entry.reason, entry.bytes) == (("the client disconnected", 0) if leaves else (None, len(content)))
+    assert not [record for record in caplog.records if record.exc_info]
+
+
 def _file_address(door: Door, token: str) -> str:
     answer = httpx.post(
         f"{door.address}{TABLE}/query", json={}, headers={"Authorization": f"Bearer {token}"}, trust_env=False,
