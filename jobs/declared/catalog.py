@@ -16,7 +16,9 @@ from jobs.declared.yaml_file import Declared, line_of, read_model
 from jobs.errors import DeclarationError, NotFound
 from jobs.settings import settings
 
-_NAME = re.compile(r"^[a-z][a-z0-9_]{1,62}$")
+_NAME = re.compile(r"[a-z][a-z0-9_]{1,62}")
+# Readers find a table's revisions and a product's releases under its name with these endings.
+_KEPT = re.compile(r".*(_revisions|_v[0-9]+_[0-9]+_[0-9]+)")
 _CRON_FIELDS = 5
 
 SilverMode = Literal["append", "merge", "revisions"]
@@ -326,14 +328,22 @@ def _check_columns(declared: SourceDeclaration, file: Path) -> None:
             )
 
 
+def name_mistake(name: str) -> str | None:
+    """What a name lacks to be that of a source or a product: what would be right; None if nothing."""
+    if not _NAME.fullmatch(name):
+        return "2 to 63 lower-case letters, digits and underscores, beginning with a letter"
+    if _KEPT.fullmatch(name):
+        return "another ending: x_revisions and x_v1_0_0 name the revisions of x and its release 1.0.0"
+    return None
+
+
 def _check_name(name: str, file: Path) -> None:
-    if not _NAME.match(name):
+    expected = name_mistake(name)
+    if expected:
         raise DeclarationError(
-            f"the folder name '{name}' cannot name a table",
-            file=file,
-            expected="lower-case letters, digits and underscores, beginning with a letter, 2 to 63 long",
+            f"the folder name '{name}' cannot name a table", file=file, expected=expected,
             next_step="rename the folder",
-        )
+        )  # fmt: skip
 
 
 def _refuse_twin(name: str, file: Path, sources: dict[str, Source]) -> None:

@@ -23,10 +23,11 @@ LOGICAL_TYPES = {
     "BIGINT": "integer", "FLOAT": "number", "DOUBLE": "number", "DATE": "date", "TIMESTAMP": "timestamp",
 }  # fmt: skip
 TYPES = tuple(LOGICAL_TYPES)
-TYPES_ALLOWED = f"one of: {', '.join(TYPES)}, DECIMAL(p,s)"
+TYPES_ALLOWED = f"one of: {', '.join(TYPES)}, DECIMAL(p,s) with s <= p <= 38"
 UNIT = "unit"
 
-_DECIMAL = re.compile(r"^DECIMAL\([0-9]{1,2},[0-9]{1,2}\)$")
+_DECIMAL = re.compile(r"DECIMAL\(([0-9]{1,2}),([0-9]{1,2})\)")
+_MOST_DIGITS = 38
 
 
 class ColumnEntry(Declared):
@@ -199,7 +200,10 @@ def _load(file: Path, _mtime: int, _size: int) -> ColumnDictionary:
 
 def is_type(text: str) -> bool:
     """Whether a contract may give a column this type."""
-    return plain_type(text) in LOGICAL_TYPES or bool(_DECIMAL.match(plain_type(text)))
+    if plain_type(text) in LOGICAL_TYPES:
+        return True
+    decimal = _DECIMAL.fullmatch(plain_type(text))
+    return decimal is not None and 1 <= int(decimal[1]) <= _MOST_DIGITS and int(decimal[2]) <= int(decimal[1])
 
 
 def plain_type(text: str) -> str:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from jobs.declared.catalog import name_mistake
 from jobs.declared.columns import UNIT, load_dictionary, logical_type
 from jobs.errors import ExchangeError
 
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
 TO_BE_WRITTEN = "to be written"
 # RFC 2606 reserves this top-level domain, so the address can never be a real one.
 NO_ADDRESS = "https://to-be-written.invalid/"
-_NAME = re.compile(r"^[a-z][a-z0-9_]{1,62}$")
 _PLAIN = re.compile(r"^[A-Za-z][A-Za-z0-9_ .-]*$")
 _WORDS_OF_YAML = frozenset({"yes", "no", "true", "false", "on", "off", "null", "y", "n"})
 _WIDTH = 150
@@ -147,11 +147,9 @@ def check_name(name: str, what: str) -> None:
     Raises:
         ExchangeError: it cannot be used.
     """
-    if not _NAME.match(name):
-        raise ExchangeError(
-            f"'{name}' is not a valid name for a {what}",
-            expected="2 to 63 lower-case letters, digits and underscores, starting with a letter",
-        )
+    expected = name_mistake(name)
+    if expected:
+        raise ExchangeError(f"'{name}' is not a valid name for a {what}", expected=expected)
 
 
 @contextmanager

@@ -80,6 +80,18 @@ def test_names_are_taken_from_folders_and_checked(root: Path) -> None:
     assert any("a second source named 'good'" in s for s in output)
 
 
+def test_no_name_can_be_taken_for_revisions_or_a_release(root: Path) -> None:
+    for name in ("good_revisions", "good_v1_0_0", "good_v10_22_3"):
+        write_source(root, "utility", name, SOURCE)
+        write_product(root, name, "SELECT * FROM silver.good")
+    for name in ("good_v1_0", "revisions_of_good", "goods"):
+        write_source(root, "utility", name, SOURCE)
+    assert set(load_sources().sources) == {"good", "good_v1_0", "revisions_of_good", "goods"}
+    output = [str(m) for m in load_catalog().mistakes]
+    assert len(output) == 6
+    assert all("cannot name a table" in text and "another ending" in text for text in output)
+
+
 @pytest.mark.usefixtures("root")
 def test_an_unknown_name_lists_the_existing_ones() -> None:
     with pytest.raises(NotFound, match="no source 'godo'; expected one of: good"):

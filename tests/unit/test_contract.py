@@ -59,6 +59,10 @@ def test_a_missing_contract_is_reported_with_its_expected_path(catalogue: Path) 
     [
         ({"status": 7}, "status", "status: 7", "not of type 'string'"),
         ({"energy_kwh": {"physicalType": "VARCHAR(9)"}}, "schema.0.properties.2.physicalType", "VARCHAR(9)", "VARCHAR"),
+        *(
+            ({"energy_kwh": {"physicalType": kind}}, "schema.0.properties.2.physicalType", "physicalType", "s <= p")
+            for kind in ("DECIMAL(18,2)) AS x, (SELECT 1", "DECIMAL(39,2)", "DECIMAL(5,6)", "DECIMAL(0,0)", "INT\n")
+        ),
         ({"note": {"classification": "secret"}}, "schema.0.properties.4.classification", "secret", "class 'secret'"),
         ({"note": {"name": "Read_At"}}, "schema.0.properties.4", "name: Read_At", "a second column"),
         ({"note": {"name": "_note"}}, "schema.0.properties.4", "name: _note", "underscore"),
