@@ -42,8 +42,13 @@ def row_rules(contract: Contract) -> tuple[Rule, ...]:
 
 def rows_digest(contract: Contract) -> str:
     """sha256 of what decides which rows a table holds; texts, units and rules about the whole table are left out."""
-    columns = [(c.name, c.type, c.transform, c.key_position, c.partition_position) for c in contract.columns]
-    rules = [(r.id, r.columns, r.predicate) for r in row_rules(contract)]
+    # SQL as stated, so that another way of printing it for the engine makes no table anew.
+    stated = [column.get("transformLogic") for column in contract.document["schema"][0]["properties"]]
+    columns = [
+        (c.name, c.type, transform, c.key_position, c.partition_position)
+        for c, transform in zip(contract.columns, stated, strict=True)
+    ]
+    rules = [(r.id, r.columns, r.parameters.get("stated", r.predicate)) for r in row_rules(contract)]
     return hashlib.sha256(json.dumps([columns, rules], ensure_ascii=False).encode()).hexdigest()
 
 

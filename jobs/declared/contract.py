@@ -20,7 +20,7 @@ from jobs.declared.columns import (
     plain_type,
 )
 from jobs.declared.yaml_file import mistake, read_yaml, yaml_text
-from jobs.errors import DeclarationError
+from jobs.errors import DeclarationError, ExchangeError
 from jobs.settings import settings
 
 if TYPE_CHECKING:
@@ -249,10 +249,29 @@ def _column(declared: dict[str, Any], location: tuple[str | int, ...], file: Pat
         required=bool(declared.get("required")) or bool(declared.get("primaryKey")),
         key_position=declared.get("primaryKeyPosition", 1) if declared.get("primaryKey") else None,
         partition_position=declared.get("partitionKeyPosition", 1) if declared.get("partitioned") else None,
-        transform=declared.get("transformLogic"),
+        transform=_transform(declared, location, file),
         options=tuple(sorted((declared.get("logicalTypeOptions") or {}).items())),
         enum=tuple(str(e["value"]) for e in declared.get("enum") or []),
     )
+
+
+def _transform(declared: dict[str, Any], location: tuple[str | int, ...], file: Path) -> str | None:
+    """The column's transformLogic as the engine gets it, once the grammar allows it."""
+    if declared.get("transformLogic") is None:
+        return None
+    # Contracts without SQL need no parser.
+    from jobs.declared.grammar import SqlMistake, check_expression
+
+    try:
+        return check_expression(str(declared["transformLogic"])).text
+    except SqlMistake as error:
+        raise in_yaml(error, file, (*location, "transformLogic")) from None
+
+
+def in_yaml(error: ExchangeError, file: Path, location: tuple[str | int, ...]) -> DeclarationError:
+    """A mistake in SQL as one of the YAML file that states it."""
+    more = {"expected": error.expected, "next_step": error.next_step}
+    return mistake(file, error.what, location, **{name: text for name, text in more.items() if text})
 
 
 def _check_columns(columns: tuple[Column, ...], file: Path) -> None:

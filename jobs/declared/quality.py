@@ -10,14 +10,14 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from string import Formatter
 from typing import Any
 
-import sqlglot
 from sqlglot import exp
-from sqlglot.errors import SqlglotError
 
 from jobs import extensions
-from jobs.declared.contract import Column, Contract
+from jobs.declared.contract import Column, Contract, in_yaml
+from jobs.declared.grammar import RULE, TABLE, Checked, SqlMistake, check_expression, check_query
 from jobs.declared.rules import (
     DIMENSIONS,
     GREAT_EXPECTATIONS,
@@ -50,6 +50,9 @@ _RANGES = {"mustBeBetween": "between", "mustNotBeBetween": "not between"}
 _ROW_QUERY = re.compile(
     r"select\s+count\(\s*\*\s*\)\s+from\s+\$\{(?:table|object)\}\s+where\s+not\s*\((.*)\)", re.IGNORECASE | re.DOTALL
 )
+_ROWS_QUERY = "unexpected_rows_query"
+# Arguments of Great Expectations that name other tables or sources.
+_BEYOND_THE_TABLE = frozenset({"other_table_name", "comparison_data_source_name", "batch_id"})
 _NAMED_COLUMNS = ("column", "column_A", "column_B", "column_list", "column_set")
 
 
@@ -211,43 +214,53 @@ def _sql(entry: Entry) -> Rule:
     query = str(entry.says.get("query") or "").strip().rstrip(";")
     if entry.column:
         query = query.replace("${column}", quote(entry.column.name)).replace("${property}", quote(entry.column.name))
-    description = str(entry.says.get("description") or entry.rule_id)
-    limit = _limit(entry)
-    row = _ROW_QUERY.fullmatch(query)
-    if row and limit == ("=", 0):
-        predicate = " ".join(row.group(1).split())
-        mentioned = _columns_of(entry, _parsed(entry, predicate))
-        columns = tuple(dict.fromkeys((*entry.columns, *mentioned)))
-        return entry.rule(ROW_SQL, columns, description, predicate)
     query = query.replace("${object}", "${table}")
     if "${table}" not in query:
         raise entry.mistake("the query does not read ${table}", "query", expected="SELECT … FROM ${table}")
-    parsed = _parsed(entry, query.replace("${table}", "batch"))
-    if not isinstance(parsed, exp.Query):
-        raise entry.mistake("not a SELECT", "query", expected="SELECT one value FROM ${table}")
-    if len(list(parsed.find_all(exp.Select))) == 1 and not parsed.find(exp.Alias, exp.Lateral, exp.Lambda):
+    checked = _checked_query(entry, query.replace("${table}", TABLE), "query")
+    description = str(entry.says.get("description") or entry.rule_id)
+    limit = _limit(entry)
+    row = _ROW_QUERY.fullmatch(query)
+    predicate = _row_predicate(row.group(1)) if row and limit == ("=", 0) else None
+    if row and predicate:
+        columns = tuple(dict.fromkeys((*entry.columns, *_columns_of(entry, predicate.tree))))
+        stated = " ".join(row.group(1).split())
+        return entry.rule(ROW_SQL, columns, description, predicate.text, stated=stated)
+    tree = checked.tree
+    if len(list(tree.find_all(exp.Select))) == 1 and not tree.find(exp.Alias, exp.Lateral):
         # In a query that defines names of its own, only the engine can tell which of them are columns.
-        _columns_of(entry, parsed, within_select=True)
-    return entry.rule(SCALAR_SQL, entry.columns, description, query=query, limit=limit)
+        _columns_of(entry, tree)
+    return entry.rule(SCALAR_SQL, entry.columns, description, query=_with_table(checked, "${table}"), limit=limit)
 
 
-def _parsed(entry: Entry, text: str) -> exp.Expression:
+def _row_predicate(text: str) -> Checked | None:
+    """A predicate that can be decided row by row; None if it needs the whole table."""
     try:
-        parsed = sqlglot.parse_one(text, dialect="spark")
-    except SqlglotError as error:
-        first = re.sub(r"\x1b\[[0-9;]*m", "", str(error)).splitlines()[0]
-        raise entry.mistake(f"the SQL does not parse: {first}", "query", next_step="correct the query") from None
-    if not isinstance(parsed, exp.Expression):
-        raise entry.mistake("the SQL is empty", "query", expected="a SELECT")
-    return parsed
+        predicate = check_expression(text)
+        _ = predicate.sent
+    except SqlMistake:
+        return None
+    return predicate
 
 
-def _columns_of(entry: Entry, predicate: exp.Expression, *, within_select: bool = False) -> tuple[str, ...]:
+def _checked_query(entry: Entry, text: str, *within: str) -> Checked:
+    try:
+        query = check_query(text, RULE)
+        _ = query.sent
+    except SqlMistake as error:
+        raise in_yaml(error, entry.contract.file, (*entry.location, *within)) from None
+    return query
+
+
+def _with_table(query: Checked, name: str) -> str:
+    """A query's text with another name in place of the table."""
+    return query.text.replace(quote(TABLE), name)
+
+
+def _columns_of(entry: Entry, tree: exp.Expr) -> tuple[str, ...]:
     """The columns that a predicate over one row, or a plain SELECT, reads; any other name is a mistake."""
-    if not within_select and predicate.find(exp.Subquery, exp.Select) is not None:
-        return ()
     own = {c.lower(): c for c in entry.contract.names}
-    used = [c.name for c in predicate.find_all(exp.Column)]
+    used = [c.name for c in tree.find_all(exp.Column) if not isinstance(c.this, exp.Star)]
     unknown = [c for c in used if c.lower() not in own and not c.startswith("_")]
     if unknown:
         raise entry.mistake(
@@ -275,9 +288,52 @@ def _great_expectations(entry: Entry, implementation: dict[str, Any]) -> Rule:
     columns = tuple(str(c) for names in named for c in (names if isinstance(names, list) else [names]))
     if columns:
         _require_columns(entry, columns, "implementation", "kwargs")
+    kwargs |= _checked_sql(entry, kwargs)
     description = str(entry.says.get("description") or implementation["type"])
     rule = entry.rule(GREAT_EXPECTATIONS, columns, description, type=str(implementation["type"]), kwargs=kwargs)
     return replace(rule, location=(*entry.location, "implementation"))
+
+
+def _checked_sql(entry: Entry, kwargs: dict[str, Any]) -> dict[str, Any]:
+    """The SQL among an expectation's arguments, as the engine gets it."""
+    for name in kwargs:
+        if name in _BEYOND_THE_TABLE or ("query" in name and name != _ROWS_QUERY):
+            raise entry.mistake(
+                f"the argument {name}, which reads beyond the table", "implementation", "kwargs", name,
+                expected=f"an expectation about this table; for a query of your own, {_ROWS_QUERY}",
+            )  # fmt: skip
+    checked: dict[str, Any] = {}
+    if _ROWS_QUERY in kwargs:
+        checked[_ROWS_QUERY] = _rows_query(entry, str(kwargs[_ROWS_QUERY]))
+    if kwargs.get("row_condition") is not None:
+        if not isinstance(kwargs["row_condition"], str) or kwargs.get("condition_parser", "spark") != "spark":
+            raise entry.mistake(
+                "the row_condition is not SQL", "implementation", "kwargs", "row_condition",
+                expected="an SQL predicate, and condition_parser: spark",
+            )  # fmt: skip
+        try:
+            condition = check_expression(kwargs["row_condition"]).text
+        except SqlMistake as error:
+            place = (*entry.location, "implementation", "kwargs", "row_condition")
+            raise in_yaml(error, entry.contract.file, place) from None
+        checked |= {"row_condition": condition, "condition_parser": "spark"}
+    return checked
+
+
+def _rows_query(entry: Entry, query: str) -> str:
+    """The query of an expectation, in which `{batch}` is the table and other braces are doubled."""
+    within = ("implementation", "kwargs", _ROWS_QUERY)
+    try:
+        parts = [(text, field, spec, conversion) for text, field, spec, conversion in Formatter().parse(query)]
+    except ValueError as error:
+        raise entry.mistake(f"the query's braces: {error}", *within, expected="{batch}, and {{ }} in texts") from None
+    if any(field is not None and (field != "batch" or spec or conversion) for _, field, spec, conversion in parts):
+        raise entry.mistake("a field other than {batch} in the query", *within, expected="SELECT … FROM {batch}")
+    if all(field is None for _, field, _, _ in parts):
+        raise entry.mistake("the query does not read {batch}", *within, expected="SELECT … FROM {batch}")
+    text = "".join(text + (TABLE if field is not None else "") for text, field, _, _ in parts)
+    checked = _checked_query(entry, text.strip().rstrip(";"), *within)
+    return checked.text.replace("{", "{{").replace("}", "}}").replace(quote(TABLE), "{batch}")
 
 
 def _added(entry: Entry, implementation: dict[str, Any]) -> Rule:

@@ -1,79 +1,92 @@
-"""Reads SQL files: which tables they need, and that each is one plain SELECT."""
+"""Reads SQL files and quotes names and values for SQL."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import sqlglot
 from sqlglot import exp
-from sqlglot.errors import ParseError, TokenError
 
+from jobs.declared.grammar import PRODUCT, Checked, Grammar, SqlMistake, check_expression, check_query
 from jobs.errors import DeclarationError
 
-LAYERS = frozenset({"silver", "gold"})
 
-
-def read_select(file: Path) -> exp.Query:
-    """Parse a file that holds one Spark SQL SELECT.
+def read_query(file: Path, grammar: Grammar) -> Checked:
+    """Read and check a file that holds one Spark SQL SELECT.
 
     Raises:
-        DeclarationError: the file is absent, does not parse, or holds anything but one SELECT.
+        DeclarationError: the file is absent, does not parse, or holds anything but one SELECT that the grammar allows.
     """
-    try:
-        text = file.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise DeclarationError(
-            "the file does not exist", file=file, next_step="write the SELECT that builds it"
-        ) from None
-    try:
-        statements = [s for s in sqlglot.parse(text, dialect="spark") if s is not None]
-    except (ParseError, TokenError) as error:
-        raise _parse_mistake(error, file) from None
-    if len(statements) != 1 or not isinstance(statements[0], exp.Query):
-        raise DeclarationError("not exactly one SELECT", file=file, expected="one SELECT statement and nothing else")
-    return statements[0]
+    with _in(file):
+        query = check_query(_text(file), grammar)
+        _ = query.sent
+        return query
 
 
 def input_tables(file: Path) -> tuple[str, ...]:
-    """Names of the tables a query reads, sorted; names it defines itself (WITH) are not counted.
+    """Names of the tables a product's query reads, sorted; names it defines itself (WITH) are not counted.
 
     Raises:
-        DeclarationError: as `read_select`, or a table outside silver and gold, or no table at all.
+        DeclarationError: as `read_query`, or no table at all.
     """
-    statement = read_select(file)
-    own = {cte.alias_or_name.lower() for cte in statement.find_all(exp.CTE)}
-    names: set[str] = set()
-    for table in statement.find_all(exp.Table):
-        if not table.db and table.name.lower() in own:
-            continue
-        if table.db.lower() not in LAYERS or table.catalog:
-            raise DeclarationError(
-                f"the query reads '{table.sql(dialect='spark')}'",
-                file=file,
-                expected="only silver.<source> and gold.<product>",
-                next_step="name the layer and the table, without time travel: a build reads the checked versions",
-            )
-        names.add(f"{table.db.lower()}.{table.name.lower()}")
-    if not names:
+    with _in(file):
+        tables = check_query(_text(file), PRODUCT).tables
+    if not tables:
         raise DeclarationError("the query reads no table", file=file, expected="FROM silver.<source>")
-    return tuple(sorted(names))
+    return tables
 
 
 def columns_read(expression: str, file: Path, field: str) -> tuple[str, ...]:
     """Names of the columns an SQL expression mentions, in order of first mention.
 
     Raises:
-        DeclarationError: the expression does not parse.
+        DeclarationError: the expression does not parse, or has something that the grammar of one row does not allow.
     """
     try:
-        parsed = sqlglot.parse_one(expression, dialect="spark")
-    except (ParseError, TokenError) as error:
-        detail = str(error).splitlines()[0]
+        tree = check_expression(expression).tree
+    except SqlMistake as error:
         raise DeclarationError(
-            f"not an SQL expression: {detail}", file=file, field=field, expected="one Spark SQL expression"
+            error.what, file=file, field=field, expected=error.expected, next_step=error.next_step
         ) from None
-    return tuple(dict.fromkeys(column.name for column in parsed.find_all(exp.Column)))
+    return tuple(dict.fromkeys(column.name for column in tree.find_all(exp.Column)))
+
+
+def normalized(file: Path) -> str:
+    """The query of a file without layout and comments, for digests that stay the same over releases of this program.
+
+    Raises:
+        DeclarationError: as `read_query`.
+    """
+    import sqlglot
+    from sqlglot.errors import SqlglotError
+
+    try:
+        return sqlglot.parse_one(_text(file), dialect="spark").sql(dialect="spark", comments=False)
+    except SqlglotError as error:
+        raise DeclarationError(f"the SQL does not parse: {str(error).splitlines()[0]}", file=file) from None
+
+
+@contextmanager
+def _in(file: Path) -> Iterator[None]:
+    try:
+        yield
+    except SqlMistake as error:
+        raise DeclarationError(
+            error.what, file=file, line=error.line, expected=error.expected, next_step=error.next_step
+        ) from None
+
+
+def _text(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise DeclarationError(
+            "the file does not exist", file=file, next_step="write the SELECT that builds it"
+        ) from None
+    except UnicodeDecodeError as error:
+        raise DeclarationError(f"not UTF-8 at byte {error.start}", file=file, expected="a UTF-8 text file") from None
 
 
 def quote(name: str) -> str:
@@ -88,13 +101,3 @@ def literal(value: Any) -> str:
     if isinstance(value, int | float):
         return repr(value)
     return "'" + str(value).replace("\\", "\\\\").replace("'", "\\'") + "'"
-
-
-def _parse_mistake(error: Exception, file: Path) -> DeclarationError:
-    details = getattr(error, "errors", None)
-    if details:
-        first = details[0]
-        near = (first.get("highlight") or "").strip()
-        what = f"the SQL does not parse: {first.get('description')}" + (f" near '{near}'" if near else "")
-        return DeclarationError(what, file=file, line=first.get("line"), next_step="correct the query")
-    return DeclarationError(f"the SQL does not parse: {str(error).splitlines()[0]}", file=file)

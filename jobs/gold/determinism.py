@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+import sqlglot
 from sqlglot import exp
 from sqlglot.errors import OptimizeError
 
 from jobs.declared.contract import load_contract
-from jobs.declared.sql import input_tables, read_select
+from jobs.declared.grammar import PRODUCT
+from jobs.declared.sql import read_query
 
 _SPREADS = (
     exp.Stddev, exp.StddevPop, exp.StddevSamp, exp.Variance, exp.VariancePop, exp.Corr, exp.CovarPop, exp.CovarSamp,
@@ -58,9 +60,11 @@ def _typed(file: Path) -> exp.Expr:
     from sqlglot.schema import MappingSchema
 
     schema = MappingSchema(dialect="spark")
-    for table in input_tables(file):
+    query = read_query(file, PRODUCT)
+    for table in query.tables:
         schema.add_table(table, {c.name: c.type for c in load_contract(table).columns})
-    statement = read_select(file).transform(_decimal_literal)
+    # The grammar knows functions by name only; here their meaning counts.
+    statement = sqlglot.parse_one(query.text, dialect="spark").transform(_decimal_literal)
     qualified = qualify(statement, schema=schema, dialect="spark", quote_identifiers=False)
     return annotate_types(qualified, schema=schema, dialect="spark")
 

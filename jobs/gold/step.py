@@ -11,7 +11,8 @@ from sqlglot import exp
 from jobs import lake
 from jobs.declared.catalog import Product
 from jobs.declared.contract import Contract, load_contract
-from jobs.declared.sql import quote, read_select
+from jobs.declared.grammar import PRODUCT, text_of
+from jobs.declared.sql import normalized, quote, read_query
 from jobs.errors import DeclarationError, ExchangeError
 from jobs.lake import connect
 from jobs.lake.engine_errors import translate_engine_errors
@@ -73,7 +74,7 @@ def _build(
 
 def query_digest(product: Product) -> str:
     """sha256 of the product's parsed query, so that layout and comments do not count."""
-    return hashlib.sha256(read_select(product.query_file).sql(dialect="spark", comments=False).encode()).hexdigest()
+    return hashlib.sha256(normalized(product.query_file).encode()).hexdigest()
 
 
 def is_current(product: Product) -> bool:
@@ -110,7 +111,7 @@ def _changed_partitions(product: Product, current: Pointer | None, inputs: dict[
 def _result(
     work: lake.Workspace, product: Product, contract: Contract, versions: dict[str, int], where: str | None
 ) -> DataFrame:
-    statement = read_select(product.query_file).copy()
+    statement = read_query(product.query_file, PRODUCT).sent.copy()
     for table in list(statement.find_all(exp.Table)):
         if not table.db:
             continue
@@ -122,7 +123,7 @@ def _result(
     for column in statement.find_all(exp.Column):
         # The views have no schema: gold.x.value becomes x.value.
         column.set("db", None)
-    frame = _run(statement.sql(dialect="spark"), product)
+    frame = _run(text_of(statement), product)
     _require_contract_columns(frame, contract, product)
     return frame.selectExpr(*[f"CAST({quote(c.name)} AS {c.type}) AS {quote(c.name)}" for c in contract.columns])
 

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 from jobs.declared.catalog import Licence, load_products, load_sources
 from jobs.declared.columns import TYPES_ALLOWED, ColumnEntry, is_type, load_dictionary, plain_type
 from jobs.declared.contract import Column, load_contract
-from jobs.declared.sql import input_tables, quote, read_select
+from jobs.declared.grammar import PRODUCT
+from jobs.declared.sql import input_tables, quote, read_query
 from jobs.errors import ExchangeError, NotFound
 from jobs.gold.determinism import inexact
 from jobs.scaffold.document import NO_ADDRESS, TO_BE_WRITTEN, Property, check_name, contract, flow, scalar, written
@@ -61,7 +62,7 @@ def new_product(name: str, query: Path | None, table: str | None) -> list[str]:
             draft.write_text(text, encoding="utf-8")
         inputs = input_tables(draft)
         _check_inputs(inputs)
-        frame = _analysed(text, draft)
+        frame = _analysed(draft)
         grouped = _grouped(draft)
         doubtful = inexact(draft)
     columns, key, rows = _measured(frame, grouped)
@@ -103,14 +104,14 @@ def _check_inputs(inputs: Sequence[str]) -> None:
         checked(table)
 
 
-def _analysed(text: str, file: Path) -> DataFrame:
+def _analysed(file: Path) -> DataFrame:
     from pyspark.errors import PySparkException
 
     from jobs.lake.views import session
 
     spark = session()
     try:
-        frame = spark.sql(text.strip().rstrip(";"))
+        frame = spark.sql(read_query(file, PRODUCT).text)
         names = frame.columns
     except PySparkException as error:
         raise ExchangeError(
@@ -134,7 +135,7 @@ def _grouped(file: Path) -> tuple[str, ...]:
     """Return the output columns that the query's last SELECT groups by: the likeliest key."""
     from sqlglot import exp
 
-    statement = read_select(file)
+    statement = read_query(file, PRODUCT).tree
     group = statement.args.get("group")
     if not isinstance(statement, exp.Select) or group is None:
         return ()

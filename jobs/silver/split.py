@@ -13,7 +13,8 @@ from jobs.declared.catalog import Source
 from jobs.declared.compile import row_rules
 from jobs.declared.contract import Column, Contract
 from jobs.declared.conversion import failure, surplus, yields
-from jobs.declared.sql import columns_read, literal, quote, read_select
+from jobs.declared.grammar import RESHAPE
+from jobs.declared.sql import columns_read, literal, quote, read_query
 from jobs.errors import DeclarationError
 from jobs.lake import ORIGIN, Workspace
 
@@ -71,7 +72,7 @@ class Split:
     def raw_columns(self) -> tuple[str, ...]:
         """Names of the text columns of `reshaped`, without the origin columns."""
         if self.source.silver_sql:
-            selects = read_select(self.source.silver_sql).selects
+            selects = read_query(self.source.silver_sql, RESHAPE).selects
             names = [n for p in selects for n in (columns_of(self.source) if p.is_star else (p.alias_or_name,))]
             return self._distinct(tuple(n for n in names if not n.startswith("_")), self.source.silver_sql)
         if not self.source.declared.reshape:
@@ -243,20 +244,16 @@ class Split:
     def _own_query(self) -> str:
         file = self.source.silver_sql
         assert file is not None  # noqa: S101 - narrows the type; the caller checked it
-        statement = read_select(file)
-        for table in statement.find_all(exp.Table):
-            ctes = {cte.alias_or_name for cte in statement.find_all(exp.CTE)}
-            if table.db or table.name not in {"bronze", *ctes}:
-                raise DeclarationError(f"silver.sql reads '{table.sql()}'", file=file, expected="only the view bronze")
-        missing = [c for c in ORIGIN if c not in [p.alias_or_name for p in statement.selects]]
-        if missing and not statement.find(exp.Star):
+        query = read_query(file, RESHAPE)
+        missing = [c for c in ORIGIN if c not in [p.alias_or_name for p in query.selects]]
+        if missing and not query.tree.find(exp.Star):
             raise DeclarationError(
                 f"silver.sql does not select {', '.join(missing)}", file=file,
                 expected=f"the columns of a row's origin: {', '.join(ORIGIN)}",
             )  # fmt: skip
-        query = file.read_text(encoding="utf-8").strip().rstrip(";")
-        # The query stays as written: this WITH gives it this build's view under the name `bronze`.
-        return f"SELECT * FROM (WITH bronze AS (SELECT * FROM {self.work.view('bronze')}) SELECT * FROM ({query}))"
+        # This WITH gives it this build's view under the name `bronze`.
+        bronze = f"WITH bronze AS (SELECT * FROM {self.work.view('bronze')})"
+        return f"SELECT * FROM ({bronze} SELECT * FROM ({query.text}))"
 
 
 def refused_records(work: Workspace) -> str:

@@ -13,7 +13,7 @@ from jobs.bronze.step import origin_of, published_rows, slice_of
 from jobs.declared.catalog import SilverMode, Source
 from jobs.declared.compile import rows_digest
 from jobs.declared.contract import Contract, load_contract
-from jobs.declared.sql import read_select
+from jobs.declared.sql import normalized
 from jobs.errors import ExchangeError, RefusedFile
 from jobs.lake import REVISION_FIELDS, connect, guard
 from jobs.lake.engine_errors import translate_engine_errors
@@ -168,7 +168,7 @@ def needs_recheck(source: Source, contract: Contract, pointer: Pointer | None) -
 def declarations_digest(source: Source, contract: Contract) -> str:
     """sha256 of everything that decides how bronze rows become silver rows."""
     declared = source.declared.model_dump(mode="json", include={"format", "reshape", "drop", "silver"})
-    sql = read_select(source.silver_sql).sql(dialect="spark", comments=False) if source.silver_sql else None
+    sql = normalized(source.silver_sql) if source.silver_sql else None
     text = json.dumps([rows_digest(contract), declared, sql], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 

@@ -61,7 +61,7 @@ def test_a_count_of_bad_rows_that_must_be_zero_is_a_row_rule(rules: Any) -> None
     query = "select count(*) from ${table} where not (energy_kwh < 10 or note is not null)"
     entry: dict[str, Any] = {"type": "sql", "name": "explained", "query": query, "mustBe": 0}
     rule = rules(quality=[entry])["table.explained"]
-    assert (rule.kind.name, rule.predicate) == ("row_sql", "energy_kwh < 10 or note is not null")
+    assert (rule.kind.name, rule.predicate) == ("row_sql", "`energy_kwh` < 10 OR NOT `note` IS NULL")
     assert rule.columns == ("energy_kwh", "note")
     del entry["mustBe"]
     some = rules(quality=[entry | {"mustBeLessThan": 3}])["table.explained"]
