@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from difflib import get_close_matches
-from typing import TYPE_CHECKING, Annotated, Any
+from fnmatch import fnmatchcase
+from itertools import islice
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -17,17 +19,28 @@ from jobs.cli.show import array, comma_separated, note, table
 from jobs.errors import ExchangeError, NotFound
 
 if TYPE_CHECKING:
-    from pyspark.sql import DataFrame, SparkSession
-    from sqlglot import exp
+    from pyspark.sql import DataFrame
+
+    from jobs.cli.statement import Names, Rows, Shape
 
 _SHOWN_ROWS = 50
-_EXPLAIN = re.compile(r"^\s*EXPLAIN\s+((EXTENDED|FORMATTED|CODEGEN|COST)\s+)?", re.I)
+_DESCRIPTION = ("col_name", "data_type", "comment")
+_NO_COLUMN = (
+    # Sail, then Spark.
+    re.compile(r"attribute ObjectName\(\[(?P<parts>.*?)\]\) is missing"),
+    re.compile(r"UNRESOLVED_COLUMN[A-Z_.]*\] A column,.* with name (?P<parts>\S+) cannot"),
+)
 
 
 def sql(
     statement: Annotated[str, typer.Argument(metavar="SQL", help="SELECT, WITH, VALUES, SHOW, DESCRIBE or EXPLAIN.")],
     as_json: AsJson = False,
-    as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV with a header.")] = False,
+    as_csv: Annotated[
+        bool, typer.Option("--csv", help="Print CSV with a header, made safe for spreadsheets and terminals.")
+    ] = False,
+    raw: Annotated[
+        bool, typer.Option("--raw", help="With --csv: leave texts that spreadsheets or terminals would obey.")
+    ] = False,
     limit: Annotated[
         int | None, typer.Option("--limit", min=0, help="At most this many rows; a table shows 50 by default.")
     ] = None,
@@ -35,94 +48,127 @@ def sql(
     """Read with Spark SQL: silver.x and gold.x are the checked tables, release.x and release.x_v1_2_0 the releases."""
     if as_json and as_csv:
         raise ExchangeError("--json and --csv exclude each other", expected="one of them")
-    readable = readable_statement(statement)
+    if raw and not as_csv:
+        raise ExchangeError("--raw changes CSV only", expected="--csv --raw")
+    from jobs.cli.statement import Columns, Names, read_statement
+
+    asked = read_statement(statement)
+
+    output = _Output("json" if as_json else "csv" if as_csv else "table", raw, limit)
+    if isinstance(asked, Names):
+        output.show(*_names(asked))
+    elif isinstance(asked, Columns):
+        output.show(_DESCRIPTION, _columns(asked.table))
+    else:
+        _run(asked, output)
+
+
+@dataclass(frozen=True)
+class _Output:
+    form: Literal["table", "json", "csv"]
+    raw: bool
+    limit: int | None
+
+    @property
+    def rows_read(self) -> int | None:
+        """How many rows to ask for; one more than a table shows tells whether there are more. None: all."""
+        if self.form != "table":
+            return self.limit
+        return (_SHOWN_ROWS if self.limit is None else self.limit) + 1
+
+    def show(self, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+        """Print rows as they arrive, in bounded memory."""
+        read = islice(rows, self.rows_read)
+        if self.form == "json":
+            array(dict(zip(header, row, strict=True)) for row in read)
+        elif self.form == "csv":
+            changed = comma_separated(header, read, raw=self.raw)
+            if changed:
+                cells = "1 cell was" if changed == 1 else f"{changed:,} cells were"
+                note(f"{cells} changed so that no spreadsheet or terminal obeys them; --raw leaves them")
+        else:
+            first = list(read)
+            shown = first[: (self.rows_read or 1) - 1]
+            table(header, shown, exact=True)
+            if len(first) > len(shown):
+                note(f"the first {len(shown)} rows; more with --limit, all with --csv or --json")
+
+
+def _names(asked: Names) -> tuple[tuple[str, ...], list[tuple[Any, ...]]]:
+    """Header and rows of what SHOW lists, as Spark lays them out."""
+    from jobs.cli.statement import function_names
+    from jobs.declared.grammar import READABLE
+    from jobs.lake.views import readable
+
+    def matches(name: str) -> bool:
+        return any(fnmatchcase(name, pattern.strip().lower()) for pattern in asked.pattern.split("|"))
+
+    if asked.of == "schemas":
+        return ("namespace",), [(name,) for name in READABLE if matches(name)]
+    if asked.of == "functions":
+        return ("function",), [(name,) for name in function_names() if matches(name)]
+    names = [name.split(".", 1) for name in readable()]
+    listed = [(schema, own, False) for schema, own in names if asked.schema in (None, schema) and matches(own)]
+    return ("namespace", "tableName", "isTemporary"), list(listed)
+
+
+def _columns(name: str) -> list[tuple[str, str, str]]:
+    from jobs.lake.views import columns_of
+
+    columns = columns_of(name)
+    if columns is None:
+        raise _no_table(name)
+    return columns
+
+
+def _run(asked: Rows | Shape, output: _Output) -> None:
     # The engine's client shows instants in the process's zone; everything here is in UTC.
     os.environ["TZ"] = "UTC"
     time.tzset()
     from pyspark.errors import PySparkException
 
-    from jobs.lake.views import session
+    from jobs.cli.statement import Shape
+    from jobs.lake import connect
+    from jobs.lake.views import register
 
-    spark = session()
+    spark = connect()
+    for unknown in register(spark, asked.query.tables):
+        raise _no_table(unknown)
     try:
-        frame = spark.sql(readable)
+        frame = spark.sql(asked.text)
+        if isinstance(asked, Shape):
+            output.show(_DESCRIPTION, [(f.name, f.dataType.simpleString(), "") for f in frame.schema.fields])
+            return
         columns = frame.columns
-        _print(frame, columns, as_json, as_csv, limit)
+        limited = frame if output.rows_read is None else frame.limit(output.rows_read)
+        try:
+            output.show(columns, _rows(limited))
+        except (OverflowError, ValueError) as error:
+            raise _out_of_range(limited, columns) or error from None
     except PySparkException as error:
-        raise _refused(error, spark) from None
-
-
-def readable_statement(text: str) -> str:
-    """Check that a text is a single read-only statement, and return it in the form that the engine accepts.
-
-    Raises:
-        ExchangeError: it does not parse, is not exactly one statement, or may write.
-    """
-    import sqlglot
-    from sqlglot import exp
-    from sqlglot.errors import ParseError, TokenError
-
-    prefix = _EXPLAIN.match(text)
-    if prefix:
-        return prefix.group(0) + readable_statement(text[prefix.end() :])
-    # It warns on stderr about statements that it parses only in part, for example SHOW.
-    logging.getLogger("sqlglot").setLevel(logging.ERROR)
-    try:
-        statements = [s for s in sqlglot.parse(text, dialect="spark") if s is not None]
-    except (ParseError, TokenError) as error:
-        details = getattr(error, "errors", None)
-        place = f" near '{details[0].get('highlight')}'" if details and details[0].get("highlight") else ""
-        what = details[0].get("description") if details else str(error).splitlines()[0]
-        raise ExchangeError(f"the SQL does not parse: {what}{place}", next_step="correct the statement") from None
-    if len(statements) != 1:
-        raise ExchangeError(f"the text has {len(statements)} statements", expected="one statement")
-    statement = statements[0]
-    if not _only_reads(statement):
-        word = text.split(None, 1)[0].upper()
-        raise ExchangeError(
-            f"`exchange sql` only reads; {word} is not allowed",
-            expected="SELECT, WITH, VALUES, SHOW, DESCRIBE or EXPLAIN",
-            next_step="tables are written by the steps: exchange silver, gold, rebuild",
-        )
-    first = text.split(None, 1)[0].upper()
-    if first == "FROM":
-        # The embedded engine does not accept FROM before SELECT.
-        return statement.sql(dialect="spark")
-    if isinstance(statement, exp.Describe) and isinstance(statement.this, exp.Table) and not statement.args.get("kind"):
-        return f"DESCRIBE TABLE {statement.this.sql(dialect='spark')}"
-    return text.strip().rstrip(";")
-
-
-def _only_reads(statement: exp.Expr) -> bool:
-    from sqlglot import exp
-
-    if isinstance(statement, exp.Command):
-        return str(statement.this).upper() in ("SHOW", "DESCRIBE", "DESC")
-    if not isinstance(statement, exp.Query | exp.Values | exp.Describe | exp.Show):
-        return False
-    writers = (exp.Insert, exp.Update, exp.Delete, exp.Merge, exp.Create, exp.Drop, exp.Alter, exp.Command, exp.Into)
-    return not any(isinstance(node, writers) for node in statement.walk())
-
-
-def _print(frame: DataFrame, columns: list[str], as_json: bool, as_csv: bool, limit: int | None) -> None:
-    if as_json or as_csv:
-        rows = _rows(frame if limit is None else frame.limit(limit))
-        if as_json:
-            array(dict(zip(columns, row, strict=True)) for row in rows)
-        else:
-            comma_separated(columns, rows)
-        return
-    shown = _SHOWN_ROWS if limit is None else limit
-    rows_shown = [tuple(r) for r in _rows(frame.limit(shown + 1))]
-    table(columns, rows_shown[:shown], exact=True)
-    if len(rows_shown) > shown:
-        note(f"the first {shown} rows; more with --limit, all with --csv or --json")
+        raise _refused(error, asked.query.tables) from None
 
 
 def _rows(frame: DataFrame) -> Iterator[tuple[Any, ...]]:
     """Yield rows in bounded memory; nested rows become mappings."""
     for row in frame.toLocalIterator():
         yield tuple(_plain(value) for value in row)
+
+
+def _out_of_range(frame: DataFrame, columns: Sequence[str]) -> ExchangeError | None:
+    """Name the column with a date or an instant that Python cannot hold; None if there is none."""
+    numbered = frame.toDF(*(f"c{position}" for position in range(len(columns))))
+    for position, name in enumerate(columns):
+        try:
+            for _ in numbered.select(f"c{position}").toLocalIterator():
+                pass
+        except (OverflowError, ValueError):
+            return ExchangeError(
+                f"the column '{name}' has a date or an instant outside the years 1 to 9999",
+                expected="values that every reader can hold",
+                next_step=f"read it as text, CAST({name} AS STRING), or leave such rows out",
+            )
+    return None
 
 
 def _plain(value: Any) -> Any:
@@ -137,7 +183,7 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _refused(error: Exception, spark: SparkSession) -> ExchangeError:
+def _refused(error: Exception, tables: Sequence[str]) -> ExchangeError:
     from jobs.lake import engine_message
     from jobs.lake.views import UNREADABLE
 
@@ -152,26 +198,40 @@ def _refused(error: Exception, spark: SparkSession) -> ExchangeError:
             where=lost[1] or lost[2],
             next_step="restore it from a backup, or rebuild the table with `exchange rebuild`",
         )
-    missing = re.search(r"Table or view not found.*?[`']?([\w.`]+)[`']?$", text)
-    missing = missing or re.search(r"TABLE_OR_VIEW_NOT_FOUND\] The table or view (\S+) cannot be found", text)
-    if missing:
-        return _no_table(missing[1].replace("`", ""), spark)
+    for form in _NO_COLUMN:
+        if missing := form.search(text):
+            return _no_column(missing["parts"], tables)
     return ExchangeError(f"the engine rejected the statement: {text[:400]}", next_step="correct the statement")
 
 
-def _no_table(name: str, spark: SparkSession) -> NotFound:
-    tables = [
-        f"{layer}.{own}"
-        for layer in ("silver", "gold", "release", "quarantine", "ops")
-        # Engines name the first column differently.
-        for within, own, _ in spark.sql(f"SHOW TABLES IN {layer}").collect()
-        if within == layer
-    ]
+def _no_table(name: str) -> NotFound:
+    from jobs.lake.views import readable
+
+    names = readable()
     own = name.rsplit(".", 1)[-1]
-    names = get_close_matches(own, {k.split(".", 1)[1] for k in tables}, 3, 0.6)
-    near = " or ".join(k for n in names for k in tables if k.endswith(f".{n}"))
+    close = get_close_matches(own, {k.split(".", 1)[1] for k in names}, 3, 0.6)
+    near = [k for n in close for k in names if k.endswith(f".{n}")]
     return NotFound(
         f"there is no table or view '{name}'",
-        expected=f"perhaps {near}" if near else f"one of: {', '.join(tables)}",
+        expected=f"perhaps {' or '.join(near)}" if near else f"one of: {', '.join(names)}",
         next_step="a table appears once its check has passed: exchange sources, exchange products",
+    )
+
+
+def _no_column(parts: str, tables: Sequence[str]) -> NotFound:
+    """An unknown column, answered like an unknown table.
+
+    Args:
+        parts: its name as the engine writes it, with what qualifies it.
+        tables: those that the query reads.
+    """
+    from jobs.lake.views import columns_of
+
+    name = (re.findall(r'Identifier\("(.*?)"\)', parts) or re.findall(r"[^`.]+", parts) or [parts])[-1]
+    columns = list(dict.fromkeys(column for table in tables for column, _, _ in columns_of(table) or ()))
+    near = get_close_matches(name, columns, 3, 0.6)
+    return NotFound(
+        f"there is no column '{name}'" + (f" in {', '.join(tables)}" if tables else ""),
+        expected=f"perhaps {' or '.join(near)}" if near else f"one of: {', '.join(columns)}" if columns else None,
+        next_step=f"exchange sql 'DESCRIBE {tables[0]}' lists them" if tables else "correct the statement",
     )

@@ -5,10 +5,13 @@ from __future__ import annotations
 import csv
 import json
 import math
+import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
+from itertools import chain
+from operator import ne
 from typing import Any
 
 Record = Mapping[str, Any]
@@ -17,6 +20,11 @@ Record = Mapping[str, Any]
 _PIPED_WIDTH = 10_000
 _LONGEST_CELL = 200
 _FOLDED = 44
+# What a spreadsheet may take for the beginning of a formula, also after spaces and in full-width form.
+_FORMULA = re.compile(r"\s*[=+\-@\uff1d\uff0b\uff0d\uff20]|[\t\r]")
+_NUMBER = re.compile(r"[+-]?[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]+)?")
+# Control characters but tab and newline, and those that turn the direction of text.
+_CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
 
 def listing(records: Sequence[Record], columns: Sequence[str], *, as_json: bool, empty: str) -> None:
@@ -88,12 +96,32 @@ def array(values: Iterable[Any]) -> None:
     sys.stdout.write("\n]\n" if begun else "[]\n")
 
 
-def comma_separated(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    """Print rows as CSV with a header; null is an empty cell."""
+def comma_separated(header: Sequence[str], rows: Iterable[Sequence[Any]], *, raw: bool = False) -> int:
+    """Print rows as CSV with a header; null is an empty cell.
+
+    Unless `raw`, no text can make a spreadsheet compute or a terminal act: one that begins like a formula gets an
+    apostrophe before it, as OWASP advises for CSV injection, and control characters are written as ``\\x1b``.
+
+    Returns:
+        How many cells are not as they were.
+    """
     writer = csv.writer(sys.stdout, lineterminator="\n")
-    writer.writerow(header)
-    for row in rows:
-        writer.writerow(["" if v is None else cell(v) for v in row])
+    changed = 0
+    for row in chain([header], rows):
+        texts = ["" if v is None else cell(v) for v in row]
+        shown = texts if raw else [t if _is_number(v) else _harmless(t) for t, v in zip(texts, row, strict=True)]
+        changed += sum(map(ne, texts, shown))
+        writer.writerow(shown)
+    return changed
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float | Decimal)
+
+
+def _harmless(text: str) -> str:
+    escaped = _CONTROLS.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+    return f"'{escaped}" if _FORMULA.match(text) and not _NUMBER.fullmatch(text) else escaped
 
 
 def json_text(value: Any) -> str:

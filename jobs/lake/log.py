@@ -280,9 +280,15 @@ def predicate(partitions: Iterable[Partition], alias: str = "") -> str:
 
 def columns_at(table: str, at: int | None = None) -> dict[str, str]:
     """Name and Delta type of each column of a version, from its log."""
+    return {name: kind for name, kind, _ in described(table, at)}
+
+
+def described(table: str, at: int | None = None) -> list[tuple[str, str, str]]:
+    """Name, Delta type and comment of each column of a version, from its log."""
     with _one_reader(table):
         document = json.loads(delta(table, at).schema().to_json())
-    return {f["name"]: str(f["type"]) for f in document["fields"]}
+    fields = document["fields"]
+    return [(f["name"], str(f["type"]), str((f.get("metadata") or {}).get("comment") or "")) for f in fields]
 
 
 def _text(value: Any) -> str | None:

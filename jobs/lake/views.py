@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import hashlib
+import re
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
-from jobs.declared.catalog import load_sources
+from jobs.declared.catalog import Source, load_sources
 from jobs.declared.contract import load_contract
+from jobs.declared.grammar import READABLE
 from jobs.declared.sql import literal, quote
 from jobs.errors import ExchangeError
 from jobs.lake import log, stages, tables
 from jobs.lake.engine import connect
-from jobs.lake.pointers import pointers
+from jobs.lake.pointers import pointer, pointers
 from jobs.lake.tables import CURRENT
-from jobs.registry.releases import published_releases
+from jobs.registry.models import Pointer
+from jobs.registry.releases import Published, published_releases
 from jobs.registry.runs import list_runs
 
 if TYPE_CHECKING:
@@ -23,17 +27,87 @@ if TYPE_CHECKING:
 # Distinguishes the error that a view of ours raises from the engine's own.
 UNREADABLE = "exchange: "
 
+_RUNS = "ops.runs"
+_REVISIONS = "_revisions"
+_NUMBERED = re.compile(r"^(?P<product>.+)_v[0-9]+_[0-9]+_[0-9]+$")
+_NAMED = re.compile(rf"\b({'|'.join(READABLE)})`?\s*\.\s*`?(\w+)", re.I)
+_LISTING = re.compile(r"\s*(SHOW|DESC)", re.I)
+
 
 def session() -> SparkSession:
-    """A session with every checked table as ``silver.x`` and ``gold.x``, every release as ``release.<product>``
-    (the newest) and ``release.<product>_v1_2_0``, and the counts of all runs as ``ops.runs``.
+    """A session in which Spark SQL reads every checked table as ``silver.x`` and ``gold.x``, every release as
+    ``release.<product>`` (the newest) and ``release.<product>_v1_2_0``, and the counts of all runs as ``ops.runs``.
+
+    A name is registered when a query or `table` first names it, or `catalog` is first used; another `session()` reads
+    what is checked and released then.
 
     Raises:
         ExchangeError: as `connect`.
     """
-    spark = connect()
-    register(spark)
-    return spark
+    return cast("SparkSession", _Reader(connect()))
+
+
+class _Reader:
+    """A session that registers the names of its queries first.
+
+    To register every name takes 7 ms each (Sail 0.7.2, 2 cores), and there is one for each release ever published.
+    """
+
+    def __init__(self, spark: SparkSession) -> None:
+        self._spark = spark
+        self._registered: set[str] = set()
+
+    def sql(self, query: str, *args: Any, **kwargs: Any) -> DataFrame:
+        """As the session's own."""
+        is_listing = _LISTING.match(query)
+        self._register(readable() if is_listing else [f"{s}.{n}".lower() for s, n in _NAMED.findall(query)])
+        return self._spark.sql(query, *args, **kwargs)
+
+    def table(self, name: str) -> DataFrame:
+        """As the session's own."""
+        self._register([name.replace("`", "").lower()])
+        return self._spark.table(name)
+
+    @property
+    def catalog(self) -> Any:
+        """As the session's own."""
+        self._register(readable())
+        return self._spark.catalog
+
+    def _register(self, names: Iterable[str]) -> None:
+        register(self._spark, [name for name in names if name not in self._registered])
+        self._registered.update(names)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._spark, name)
+
+
+def readable() -> list[str]:
+    """Names of all that can be read now, in the order of `READABLE`."""
+    sources = load_sources().sources
+    checked = [pointer.table_name for pointer in pointers()]
+    published = published_releases()
+    names = {
+        *checked,
+        *(f"{s.table}{_REVISIONS}" for s in sources.values() if s.table in checked and _declares_revisions(s)),
+        *(f"release.{release.product}" for release in published),
+        *(_name_of(release) for release in published),
+        *(f"quarantine.{name}" for name in sources if log.exists(f"quarantine.{name}")),
+        _RUNS,
+    }
+    return sorted(names, key=lambda name: (READABLE.index(name.partition(".")[0]), name))
+
+
+def columns_of(name: str) -> list[tuple[str, str, str]] | None:
+    """Name, type and comment of each column of what a name reads; None if there is nothing of that name.
+
+    Raises:
+        ExchangeError: the table is gone.
+    """
+    if name == _RUNS:
+        return [(column, kind, "") for column, kind in list_runs().columns]
+    found = _find(name)
+    return log.described(found.table, found.version) if found else None
 
 
 def current_rows(table: str, version: int) -> DataFrame:
@@ -47,85 +121,109 @@ def keeps_revisions(table: str, version: int) -> bool:
     return "_superseded_at" in log.columns_at(table, version)
 
 
-def register(spark: SparkSession) -> None:
-    """Create the views silver.x, silver.x_revisions, gold.x, release.x, release.x_v1_2_0, quarantine.x and ops.runs.
+def register(spark: SparkSession, names: Iterable[str]) -> list[str]:
+    """Create views of these names, like ``silver.x`` and ``release.x_v1_2_0``; returns those that there is nothing for.
 
     A table with missing files does not prevent reading the others: reading its view gives an error that says so,
     and how to restore it.
     """
-    for database in ("silver", "gold", "release", "quarantine", "ops"):
-        spark.sql(f"CREATE DATABASE IF NOT EXISTS {database}").collect()
-    for checked in pointers():
-        _view(spark, checked.table_name, checked.table_name, checked.delta_version)
-    for name in load_sources().sources:
-        if log.exists(f"quarantine.{name}"):
-            _view(spark, f"quarantine.{name}", f"quarantine.{name}", None)
-    _releases(spark)
-    _runs(spark)
-
-
-def _view(spark: SparkSession, name: str, table: str, version: int | None) -> None:
-    try:
-        query = _select(table, version)
-    except ExchangeError as missing:
-        _explain(spark, name, table, missing)
-        return
-    layer, own = name.split(".", 1)
-    revisions = "_superseded_at" in query.columns
-    where = f" WHERE {CURRENT}" if revisions else ""
-    spark.sql(f"CREATE OR REPLACE VIEW {layer}.{quote(own)} AS {query.sql}{where}").collect()
-    if revisions:
-        every = f"{layer}.{quote(own + '_revisions')}"
-        spark.sql(f"CREATE OR REPLACE VIEW {every} AS {query.sql}").collect()
+    unknown = []
+    schemas = set()
+    for name in names:
+        found = None if name == _RUNS else _find(name)
+        if found is None and name != _RUNS:
+            unknown.append(name)
+            continue
+        schema = name.partition(".")[0]
+        if schema not in schemas:
+            spark.sql(f"CREATE DATABASE IF NOT EXISTS {schema}").collect()
+            schemas.add(schema)
+        if found is None:
+            _runs(spark)
+        else:
+            _view(spark, name, found)
+    return unknown
 
 
 @dataclass(frozen=True)
-class _Select:
-    sql: str
-    columns: dict[str, str]
+class _Readable:
+    """What a name reads: a version of a table (the newest if None), of which all revisions or the current ones."""
+
+    table: str
+    version: int | None
+    all_revisions: bool = False
 
 
-def _select(table: str, version: int | None) -> _Select:
-    at = log.version(table) if version is None else version
-    columns = log.columns_at(table, at)
-    return _Select(f"SELECT * FROM {tables.attach(table)} VERSION AS OF {at}", columns)
+def _find(name: str) -> _Readable | None:
+    schema, _, own = name.partition(".")
+    if schema == "quarantine":
+        return _Readable(name, None) if own in load_sources(only=own).sources and log.exists(name) else None
+    if schema == "release":
+        return _find_release(own)
+    if schema not in ("silver", "gold"):
+        return None
+    if checked := pointer(name):
+        return _Readable(name, checked.delta_version)
+    of_revisions = name.removesuffix(_REVISIONS)
+    checked = pointer(of_revisions) if of_revisions != name else None
+    if checked is None or not _keeps_revisions(checked):
+        return None
+    return _Readable(of_revisions, checked.delta_version, all_revisions=True)
 
 
-def _explain(spark: SparkSession, name: str, table: str, missing: ExchangeError) -> None:
-    """Create a view with the columns that the contract promises, which raises what happened when it is read."""
+def _find_release(own: str) -> _Readable | None:
+    numbered = _NUMBERED.match(own)
+    product = numbered["product"] if numbered else own
+    published = published_releases(product)
+    if numbered:
+        published = [release for release in published if _name_of(release) == f"release.{own}"]
+    return _Readable(f"gold.{product}", published[-1].delta_version) if published else None
+
+
+def _name_of(release: Published) -> str:
+    return f"release.{release.product}_v{release.major}_{release.minor}_{release.patch}"
+
+
+def _keeps_revisions(checked: Pointer) -> bool:
+    try:
+        return keeps_revisions(checked.table_name, checked.delta_version)
+    except ExchangeError:
+        # The table is gone; its view is to say so.
+        own = checked.table_name.partition(".")[2]
+        return any(map(_declares_revisions, load_sources(only=own).sources.values()))
+
+
+def _declares_revisions(source: Source) -> bool:
+    return source.declared.silver.mode == "revisions"
+
+
+def _view(spark: SparkSession, name: str, found: _Readable) -> None:
+    try:
+        at = log.version(found.table) if found.version is None else found.version
+        is_current = "_superseded_at" in log.columns_at(found.table, at) and not found.all_revisions
+        query = f"SELECT * FROM {tables.attach(found.table)} VERSION AS OF {at}" + is_current * f" WHERE {CURRENT}"
+    except ExchangeError as missing:
+        query = _explanation(found.table, missing)
+    schema, own = name.split(".", 1)
+    spark.sql(f"CREATE OR REPLACE VIEW {schema}.{quote(own)} AS {query}").collect()
+
+
+def _explanation(table: str, missing: ExchangeError) -> str:
+    """SELECT of the columns that the contract promises, which raises what happened when it is read."""
     try:
         columns = [(c.name, c.type) for c in load_contract(table).columns]
     except ExchangeError:
         columns = [("nothing", "STRING")]
-    raised = f"raise_error({literal(f'{UNREADABLE}{name} cannot be read: {missing}')})"
+    raised = f"raise_error({literal(f'{UNREADABLE}{table} cannot be read: {missing}')})"
     # Each value raises it: Spark would see that a null meets no condition, and never evaluate one. The filter raises it
     # too, for queries that only count rows.
     values = ", ".join(f"CAST({raised} AS {kind}) AS {quote(column)}" for column, kind in columns)
-    layer, own = name.split(".", 1)
-    for view in (own, f"{own}_revisions") if _declares_revisions(table) else (own,):
-        query = f"SELECT {values} WHERE {raised} IS NOT NULL"
-        spark.sql(f"CREATE OR REPLACE VIEW {layer}.{quote(view)} AS {query}").collect()
-
-
-def _declares_revisions(table: str) -> bool:
-    layer, own = table.split(".", 1)
-    source = load_sources().sources.get(own) if layer == "silver" else None
-    return source is not None and source.declared.silver.mode == "revisions"
-
-
-def _releases(spark: SparkSession) -> None:
-    published = published_releases()
-    for release in published:
-        name = f"release.{release.product}_v{release.major}_{release.minor}_{release.patch}"
-        _view(spark, name, f"gold.{release.product}", release.delta_version)
-    # Later releases replace earlier ones.
-    for product, version in {release.product: release.delta_version for release in published}.items():
-        _view(spark, f"release.{product}", f"gold.{product}", version)
+    return f"SELECT {values} WHERE {raised} IS NOT NULL"
 
 
 def _runs(spark: SparkSession) -> None:
     runs = list_runs()
     schema = ", ".join(f"{name} {kind}" for name, kind in runs.columns)
     digest = hashlib.sha256(repr(runs.rows).encode()).hexdigest()
-    stages.show("ops.runs", spark.createDataFrame(list(runs.rows), schema), key=digest)
+    stages.show(_RUNS, spark.createDataFrame(list(runs.rows), schema), key=digest)
 

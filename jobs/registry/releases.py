@@ -159,9 +159,10 @@ def newest_published() -> dict[str, Release]:
         }
 
 
-def published_in(session: Session) -> list[Published]:
-    """Published releases by product and number, the oldest of each product first."""
-    return _published(session, _PUBLISHED.order_by(Release.product, *_BY_NUMBER))
+def published_in(session: Session, product: str | None = None) -> list[Published]:
+    """Every published release, of one product or of all, by product and number, the oldest of each product first."""
+    published = _PUBLISHED if product is None else _PUBLISHED.where(Release.product == product)
+    return _published(session, published.order_by(Release.product, *_BY_NUMBER))
 
 
 def latest_in(session: Session, product: str) -> Published | None:
@@ -224,10 +225,10 @@ _PUBLISHED = select(
 ).where(Release.status == "published")
 
 
-def published_releases() -> list[Published]:
-    """Every published release, by product and number, the oldest of each product first."""
+def published_releases(product: str | None = None) -> list[Published]:
+    """As `published_in`, in a transaction of its own."""
     with reading() as session:
-        return published_in(session)
+        return published_in(session, product)
 
 
 def pinned_versions(product: str) -> set[int]:

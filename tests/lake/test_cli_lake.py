@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ import pytest
 from jobs import lake
 from jobs.cli import program
 from jobs.declared.catalog import load_sources
+from jobs.declared.grammar import READING, check_query
+from jobs.lake import connect, views
 from jobs.settings import settings
 from tests.declaring import write
 from tests.lake.trial import Source, Trial, landings
@@ -81,7 +84,7 @@ def test_a_lost_table_does_not_prevent_reading_others(
     assert [r["meter"] for r in shell.json("sql", f"SELECT meter FROM {meters.table} ORDER BY 1")] == ["a", "b", "c"]
     for read in (f"count(*) FROM {other.table}", f"n FROM {other.table}_revisions WHERE day > '2026-01-01'"):
         error = shell.bad(2, "sql", f"SELECT {read}")
-        assert f"{other.table} cannot be read" in error and f"Next: exchange rebuild {other.table}" in error
+        assert f"{other.table} cannot be read" in error and f"exchange rebuild {other.table}" in error
     assert {s["source"]: s["rows"] for s in shell.json("sources")} == {meters.name: 3, other.name: None}
     next(lake.location(meters.table).glob("*.parquet")).unlink()
     assert "a file of the table is missing" in shell.bad(2, "sql", f"SELECT * FROM {meters.table}")
@@ -194,11 +197,59 @@ def test_sql_prints_checked_tables_in_three_formats(meters: Source, shell: Termi
     assert len(shell.json("sql", f"SELECT * FROM {meters.table}", "--limit", "1")) == 1
     assert shell.json("sql", f"SELECT * FROM {meters.table} WHERE false") == []
     assert shell.json("sql", "SELECT step FROM ops.runs WHERE step = 'land'") == [{"step": "land"}]
-    assert {r["col_name"] for r in shell.json("sql", f"DESCRIBE {meters.table}")} >= {"meter", "energy_kwh"}
+    described = {r["col_name"]: r for r in shell.json("sql", f"DESCRIBE {meters.table}")}
+    assert described["energy_kwh"]["data_type"] == "decimal(12,6)"
+    assert described["_row"]["comment"].startswith("record of the file")
+    assert {"namespace": "silver", "tableName": meters.name, "isTemporary": False} in shell.json("sql", "SHOW TABLES")
+    assert [r["tableName"] for r in shell.json("sql", "SHOW TABLES IN ops")] == ["runs"]
+    assert [r["col_name"] for r in shell.json("sql", "DESCRIBE QUERY SELECT 1 AS one")] == ["one"]
     assert shell.json("sql", f"SELECT rule FROM quarantine.{meters.name}") == [{"rule": "energy_kwh.range"}]
     code, out, err = shell("sql", "SELECT id FROM range(200)")
     assert (code, out.count("\n"), "--limit" in err) == (0, 51, True)
     assert shell.good("sql", "SELECT id FROM range(200000)", "--csv").count("\n") == 200_001
+
+
+def test_a_query_costs_what_it_names(meters: Source, shell: Terminal, monkeypatch: pytest.MonkeyPatch) -> None:
+    load_day(meters, shell)
+    asked: list[str] = []
+
+    def counted(name: str) -> Callable[..., object]:
+        original = getattr(views, name)
+
+        def call(*args: object) -> object:
+            asked.append(name)
+            return original(*args)
+
+        return call
+
+    for name in ("pointer", "pointers", "published_releases", "load_sources", "list_runs"):
+        monkeypatch.setattr(views, name, counted(name))
+    assert shell.json("sql", "SELECT 1 AS one") == [{"one": 1}]
+    assert asked == []
+    shell.json("sql", f"SELECT 1 FROM {meters.table}")
+    assert asked == ["pointer"]
+
+
+@pytest.mark.both_engines("how SQL is read")
+@pytest.mark.usefixtures("engine")
+def test_the_engine_reads_what_was_written() -> None:
+    """The text that is sent means the same as the text as written."""
+    values = (
+        "'it\\'s; -- no comment'", "'a\\\\b\\n\\t\"%'", "\"it's\"", "1.50", "-1e3", "1L + 2S", "7 DIV 2", "-7 % 3",
+        "1 / 4", "5 ^ 3", "NOT true OR false AND NULL", "NOT (true OR false) AND true", "1 - (2 - 3)", "2 * (3 + 4)",
+        "NULL IS NOT NULL", "'ab' RLIKE '^[a-z]{2}$'", "'a.b' RLIKE 'a\\\\.b'", "'a%b' LIKE 'a\\%b'",
+        "'aXb' LIKE 'a!%b' ESCAPE '!'", "NULL <=> NULL", "DATE '2024-02-29' + INTERVAL 1 DAYS",
+        "TIMESTAMP '2020-01-01T00:00:00Z'", "extract(YEAR FROM DATE '2020-05-01')", "trim(BOTH 'x' FROM 'xax')",
+        "substring('abcdef', 2, 3)", "CASE 1 WHEN 1 THEN 'x' ELSE 'y' END", "if(1 > 2, 'a', 'b')",
+        "try_cast('x' AS DECIMAL(12, 3))", "CAST('1.25' AS DECIMAL(12,1))", "1 BETWEEN 1 AND 2", "3 NOT IN (1, 2)",
+        "'a' || 'b'", "regexp_replace('100-200', '([0-9]+)', 'n')", "date_format(DATE '2020-01-05', 'yyyy-MM')",
+        "map('k', 1)['k']", "!true", "concat_ws(',', sort_array(array('b', 'a')))", "~5 & 3 | 8",
+        "coalesce(NULL, nullif('', ''), 'z')", "1 = 1 = true",
+    )  # fmt: skip
+    as_written = ", ".join(values)
+    sent = check_query(f"SELECT {as_written}", READING).text
+    engine = connect()
+    assert tuple(engine.sql(sent).collect()[0]) == tuple(engine.sql(f"SELECT {as_written}").collect()[0])
 
 
 def test_a_query_that_the_engine_refuses_is_one_line(meters: Source, shell: Terminal) -> None:
@@ -206,7 +257,13 @@ def test_a_query_that_the_engine_refuses_is_one_line(meters: Source, shell: Term
     for query, message in (
         (f"SELECT * FROM {meters.table}x", "perhaps"),
         ("SELECT * FROM silver.wholly_other", "one of"),
-        (f"SELECT nowhere FROM {meters.table}", "nowhere"),
+        (f"SELECT nowhere FROM {meters.table}", "one of: meter, read_at, energy_kwh"),
+        (f"SELECT m.metre FROM {meters.table} AS m", f"no column 'metre' in {meters.table}; expected perhaps meter"),
+        ("SELECT date_add(DATE '9999-12-31', 1) AS late", "the column 'late' has a date or an instant outside"),
+        ("SELECT 1 AS x, array(DATE '0001-01-01' - INTERVAL 1 DAYS) AS `early one`", "the column 'early one' has"),
+        ("SELECT * FROM silver.nothing_revisions", "no table or view"),
+        (f"SELECT * FROM delta.`/lake/silver/{meters.name}`", "expected silver.x"),
+        (f"SELECT * FROM lake_silver.{meters.name}", "expected silver.x"),
         (f"SELECT CAST(meter AS INT) FROM {meters.table}", "rejected"),
         ("SELECT 1 / 0", "zero"),
         ("SELEC 1", "SQL"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import subprocess
 import sys
@@ -15,8 +17,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jobs.cli import program
-from jobs.cli.query import readable_statement
-from jobs.cli.show import cell, clean, json_text
+from jobs.cli.show import cell, clean, comma_separated, json_text
+from jobs.cli.statement import Columns, Names, Rows, Shape, read_statement
 from jobs.errors import ExchangeError, ExpectationsFailed, PublisherError, RefusedFile, Tampered
 
 LISTS = ("sources", "products", "runs", "grants", "usage", "participants", "releases")
@@ -38,29 +40,74 @@ def run_command(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[in
 
 
 @pytest.mark.parametrize(
+    ("statement", "sent", "tables"),
+    [
+        ("SELECT 1;", "SELECT 1", ()),
+        (
+            "select * from silver.x where a = 'drop table y; delete from z'",
+            "SELECT * FROM `silver`.`x` WHERE `a` = 'drop table y; delete from z'", ("silver.x",),
+        ),
+        ("WITH a AS (SELECT 1 AS n) SELECT * FROM a", "WITH `a` AS (SELECT 1 AS `n`) SELECT * FROM `a`", ()),
+        ("(SELECT 1) UNION ALL SELECT 2", "(SELECT 1) UNION ALL SELECT 2", ()),
+        ("VALUES (1, 2), (3, 4)", "VALUES (1, 2), (3, 4)", ()),
+        ("FROM Silver.X LIMIT 10", "SELECT * FROM `Silver`.`X` LIMIT 10", ("silver.x",)),
+        ("explain  extended SELECT a FROM gold.x", "explain extended SELECT `a` FROM `gold`.`x`", ("gold.x",)),
+    ],
+)  # fmt: skip
+def test_a_query_is_read_with_the_tables_that_it_names(statement: str, sent: str, tables: tuple[str, ...]) -> None:
+    rows = read_statement(statement)
+    assert isinstance(rows, Rows)
+    assert (rows.text, rows.query.tables) == (sent, tables)
+
+
+def test_questions_about_what_can_be_read() -> None:
+    forms = ("DESCRIBE silver.x", "desc table `Silver`.`X`;", "DESCRIBE EXTENDED silver.x", "SHOW COLUMNS IN silver.x")
+    for text in forms:
+        assert read_statement(text) == Columns("silver.x")
+    assert read_statement("SHOW TABLES IN gold 'a*|b'") == Names("tables", "gold", "a*|b")
+    assert read_statement("show databases") == Names("schemas")
+    assert read_statement("SHOW FUNCTIONS LIKE 'to_*'") == Names("functions", None, "to_*")
+    shape = read_statement("DESCRIBE QUERY SELECT a FROM silver.x")
+    assert isinstance(shape, Shape) and shape.query.tables == ("silver.x",)
+
+
+@pytest.mark.parametrize(
     "statement",
     [
-        "SELECT 1",
-        "select * from silver.x where a = 'drop table y; delete from z'",
-        "WITH a AS (SELECT 1 AS n) SELECT * FROM a",
-        "SELECT 1 UNION ALL SELECT 2;",
-        "(SELECT 1)",
-        "VALUES (1, 2), (3, 4)",
-        "SHOW TABLES IN silver",
-        "SHOW DATABASES",
-        "DESCRIBE TABLE silver.x",
-        "EXPLAIN SELECT 1",
-        "EXPLAIN EXTENDED SELECT 1",
-        "SELECT * FROM silver.x VERSION AS OF 3",
+        "SHOW TABLES IN lake_silver", "SHOW CREATE TABLE silver.x", "SHOW PARTITIONS silver.x",
+        "DESCRIBE lake_silver.x", "DESCRIBE FUNCTION abs", "DESCRIBE HISTORY silver.x", "DESC DATABASE x",
+        "DESCRIBE text.`/etc/passwd`",
+        "SHOW COLUMNS IN silver.x IN lake_silver", "EXPLAIN SELECT * FROM text.`/etc/passwd`",
+        "EXPLAIN EXPLAIN SELECT 1",
+        "DESCRIBE QUERY SELECT * FROM delta.`/x`", "SHOW TABLES IN gold; DROP TABLE x", "SHOW TBLPROPERTIES silver.x",
+        "SELECT * FROM binaryFile.`/issuer.private.jwk.json`", "SELECT TRANSFORM(a) USING 'cmd' AS (x) FROM silver.x",
+        "SELECT java_method('java.lang.System', 'exit', 0)", "SELECT * FROM lake_silver.x", "LIST '/etc'",
+        "ADD JAR 'x'",
     ],
-)
-def test_reading_statements_are_passed_on_unchanged(statement: str) -> None:
-    assert readable_statement(statement) == statement.rstrip(";")
+)  # fmt: skip
+def test_what_is_not_registered_is_out_of_reach(statement: str) -> None:
+    with pytest.raises(ExchangeError) as refusal:
+        read_statement(statement)
+    assert "\n" not in str(refusal.value)
 
 
-def test_statements_are_adapted_to_the_embedded_engine() -> None:
-    assert readable_statement("FROM silver.x LIMIT 10") == "SELECT * FROM silver.x LIMIT 10"
-    assert readable_statement("describe silver.x") == "DESCRIBE TABLE silver.x"
+def test_csv_is_safe_for_spreadsheets_and_terminals(capsys: pytest.CaptureFixture[str]) -> None:
+    header = ["a", "=cmd"]
+    rows = [
+        ["=HYPERLINK(\"http://x\")", -1], ["+cmd|' /C calc'!A0", Decimal("-0.5")], ["-1+1", -1e300],
+        ["@SUM(A1)", "-1.5"], ["\t=1", "+85212345678"], ["\r=1", None], ["  =1", "\uff1d1"],
+        ["\x1b[31mred\x9b2J", "a\u202eb"],
+        ["plain, text", "2-1"],
+    ]  # fmt: skip
+    assert comma_separated(header, rows) == 11
+    shown = list(csv.reader(io.StringIO(capsys.readouterr().out)))
+    assert shown == [
+        ["a", "'=cmd"], ["'=HYPERLINK(\"http://x\")", "-1"], ["'+cmd|' /C calc'!A0", "-0.5"], ["'-1+1", "-1e+300"],
+        ["'@SUM(A1)", "-1.5"], ["'\t=1", "+85212345678"], ["'\\r=1", ""], ["'  =1", "'\uff1d1"],
+        ["\\x1b[31mred\\x9b2J", "a\\u202eb"], ["plain, text", "2-1"],
+    ]  # fmt: skip
+    assert comma_separated(header, rows, raw=True) == 0
+    assert capsys.readouterr().out.startswith("a,=cmd\n\"=HYPERLINK(\"\"http://x\"\")\",-1\n+cmd|' /C calc'!A0,-0.5\n")
 
 
 @pytest.mark.parametrize(
@@ -89,7 +136,7 @@ def test_statements_are_adapted_to_the_embedded_engine() -> None:
 )
 def test_writing_statements_are_refused_in_one_line(statement: str) -> None:
     with pytest.raises(ExchangeError) as refusal:
-        readable_statement(statement)
+        read_statement(statement)
     assert "\n" not in str(refusal.value)
 
 
