@@ -72,7 +72,15 @@ class DeclarationError(ExchangeError):
         super().__init__(what, where=place, expected=expected, next_step=next_step)
 
 
-class PublisherError(ExchangeError):
+class Transient(ExchangeError):
+    """Something outside is away or busy for now; the same work may succeed later, and Airflow tries it again."""
+
+
+class Unavailable(Transient):
+    """The object store, the database or the engine cannot be reached."""
+
+
+class PublisherError(Transient):
     """The publisher or the network is at fault; a later retry may help."""
 
 
@@ -84,7 +92,7 @@ class ExpectationsFailed(ExchangeError):
     """A built version broke a rule of severity error; the version before stays the checked one."""
 
 
-class Locked(ExchangeError):
+class Locked(Transient):
     """Another process holds the lock or lease that this work needs; a later retry may help."""
 
 

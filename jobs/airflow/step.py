@@ -28,7 +28,8 @@ class StepOperator(BaseOperator):
         subject: the source, product or table they work on.
 
     The task is skipped, and with it everything downstream, when the last step had nothing to do. It is tried again
-    only when the publisher is at fault or another process is writing the same table; any other failure is final.
+    only when the cause may pass: the publisher, the object store, the database or the engine is away, or another
+    process is writing the same table. Any other failure is final.
     """
 
     ui_color = "#e8f1ec"
@@ -47,13 +48,13 @@ class StepOperator(BaseOperator):
 
     def execute(self, context: Context) -> None:
         """Run the steps for the logical date of the DAG run."""
-        from jobs.errors import ExchangeError, Locked, PublisherError
+        from jobs.errors import ExchangeError, Transient
 
         dag_run = context["dag_run"]
         try:
             for step in self.steps:
                 result = self._run(step, logical_date(dag_run), dag_run.run_id)
-        except (Locked, PublisherError) as error:
+        except Transient as error:
             if _tries_are_spent(context):
                 raise AirflowFailException(str(error)) from None
             raise AirflowException(str(error)) from None

@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 
 from packaging.requirements import Requirement
 
-from jobs.errors import ExchangeError
+from jobs.errors import ExchangeError, Unavailable
 from jobs.settings import s3_endpoint, settings
 
 if TYPE_CHECKING:
@@ -206,7 +206,7 @@ def _require_listener(address: str) -> None:
         with socket.create_connection((place.hostname or "", place.port or _PORT), timeout=_PATIENCE_SECONDS):
             return
     except (OSError, ValueError) as error:
-        raise ExchangeError(
+        raise Unavailable(
             f"no engine answers at {without_token(address)} ({error})",
             where="EXCHANGE_SPARK",
             expected="a Spark Connect server",

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from jobs.errors import ConcurrentWrite, ExchangeError
+from jobs.errors import ConcurrentWrite, ExchangeError, Unavailable
 from jobs.lake import objects
 from jobs.lake.engine import delta_release, engine_message, without_token
 from jobs.settings import settings
@@ -129,8 +129,8 @@ def _stopped(error: Exception, where: str) -> ExchangeError:
     )
 
 
-def _engine_gone() -> ExchangeError:
-    return ExchangeError(
+def _engine_gone() -> Unavailable:
+    return Unavailable(
         "the engine went away during the work, and its session with it",
         where=without_token(settings().spark),
         expected="a Spark Connect server that stays up",

@@ -18,7 +18,7 @@ from pathlib import Path
 from stat import S_ISDIR
 from typing import Any, cast
 
-from jobs.errors import ExchangeError
+from jobs.errors import ExchangeError, Unavailable
 from jobs.settings import S3_PATIENCE
 
 _SCHEME = "s3://"
@@ -246,9 +246,9 @@ def store_error(error: Exception, where: Path | str) -> ExchangeError | None:
     return None
 
 
-def store_unavailable(where: Path | str, reason: str) -> ExchangeError:
+def store_unavailable(where: Path | str, reason: str) -> Unavailable:
     """The error of a store that cannot be reached, or cannot serve now."""
-    return ExchangeError(
+    return Unavailable(
         f"the object store does not answer ({reason})", where=str(where),
         expected="an address that serves S3, in AWS_ENDPOINT_URL unless it is AWS itself",
         next_step="make sure that the store runs and can be reached, then run the step again; nothing was lost",

@@ -21,13 +21,14 @@ from sqlalchemy.exc import (
     DataError,
     DBAPIError,
     IntegrityError,
+    InterfaceError,
     NoSuchModuleError,
     OperationalError,
     ProgrammingError,
 )
 from sqlalchemy.orm import Session
 
-from jobs.errors import ExchangeError, Locked
+from jobs.errors import ExchangeError, Locked, Unavailable
 from jobs.registry import identity
 from jobs.settings import private_home, settings
 
@@ -454,7 +455,9 @@ def database_error(
         )
     if any(sign in cause for sign in _DAMAGE) and records is REGISTRY:
         return _damaged(cause, url)
-    return ExchangeError(
+    # A server that is away for a moment comes back; a file that cannot be opened stays so.
+    is_away = isinstance(error, OperationalError | InterfaceError) and url.get_backend_name() != "sqlite"
+    return (Unavailable if is_away else ExchangeError)(
         f"{records.name} cannot be used: {cause}",
         where=_shown(url),
         expected="a database that can be reached, read and written",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,8 +10,14 @@ from typing import Any
 
 import pytest
 from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowSkipException
+from pyspark.errors import PySparkException
+from sqlalchemy import make_url
+from sqlalchemy.exc import OperationalError
 
 from jobs.airflow.step import StepOperator, logical_date
+from jobs.lake.engine_errors import translate_engine_errors
+from jobs.lake.objects import store_unavailable
+from jobs.registry.database import database_error
 from jobs.registry.locks import hold
 from tests.airflow import generated
 
@@ -72,6 +78,28 @@ def test_a_locked_table_is_retried() -> None:
         land().execute(context())
     assert not isinstance(caught.value, AirflowFailException)
     assert "is locked by process" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "away",
+    [
+        lambda: store_unavailable("s3://lake", "ConnectTimeoutError"),
+        lambda: PySparkException("StatusCode.UNAVAILABLE"),
+        lambda: database_error(OperationalError("select", {}, Exception("refused")), make_url("postgresql://h/d")),
+    ],
+    ids=["object-store", "engine", "database"],
+)
+def test_trouble_of_the_platform_is_retried(
+    monkeypatch: pytest.MonkeyPatch, away: Callable[[], Exception]
+) -> None:
+    def attempt(*_: object) -> None:
+        with translate_engine_errors("x"):
+            raise away()
+
+    monkeypatch.setattr("jobs.flow.run_step", attempt)
+    with pytest.raises(AirflowException) as caught:
+        land().execute(context())
+    assert not isinstance(caught.value, AirflowFailException)
 
 
 def test_other_errors_fail_without_retry_in_one_line() -> None:
