@@ -28,13 +28,22 @@ log = logging.getLogger("exchange")
 CHECKOUT = Path(__file__).resolve().parent.parent
 
 
+def _own_place() -> Path:
+    """The checkout; of an installed package the working folder, because nothing may be kept among the libraries."""
+    return CHECKOUT if (CHECKOUT / "pyproject.toml").is_file() else Path.cwd()
+
+
 class Settings(BaseSettings):
     """Settings of one process, each read from the variable ``EXCHANGE_<NAME>``."""
 
     model_config = SettingsConfigDict(env_prefix="EXCHANGE_", frozen=True, extra="ignore")
 
-    home: Path = Field(default=CHECKOUT / ".exchange", description="all state: lake, registry, keys, Airflow")
-    catalogue: Path = Field(default=CHECKOUT, description="the folder that holds dags/ and expectations/")
+    home: Path = Field(
+        default_factory=lambda: _own_place() / ".exchange", description="all state: lake, registry, keys, Airflow"
+    )
+    catalogue: Path = Field(
+        default_factory=lambda: _own_place(), description="the folder that holds dags/ and expectations/"
+    )
     lake_root: str = Field(
         default="",
         validation_alias="EXCHANGE_LAKE",

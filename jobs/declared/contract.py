@@ -292,17 +292,35 @@ def _check_columns(columns: tuple[Column, ...], file: Path) -> None:
         )  # fmt: skip
 
 
+# Days in a unit of time. "m" is left out, as it may mean minutes or months.
+_DAYS = {
+    **dict.fromkeys(("min", "minute", "minutes"), 1 / 1440),
+    **dict.fromkeys(("h", "hr", "hour", "hours"), 1 / 24),
+    **dict.fromkeys(("d", "day", "days"), 1.0),
+    **dict.fromkeys(("w", "week", "weeks"), 7.0),
+    **dict.fromkeys(("mo", "month", "months"), 365.25 / 12),
+    **dict.fromkeys(("y", "yr", "year", "years"), 365.25),
+}
+
+
 def _freshness(document: dict[str, Any], columns: tuple[Column, ...], file: Path) -> Freshness | None:
-    days = {"d": 1.0, "day": 1.0, "days": 1.0, "h": 1 / 24, "hours": 1 / 24, "m": 30.4, "y": 365.25, "years": 365.25}
+    """The promise of latency or freshness; one at most, because it becomes one rule."""
+    promised: Freshness | None = None
     for position, promise in enumerate(document.get("slaProperties") or []):
         if promise.get("property") not in ("latency", "freshness"):
             continue
-        element = str(promise.get("element") or "").split(".")[-1]
-        unit = str(promise.get("unit") or "d")
-        if element not in {c.name for c in columns} or unit not in days:
+        place = ("slaProperties", position)
+        if promised is not None:
             raise mistake(
-                file, f"the promise of {promise['property']} names '{promise.get('element')}' in '{unit}'",
-                ("slaProperties", position), expected="element: a column of this table; unit: d, h, m or y",
+                file, f"a second promise of how fresh the table is ({promise['property']})", place,
+                expected="one property latency or freshness",
             )  # fmt: skip
-        return Freshness(element, float(promise["value"]) * days[unit])
-    return None
+        element = str(promise.get("element") or "").split(".")[-1]
+        unit = str(promise.get("unit") or "d").strip().lower()
+        if element not in {c.name for c in columns} or unit not in _DAYS:
+            raise mistake(
+                file, f"the promise of {promise['property']} names '{promise.get('element')}' in '{unit}'", place,
+                expected="element: a column of this table; unit: minutes, hours, days, weeks, months or years",
+            )  # fmt: skip
+        promised = Freshness(element, float(promise["value"]) * _DAYS[unit])
+    return promised

@@ -75,6 +75,14 @@ def test_a_missing_contract_is_reported_with_its_expected_path(catalogue: Path) 
             "schema.0.properties.2.logicalTypeOptions.minimum", "minimum: 9", "above",
         ),
         (
+            {"slaProperties": [{"property": "latency", "value": 1, "unit": "m", "element": "readings.read_at"}]},
+            "slaProperties.0", "property: latency", "in 'm'",
+        ),
+        (
+            {"slaProperties": [{"property": p, "value": 1, "element": "read_at"} for p in ("latency", "freshness")]},
+            "slaProperties.1", "property: freshness", "a second promise",
+        ),
+        (
             {"slaProperties": [{"property": "latency", "value": 1, "unit": "d", "element": "readings.seen_at"}]},
             "slaProperties.0", "property: latency", "seen_at",
         ),
