@@ -159,8 +159,11 @@ def _create(source: Source) -> None:
 
 
 def format_digest(form: Format) -> str:
-    """sha256 of everything that decides how bytes become bronze rows."""
+    """sha256 of everything that decides how bytes become bronze rows; `null_values` only matter to silver."""
     declared, escaped = form.model_dump(mode="json"), _escaped(form)
+    if "null_values" in declared:
+        # The default, instead of nothing, keeps the digests of the tables that exist.
+        declared["null_values"] = list(type(form).model_fields["null_values"].default)
     declared |= {"stored": escaped} if escaped else {}
     return hashlib.sha256(json.dumps(declared, sort_keys=True).encode()).hexdigest()
 

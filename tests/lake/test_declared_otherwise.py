@@ -92,6 +92,18 @@ def test_changing_the_declared_columns_reads_all_landings_again(exchange: Trial)
     assert source.step("land", 3).status == "unchanged"
 
 
+def test_other_words_for_no_value_type_the_rows_again_without_reading_the_files(exchange: Trial) -> None:
+    source = exchange.source({"meter": "STRING", "kwh": "INT"}, ["meter"])
+    source.take([("m1", "1"), ("m2", "-")], 0)
+    assert source.quarantine() == [("kwh.type", "kwh", "-")]
+    loaded = lake.version(f"bronze.{source.name}")
+    source.declare(format={"null_values": ["", "-"]})
+    source.build(1)
+    assert lake.version(f"bronze.{source.name}") == loaded
+    assert source.rows() == [("m1", 1), ("m2", None)]
+    assert source.quarantine() == []
+
+
 def test_a_contract_change_that_keeps_the_rows_only_checks_them_again(exchange: Trial) -> None:
     def steps(at: int) -> list[str]:
         return [r.status for r in run_steps(source.name, day(at), "r")]
