@@ -68,12 +68,15 @@ def advance(table: str, *, landing_id: int | None = None, inputs: dict[str, Any]
 
 
 def rebase(table: str, to: int) -> None:
-    """Move a pointer to a version with the same rows, and with it the inputs of all tables built from that version."""
+    """Move a pointer to a version with the same rows, with its check and the inputs of the tables built from it."""
     guard.require_lock()
     with transaction() as db:
         current = db.get_one(Pointer, table)
         before = current.delta_version
         current.delta_version = current.head_version = to
+        if current.check is not None:
+            # Equal rows pass the same expectations; a release needs the check of the very version that it pins.
+            current.check = _check_of(current.check, to)
         for reader, version in pointers_built_from(db, table):
             if version == before:
                 reader.inputs = _reading(reader, table, to)
@@ -119,8 +122,7 @@ def begin(table: str) -> Pointer | None:
             next_step=f"restore it from a backup, or run: exchange rebuild {table}",
         )
     if current is None:
-        if log.rows(table):
-            tables.restore(table, 0)
+        take_back(table, None)
         return None
     if head != current.head_version:
         take_back(table, current)
@@ -128,11 +130,21 @@ def begin(table: str) -> Pointer | None:
 
 
 def take_back(table: str, current: Pointer | None) -> None:
-    """Restore the checked version, or the empty table if there is none."""
-    restored = tables.restore(table, current.delta_version if current else 0)
-    if current:
-        with transaction() as db:
-            db.get_one(Pointer, table).head_version = restored
+    """Restore the checked version, or empty the table if there is none."""
+    if current is None:
+        # Version 0 is empty, too, but upkeep may have cut it off the log since.
+        if log.rows(table):
+            tables.delete(table, "true")
+        return
+    restored = tables.restore(table, current.delta_version)
+    with transaction() as db:
+        db.get_one(Pointer, table).head_version = restored
+
+
+def _check_of(check: Check, version: int) -> Check:
+    """A copy of a check for a version with the same rows."""
+    columns = {c.key: getattr(check, c.key) for c in Check.__table__.columns if not c.primary_key}
+    return Check(**columns | {"delta_version": version})
 
 
 def _reading(reader: Pointer, table: str, version: int) -> dict[str, Any]:

@@ -234,3 +234,19 @@ def test_staged_files_of_lost_machines_are_removed_and_those_in_use_kept(exchang
 def test_an_unknown_table_is_refused(source: Source) -> None:
     with pytest.raises(ExchangeError, match=r"there is no table silver\.nothing; expected one of: .*" + source.table):
         upkeep(["silver.nothing"])
+
+
+def test_a_table_that_never_passed_is_built_again_after_its_log_was_cut(exchange: Trial) -> None:
+    source = exchange.source({"id": "STRING", "n": "INT"}, ["id"])
+    for at in range(2):
+        source.land([(f"a{at}", at)], at)
+        source.step("bronze", at)
+        source.step("silver", at)
+    log = lake.location(source.table) / "_delta_log"
+    cut_off = sorted(log.glob("*.json"))[:-1]
+    lake.delta(source.table).create_checkpoint()
+    for commit in cut_off:
+        commit.unlink()
+    source.land([("b", 7)], 2)
+    source.build(2)
+    assert source.rows() == [("a0", 0), ("a1", 1), ("b", 7)]

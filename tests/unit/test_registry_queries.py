@@ -278,6 +278,19 @@ def test_landed_files_by_source_and_up_to_a_landing() -> None:
     assert paths_by_digest() == {"rates": {"a": "landing/a", "c": "landing/c"}, "loads": {"b": "landing/b"}}
 
 
+def test_a_compacted_version_has_the_check_of_the_rows_that_it_kept() -> None:
+    passed("gold.rates", 5, "B")
+    passed("gold.loads", 2, inputs={"gold.rates": 5})
+    rebase("gold.rates", 6)
+    moved = pointer("gold.rates")
+    assert moved is not None and moved.check is not None
+    assert (moved.delta_version, moved.check.delta_version) == (6, 6)
+    assert (moved.check.grade, moved.check.checked_at) == ("B", NOW)
+    assert [row.delta_version for row in latest_checks("gold.rates", 10)] == [6, 5]
+    reader = pointer("gold.loads")
+    assert reader is not None and reader.inputs == {"tables": {"gold.rates": 6}, "query": "q"}
+
+
 def test_arrivals_of_the_same_bytes_are_numbered_and_share_their_place() -> None:
     for sha256, url in (("a", "x"), ("b", "x"), ("a", "x"), ("a", "y")):
         landing = landing_row("rates", sha256)
