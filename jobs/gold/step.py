@@ -27,7 +27,11 @@ if TYPE_CHECKING:
 
 
 def run(product: Product, _logical_date: datetime, run_id: str) -> StepOutcome:
-    """The step, as `jobs.flow` calls it; see `gold`."""
+    """The step, as `jobs.flow` calls it: `gold`, once every input has a checked version."""
+    waits_for = [table for table in product.inputs if pointer(table) is None]
+    if waits_for and len(waits_for) < len(product.inputs):
+        # The first event of one input starts it, too.
+        return StepOutcome("unchanged", message=f"waits for a checked version of {', '.join(waits_for)}")
     return gold(product, run_id)
 
 
@@ -42,6 +46,7 @@ def gold(product: Product, run_id: str, *, full: bool = False) -> StepOutcome:
     """
     contract = load_contract(product.table)
     check_partitions(contract)
+    _require_partition(product, contract)
     versions = {table: checked(table).delta_version for table in product.inputs}
     current = begin(product.table)
     inputs = {"tables": versions, "query": query_digest(product), "contract": contract.digest}
@@ -70,6 +75,23 @@ def _build(
     with translate_engine_errors(product.query_file):
         version = lake.overwrite(product.table, frame, slice_of=where)
     return StepOutcome(counts=Counts(rows_out=lake.rows(product.table)), input=inputs, output_version=version)
+
+
+def _require_partition(product: Product, contract: Contract) -> None:
+    """Require that a declared partition is one of the table's.
+
+    Raises:
+        DeclarationError: the contract does not partition the table by it, so it would have no effect.
+    """
+    declared = product.declared.partition
+    if declared and declared not in contract.partitions:
+        partitioned = ", ".join(contract.partitions) or "no column"
+        raise DeclarationError(
+            f"the table is not partitioned by '{declared}', so no run could rebuild only a part of it",
+            file=product.file, field="partition",
+            expected=f"a column that {contract.file} partitions by: {partitioned}",
+            next_step=f"mark '{declared}' as partitioned in the contract, or remove `partition:`",
+        )  # fmt: skip
 
 
 def query_digest(product: Product) -> str:
@@ -117,7 +139,10 @@ def _result(
             continue
         name = f"{table.db}.{table.name}".lower()
         frame = current_rows(name, versions[name])
-        view = work.show(f"{table.db}__{table.name}".lower(), frame.where(where) if where else frame)
+        # A lookup table without the partition column is read whole.
+        if where and product.declared.partition in lake.columns_at(name, versions[name]):
+            frame = frame.where(where)
+        view = work.show(f"{table.db}__{table.name}".lower(), frame)
         alias = table.alias or table.name
         table.replace(exp.to_table(view).as_(alias))
     for column in statement.find_all(exp.Column):

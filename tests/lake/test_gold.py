@@ -10,6 +10,8 @@ from jobs import lake
 from jobs.errors import DeclarationError, ExchangeError, NotFound
 from jobs.flow import run_step, stale_products
 from jobs.lake.pointers import checked, pointer
+from tests import declaring
+from tests.declaring import declare_product
 from tests.lake.trial import Source, Trial, build_product, day, files_of, runs, table_rows
 
 READINGS = {"meter": "STRING", "read_on": "DATE", "kwh": "INT"}
@@ -79,6 +81,47 @@ def test_a_new_input_version_with_the_same_rows_makes_no_new_version(exchange: T
 
 
 @pytest.mark.both_engines("replaceWhere without rows")
+def test_a_lookup_table_without_the_partition_column_is_read_whole(exchange: Trial) -> None:
+    source = parted(exchange)
+    sites = exchange.source({"meter": "STRING", "area": "STRING"}, ["meter"])
+    sites.take([("m1", "north"), ("m2", "south"), ("m3", "north")], 0)
+    query = (
+        f"SELECT r.read_on, count(DISTINCT s.area) AS meters, sum(r.kwh) AS kwh FROM {source.table} r"
+        f" JOIN {sites.table} s ON r.meter = s.meter GROUP BY r.read_on"
+    )
+    name = exchange.product(DAILY, ["read_on"], query, partition="read_on")
+    build_product(name)
+    before = files_of(f"gold.{name}")
+    source.take([("m3", "2026-01-05", "10")], 1)
+    build_product(name)
+    after = files_of(f"gold.{name}")
+    assert {k for k in after if after[k] != before.get(k)} == {("2026-01-05",)}
+    assert (date(2026, 1, 5), 2, 13) in totals(name)
+    sites.take([("m1", "south"), ("m2", "south"), ("m3", "south")], 2)
+    build_product(name)
+    assert totals(name) == [*[(date(2026, 1, d), 1, 3) for d in range(1, 5)], (date(2026, 1, 5), 1, 13)]
+
+
+def test_a_partition_that_the_contract_does_not_have_is_refused(exchange: Trial) -> None:
+    source = parted(exchange)
+    name = exchange.product(DAILY, ["read_on"], QUERY.format(source.name), partition="read_on")
+    exchange.product(DAILY, ["read_on"], QUERY.format(source.name), name=name)
+    declare_product(exchange.root, name, declaring.product(partition="read_on"), QUERY.format(source.name))
+    with pytest.raises(DeclarationError, match="the table is not partitioned by 'read_on'"):
+        build_product(name)
+
+
+def test_a_product_waits_until_each_input_has_a_checked_version(exchange: Trial) -> None:
+    source, later = parted(exchange), exchange.source({"meter": "STRING", "area": "STRING"}, ["meter"])
+    query = f"SELECT read_on, count(*) AS meters, sum(kwh) AS kwh FROM {source.table} JOIN {later.table} USING (meter)"
+    name = exchange.product(DAILY, ["read_on"], f"{query} GROUP BY read_on")
+    waiting = run_step("gold", name, day(0), "r")
+    assert (waiting.status, waiting.message) == ("unchanged", f"waits for a checked version of {later.table}")
+    assert [run_step(step, f"gold.{name}", day(0), "r").status for step in ("check", "release")] == ["unchanged"] * 2
+    later.take([("m1", "north")], 0)
+    assert build_product(name).rows == 5
+
+
 def test_a_partition_removed_from_the_inputs_is_removed_from_the_product(exchange: Trial) -> None:
     moving = exchange.source({"id": "STRING", "place": "STRING"}, ["id"], partition=["place"])
     moving.take([("a", "x"), ("b", "y"), ("c", None)], 0)
