@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import platform
+import pwd
 import shutil
 import time
 import uuid
@@ -19,6 +21,8 @@ _PARTS = ("pyspark", "pysail", "deltalake", "great-expectations", "apache-airflo
 # Certificates and leases depend on clocks; a smaller difference does no harm.
 _SKEW_SECONDS = 5.0
 _LOW_BYTES = 2 << 30
+# By the convention of Linux: users of services are below, nobody is above.
+_FIRST_LOGIN_UID, _NOBODY = 1000, 65534
 _OLD_COPY_DAYS = 3
 Status = Literal["ok", "warning", "failed"]
 
@@ -48,6 +52,7 @@ def examine() -> list[Diagnosis]:
         ("lake", _lake),
         ("engine", _engine),
         ("engine and lake", _engine_reads_lake),
+        ("other users", _other_users),
         ("space", _space),
         ("clock", _clock),
         ("last run", _last_run),
@@ -183,6 +188,25 @@ def _engine_reads_lake() -> Diagnosis:
     started = time.perf_counter()
     lake.try_engine()
     return Diagnosis("engine and lake", "ok", f"wrote a table and read it in {time.perf_counter() - started:.1f} s")
+
+
+def _other_users() -> Diagnosis:
+    """Find who else can log in to the machine: Sail 0.7.2 asks for no token, and has no Unix socket."""
+    if settings().spark != "embedded":
+        return Diagnosis("other users", "ok", "the engine asks for a token")
+    others = sorted(
+        user.pw_name for user in pwd.getpwall()
+        if _FIRST_LOGIN_UID <= user.pw_uid < _NOBODY and user.pw_uid != os.getuid()
+        and not user.pw_shell.endswith(("/nologin", "/false"))
+    )  # fmt: skip
+    if not others:
+        return Diagnosis("other users", "ok", "nobody else can log in to this machine")
+    return Diagnosis(
+        "other users", "warning",
+        f"{', '.join(others)} can log in to this machine: whenever a step or `exchange sql` runs, they can read and"
+        " write through the embedded engine whatever you can, keys too",
+        "give the exchange a machine or a container of its own, or use a cluster, whose engine asks for a token",
+    )  # fmt: skip
 
 
 def _space() -> Diagnosis:
