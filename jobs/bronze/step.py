@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import reduce
 from typing import TYPE_CHECKING, Any
@@ -19,7 +19,14 @@ from jobs.errors import DeclarationError, RefusedFile, Tampered
 from jobs.lake import connect
 from jobs.lake.engine_errors import translate_engine_errors
 from jobs.lake.objects import on_disk
-from jobs.registry.landings import Loaded, forget_loaded, note_loaded, waiting_landings
+from jobs.registry.landings import (
+    Loaded,
+    dropped_landings,
+    forget_loaded,
+    note_loaded,
+    note_unloaded,
+    waiting_landings,
+)
 from jobs.registry.models import Landing
 from jobs.registry.runs import Counts, StepOutcome
 from jobs.settings import settings
@@ -67,11 +74,29 @@ def bronze(source: Source) -> StepOutcome:
     _check_column_names(source)
     with translate_engine_errors(source.file):
         _create(source)
+        dropped = _remove_dropped(source)
         landings = waiting_landings(source.name)
         if not landings:
-            return StepOutcome(status="unchanged")
+            return StepOutcome(message=dropped) if dropped else StepOutcome(status="unchanged")
         _require_bytes(landings)
-        return _record_loaded(source, landings, _load(source, landings))
+        outcome = _record_loaded(source, landings, _load(source, landings))
+        return replace(outcome, message="; ".join(filter(None, (outcome.message, dropped)))) if dropped else outcome
+
+
+def _remove_dropped(source: Source) -> str | None:
+    """Remove the rows of landings that were dropped since the last run; returns what was removed."""
+    dropped = dropped_landings(source.name, still_loaded=True)
+    if not dropped:
+        return None
+    removed = 0
+    for table in (table_of(source), f"quarantine.{source.name}"):
+        if lake.exists(table):
+            before = lake.rows(table)
+            lake.delete(table, slice_of(dropped))
+            removed += before - lake.rows(table)
+    note_unloaded([x.id for x in dropped])
+    files = f"{len(dropped)} dropped file{'s' if len(dropped) != 1 else ''}"
+    return f"{removed:,} rows of {files} were removed from bronze and quarantine"
 
 
 def _check_column_names(source: Source) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 
 import typer
 
-from jobs.cli import buyers, cluster, doctor, lake, new, quality, query, records, registry, releases, steps
+from jobs.cli import buyers, cluster, doctor, lake, landing, new, quality, query, records, registry, releases, steps
 from jobs.cli.options import BUYER, ENGINEER, STAFF
 from jobs.errors import ExchangeError, ExpectationsFailed, Locked, PublisherError, RefusedFile, Tampered
 from jobs.operate.signals import block_signals
@@ -56,6 +56,8 @@ _COMMANDS: tuple[tuple[str, str, Callable[..., None]], ...] = (
     (BUYER, "verify", releases.verify),
     (BUYER, "sql", query.sql),
 )
+
+_LANDING: tuple[tuple[str, Callable[..., None]], ...] = (("files", landing.files), ("drop", landing.drop))
 
 _REGISTRY: tuple[tuple[str, Callable[..., None]], ...] = (
     ("backup", registry.backup),
@@ -133,6 +135,7 @@ def application() -> typer.Typer:
     group.callback()(lambda: None)
     app.add_typer(group, name="lake", help="The lake as a whole: `lake copy`.", rich_help_panel=ENGINEER)
     for name, help_text, commands in (
+        ("landing", "Landed files: list them, drop one that no table may have.", _LANDING),
         ("registry", "The exchange's records: copy them, bring them back.", _REGISTRY),
         ("cluster", "Spark, an object store and a database.", _CLUSTER),
     ):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Literal
@@ -12,6 +12,8 @@ from sqlalchemy.orm import Session
 
 from jobs.registry.database import reading, transaction
 from jobs.registry.models import Landing
+
+_NOT_DROPPED = Landing.dropped_at.is_(None)
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,9 @@ def digests_up_to(watermarks: Mapping[str, int]) -> set[str]:
         return {
             sha256
             for source, last in watermarks.items()
-            for sha256 in session.scalars(select(Landing.sha256).where(Landing.source == source, Landing.id <= last))
+            for sha256 in session.scalars(
+                select(Landing.sha256).where(Landing.source == source, Landing.id <= last, _NOT_DROPPED)
+            )
         }
 
 
@@ -92,6 +96,10 @@ def add_arrival(session: Session, landing: Landing) -> None:
     last = session.scalars(_of_bytes(landing.source, landing.sha256).with_only_columns(func.max(Landing.arrival))).one()
     if last:
         _keep_at(session, landing.source, landing.sha256, landing.path)
+        # Bytes that no table may have are still the same when they arrive again.
+        before = session.scalars(_of_bytes(landing.source, landing.sha256).where(Landing.arrival == last)).one()
+        landing.dropped_at, landing.dropped_by = before.dropped_at, before.dropped_by
+        landing.drop_reason = before.drop_reason
     landing.arrival = (last or 0) + 1
     session.add(landing)
     session.flush()
@@ -112,9 +120,9 @@ def newest_landing(source: str) -> int | None:
 
 def waiting_landings(source: str) -> list[Landing]:
     """Files of a source that bronze does not hold yet, in the order of their arrival."""
-    waiting = select(Landing).where(Landing.source == source, Landing.loaded_at.is_(None)).order_by(Landing.id)
+    waiting = select(Landing).where(Landing.source == source, Landing.loaded_at.is_(None), _NOT_DROPPED)
     with reading() as session:
-        return list(session.scalars(waiting))
+        return list(session.scalars(waiting.order_by(Landing.id)))
 
 
 def loaded_landings(source: str, after: int, again: Literal["later", "same or later"] | None) -> tuple[Landing, ...]:
@@ -126,7 +134,7 @@ def loaded_landings(source: str, after: int, again: Literal["later", "same or la
         again: which earlier arrivals to include: those with a later logical date than the earliest of the new ones, or
             also those with the same. A new landing without one good row has no say in that.
     """
-    loaded = select(Landing).where(Landing.source == source, Landing.loaded_at.is_not(None))
+    loaded = select(Landing).where(Landing.source == source, Landing.loaded_at.is_not(None), _NOT_DROPPED)
     new = Landing.id > after
     with reading() as session:
         good = loaded.where(new, Landing.rows != Landing.rows_refused)
@@ -151,13 +159,61 @@ def note_loaded(loaded: Mapping[int, Loaded]) -> None:
 
 def forget_loaded(source: str) -> None:
     """Have bronze load every file of a source again."""
-    unloaded = update(Landing).where(Landing.source == source).values(loaded_at=None, rows=None, rows_refused=None)
+    unloaded = update(Landing).where(Landing.source == source, _NOT_DROPPED)
     with transaction() as session:
-        session.execute(unloaded)
+        session.execute(unloaded.values(loaded_at=None, rows=None, rows_refused=None))
 
 
 def _keep_at(session: Session, source: str, sha256: str, path: str) -> None:
     session.execute(update(Landing).where(Landing.source == source, Landing.sha256 == sha256).values(path=path))
+
+
+def landings_like(prefix: str, source: str | None = None) -> list[Landing]:
+    """Landings whose sha256 begins with some characters, in the order of arrival."""
+    alike = select(Landing).where(Landing.sha256.startswith(prefix, autoescape=True)).order_by(Landing.id)
+    if source is not None:
+        alike = alike.where(Landing.source == source)
+    with reading() as session:
+        return list(session.scalars(alike))
+
+
+def landings_of(source: str) -> list[Landing]:
+    """All landings of a source, in the order of arrival."""
+    with reading() as session:
+        return list(session.scalars(select(Landing).where(Landing.source == source).order_by(Landing.id)))
+
+
+def drop_landings(source: str, sha256: str, by: str, reason: str) -> bool:
+    """Record that no table may have a source's file any more; False if it was dropped, or is the only one in use."""
+    own = (Landing.source == source, _NOT_DROPPED)
+    with transaction() as session:
+        arrivals = list(session.scalars(select(Landing).where(*own, Landing.sha256 == sha256)))
+        others = session.scalars(select(Landing.id).where(*own, Landing.sha256 != sha256).limit(1)).first()
+        is_last = others is None and any(arrival.loaded_at is not None for arrival in arrivals)
+        if not arrivals or is_last:
+            return False
+        for arrival in arrivals:
+            arrival.dropped_at, arrival.dropped_by, arrival.drop_reason = datetime.now(UTC), by, reason
+    return True
+
+
+def dropped_landings(source: str, *, still_loaded: bool = False) -> list[Landing]:
+    """A source's dropped landings of which bronze has, or had, rows.
+
+    Args:
+        source: the source's name.
+        still_loaded: only those of which bronze still has rows.
+    """
+    had = Landing.loaded_at.is_not(None) if still_loaded else Landing.rows.is_not(None)
+    dropped = select(Landing).where(Landing.source == source, Landing.dropped_at.is_not(None), had)
+    with reading() as session:
+        return list(session.scalars(dropped.order_by(Landing.id)))
+
+
+def note_unloaded(numbers: Collection[int]) -> None:
+    """Record that bronze has no rows of some dropped landings any more; how many it had is kept."""
+    with transaction() as session:
+        session.execute(update(Landing).where(Landing.id.in_(numbers)).values(loaded_at=None))
 
 
 def _of_bytes(source: str, sha256: str) -> Select[Landing]:

@@ -20,7 +20,7 @@ from jobs.lake.engine_errors import translate_engine_errors
 from jobs.lake.partitions import check_partitions, whole_table_read
 from jobs.lake.pointers import advance, begin
 from jobs.lake.pointers import pointer as pointer_of
-from jobs.registry.landings import loaded_landings, newest_landing
+from jobs.registry.landings import dropped_landings, loaded_landings, newest_landing
 from jobs.registry.models import Landing, Pointer
 from jobs.registry.refusals import BatchRefusal, refused_until
 from jobs.registry.runs import Counts, StepOutcome, leaving
@@ -166,10 +166,11 @@ def needs_recheck(source: Source, contract: Contract, pointer: Pointer | None) -
 
 
 def declarations_digest(source: Source, contract: Contract) -> str:
-    """sha256 of everything that decides how bronze rows become silver rows."""
+    """sha256 of everything that decides which bronze rows become silver rows, and how."""
     declared = source.declared.model_dump(mode="json", include={"format", "reshape", "drop", "silver"})
     sql = normalized(source.silver_sql) if source.silver_sql else None
-    text = json.dumps([rows_digest(contract), declared, sql], sort_keys=True)
+    dropped = [x.tag for x in dropped_landings(source.name)]
+    text = json.dumps([rows_digest(contract), declared, sql, *([dropped] if dropped else [])], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 

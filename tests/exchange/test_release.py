@@ -428,6 +428,14 @@ def test_a_stored_release_is_recorded_before_the_next_one(desk: Desk, monkeypatc
     assert verify(PRODUCT, "1.0.0").ok and verify(PRODUCT, "1.1.0").ok
 
 
+def test_a_clock_that_was_set_back_does_not_reorder_releases(desk: Desk) -> None:
+    first = desk.ship(FIRST)
+    desk.passes(desk.build(meters(("z", 9, 9.0))))
+    second = desk.release(NOW - timedelta(days=2))
+    assert find(PRODUCT, first.number).released_at < find(PRODUCT, second.number).released_at
+    assert verify(PRODUCT, second.number).findings == verify(PRODUCT, first.number).findings
+
+
 def test_a_number_is_not_given_out_again_by_an_older_copy_of_the_registry(desk: Desk, tmp_path: Path) -> None:
     desk.ship(FIRST)
     registry.engine().dispose()

@@ -48,6 +48,7 @@ class Landing(Base):
     The same bytes may arrive several times: under two names or dates, or because a publisher goes back to an earlier
     file. ``arrival`` counts those of one source, from 1, and they share their ``path``. ``loaded_at``, ``rows`` and
     ``rows_refused`` are set once bronze has it; ``fault`` says why a file could not be read to its end.
+    The last three are set once staff decided that no table may have it.
     """
 
     __tablename__ = "landings"
@@ -75,6 +76,9 @@ class Landing(Base):
     rows: Mapped[int | None] = mapped_column(BigInteger)
     rows_refused: Mapped[int | None] = mapped_column(BigInteger)
     fault: Mapped[str | None] = mapped_column(Text)
+    dropped_at: Mapped[datetime | None]
+    dropped_by: Mapped[str | None] = mapped_column(String(255))
+    drop_reason: Mapped[str | None] = mapped_column(Text)
 
     @property
     def tag(self) -> str:
