@@ -12,8 +12,9 @@ from jobs.bronze.step import WHOLE_FILE, columns_of
 from jobs.declared.catalog import Source
 from jobs.declared.compile import row_rules
 from jobs.declared.contract import Column, Contract
-from jobs.declared.conversion import failure, surplus, yields
+from jobs.declared.conversion import conversion, failure, surplus, yields
 from jobs.declared.grammar import RESHAPE
+from jobs.declared.lossless import out_of_range
 from jobs.declared.sql import columns_read, literal, quote, read_query
 from jobs.errors import DeclarationError
 from jobs.lake import ORIGIN, Workspace
@@ -134,7 +135,11 @@ class Split:
         first = f"CASE {cases} END" if cases else "CAST(NULL AS INT)"
         rules = " ".join(f"WHEN {r.condition} THEN {i}" for i, r in enumerate(self.refusals) if not r.of_type)
         verdict = f"coalesce(_typing, CASE {rules} END)" if rules else "_typing"
-        expressions = ", ".join(f"{self.expression(c)} AS {quote(c.name)}" for c in self.contract.columns)
+        # Conditions read a converted value from here instead of converting its text again.
+        converted = ", ".join(
+            f"{conversion(self.expression(c))} AS {self._converted(c)}" for c in self.contract.columns
+        )
+        expressions = ", ".join(f"{self._converted(c)} AS {quote(c.name)}" for c in self.contract.columns)
         columns = ", ".join(map(quote, (*self.contract.names, *ORIGIN)))
         origin = ", ".join(map(quote, ORIGIN))
         each = ", ".join(f"CAST({quote(c)} AS STRING) AS _cell{i}" for i, c in enumerate(self.raw_columns))
@@ -142,7 +147,8 @@ class Split:
         of_refused = {f"_cell{i}": f"_cell{i}" for i in range(len(self.raw_columns))}
         of_refused["_cells"] = f"to_json(named_struct({shown}))"
         kept = ", ".join(f"CASE WHEN {_RULE} IS NOT NULL THEN {sql} END AS {name}" for name, sql in of_refused.items())
-        inner = f"SELECT {expressions}, {first} AS _typing, {origin}, {each} FROM ({self.cells})"
+        cells = f"SELECT *, {converted} FROM ({self.cells})"
+        inner = f"SELECT {expressions}, {first} AS _typing, {origin}, {each} FROM ({cells})"
         return f"SELECT {columns}, {_RULE}, {kept} FROM (SELECT *, {verdict} AS {_RULE} FROM ({inner}))"
 
     @cached_property
@@ -183,20 +189,29 @@ class Split:
         text = f"CAST({source} AS STRING)" if self.source.silver_sql else source
         return text if column.type == "STRING" else f"try_cast(trim({text}) AS {column.type})"
 
+    def _converted(self, column: Column) -> str:
+        """Name of a column's value before it is known whether the row is good; published columns may have its name."""
+        return f"_converted{self.contract.columns.index(column)}"
+
     def _typing(self, column: Column) -> RefusalReason | None:
         """Refuses a cell that has a value not of the promised type."""
         sources = self._sources(column)
         for name in sources:
             self._require_column(name, f"transformLogic of {column.name}")
         source = column.transform or quote(sources[0])
-        condition = failure(self.expression(column) if column.type != "STRING" else source, self.contract, column)
+        expression = self.expression(column) if column.type != "STRING" else source
+        converted = self._converted(column)
+        condition = failure(expression, self.contract, column, converted)
+        if column.type in ("DATE", "TIMESTAMP"):
+            condition = " OR ".join(filter(None, (condition, f"({out_of_range(converted, column.type)})")))
         if not condition:
             return None
         return RefusalReason(f"{column.name}.type", (column.name,), sources, condition, of_type=True)
 
     def _decimals(self, column: Column) -> RefusalReason | None:
         """Refuses a number with more decimals than the promised type."""
-        condition = surplus(self.expression(column)) if column.type.startswith("DECIMAL") else None
+        is_decimal = column.type.startswith("DECIMAL")
+        condition = surplus(self.expression(column), self._converted(column)) if is_decimal else None
         if not condition:
             return None
         return RefusalReason(
