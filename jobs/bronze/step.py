@@ -15,7 +15,7 @@ from jobs import lake
 from jobs.bronze.stripes import Shares, shares_of
 from jobs.declared.catalog import Source
 from jobs.declared.sql import quote
-from jobs.errors import DeclarationError, RefusedFile, Tampered
+from jobs.errors import DeclarationError, ExchangeError, RefusedFile, Tampered
 from jobs.lake import connect
 from jobs.lake.engine_errors import translate_engine_errors
 from jobs.lake.objects import on_disk
@@ -298,6 +298,14 @@ def _records(file: _Arrival, form: Format) -> Iterator[pa.RecordBatch]:
     except RefusedFile as refusal:
         if file.shares.has_first:
             yield _refusal(file, form, str(refusal))
+    except (ExchangeError, OSError):
+        # Trouble of the lake, not of the file.
+        raise
+    except Exception as error:
+        # Whatever a parser stumbles over, a partner's included, is that file's fault alone. The error's text may quote
+        # cells, so only its kind is shown.
+        if file.shares.has_first:
+            yield _refusal(file, form, f"{file.file_name}: the reader of {form.type} failed ({type(error).__name__})")
 
 
 def _ordered(records: pa.RecordBatch, form: Format) -> pa.RecordBatch:
@@ -351,5 +359,6 @@ def _message(source: Source, landings: list[Landing], loaded: dict[str, Any]) ->
     parts = [loaded[x.tag]["fault"] for x in landings if x.tag in loaded and loaded[x.tag]["fault"]]
     extra = next((row["extra"] for row in loaded.values() if row["extra"]), None)
     if extra:
-        parts.append(f"undeclared columns are kept in _extra, for example {extra[:120]}; declare them in {source.file}")
+        names = ", ".join(json.loads(extra))[:120]
+        parts.append(f"undeclared columns are kept in _extra, for example {names}; declare them in {source.file}")
     return "; ".join(parts) or None

@@ -129,7 +129,7 @@ def _silver(work: lake.Workspace, source: Source, *, full: bool) -> StepOutcome:
         version = lake.version(source.table)
     outcome = replace(started, counts=counts, output_version=version, message=_message(batch))
     if counts.rows_quarantined == counts.rows_in and counts.rows_in:
-        _refuse_all(source, batch, outcome, refusal)
+        _refuse_all(source, contract, batch, outcome, refusal)
     return _unchanged(source, pointer, outcome, refusal) if version is None else outcome
 
 
@@ -296,31 +296,42 @@ def _message(batch: _Batch) -> str | None:
     return "; ".join(parts) or None
 
 
-def _refuse_all(source: Source, batch: _Batch, outcome: StepOutcome, refusal: BatchRefusal) -> None:
+def _refuse_all(
+    source: Source, contract: Contract, batch: _Batch, outcome: StepOutcome, refusal: BatchRefusal
+) -> None:
     """Fail the step because no row of the batch is usable; all of them are in quarantine already.
 
     Raises:
         RefusedFile: always.
     """
     with leaving(replace(outcome, refused=refusal)):
-        raise _all_refused(source, batch, outcome.counts.rows_in or 0)
+        raise _all_refused(source, contract, batch, outcome.counts.rows_in or 0)
 
 
-def _all_refused(source: Source, batch: _Batch, rows: int) -> RefusedFile:
+def _all_refused(source: Source, contract: Contract, batch: _Batch, rows: int) -> RefusedFile:
     faults = [x.fault for x in batch.landings if x.fault]
     if faults:
         return RefusedFile("; ".join(faults))
     table = f"quarantine.{source.name}"
-    by_rule = lake.read_table(table).where(batch.slices).groupBy("rule").agg({"*": "count", "value": "min"})
-    worst = sorted((tuple(r) for r in by_rule.select("rule", "count(1)", "min(value)").collect()), key=lambda r: -r[1])
+    by_rule = lake.read_table(table).where(batch.slices).groupBy("rule", "column_name")
+    counted = by_rule.agg({"*": "count", "value": "min"}).select("rule", "column_name", "count(1)", "min(value)")
+    worst = sorted((tuple(r) for r in counted.collect()), key=lambda r: -r[2])
+    # Quarantine has the values of all columns; a message is read by more people.
+    general = {c.name for c in contract.columns if c.classification == "general"}
     shown = "; ".join(
-        f"{rule}: {count}" + (f", for example '{value}'" if value else "") for rule, count, value in worst[:3]
+        f"{rule}: {count}" + (f", for example '{value}'" if value and _names(columns) <= general else "")
+        for rule, columns, count, value in worst[:3]
     )
     return RefusedFile(
         f"none of the {rows} rows that arrived is usable ({shown})",
         where=", ".join(x.file_name for x in batch.landings[:3]),
         next_step=f"see `exchange quarantine {source.table}`; correct {source.file} or the contract",
     )
+
+
+def _names(columns: str | None) -> set[str]:
+    """The columns that a row of quarantine concerns; none for an unreadable record, whose value is the reason."""
+    return set(columns.split(", ")) if columns else set()
 
 
 def _unchanged(source: Source, pointer: Pointer | None, outcome: StepOutcome, refusal: BatchRefusal) -> StepOutcome:

@@ -180,3 +180,31 @@ def test_a_first_file_with_only_a_header_is_loaded_once(source: Source) -> None:
     source.take([("m1", "2026-01-01", "1")], 1)
     assert [row[0] for row in source.rows()] == ["m1"]
     assert source.step("land", 2).status == "unchanged"
+
+
+def test_messages_quote_no_value_of_a_personal_column(exchange: Trial) -> None:
+    columns = {"id": "INT", "age": {"physicalType": "INT", "classification": "personal"}}
+    source = exchange.source(columns, ["id"])
+    source.land("id,age,phone\n1,old-secret,tel-secret\nx,2,tel-secret\n")
+    bronze = source.step("bronze").message or ""
+    assert "phone" in bronze and "secret" not in bronze
+    with pytest.raises(RefusedFile, match=r"id\.type: 1, for example 'x'") as refused:
+        source.step("silver")
+    assert "age.type: 1" in str(refused.value) and "secret" not in str(refused.value)
+
+
+def test_a_reader_that_fails_refuses_its_file_only(source: Source, monkeypatch: pytest.MonkeyPatch) -> None:
+    source.drop(b"meter,read_on,kwh\nm1,2026-01-01,1\n", "good.csv")
+    source.land(b"meter,read_on,kwh\nbroken,2026-01-01,1\n", file="bad.csv")
+    from jobs.bronze import formats
+
+    read = formats.read
+
+    def fail_on_one(path, name, form):  # type: ignore[no-untyped-def]
+        if name == "bad.csv":
+            raise RecursionError("cell secret")
+        yield from read(path, name, form)
+
+    monkeypatch.setattr(formats, "read", fail_on_one)
+    assert source.step("bronze").message == "bad.csv: the reader of delimited failed (RecursionError)"
+    assert source.step("silver").rows == 1

@@ -193,3 +193,37 @@ def test_a_published_api_error_is_reported() -> None:
     with pytest.raises(RefusedFile) as caught:
         rows_in(path, columns=("id",), record_path="result.results")
     assert "has no key 'result" in str(caught.value) or "result is" in str(caught.value)
+
+
+TWICE = b'{"a": 1.5, "b": {"x": 1}, "a": 99.5}'
+
+
+def test_an_object_that_names_a_key_twice_is_refused_alone() -> None:
+    lines = [b'{"a": 1}', TWICE, b'{"a": {"k": [{"x": 1, "y": 2, "x": 3}]}}', b'{"a": 2}']
+    expected = [("1", None), (None, "duplicate_key: 'a'"), (None, "duplicate_key: 'x'"), ("2", None)]
+    by_line = sorted(lines_of(b"\n".join(lines), columns=("a",)), key=lambda row: row["_row"])
+    assert [(row["a"], row["_refused"]) for row in by_line] == expected
+    assert by_line[1]["_raw"] == TWICE.decode()
+    document = b"[" + b",".join(lines) + b"]"
+    for block in (20, 1000):
+        rows = sorted(document_of(document, Bounds(block=block), columns=("a",)), key=lambda row: row["_row"])
+        assert [(row["a"], row["_refused"]) for row in rows] == expected
+
+
+@settings(max_examples=200)
+@given(
+    data=st.one_of(
+        st.binary(max_size=60),
+        st.text('{}[]",:\\ue+-.0129naNtruI \n', max_size=60).map(str.encode),
+        st.builds(lambda n, end: b'[{"a":' + b"[" * n + b"1" + end, st.sampled_from([1, 5000]), st.binary(max_size=3)),
+        st.integers(1, 6000).map(lambda n: b'{"a": ' + b"9" * n + b"}"),
+    ),
+    encoding=st.sampled_from(["utf-8", "utf-16", "utf-32", "gb18030"]),
+)
+def test_any_bytes_are_rows_or_refusals(data: bytes, encoding: str) -> None:
+    for rows_of in (lines_of, document_of):
+        try:
+            rows = rows_of(data, columns=("a",), encoding=encoding)
+        except RefusedFile:
+            continue
+        assert all((row["_refused"] is None) == (row["_raw"] is None) for row in rows)

@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 
 from jobs.bronze.formats.batches import Batches
-from jobs.bronze.formats.json_text import DECODER, SHOWN_KEYS, Rows, compact, empty
+from jobs.bronze.formats.json_text import SHOWN_KEYS, Rows, compact, decode_at, empty
 from jobs.bronze.formats.text import MARKS, Utf8, refuse_page, shown
 from jobs.bronze.formats.window import BOUNDS, Bounds
 from jobs.declared.format import JsonDocument
@@ -168,7 +168,7 @@ class _Cursor:
         while True:
             problem = "a value that does not end"
             try:
-                value, end = DECODER.raw_decode(self._buffer, self._at)
+                value, end = decode_at(self._buffer, self._at)
             except RecursionError as error:
                 raise self.wrong("values nested too deeply") from error
             except json.JSONDecodeError as error:

@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from jobs.bronze.formats.batches import Batches
 from jobs.bronze.formats.careful import too_long
-from jobs.bronze.formats.json_text import DECODER, Rows, empty
+from jobs.bronze.formats.json_text import Rows, decode, empty
 from jobs.bronze.formats.text import RAW_LIMIT, Utf8, refuse_page
 from jobs.bronze.formats.window import BOUNDS, Bounds, ByteWindow, line_ends
 from jobs.declared.format import JsonLines
@@ -62,7 +62,7 @@ def _read_line(rows: Rows, line: int, raw: bytes, text: Utf8) -> None:
     if not raw.strip():
         return
     try:
-        rows.add(line, DECODER.decode(raw.decode()), lambda: text.show(raw))
+        rows.add(line, decode(raw.decode()), lambda: text.show(raw))
     except UnicodeDecodeError:
         rows.refuse(line, text.why(raw), text.show(raw))
     except json.JSONDecodeError as error:

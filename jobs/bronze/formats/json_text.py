@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from json.encoder import encode_basestring
+from typing import Any
 
 import pyarrow as pa
 
@@ -29,7 +31,51 @@ class _Number(str):
     __slots__ = ()
 
 
-DECODER = json.JSONDecoder(parse_float=_Number, parse_int=_Number, parse_constant=_Number)
+class _KeyTwice(ValueError):
+    """An object names a key twice; JSON leaves open which of the values counts."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ambiguous:
+    """Stands for a value that holds an object with a key twice."""
+
+    reason: str
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    made = dict(pairs)
+    if len(made) != len(pairs):
+        names = [name for name, _ in pairs]
+        raise _KeyTwice(next(name for name in made if names.count(name) > 1))
+    return made
+
+
+_DIGITS: dict[str, Any] = {"parse_float": _Number, "parse_int": _Number, "parse_constant": _Number}
+_STRICT = json.JSONDecoder(object_pairs_hook=_object, **_DIGITS)
+_LENIENT = json.JSONDecoder(**_DIGITS)
+
+
+def decode_at(text: str, start: int) -> tuple[Any, int]:
+    """Decode the value at a position; returns it, or `Ambiguous`, and where it ends.
+
+    Raises:
+        JSONDecodeError: there is no whole value.
+        RecursionError: it is nested too deeply.
+    """
+    try:
+        return _STRICT.raw_decode(text, start)
+    except _KeyTwice as error:
+        _, end = _LENIENT.raw_decode(text, start)
+        return Ambiguous(f"duplicate_key: {str(error)[:100]!r}"), end
+
+
+def decode(text: str) -> Any:
+    """Decode a text that is one value; see `decode_at`."""
+    try:
+        return _STRICT.decode(text)
+    except _KeyTwice as error:
+        _LENIENT.decode(text)
+        return Ambiguous(f"duplicate_key: {str(error)[:100]!r}")
 
 
 def empty(where: str) -> RefusedFile:
@@ -56,6 +102,9 @@ class Rows:
 
     def add(self, number: int, value: object, raw: Callable[[], str]) -> None:
         """Add a parsed record or refuse it; ``raw`` returns its text, which only a refusal needs."""
+        if isinstance(value, Ambiguous):
+            self.refuse(number, value.reason, raw())
+            return
         if not isinstance(value, dict):
             kind = "a number" if isinstance(value, _Number) else _KINDS[type(value)]
             self.refuse(number, f"not_an_object: found {kind}", raw())
@@ -99,6 +148,8 @@ def compact(value: object) -> str:
     """A parsed value as compact JSON, numbers with their own digits."""
     if isinstance(value, _Number):
         return value
+    if isinstance(value, Ambiguous):
+        return value.reason
     if isinstance(value, str):
         return encode_basestring(value)
     if isinstance(value, dict):

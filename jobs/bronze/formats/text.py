@@ -64,17 +64,29 @@ class Utf8:
             data = self._stream.read(size)
             self._ended = not data
             self.head = self.head or data[:8192]
-            if self._decoder is not None:
-                data = self._decoder.decode(data, final=self._ended).encode("utf-8", "surrogatepass")
+            data = self._decoded(data)
             if not self._started and data:
                 data = self._without_mark(data)
             if data:
                 return data
         return b""
 
+    def _decoded(self, data: bytes) -> bytes:
+        if self._decoder is None:
+            return data
+        try:
+            return self._decoder.decode(data, final=self._ended).encode("utf-8", "surrogatepass")
+        except UnicodeError as error:
+            # Not one wrong byte, which would be marked: utf-16 and utf-32 need a byte order mark at the beginning.
+            raise RefusedFile(
+                f"cannot be read as {self.encoding}: {error}",
+                expected=f"{self.encoding} text",
+                next_step="declare the encoding with its byte order, like utf-16-le or utf-16-be",
+            ) from error
+
     def _without_mark(self, data: bytes) -> bytes:
         while len(data) < len(_BOM) and _BOM.startswith(data) and (more := self._stream.read(len(_BOM))):
-            data += more if self._decoder is None else self._decoder.decode(more).encode("utf-8", "surrogatepass")
+            data += self._decoded(more)
         self._started = True
         return data.removeprefix(_BOM)
 
