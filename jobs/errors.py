@@ -92,6 +92,14 @@ class ExpectationsFailed(ExchangeError):
     """A built version broke a rule of severity error; the version before stays the checked one."""
 
 
+class Unfinished(ExchangeError):
+    """A product that is built and checked, but not released as long as its declarations are drafts."""
+
+
+class AcceptanceNeeded(ExchangeError):
+    """A checked version that breaks or shrinks what buyers have; it is released once a person accepts it."""
+
+
 class Locked(Transient):
     """Another process holds the lock or lease that this work needs; a later retry may help."""
 

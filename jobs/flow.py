@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from types import MappingProxyType
 from typing import Literal
 
 from jobs.declared.catalog import Catalog, Product, Source, find_product, find_source, load_catalog
@@ -14,6 +16,8 @@ from jobs.lake import guard, refresh
 from jobs.lake.engine_errors import translate_engine_errors
 from jobs.registry.runs import Status, StepOutcome, recorded
 from jobs.steps import Step, run_of, step_named
+
+NO_OPTIONS: Mapping[str, str] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -58,7 +62,9 @@ class StepRun:
         return None if self.outcome.output_version is None else str(self.outcome.output_version)
 
 
-def run_step(step: str, name: str, logical_date: datetime, run_id: str) -> StepRun:
+def run_step(
+    step: str, name: str, logical_date: datetime, run_id: str, options: Mapping[str, str] = NO_OPTIONS
+) -> StepRun:
     """Run one step for a source or product, and record it.
 
     Args:
@@ -66,6 +72,7 @@ def run_step(step: str, name: str, logical_date: datetime, run_id: str) -> StepR
         name: name of the source, the product or one of their tables (``silver.x``, ``gold.x``).
         logical_date: the date whose data the step works on, timezone-aware; UTC is assumed otherwise.
         run_id: groups the steps of one run.
+        options: further arguments of the step's function, for example why a release is accepted.
 
     Raises:
         ExchangeError: the step failed for a reason that the user can act on.
@@ -84,7 +91,7 @@ def run_step(step: str, name: str, logical_date: datetime, run_id: str) -> StepR
     ):
         outcome = recorded(
             run_id, step, kind, subject.name, logical_date, table,
-            lambda: guard.retried(lambda: _attempt(chosen, subject, logical_date, run_id)),
+            lambda: guard.retried(lambda: _attempt(chosen, subject, logical_date, run_id, options)),
         )  # fmt: skip
     return StepRun(step, subject.name, table, time.monotonic() - started, outcome)
 
@@ -166,15 +173,19 @@ def _subject_of_table(step: Step, layer: str, name: str) -> Source | Product:
     raise NotFound(f"`{step.name}` does not work on '{layer}.{name}'", expected=expected, next_step=next_step)
 
 
-def _attempt(step: Step, subject: Source | Product, logical_date: datetime, run_id: str) -> StepOutcome:
+def _attempt(
+    step: Step, subject: Source | Product, logical_date: datetime, run_id: str, options: Mapping[str, str]
+) -> StepOutcome:
     # Errors are translated within the record, so that it keeps the explanation, and within each attempt, so that a
     # conflict reported by the engine is retried.
     with translate_engine_errors(subject.file):
-        return _run(step, subject, logical_date, run_id)
+        return _run(step, subject, logical_date, run_id, options)
 
 
-def _run(step: Step, subject: Source | Product, logical_date: datetime, run_id: str) -> StepOutcome:
-    outcome: StepOutcome = run_of(step)(subject, logical_date, run_id)
+def _run(
+    step: Step, subject: Source | Product, logical_date: datetime, run_id: str, options: Mapping[str, str]
+) -> StepOutcome:
+    outcome: StepOutcome = run_of(step)(subject, logical_date, run_id, **options)
     if outcome.status == "unchanged" and step.leaves_waiting and isinstance(subject, Source):
         from jobs.silver.step import has_pending_work
 

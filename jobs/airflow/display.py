@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
 
@@ -111,6 +111,12 @@ def print_outcome(console: Console, outcomes: Sequence[ProductOutcome]) -> None:
             f"[{colour}]{escape(outcome.news)}[/]",
         )  # fmt: skip
     console.print(table)
+
+
+def print_drafts(console: Console, drafts: Mapping[str, Exception]) -> None:
+    """What keeps products from being released, one line each."""
+    for product, reason in drafts.items():
+        console.print(f"[yellow]draft[/]  {escape(f'{product}: {reason}')}", highlight=False, soft_wrap=True)
 
 
 def print_ways_to_read(console: Console, product: str, python: str, exchange: str) -> None:

@@ -2,20 +2,40 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+from dataclasses import replace
+
 from jobs.airflow.display import ProductOutcome
 from jobs.airflow.progress import Subject
 from jobs.declared.catalog import Catalog, Product
+from jobs.declared.contract import load_contract
+from jobs.declared.drafts import unfinished
+from jobs.errors import DeclarationError
 from jobs.registry.models import Release
 from jobs.registry.releases import newest_published
 
 
 def outcomes_of(catalog: Catalog, before: dict[str, Release], subjects: dict[str, Subject]) -> list[ProductOutcome]:
     """One line for each declared product, compared with the releases before the round."""
-    now = newest_published()
-    return [
+    now, drafts = newest_published(), drafts_of(catalog)
+    outcomes = [
         _outcome(product, now.get(product.name), before.get(product.name), subjects.get(product.dag_id))
         for product in catalog.products.values()
     ]
+    return [
+        replace(o, news="a draft, not released") if o.product in drafts and o.news != "new" else o for o in outcomes
+    ]
+
+
+def drafts_of(catalog: Catalog) -> dict[str, DeclarationError]:
+    """The products that are built and checked but not released, with the first place that is unfinished."""
+    drafts = {}
+    for product in catalog.products.values():
+        # A broken contract is reported as a mistake of the catalogue.
+        with suppress(DeclarationError):
+            for place in unfinished(product, load_contract(product.table))[:1]:
+                drafts[product.name] = place
+    return drafts
 
 
 def _outcome(product: Product, now: Release | None, before: Release | None, subject: Subject | None) -> ProductOutcome:

@@ -14,9 +14,9 @@ from rich.markup import escape
 from jobs.airflow.client import Client
 from jobs.airflow.configuration import Pace
 from jobs.airflow.credentials import USER, password_file
-from jobs.airflow.display import Display, print_failures, print_outcome, print_ways_to_read
+from jobs.airflow.display import Display, print_drafts, print_failures, print_outcome, print_ways_to_read
 from jobs.airflow.mistakes import find_mistakes
-from jobs.airflow.outcome import outcomes_of
+from jobs.airflow.outcome import drafts_of, outcomes_of
 from jobs.airflow.round import Round
 from jobs.airflow.services import Services
 from jobs.declared.catalog import load_catalog
@@ -95,6 +95,7 @@ def _one_round(console: Console, services: Services, pace: Pace) -> int:
             current.failures.append(str(error))
     outcomes = outcomes_of(catalog, before, current.subjects)
     print_outcome(console, outcomes)
+    print_drafts(console, drafts_of(catalog))
     readable = next((outcome.product for outcome in outcomes if outcome.rows is not None), None)
     if readable:
         print_ways_to_read(console, readable, *_programs())

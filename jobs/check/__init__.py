@@ -2,9 +2,10 @@
 
 import os
 
+from jobs.check.blocks import Block, blocked
 from jobs.check.evidence import read_evidence
 
-__all__ = ["read_evidence"]
+__all__ = ["Block", "blocked", "read_evidence"]
 
 # Set before anything here imports Great Expectations, which by default reports its usage: without internet, the process
 # then hangs at exit.

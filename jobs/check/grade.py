@@ -70,6 +70,27 @@ def recompute(evidence: Mapping[str, Any]) -> Grade:
     return grade(results, evidence["rows"])
 
 
+def explain(evidence: Mapping[str, Any]) -> tuple[str, ...]:
+    """Why a check's grade is what it is, a sentence for each reason: caps, failed rules, the next better grade."""
+    graded, rows = recompute(evidence), evidence["rows"]
+    broken = [rule for rule in evidence["rules"] if not rule["success"]]
+    errors = [rule["id"] for rule in broken if rule["severity"] == "error"]
+    reasons = [f"graded E because rules of severity error failed: {', '.join(errors)}"] if errors else []
+    missing = [name for name, score in graded.dimensions.items() if score is None]
+    if missing:
+        reasons.append(f"graded {_CAP} at best because no rule assesses {', '.join(missing)}")
+    for rule in broken:
+        if WEIGHTS[rule["severity"]]:
+            by_rows = rule["by_row"] and rule["unexpected"] is not None
+            extent = f"in {rule['unexpected']:,} of {rows:,} rows" if by_rows else "for the table as a whole"
+            reasons.append(f"{rule['id']} ({rule['severity']}) lowers {rule['dimension']}: it fails {extent}")
+    better = [(name, minimum) for name, minimum in THRESHOLDS if minimum > graded.score]
+    if better and not errors:
+        name, minimum = better[-1]
+        reasons.append(f"grade {name} needs a score of {minimum}; this one is {graded.score:.1f}")
+    return tuple(reasons)
+
+
 def _dimension(results: list[RuleResult], rows: int) -> Fraction | None:
     weight = sum(WEIGHTS[r.severity] for r in results)
     if not weight:

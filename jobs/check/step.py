@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from jobs import lake
+from jobs.check.blocks import blocked
 from jobs.declared.catalog import Product, Source
 from jobs.declared.compile import compile_rules
 from jobs.declared.contract import Contract, load_contract
@@ -16,9 +17,9 @@ from jobs.lake.engine_errors import translate_engine_errors
 from jobs.lake.partitions import follow_key
 from jobs.lake.pointers import confirm, move, pointer, take_back
 from jobs.lake.views import current_rows, keeps_revisions
-from jobs.registry.checks import add_check, latest_checks
+from jobs.registry.checks import add_check
 from jobs.registry.models import Check, Pointer, Run
-from jobs.registry.runs import Counts, Status, StepOutcome, check_before, last_build, leaving, was_built_since
+from jobs.registry.runs import Counts, Status, StepOutcome, check_before, last_build, leaving
 
 if TYPE_CHECKING:
     from jobs.check.evaluate import FailedRule, RuleOutcome
@@ -79,15 +80,9 @@ def check(table: str, logical_date: datetime, run_id: str) -> StepOutcome:
 
 
 def _refuse_failed(table: str, current: Pointer | None) -> None:
-    last = next(iter(latest_checks(table, limit=1)), None)
-    if last is None or last.passed:
-        return
-    if current and last.delta_version == current.delta_version:
-        # It failed under an earlier contract and has passed since.
-        return
-    if not was_built_since(table, last.checked_at):
-        errors = [failure for failure in (last.scope or {}).get("failed") or [] if " (error: " in failure]
-        raise _failure(table, errors, current, f"nothing was built since version {last.delta_version} failed")
+    block = blocked([table]).get(table)
+    if block:
+        raise _failure(table, list(block.errors), current, f"nothing was built since version {block.version} failed")
 
 
 def _needs_recheck(table: str, current: Pointer) -> bool:

@@ -16,7 +16,15 @@ import typer
 
 from jobs.cli import buyers, cluster, doctor, lake, landing, new, quality, query, records, registry, releases, steps
 from jobs.cli.options import BUYER, ENGINEER, STAFF
-from jobs.errors import ExchangeError, ExpectationsFailed, Locked, PublisherError, RefusedFile, Tampered
+from jobs.errors import (
+    AcceptanceNeeded,
+    ExchangeError,
+    ExpectationsFailed,
+    Locked,
+    PublisherError,
+    RefusedFile,
+    Tampered,
+)
 from jobs.operate.signals import block_signals
 from jobs.steps import all_steps
 
@@ -25,7 +33,7 @@ USERS_MISTAKE = 2
 UNEXPECTED = 70
 INTERRUPTED = 130
 
-_FAILURES = (ExpectationsFailed, PublisherError, RefusedFile, Locked, Tampered)
+_FAILURES = (AcceptanceNeeded, ExpectationsFailed, PublisherError, RefusedFile, Locked, Tampered)
 
 _ROUNDS: tuple[tuple[str, str, Callable[..., None]], ...] = (
     (ENGINEER, "run", steps.run),

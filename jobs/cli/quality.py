@@ -21,7 +21,7 @@ def quality(
     history: Annotated[int, typer.Option("--history", min=1, help="How many checks to show.")] = 10,
     as_json: AsJson = False,
 ) -> None:
-    """Show a table's latest check (grade, score by dimension, failed rules with an example) and its history."""
+    """Show a table's latest check (grade and why, score by dimension, failed rules with an example) and its history."""
     from jobs.declared.contract import load_contract
     from jobs.lake.partitions import whole_table_read
     from jobs.registry.checks import latest_checks
@@ -45,6 +45,8 @@ def quality(
         ("dimension", "score"),
         [(d, "not assessed" if s is None else s) for d, s in latest["dimensions"].items()],
     )
+    for reason in latest["reasons"]:
+        line(f"why: {reason}")
     for failed in latest["failed"]:
         line(f"failed: {failed['message']}")
     for message in latest["not_readable"]:
@@ -98,20 +100,26 @@ def _described(check: Check) -> dict[str, Any]:
 
 
 def _rules(check: Check) -> dict[str, Any]:
-    """Return every rule with its result from the evidence, and the failed ones with the check's messages."""
-    from jobs.check import evidence
+    """Return every rule with its result from the evidence, why the grade follows, and the messages of failed rules."""
+    from jobs.check import read_evidence
+    from jobs.check.grade import explain
 
     messages = [str(f) for f in (check.scope or {}).get("failed") or []]
+    rules: list[dict[str, Any]] = []
+    reasons: tuple[str, ...] = ()
+    problems = []
     try:
-        rules = evidence.read_evidence(check.result_sha256)["rules"]
-        problems = []
+        evidence = read_evidence(check.result_sha256)
+        rules, reasons = evidence["rules"], explain(evidence)
     except ExchangeError as error:
-        rules, problems = [], [f"the evidence of this check cannot be shown: {error}"]
+        problems.append(f"the evidence of this check cannot be shown: {error}")
     fields = ("id", "dimension", "severity", "description", "success", "unexpected", "observed", "error")
     by_id = {r["id"]: {f: r.get(f) for f in fields} for r in rules}
     named = [(message.split(" ", 1)[0], message) for message in messages]
     failed = [by_id.get(rule, {"id": rule}) | {"message": message} for rule, message in named]
-    return {"failed": failed, "rules": list(by_id.values()), "not_readable": problems}
+    return {
+        "failed": failed, "rules": list(by_id.values()), "reasons": list(reasons), "not_readable": problems,
+    }  # fmt: skip
 
 
 def _refused(full: str, limit: int) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:

@@ -10,10 +10,13 @@ from jobs.cli.options import AsJson, Limit
 from jobs.cli.show import listing, note
 
 if TYPE_CHECKING:
+    from jobs.check import Block
     from jobs.declared.catalog import Product, Source
     from jobs.errors import DeclarationError
     from jobs.registry.landings import LandingSummary
     from jobs.registry.models import Pointer, Release
+
+BLOCKED = 1
 
 _COUNTS = (
     "rows_in", "rows_out", "rows_quarantined", "rows_duplicate", "rows_dropped", "rows_unchanged", "rows_superseded",
@@ -56,13 +59,15 @@ def sources(as_json: AsJson = False) -> None:
 
 
 def products(as_json: AsJson = False) -> None:
-    """List the products, their newest releases and the questions they answer."""
+    """List the products, their newest releases and the questions they answer; exit code 1 if one is blocked."""
+    from jobs.check import blocked
     from jobs.declared.catalog import load_products
     from jobs.registry.releases import newest_published
 
     catalog = load_products()
     released = newest_published()
-    rows = [_product(p, released.get(p.name)) for p in catalog.products.values()]
+    blocks = blocked({table for p in catalog.products.values() for table in (p.table, *p.inputs)})
+    rows = [_product(p, released.get(p.name), blocks) for p in catalog.products.values()]
     rows += [_broken(m, rows[0] if rows else None, "product") for m in catalog.mistakes] if as_json else []
     listing(
         rows,
@@ -72,6 +77,10 @@ def products(as_json: AsJson = False) -> None:
     )
     if not as_json:
         _note_mistakes(catalog.mistakes)
+        for table, block in sorted(blocks.items()):
+            note(f"{table} is {block}. Next: exchange quality {table}")
+    if blocks:
+        raise typer.Exit(BLOCKED)
 
 
 def runs(
@@ -130,8 +139,9 @@ def _source(
     }
 
 
-def _product(product: Product, release: Release | None) -> dict[str, Any]:
+def _product(product: Product, release: Release | None, blocks: dict[str, Block]) -> dict[str, Any]:
     declared = product.declared
+    blocking = {table: str(blocks[table]) for table in (product.table, *product.inputs) if table in blocks}
     return {
         "product": product.name,
         "title": declared.title,
@@ -145,6 +155,7 @@ def _product(product: Product, release: Release | None) -> dict[str, Any]:
         "rows": release.rows if release else None,
         "bytes": release.bytes if release else None,
         "grade": release.grade if release else None,
+        "blocked": blocking or None,
         "declared_in": str(product.file),
         "mistake": None,
     }

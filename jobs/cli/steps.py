@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from datetime import UTC, datetime
 from secrets import token_hex
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from jobs.cli.options import AsJson
 from jobs.cli.show import document, line, note
-from jobs.steps import Step
+from jobs.errors import ExchangeError
+from jobs.steps import Step, step_named
+
+if TYPE_CHECKING:
+    from jobs.flow import StepRun
+
+HELD_BACK = 1
 
 SourceName = Annotated[str, typer.Argument(metavar="SOURCE", help="A source; `exchange sources` lists them.")]
 ProductName = Annotated[str, typer.Argument(metavar="PRODUCT", help="A product; `exchange products` lists them.")]
@@ -48,13 +54,37 @@ def up(cluster: OnCluster = False) -> None:
 
 def command(step: Step) -> Callable[..., None]:
     """Return the command that runs a step of one source or product."""
+    if step.name == "release":
+        return release
 
     def run_one(name: str, date: Day = None, as_json: AsJson = False) -> None:
-        _run(step, name, date, as_json)
+        _run(step, name, date, as_json, {})
 
     run_one.__doc__ = step.does
     run_one.__annotations__["name"] = _NAMES.get(step.of, EitherName)
     return run_one
+
+
+def release(
+    name: ProductName,
+    accept: Annotated[
+        bool, typer.Option("--accept", help="Release although it breaks or shrinks what buyers have.")
+    ] = False,
+    reason: Annotated[
+        str | None, typer.Option("--reason", metavar="TEXT", help="Why; it goes into the manifest.")
+    ] = None,
+    date: Day = None,
+    as_json: AsJson = False,
+) -> None:
+    """Give a product's checked version a number, a manifest and a certificate; exit code 1 if it is held back."""
+    if accept != bool(reason and reason.strip()):
+        raise ExchangeError(
+            "--accept without --reason" if accept else "--reason without --accept",
+            next_step=f'exchange release {name} --accept --reason "why buyers should get it"',
+        )
+    done = _run(step_named("release"), name, date, as_json, {"accept": reason.strip()} if reason else {})
+    if done.outcome.release is None:
+        raise typer.Exit(HELD_BACK)
 
 
 def rebuild(
@@ -101,18 +131,22 @@ def run_id(prefix: str = "cli") -> str:
     return f"{prefix}-{datetime.now(UTC):%Y%m%dT%H%M%S}-{token_hex(2)}"
 
 
-def _run(step: Step, name: str, date: datetime | None, as_json: bool) -> None:
+def _run(
+    step: Step, name: str, date: datetime | None, as_json: bool, options: Mapping[str, str]
+) -> StepRun:
     from jobs.flow import run_step
 
     moment = date.replace(tzinfo=UTC) if date else datetime.now(UTC).replace(microsecond=0)
-    done = run_step(step.name, name, moment, run_id())
+    done = run_step(step.name, name, moment, run_id(), options)
     if as_json:
         fields = ("step", "name", "table", "status", "rows", "seconds", "message", "version")
         document({field: getattr(done, field) for field in fields})
-        return
+        return done
     rows = f", {done.rows:,} rows" if done.rows is not None else ""
     version = f", version {done.version}" if done.version and not done.outcome.release else ""
     message = f": {done.message}" if done.message else ""
-    line(f"{step.name} {done.name} {done.status}{rows}{version} in {done.seconds:.1f} s{message}")
+    status = "held back" if step.name == "release" and done.outcome.release is None else done.status
+    line(f"{step.name} {done.name} {status}{rows}{version} in {done.seconds:.1f} s{message}")
     if step.builds and done.status == "succeeded":
         note(f"readers see this version once `exchange check {done.table}` has passed")
+    return done

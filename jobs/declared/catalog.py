@@ -109,6 +109,7 @@ class ProductDeclaration(Declared):
     """The contents of one product.yaml."""
 
     title: str
+    status: Literal["draft", "active"] = "active"
     question: str = Field(min_length=10, description="what a buyer pays to know")
     buyers: tuple[str, ...] = Field(min_length=1)
     owner: str
@@ -117,6 +118,10 @@ class ProductDeclaration(Declared):
     partition: str | None = Field(
         default=None,
         description="column of product and inputs: a value's rows depend only on input rows of the same value",
+    )
+    largest_loss: float = Field(
+        default=0.05, ge=0, le=1,
+        description="share of a release's rows that the next may no longer have, unless a person accepts it",
     )
     tags: tuple[str, ...] = ()
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from sqlalchemy import select
+from collections.abc import Collection
+from datetime import datetime
+
+from sqlalchemy import func, select
 
 from jobs.registry.database import reading, transaction
 from jobs.registry.models import Check, Pointer
@@ -13,6 +16,26 @@ def latest_checks(table: str, limit: int) -> list[Check]:
     newest = select(Check).where(Check.table_name == table).order_by(Check.id.desc()).limit(limit)
     with reading() as session:
         return list(session.scalars(newest))
+
+
+def standing_failures(tables: Collection[str]) -> dict[str, tuple[Check, datetime]]:
+    """Of each of these tables whose newest check failed: that check, and when the first failed since one passed."""
+    passed = (
+        select(Check.table_name, func.max(Check.id).label("id"))
+        .where(Check.passed, Check.table_name.in_(tables))
+        .group_by(Check.table_name)
+        .subquery()
+    )
+    failed = (
+        select(Check.table_name, func.max(Check.id), func.min(Check.checked_at))
+        .outerjoin(passed, passed.c.table_name == Check.table_name)
+        .where(Check.table_name.in_(tables), Check.id > func.coalesce(passed.c.id, 0))
+        .group_by(Check.table_name)
+    )
+    with reading() as session:
+        return {
+            table: (session.get_one(Check, newest), since) for table, newest, since in session.execute(failed).tuples()
+        }
 
 
 def grades() -> dict[str, str]:

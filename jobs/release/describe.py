@@ -10,6 +10,7 @@ from pathlib import Path
 from jobs import lake
 from jobs.declared.catalog import Licence, Product, SourceDeclaration, load_sources
 from jobs.declared.contract import Contract
+from jobs.declared.drafts import is_written, names_terms
 from jobs.errors import ExchangeError, NotFound, Tampered
 from jobs.lake.objects import sha256_of
 from jobs.registry.models import Check, Pointer
@@ -36,9 +37,6 @@ from jobs.release.manifest import (
 from jobs.release.snapshot import Snapshot
 from jobs.settings import settings
 
-# Placeholders that name no licence.
-NO_LICENCE = frozenset({"unknown", "none", "tbd", "todo", "n/a", "?"})
-
 
 @dataclass(frozen=True)
 class Candidate:
@@ -63,6 +61,7 @@ def describe(
     previous: Manifest | None,
     run_id: str,
     now: datetime,
+    accepted: str | None = None,
 ) -> Manifest:
     """Compose a release's manifest: its table, files, contract, evidence, origin and terms.
 
@@ -73,6 +72,7 @@ def describe(
         previous: the previous release's manifest, which provides the digests of unchanged files.
         run_id: the current run.
         now: the instant of release.
+        accepted: why a person accepted a difference that would have held the release back.
 
     Raises:
         NotFound: the origin of the version was not recorded.
@@ -107,7 +107,7 @@ def describe(
         expectations=_expectations(candidate.check),
         inputs=_inputs(upstream),
         landed=upstream.landed,
-        diff=_changes(difference, previous),
+        diff=_changes(difference, previous, accepted),
     )
 
 
@@ -193,10 +193,12 @@ def _declaration(name: str) -> tuple[SourceDeclaration, Path]:
 
 def _source_terms(name: str) -> SourceTerms:
     declared, file = _declaration(name)
-    if declared.rights.redistribution in ("no", "unknown") or declared.licence.id.strip().lower() in NO_LICENCE:
+    rights = declared.rights
+    allowed = rights.redistribution not in ("no", "unknown")
+    if not (allowed and names_terms(declared.licence) and is_written(rights.evidence)):
         raise ExchangeError(
-            f"the rights to '{name}' do not allow a release (redistribution: {declared.rights.redistribution}, "
-            f"licence: {declared.licence.id})",
+            f"the rights to '{name}' do not allow a release (redistribution: {rights.redistribution}, "
+            f"licence: {declared.licence.id}, evidence: {rights.evidence})",
             where=f"{file} (rights)",
             expected="redistribution yes or derived_only, under a named licence, with evidence",
             next_step="clear the rights with the publisher, or remove the source from the product",
@@ -215,11 +217,12 @@ def _inputs(upstream: Lineage) -> tuple[Input, ...]:
     return tuple(Input(table=table, delta_version=version) for table, version in upstream.inputs)
 
 
-def _changes(difference: Difference, previous: Manifest | None) -> Changes:
+def _changes(difference: Difference, previous: Manifest | None, accepted: str | None) -> Changes:
     return Changes(
         against=previous.release if previous else None,
         added=difference.added,
         removed=difference.removed,
         changed=difference.changed,
         shape=difference.schema,
+        accepted=accepted,
     )

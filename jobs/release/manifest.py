@@ -8,7 +8,15 @@ from functools import cached_property
 from typing import Annotated, Any, Literal, Self
 
 import rfc8785
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    StringConstraints,
+    model_serializer,
+    model_validator,
+)
 
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 Number = Annotated[str, StringConstraints(pattern=r"^(0|[1-9]\d*)\.(0|[1-9]\d*)\.(0|[1-9]\d*)$")]
@@ -128,13 +136,27 @@ class SchemaChange(_Part):
 
 
 class Changes(_Part):
-    """The difference from the previous release, by key; `against` is None for a first release."""
+    """The difference from the previous release, by key.
+
+    Attributes:
+        against: the previous release; None for a first one.
+        accepted: why a person let the release out although it breaks or shrinks the previous one; only then.
+    """
 
     against: Number | None
     added: Count
     removed: Count
     changed: Count
     shape: tuple[SchemaChange, ...] = Field(default=(), validation_alias="schema", serialization_alias="schema")
+    accepted: str | None = None
+
+    @model_serializer(mode="wrap")
+    def _without_absent(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        document: dict[str, Any] = write(self)
+        if self.accepted is None:
+            # Earlier manifests are signed without the field.
+            document.pop("accepted")
+        return document
 
 
 class Manifest(_Part):

@@ -6,10 +6,19 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from jobs import lake
-from jobs.check import read_evidence
+from jobs.check import blocked, read_evidence
 from jobs.declared.catalog import Product
 from jobs.declared.contract import Contract, load_contract
-from jobs.errors import ExchangeError, ExpectationsFailed, Locked, NotFound, Tampered
+from jobs.declared.drafts import unfinished
+from jobs.errors import (
+    AcceptanceNeeded,
+    ExchangeError,
+    ExpectationsFailed,
+    Locked,
+    NotFound,
+    Tampered,
+    Unfinished,
+)
 from jobs.lake import guard
 from jobs.lake.pointers import checked
 from jobs.lake.pointers import pointer as pointer_of
@@ -24,7 +33,7 @@ from jobs.registry.releases import (
 )
 from jobs.registry.runs import Counts, StepOutcome
 from jobs.release import archive, credential
-from jobs.release.describe import NO_LICENCE, Candidate, describe
+from jobs.release.describe import Candidate, describe
 from jobs.release.difference import (
     Difference,
     Fingerprint,
@@ -40,6 +49,9 @@ from jobs.release.snapshot import Snapshot, snapshot
 from jobs.release.unrecorded import record_unrecorded, release_row
 from jobs.settings import settings
 
+# Unfinished places named in one message.
+_SHOWN = 3
+
 
 @dataclass(frozen=True)
 class ReleaseResult:
@@ -54,22 +66,37 @@ class ReleaseResult:
     is_new: bool
 
 
-def run(product: Product, _logical_date: datetime, run_id: str) -> StepOutcome:
-    """The step, as `jobs.flow` calls it: `release` as of now, once the product was built."""
+def run(product: Product, _logical_date: datetime, run_id: str, *, accept: str | None = None) -> StepOutcome:
+    """The step, as `jobs.flow` calls it: `release` as of now, once the product was built and is finished.
+
+    Args:
+        accept: why a person accepts a release that breaks or shrinks the one before.
+    """
     if pointer_of(product.table) is None and not lake.exists(product.table):
         # Its build waits for inputs; they may have arrived since, which starts the next run.
         return StepOutcome("unchanged", message="nothing to release yet: the product was not built")
-    released = release(product, run_id=run_id, now=datetime.now(UTC))
+    try:
+        released = release(product, run_id=run_id, now=datetime.now(UTC), accept=accept)
+    except Unfinished as unfinished_product:
+        return StepOutcome("unchanged", message=str(unfinished_product))
     return StepOutcome(
         status="succeeded" if released.is_new else "unchanged",
         counts=Counts(rows_out=released.rows),
         output_version=checked(product.table).delta_version,
-        message=f"{released.number}, grade {released.grade}" + ("" if released.is_new else ", as before"),
+        message=_message(product, released),
         release=released.number,
     )
 
 
-def release(product: Product, *, run_id: str, now: datetime) -> ReleaseResult:
+def _message(product: Product, released: ReleaseResult) -> str:
+    message = f"{released.number}, grade {released.grade}"
+    if released.is_new:
+        return message
+    inputs = "; ".join(f"{table} is {block}" for table, block in sorted(blocked(product.inputs).items()))
+    return f"{message}, as before" + (f"; {inputs}" if inputs else "")
+
+
+def release(product: Product, *, run_id: str, now: datetime, accept: str | None = None) -> ReleaseResult:
     """Release the product's checked version, unless nothing changed since the newest release.
 
     If it is killed at any instant, calling it again ends with the same single release: one whose folder is stored is
@@ -79,16 +106,21 @@ def release(product: Product, *, run_id: str, now: datetime) -> ReleaseResult:
         product: the declared product.
         run_id: the current run, recorded in the manifest.
         now: the instant of release, recorded in the manifest and the certificate.
+        accept: why a person accepts a release that breaks or shrinks the one before, recorded in the manifest.
 
     Raises:
         NotFound: the product has no checked version, or its inputs were not recorded.
-        ExpectationsFailed: that version did not pass its check, or the contract has changed since.
-        ExchangeError: the product's licence or the rights to a source do not allow a release.
+        ExpectationsFailed: that version or a newer one did not pass its check, or the contract has changed since.
+        Unfinished: the product's declarations are drafts.
+        AcceptanceNeeded: the version breaks the release before, or lacks more of its rows than declared.
+        ExchangeError: the rights to a source do not allow a release.
         Locked: another process is releasing this product.
     """
     with guard.locked(f"release.{product.name}"):
         completed = {row.number for row in record_unrecorded(product.name)}
+        _require_unblocked(product)
         pointer, check, contract = _checked(product)
+        _require_finished(product, contract)
         newest = newest_release(product.name)
         side = _side(snapshot(product.table, pointer.delta_version), contract)
         if newest and newest.delta_version == pointer.delta_version and not _is_lost(newest):
@@ -96,13 +128,16 @@ def release(product: Product, *, run_id: str, now: datetime) -> ReleaseResult:
         changes = _compare(newest, side)
         if newest and changes.is_empty:
             return _result(newest, is_new=newest.number in completed)
-        candidate = Candidate(product, pointer, check, contract, side)
         previous = _manifest_of(newest) if newest else None
+        doubts = _doubts(product, previous, changes) if previous else ()
+        if doubts and not accept:
+            raise _acceptance_needed(product, pointer, doubts)
+        candidate = Candidate(product, pointer, check, contract, side)
         number = next_number((newest.major, newest.minor, newest.patch) if newest else None, changes)
         if newest:
             # Buyers ask for the release of an instant, so a clock that was set back must not reorder releases.
             now = max(now, newest.released_at + timedelta(milliseconds=1))
-        manifest = describe(candidate, changes, number, previous, run_id, now)
+        manifest = describe(candidate, changes, number, previous, run_id, now, accept if doubts else None)
         return _publish(candidate, manifest)
 
 
@@ -179,14 +214,51 @@ def _checked(product: Product) -> tuple[Pointer, Check, Contract]:
             expected=f"the contract with the digest {check.contract_digest[:12]}…",
             next_step=next_step,
         )
-    if product.declared.licence.id.strip().lower() in NO_LICENCE:
-        raise ExchangeError(
-            f"the licence '{product.declared.licence.id}' names no terms",
-            where=f"{product.file} (licence.id)",
-            expected="the identifier of the licence that buyers get, for example CC-BY-4.0",
-            next_step="set licence.id in the product's declaration",
-        )
     return pointer, check, contract
+
+
+def _require_unblocked(product: Product) -> None:
+    block = blocked([product.table]).get(product.table)
+    if block:
+        raise ExpectationsFailed(
+            str(block), where=product.table,
+            next_step=f"see `exchange quality {product.table}`, then correct the sources or the contract and run again",
+        )  # fmt: skip
+
+
+def _require_finished(product: Product, contract: Contract) -> None:
+    missing = unfinished(product, contract)
+    if missing:
+        shown = "; ".join(str(m) for m in missing[:_SHOWN])
+        more = f"; and {len(missing) - _SHOWN} more" if len(missing) > _SHOWN else ""
+        raise Unfinished(
+            f"not released, its declarations are unfinished: {shown}{more}", where=product.name,
+            next_step=f"complete them, then: exchange check {product.name}; exchange release {product.name}",
+        )  # fmt: skip
+
+
+def _doubts(product: Product, previous: Manifest, changes: Difference) -> tuple[str, ...]:
+    """Why buyers of the previous release could be surprised by this one; a person has to accept it."""
+    doubts = []
+    broken = [c for c in changes.schema if c.breaks]
+    if broken:
+        named = ", ".join(f"{c.kind.replace('_', ' ')}{f' ({c.column})' if c.column else ''}" for c in broken)
+        doubts.append(f"breaking changes: {named}")
+    rows, limit = previous.table.rows, product.declared.largest_loss
+    if changes.removed > limit * rows:
+        doubts.append(
+            f"{changes.removed:,} of the {rows:,} rows are gone ({changes.removed / rows:.2%}, at most {limit:.2%})"
+        )
+    return tuple(doubts)
+
+
+def _acceptance_needed(product: Product, pointer: Pointer, doubts: tuple[str, ...]) -> AcceptanceNeeded:
+    return AcceptanceNeeded(
+        f"version {pointer.delta_version} is not released, compared with the newest release: {'; '.join(doubts)}",
+        where=product.table,
+        expected=f"a version that breaks nothing and keeps the rows (largest_loss in {product.file})",
+        next_step=f'correct the sources or the query, or: exchange release {product.name} --accept --reason "…"',
+    )
 
 
 def _side(version: Snapshot, contract: Contract) -> Side:

@@ -13,14 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 from jobs.declared.catalog import name_mistake
 from jobs.declared.columns import UNIT, load_dictionary, logical_type
+from jobs.declared.drafts import TO_BE_WRITTEN
 from jobs.errors import ExchangeError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-TO_BE_WRITTEN = "to be written"
-# RFC 2606 reserves this top-level domain, so the address can never be a real one.
-NO_ADDRESS = "https://to-be-written.invalid/"
 _PLAIN = re.compile(r"^[A-Za-z][A-Za-z0-9_ .-]*$")
 _WORDS_OF_YAML = frozenset({"yes", "no", "true", "false", "on", "off", "null", "y", "n"})
 _WIDTH = 150

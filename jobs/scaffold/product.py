@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING
 from jobs.declared.catalog import Licence, load_products, load_sources
 from jobs.declared.columns import TYPES_ALLOWED, ColumnEntry, is_type, load_dictionary, plain_type
 from jobs.declared.contract import Column, load_contract
+from jobs.declared.drafts import NO_ADDRESS, TO_BE_WRITTEN, names_terms
 from jobs.declared.grammar import PRODUCT
 from jobs.declared.sql import input_tables, quote, read_query
 from jobs.errors import ExchangeError, NotFound
 from jobs.gold.determinism import inexact
-from jobs.scaffold.document import NO_ADDRESS, TO_BE_WRITTEN, Property, check_name, contract, flow, scalar, written
+from jobs.scaffold.document import Property, check_name, contract, flow, scalar, written
 from jobs.settings import settings
 from jobs.steps import steps_of
 
@@ -213,7 +214,7 @@ def _declaration(name: str, inputs: Sequence[str]) -> str:
             f"title: {scalar(title[:1].upper() + title[1:])}",
             f"question: {TO_BE_WRITTEN}, what a buyer pays to know",
             f"buyers: [{TO_BE_WRITTEN}]",
-            "owner: product-desk",
+            f"owner: {TO_BE_WRITTEN}",
             f"licence: {flow(terms)}",
             "",
         ]
@@ -222,15 +223,13 @@ def _declaration(name: str, inputs: Sequence[str]) -> str:
 
 def _licence(inputs: Sequence[str]) -> Licence | None:
     """Return the licence that all inputs share, if it names terms."""
-    from jobs.release.describe import NO_LICENCE
-
     sources, products = load_sources().sources, load_products().products
     licences = {
         (sources[own] if layer == "silver" else products[own]).declared.licence
         for layer, own in (table.split(".", 1) for table in inputs)
     }
     one = next(iter(licences))
-    return one if len(licences) == 1 and one.id.lower() not in NO_LICENCE else None
+    return one if len(licences) == 1 and names_terms(one) else None
 
 
 def _contract(name: str, inputs: Sequence[str], columns: Sequence[_QueryColumn], key: Sequence[str]) -> str:
@@ -304,8 +303,9 @@ def _report(
     return [
         *lines,
         "edit next:",
-        "  in product.yaml: title, question, buyers, licence, cautions",
-        "  in the contract: the meaning, unit and range of each column",
+        "  in product.yaml: title, question, buyers, owner, licence, cautions",
+        "  in the contract: the meaning, unit and range of each column, then status: active",
+        f"nothing is released while a file says '{TO_BE_WRITTEN}' or the contract is a draft",
         "then try it:",
         *[f"  exchange {step.name} {name}" for step in steps_of("product")],
     ]

@@ -10,12 +10,11 @@ from typing import TYPE_CHECKING, Any
 from jobs import lake
 from jobs.declared.columns import load_dictionary
 from jobs.declared.connector import DropConnector
+from jobs.declared.drafts import NO_ADDRESS, TO_BE_WRITTEN
 from jobs.declared.format import Delimited, JsonDocument, JsonLines
 from jobs.errors import ExchangeError, RefusedFile
 from jobs.scaffold.columns import Proposal, is_measure, key_of, proposals
 from jobs.scaffold.document import (
-    NO_ADDRESS,
-    TO_BE_WRITTEN,
     Property,
     check_name,
     contract,

@@ -31,8 +31,10 @@ B-7,2026-11-01T01:00:00Z,1.25
 # Later data is not as clean as the sample.
 LATER = METERS + "B-7,2026-11-01T02:00:00Z,much\n"
 LOAD = "SELECT meter, count(*) AS readings, sum(energy_kwh) AS energy_kwh FROM silver.city_meters GROUP BY meter\n"
-# The terms that the README asks its reader to fill in before a release.
+# What the README asks its reader to fill in before a release.
 TERMS = {
+    "status: draft": "status: active",
+    "to be written": "written",
     "redistribution: unknown": "redistribution: yes",
     "id: unknown": "id: CC0-1.0",
     "https://to-be-written.invalid/": "https://creativecommons.org/publicdomain/zero/1.0/",

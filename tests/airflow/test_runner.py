@@ -35,9 +35,12 @@ def test_a_run_recovers_from_a_kill_repeats_unchanged_and_survives_broken_source
     assert "bronze" not in output
     assert exchange.left_running() == []
 
-    # One source breaks a rule, one gets new rows and one cannot be read: the second must not be affected.
+    # One source breaks a rule (its product becomes a draft), one gets new rows, one cannot be read: the second must not
+    # be affected.
     generated.drop(exchange.home, 0, "february.csv", [("2026-02-01", "north", "-7"), ("2026-02-02", "north", "-8")])
     generated.drop(exchange.home, 1, "february.csv", [("2026-02-01", "east", "7")])
+    draft = exchange.catalogue / "dags/products/product_0/product.yaml"
+    draft.write_text(draft.read_text(encoding="utf-8") + "status: draft\n", encoding="utf-8")
     broken = exchange.catalogue / "dags/sources/utility/broken/source.yaml"
     broken.parent.mkdir()
     broken.write_text("title: broken\ncadense: daily\n", encoding="utf-8")
@@ -50,7 +53,8 @@ def test_a_run_recovers_from_a_kill_repeats_unchanged_and_survives_broken_source
     assert any("utility/source_0" in line and "amounts_positive" in line and "found 2" in line for line in failed), (
         output
     )
-    assert re.search(r"product_0 +│ 1\.0\.0 .* unchanged", output), output
+    assert re.search(r"product_0 +│ 1\.0\.0 .* a draft, not released", output), output
+    assert re.search(r"^draft +product_0: .*product\.yaml:\d+ \(status\): the product is a draft", output, re.M), output
     assert re.search(r"product_1 +│ 1\.1\.0 +│ +3 .* new", output), output
     assert exchange.left_running() == []
 

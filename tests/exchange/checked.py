@@ -45,7 +45,7 @@ class Desk:
         """The product's Delta table."""
         return settings().lake / "gold" / PRODUCT
 
-    def declare(self, licence: str = "CC-BY-4.0", redistribution: str = "yes") -> None:
+    def declare(self, licence: str = "CC-BY-4.0", redistribution: str = "yes", **product_fields: Any) -> None:
         """Write the declarations of the source and the product."""
         source = declaring.source(
             ("meter", "day", "kwh"),
@@ -60,6 +60,7 @@ class Desk:
             question="How much does each meter draw a day?",
             licence={"id": licence, "url": "https://creativecommons.org/licenses/by/4.0/"},
             cautions=list(CAUTIONS),
+            **product_fields,
         )
         declare_source(self.root, SOURCE, source)
         declare_product(self.root, PRODUCT, product, f"SELECT * FROM silver.{SOURCE}")
@@ -116,24 +117,27 @@ class Desk:
     def passes(self, version: int, grade: str = "A", passed: bool = True) -> Check:
         """Record a check of the version, based on all landings so far, and move the pointers to it."""
         sha256 = evidence.keep({"version": version, "success": passed, "score": 97.0})
-        silver = self._check(f"silver.{SOURCE}", version, sha256, grade, "0" * 64, True)
+        silver = self.check(f"silver.{SOURCE}", version, sha256, grade, "0" * 64, True)
         move(f"silver.{SOURCE}", version, check=silver, landing_id=self.landings, inputs=None, run_id="r")
         digest = load_contract(f"gold.{PRODUCT}").digest
-        check = self._check(f"gold.{PRODUCT}", version, sha256, grade, digest, passed)
+        check = self.check(f"gold.{PRODUCT}", version, sha256, grade, digest, passed)
         inputs = {"tables": {f"silver.{SOURCE}": version}, "query": "q", "contract": digest}
         move(f"gold.{PRODUCT}", version, check=check, landing_id=None, inputs=inputs, run_id="r")
         return check
 
-    def release(self, at: datetime = NOW, run_id: str = "run-1") -> ReleaseResult:
-        """Release the checked version."""
-        return release(self.product, run_id=run_id, now=at)
+    def release(
+        self, at: datetime = NOW, run_id: str = "run-1", accept: str | None = "as the test wants it"
+    ) -> ReleaseResult:
+        """Release the checked version, even if it breaks or shrinks the one before, unless `accept` is None."""
+        return release(self.product, run_id=run_id, now=at, accept=accept)
 
     def ship(self, rows: pa.Table, **options: Any) -> ReleaseResult:
         """Build, check and release a version."""
         self.passes(self.build(rows, **options))
         return self.release(NOW + timedelta(days=self.landings))
 
-    def _check(self, table: str, version: int, result: str, grade: str, contract: str, passed: bool) -> Check:
+    def check(self, table: str, version: int, result: str, grade: str, contract: str, passed: bool) -> Check:
+        """A check's record, not yet in the registry."""
         return Check(
             table_name=table, delta_version=version, contract_digest=contract, suite_digest="5" * 64,
             result_sha256=result, passed=passed, score=97.5, grade=grade,

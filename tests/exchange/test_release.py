@@ -26,12 +26,22 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from jobs import registry
+from jobs.check import blocked
 from jobs.declared.columns import dictionary_file
 from jobs.declared.contract import contract_file, load_contract
-from jobs.errors import ExchangeError, ExpectationsFailed, Locked, NotFound, Tampered
+from jobs.errors import (
+    AcceptanceNeeded,
+    ExchangeError,
+    ExpectationsFailed,
+    Locked,
+    NotFound,
+    Tampered,
+    Unfinished,
+)
 from jobs.lake import close
 from jobs.lake.pointers import move
 from jobs.registry import reading, transaction
+from jobs.registry.checks import add_check
 from jobs.registry.locks import hold
 from jobs.registry.models import Check, Release
 from jobs.registry.releases import pinned_versions, releases_of
@@ -41,7 +51,7 @@ from jobs.release.difference import Fingerprint, Side, difference, fingerprint, 
 from jobs.release.lineage import lineage
 from jobs.release.manifest import Manifest, digest
 from jobs.release.snapshot import snapshot
-from jobs.release.step import compare, find, rows_of_difference
+from jobs.release.step import compare, find, rows_of_difference, run
 from jobs.release.verify import verify
 from jobs.settings import settings
 from tests.exchange.checked import CAUTIONS, NOW, PRODUCT, SOURCE, Desk, meters
@@ -184,7 +194,7 @@ def test_a_release_needs_a_passed_check_terms_rights_and_the_lock(desk: Desk) ->
         desk.release()
     version = desk.build(FIRST)
     desk.passes(version, passed=False)
-    with pytest.raises(ExpectationsFailed, match="has not passed"):
+    with pytest.raises(ExpectationsFailed, match=r"blocked since .* its expectations failed"):
         desk.release()
     desk.passes(version)
     file = contract_file(f"gold.{PRODUCT}")
@@ -204,6 +214,84 @@ def test_a_release_needs_a_passed_check_terms_rights_and_the_lock(desk: Desk) ->
         desk.release()
     assert releases_of(PRODUCT) == [] and not list((settings().releases).glob("*/*"))
     assert desk.release().number == "1.0.0"
+
+
+def test_a_draft_is_held_back_but_does_not_fail(desk: Desk) -> None:
+    desk.passes(desk.build(FIRST))
+    desk.declare(status="draft")
+    with pytest.raises(Unfinished, match=r"product\.yaml:\d+ \(status\): the product is a draft"):
+        desk.release()
+    outcome = run(desk.product, NOW, "r")
+    assert (outcome.status, outcome.release) == ("unchanged", None)
+    assert "not released, its declarations are unfinished" in str(outcome.message)
+    assert releases_of(PRODUCT) == []
+    desk.declare()
+    assert run(desk.product, NOW, "r").release == "1.0.0"
+
+
+def test_a_release_that_breaks_or_shrinks_the_one_before_waits_for_a_person(desk: Desk) -> None:
+    rows = [("a", day, 1.0) for day in range(100)]
+    desk.ship(meters(*rows))
+    manifest = manifest_of("1.0.0")
+    assert "accepted" not in manifest["diff"], "no one had to accept anything"
+
+    # Five of a hundred may leave, by default; the sixth needs a person.
+    desk.passes(desk.build(meters(*rows[5:])))
+    assert desk.release(accept=None).number == "1.0.1"
+    desk.passes(desk.build(meters(*rows[10:])))
+    with pytest.raises(AcceptanceNeeded, match=r"5 of the 95 rows are gone \(5\.26%, at most 5\.00%\)") as held:
+        desk.release(accept=None)
+    assert f'exchange release {PRODUCT} --accept --reason "…"' in str(held.value)
+    assert find(PRODUCT).number == "1.0.1"
+    # As many new rows do not make up for those that left.
+    desk.passes(desk.build(meters(*rows[10:], *[("b", day, 1.0) for day in range(5)])))
+    with pytest.raises(AcceptanceNeeded, match="5 of the 95"):
+        desk.release(accept=None)
+    accepted = desk.release(accept="the meters were returned")
+    assert (accepted.number, manifest_of("1.1.0")["diff"]["accepted"]) == ("1.1.0", "the meters were returned")
+    assert verify(PRODUCT).ok and verify(PRODUCT, "1.0.0").ok
+
+    narrower = meters(*[row[:2] for row in rows[10:]], *[("b", day) for day in range(5)], names=("meter", "day"))
+    desk.passes(desk.build(narrower))
+    with pytest.raises(AcceptanceNeeded, match=r"breaking changes: column removed \(kwh\)"):
+        desk.release(accept=None)
+    assert desk.release().number == "2.0.0"
+
+
+def test_the_share_that_may_leave_is_declared(desk: Desk) -> None:
+    desk.ship(FIRST)
+    desk.declare(largest_loss=0.34)
+    desk.passes(desk.build(FIRST.slice(1)))
+    assert desk.release(accept=None).number == "1.0.1"
+    desk.declare(largest_loss=0)
+    desk.passes(desk.build(FIRST.slice(2)))
+    with pytest.raises(AcceptanceNeeded, match=r"at most 0\.00%"):
+        desk.release(accept=None)
+
+
+def test_a_failed_check_blocks_the_release_until_one_passes(desk: Desk) -> None:
+    desk.ship(FIRST)
+    table, silver = f"gold.{PRODUCT}", f"silver.{SOURCE}"
+    assert blocked([table, silver]) == {}
+
+    def fail(table: str, version: int, hour: int, rule: str) -> None:
+        check = desk.check(table, version, "0" * 64, "E", "0" * 64, False)
+        check.checked_at = datetime(2026, 3, 2, hour, tzinfo=UTC)
+        check.scope = {"where": None, "failed": [f"{rule} (error: positive): 1 rows", "w.x (warning: y): 2 rows"]}
+        add_check(check)
+
+    fail(silver, 7, 5, "kwh.range")
+    outcome = run(desk.product, NOW, "r")
+    assert "as before; silver.meters is blocked since 2026-03-02 05:00 UTC, version 7 failed" in str(outcome.message)
+
+    fail(table, 8, 6, "kwh.range")
+    fail(table, 9, 7, "kwh.sum")
+    message = r"blocked since 2026-03-02 06:00 UTC, version 9 failed: kwh\.sum \(error: positive\): 1 rows"
+    with pytest.raises(ExpectationsFailed, match=message):
+        desk.release()
+    assert (blocked([table])[table].rules, set(blocked([table, silver]))) == ("kwh.sum", {table, silver})
+    desk.passes(desk.build(FIRST.slice(1)))
+    assert (desk.release().number, blocked([table, silver])) == ("1.0.1", {})
 
 
 def test_changed_evidence_stops_a_release(desk: Desk) -> None:

@@ -175,8 +175,13 @@ def test_a_failed_expectation_exits_with_1_and_is_kept_in_quality(meters: Source
     assert [c["passed"] for c in quality["history"]] == [False, True]
     failed = quality["latest"]["failed"][0]
     assert (failed["id"], failed["success"], failed["observed"]) == ("table.enough", False, 2)
-    assert "FAILED" in shell.good("quality", meters.name)
+    output = shell.good("quality", meters.name)
+    assert "FAILED" in output and "why: graded E because rules of severity error failed: table.enough" in output
+    assert quality["latest"]["reasons"]
     assert shell.json("sources")[0]["rows"] == 2
+    product_of(meters.exchange, meters)
+    code, _, errors = shell("products")
+    assert code == 1 and f"{meters.table} is blocked since" in errors and "table.enough (error" in errors
 
 
 def test_sql_prints_checked_tables_in_three_formats(meters: Source, shell: Terminal) -> None:
@@ -358,7 +363,11 @@ def test_a_first_source_and_product_from_a_sample(shell: Terminal, tmp_path: Pat
         {"city": "A", "load_mwh": 1.5}, {"city": "B", "load_mwh": 2.5},
     ]  # fmt: skip
     assert "already" in shell.bad(2, "source", "new", "utility/first_city_load", "--from", str(sample))
-    assert "unknown" in shell.bad(2, "release", "first_totals")
+    assert shell.json("products")[0]["blocked"] is None
+    code, output, _ = shell("release", "first_totals")
+    assert code == 1 and "release first_totals held back" in output and "(licence): the licence 'unknown'" in output
+    assert "--accept without --reason" in shell.bad(2, "release", "first_totals", "--accept")
+    assert "--reason without --accept" in shell.bad(2, "release", "first_totals", "--reason", "x")
 
 
 def test_a_locked_source_exits_with_1(meters: Source, shell: Terminal) -> None:

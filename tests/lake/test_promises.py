@@ -57,7 +57,9 @@ def rows_read(source: Source) -> list[tuple[object, ...]]:
     return sorted(tuple(row) for row in session().sql(f"SELECT meter, kwh FROM {source.table}").collect())
 
 
-@pytest.mark.both_engines("RESTORE of a version that failed", "check.step", "lake.pointers", "lake.lease")
+@pytest.mark.both_engines(
+    "RESTORE of a version that failed", "check.step", "check.blocks", "lake.pointers", "lake.lease"
+)
 def test_a_failed_version_is_rolled_back_and_its_rows_return_with_the_next_good_one(exchange: Trial) -> None:
     source = exchange.source(COLUMNS, ["meter", "read_on"], quality=[FEW])
     source.drop([("m1", "2026-01-01", "10")])

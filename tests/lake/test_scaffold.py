@@ -311,7 +311,9 @@ def checked_meters(exchange: Trial) -> str:
     return source.table
 
 
-def test_a_product_from_a_query_is_built_checked_and_released_without_edits(exchange: Trial, tmp_path: Path) -> None:
+def test_a_product_from_a_query_is_built_and_checked_unedited_and_released_when_finished(
+    exchange: Trial, tmp_path: Path
+) -> None:
     table = checked_meters(exchange)
     text = f"SELECT m.meter, sum(m.kwh) AS kwh, max(m.read_on) AS last_on FROM {table} AS m GROUP BY m.meter;"
     query = write(tmp_path / "q.sql", text)
@@ -323,6 +325,14 @@ def test_a_product_from_a_query_is_built_checked_and_released_without_edits(exch
     assert [c.classification for c in contract.columns] == ["personal", "general", "personal"]
     assert "personal" in output
     assert load_products().product("scaffold_sums").declared.licence.id == "CC-BY-4.0"
+    for step in ("gold", "check"):
+        assert run_step(step, "scaffold_sums", day(1), "r").status == "succeeded"
+    held = run_step("release", "scaffold_sums", day(1), "r")
+    assert (held.status, held.outcome.release) == ("unchanged", None)
+    assert "(question): 'to be written, what a buyer pays to know'" in str(held.message)
+    for file in (exchange.root / "dags/products/scaffold_sums/product.yaml", contract.file):
+        text = file.read_text().replace("to be written", "written").replace("status: draft", "status: active")
+        write(file, text)
     for step in ("gold", "check", "release"):
         assert run_step(step, "scaffold_sums", day(1), "r").status == "succeeded"
     assert [tuple(map(str, r)) for r in table_rows("gold.scaffold_sums")] == [

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jobs.check import evidence
-from jobs.check.grade import RuleResult, grade, recompute
+from jobs.check.grade import RuleResult, explain, grade, recompute
 from jobs.declared.rules import DIMENSIONS
 from jobs.errors import NotFound, Tampered
 
@@ -157,3 +157,40 @@ JSON = st.recursive(
 @given(JSON)
 def test_anything_observed_has_a_digest(value: Any) -> None:
     assert evidence.digest_of(value) == evidence.digest_of(evidence.plain(value))
+
+
+def evidence_of(*rules: tuple[str, str, str, bool, int | None]) -> dict[str, Any]:
+    """An evidence document on 200 rows: id, dimension, severity, whether it passed, rows that break it."""
+    fields = ("id", "dimension", "severity", "success", "unexpected")
+    return {
+        "rows": 200,
+        "rules": [dict(zip(fields, rule, strict=True)) | {"by_row": rule[4] is not None} for rule in rules],
+    }
+
+
+def test_a_grade_is_explained() -> None:
+    everything = [(f"{name}.ok", name, "error", True, 0) for name in DIMENSIONS]
+    assert explain(evidence_of(*everything)) == ()
+
+    rules = ("kwh.range", "validity", "warning", False, 150), ("n", "accuracy", "info", False, 9)
+    slipping = evidence_of(*everything, *rules)
+    assert grade_of(slipping) == "B"
+    assert explain(slipping) == (
+        "kwh.range (warning) lowers validity: it fails in 150 of 200 rows",
+        "grade A needs a score of 95; this one is 93.8",
+    )
+    capped = evidence_of(everything[0], ("table.sum", everything[0][1], "error", True, None))
+    (cap,) = explain(capped)
+    assert cap == f"graded C at best because no rule assesses {', '.join(DIMENSIONS[1:])}"
+    failed = evidence_of(*everything, ("table.enough", "completeness", "error", False, None))
+    assert (grade_of(failed), explain(failed)) == (
+        "E",
+        (
+            "graded E because rules of severity error failed: table.enough",
+            "table.enough (error) lowers completeness: it fails for the table as a whole",
+        ),
+    )
+
+
+def grade_of(evidence: dict[str, Any]) -> str:
+    return recompute(evidence).grade
