@@ -269,22 +269,12 @@ def _released_side(row: Release) -> Side:
     table = _manifest_of(row).table
     version = snapshot(table.name, table.delta_version)
     name = f"{row.product}@{row.number}"
-    next_step = f"restore the table's folder from its backup, or recall it: exchange recall {name}"
     if version.id != table.id:
         raise Tampered(
             "the table was rebuilt since this release, and the release's rows are gone",
             where=name,
             expected=f"the Delta table {table.id}, found {version.id}",
-            next_step=next_step,
-        )
-    folder = lake.location(table.name)
-    gone = [path for path in version.files if not settings().is_remote and not (folder / path).is_file()]
-    if gone:
-        raise Tampered(
-            f"{len(gone)} files of this release are gone, first {gone[0]}",
-            where=name,
-            expected=f"its {len(version.files)} files under {folder}",
-            next_step=next_step,
+            next_step=f"restore the table's folder from its backup, or recall it: exchange recall {name}",
         )
     return Side(version, table.key, frozenset(c.name for c in table.columns if not c.nullable))
 
@@ -294,10 +284,11 @@ def _is_lost(row: Release) -> bool:
     if row.status != "recalled":
         return False
     try:
-        _released_side(row)
+        files = _released_side(row).version.files
     except ExchangeError:
         return True
-    return False
+    folder = lake.location(_manifest_of(row).table.name)
+    return not settings().is_remote and not all((folder / path).is_file() for path in files)
 
 
 def _compare(newest: Release | None, side: Side) -> Difference:
