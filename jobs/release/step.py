@@ -291,10 +291,26 @@ def _is_lost(row: Release) -> bool:
     return not settings().is_remote and not all((folder / path).is_file() for path in files)
 
 
+def _require_files(row: Release, before: Snapshot, after: Snapshot) -> None:
+    """Refuse a comparison that would read files which are gone: those of the release that the new version lacks."""
+    folder = lake.location(before.table)
+    replaced = [] if settings().is_remote else [path for path in before.files if path not in after.files]
+    gone = [path for path in replaced if not (folder / path).is_file()]
+    if gone:
+        name = f"{row.product}@{row.number}"
+        raise Tampered(
+            f"{len(gone)} files of this release are gone, first {gone[0]}",
+            where=name,
+            expected=f"its {len(before.files)} files under {folder}",
+            next_step=f"restore the table's folder from its backup, or recall it: exchange recall {name}",
+        )
+
+
 def _compare(newest: Release | None, side: Side) -> Difference:
     if newest is None or _is_lost(newest):
         return Difference(side.version.rows, 0, 0, (), fingerprint(side.version))
     before = _released_side(newest)
+    _require_files(newest, before.version, side.version)
     recorded = Fingerprint.parse(_manifest_of(newest).content.fingerprint)
     changes = difference(before, side, recorded)
     if before.version.rows + changes.added - changes.removed != side.version.rows:
