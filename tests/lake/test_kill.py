@@ -202,7 +202,7 @@ def test_a_kill_while_a_table_is_replaced_keeps_the_checked_rows(
     calm = scene.copy(tmp_path / "calm", monkeypatch)
     calm.finish()
     changed = Path(shutil.copytree(scene.catalogue, tmp_path / "catalogue"))
-    changes = {"columns": {**COLUMNS, "kwh": "BIGINT"}, "format": {"null_values": ["", "much"]}}
+    changes = {"columns": {**COLUMNS, "kwh": "BIGINT"}, "format": {"delimiter": None, "null_values": ["", "much"]}}
     source = Source(
         Trial(changed), scene.source.name, scene.source.published, scene.source.mode, scene.source.key,
         {**scene.source.settings, **changes},
