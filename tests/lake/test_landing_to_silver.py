@@ -26,7 +26,7 @@ READINGS = {"meter": "STRING", "read_on": "DATE", "kwh": "DECIMAL(8,2)"}
 KEY = ("meter", "read_on")
 
 
-@pytest.mark.both_engines("a parser in the engine's Python workers", "lake.objects")
+@pytest.mark.both_engines("a parser in the engine's Python workers")
 def test_rows_say_where_they_came_from(exchange: Trial) -> None:
     source = exchange.source(READINGS, KEY)
     landed = source.land([("m1", "2026-01-01", "1.5"), ("m2", "2026-01-01", "2")], at=3, file="a.csv")

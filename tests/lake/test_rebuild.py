@@ -123,7 +123,7 @@ def test_a_different_result_is_reported(exchange: Trial) -> None:
     assert "DIFFERENT" in str(result)
 
 
-@pytest.mark.both_engines("tables made where there were others")
+@pytest.mark.both_engines("tables made where there were others", "lake.objects")
 def test_a_lost_lake_is_rebuilt(exchange: Trial) -> None:
     source = checked_source(exchange, "revisions")
     product = released_product(exchange, source)
