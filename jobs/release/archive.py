@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+from jobs.durable import sync
 from jobs.errors import ExchangeError
 from jobs.release.manifest import (
     CONTRACT_FILE,
@@ -99,19 +100,15 @@ def _place(folder: Path, contents: dict[str, bytes]) -> None:
             os.fsync(out.fileno())
         (temporary / name).chmod(0o444)
     temporary.chmod(0o755)
-    _sync(temporary)
+    sync(temporary)
     temporary.rename(folder)
-    _sync(folder.parent)
+    sync(folder.parent)
 
 
 def _clear_leftovers(parent: Path) -> None:
+    """Remove what killed processes left: folders of releases, and drafts of the records of recalls."""
     for leftover in parent.glob(".*"):
-        shutil.rmtree(leftover)
-
-
-def _sync(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+        if leftover.is_dir():
+            shutil.rmtree(leftover)
+        else:
+            leftover.unlink()
