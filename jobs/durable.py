@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 
@@ -26,14 +28,39 @@ def write_durably(file: Path, data: bytes, mode: int = 0o600) -> None:
     Raises:
         OSError: the disk is full or not writable.
     """
+    with _draft(file, data, mode) as draft:
+        draft.replace(file)
+    sync(file.parent)
+
+
+def create_durably(file: Path, data: bytes, mode: int = 0o600) -> bool:
+    """Write a file under its final name, complete and on the disk, unless there is one; whether there was none.
+
+    A link fails where a rename would replace, so of two processes that start together both use the first one's file.
+
+    Raises:
+        OSError: the disk is full or not writable.
+    """
+    with _draft(file, data, mode) as draft:
+        try:
+            file.hardlink_to(draft)
+        except FileExistsError:
+            return False
+    sync(file.parent)
+    return True
+
+
+@contextmanager
+def _draft(file: Path, data: bytes, mode: int) -> Iterator[Path]:
+    """A synced file beside another, which disappears at the end unless it was renamed."""
     draft = file.with_name(f".{file.name}.{os.getpid()}.{secrets.token_hex(4)}")
     try:
-        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(descriptor, "wb") as out:
             out.write(data)
             out.flush()
-            os.fsync(out.fileno())
-        draft.replace(file)
+            os.fchmod(descriptor, mode)
+            os.fsync(descriptor)
+        yield draft
     finally:
         draft.unlink(missing_ok=True)
-    sync(file.parent)

@@ -5,8 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
-import uuid
 from collections.abc import Iterator, Mapping
 from datetime import date, datetime
 from decimal import Decimal
@@ -15,6 +13,7 @@ from typing import Any
 
 import rfc8785
 
+from jobs.durable import create_durably
 from jobs.errors import NotFound, Tampered
 from jobs.settings import settings
 
@@ -32,15 +31,8 @@ def keep(document: Mapping[str, Any]) -> str:
     digest = hashlib.sha256(content).hexdigest()
     file = _file(digest)
     file.parent.mkdir(parents=True, exist_ok=True)
-    temporary = file.with_name(f".{digest}.{uuid.uuid4().hex}")
-    try:
-        with temporary.open("wb") as out:
-            out.write(content)
-            out.flush()
-            os.fsync(out.fileno())
-        _put_if_absent(temporary, file, digest)
-    finally:
-        temporary.unlink(missing_ok=True)
+    if not create_durably(file, content, 0o644):
+        read_evidence(digest)
     return digest
 
 
@@ -107,16 +99,3 @@ def plain(value: Any) -> Any:
 
 def _file(digest: str) -> Path:
     return settings().evidence / f"{digest}.json"
-
-
-def _put_if_absent(temporary: Path, file: Path, digest: str) -> None:
-    try:
-        os.link(temporary, file)
-    except FileExistsError:
-        read_evidence(digest)
-        return
-    folder = os.open(file.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)

@@ -20,6 +20,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import BinaryIO
 
+from jobs.durable import sync
 from jobs.errors import Tampered, disk_full
 from jobs.lake import objects
 from jobs.land.fetched import Fetched, StillWritten, version_of
@@ -288,11 +289,7 @@ class _Draft:
             target.hardlink_to(self._path)
         except FileExistsError:
             return False
-        folder = os.open(target.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        sync(target.parent)
         return True
 
 

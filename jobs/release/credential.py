@@ -5,9 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import json
-import os
 import re
-import tempfile
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,6 +17,7 @@ from joserfc import jws
 from joserfc.errors import BadSignatureError, JoseError, SecurityWarning
 from joserfc.jwk import OKPKey
 
+from jobs.durable import create_durably
 from jobs.errors import ExchangeError, NotFound, Tampered
 from jobs.release.manifest import canonical
 from jobs.settings import settings
@@ -122,7 +121,7 @@ def _signing_key() -> OKPKey:
     file = folder / PRIVATE_FILE
     if not file.exists():
         generated = OKPKey.generate_key("Ed25519", private=True)
-        _put_if_absent(file, canonical(generated.as_dict(private=True)), 0o600)
+        create_durably(file, canonical(generated.as_dict(private=True)), 0o600)
     if file.stat().st_mode & 0o077:
         raise ExchangeError(
             "other users of this machine can read the signing key", where=str(file), expected="mode 0600",
@@ -143,30 +142,13 @@ def _signing_key() -> OKPKey:
 def _publish(key: OKPKey, file: Path) -> None:
     public = key.as_dict(private=False) | {"kid": key.thumbprint(), "alg": _ALGORITHM, "use": "sig"}
     if not file.exists():
-        _put_if_absent(file, canonical(public), 0o644)
+        create_durably(file, canonical(public), 0o644)
     if public_key()["x"] != public["x"]:
         raise Tampered(
             "the published public key does not belong to the signing key", where=str(file),
             expected=f"thumbprint {key.thumbprint()}",
             next_step="find out which of the two was replaced; remove the public key to publish it again",
         )  # fmt: skip
-
-
-def _put_if_absent(file: Path, data: bytes, mode: int) -> None:
-    """Write a whole file under its final name, unless another process was first."""
-    handle, name = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.")
-    temporary = Path(name)
-    try:
-        with os.fdopen(handle, "wb") as out:
-            out.write(data)
-            out.flush()
-            os.fsync(out.fileno())
-        temporary.chmod(mode)
-        file.hardlink_to(temporary)
-    except FileExistsError:
-        return
-    finally:
-        temporary.unlink()
 
 
 def _public_key(key: dict[str, Any], where: str | None = None) -> OKPKey:

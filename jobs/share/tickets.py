@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import os
 import secrets
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -15,7 +13,7 @@ from typing import Any
 import itsdangerous
 from itsdangerous import BadData, URLSafeSerializer, want_bytes
 
-from jobs.durable import sync
+from jobs.durable import create_durably
 from jobs.errors import ExchangeError
 from jobs.settings import settings
 
@@ -103,14 +101,4 @@ def _key(path: Path) -> bytes:
 
 def _make_key(path: Path) -> None:
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
-    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(secrets.token_bytes(KEY_BYTES))
-        file.flush()
-        os.fsync(file.fileno())
-    # A link fails where a rename would replace, so two servers that start together both use the first one's key.
-    with suppress(FileExistsError):
-        path.hardlink_to(draft)
-    draft.unlink()
-    sync(path.parent)
+    create_durably(path, secrets.token_bytes(KEY_BYTES))

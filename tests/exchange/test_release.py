@@ -583,7 +583,7 @@ def test_a_release_survives_kills_at_any_point(desk: Desk) -> None:
         "setattr({'archive': archive, 'step': step}[sys.argv[1]], sys.argv[2], die)\n"
         f"step.release(load_products().product('{PRODUCT}'), run_id='r', now=datetime(2026, 3, 1, tzinfo=UTC))\n"
     )
-    for module, function in (("step", "describe"), ("archive", "_sync"), ("step", "_result")):
+    for module, function in (("step", "describe"), ("archive", "sync"), ("step", "_result")):
         ended = subprocess.run(
             [sys.executable, "-c", program, module, function],
             cwd=Path(__file__).parents[2],
