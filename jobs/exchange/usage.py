@@ -13,7 +13,8 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Select, case, func, insert, select, update
 
-from jobs.registry.database import BUSY_SECONDS, reading, transaction
+from jobs.registry.database import reading, transaction
+from jobs.registry.database_errors import BUSY_SECONDS
 from jobs.registry.models import RefusedRequests, Usage, UsageDay
 
 

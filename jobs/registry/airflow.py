@@ -6,7 +6,8 @@ from sqlalchemy import URL, Engine, make_url
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool
 
-from jobs.registry.database import Records, database_error, opened, revision
+from jobs.registry.database import opened, revision
+from jobs.registry.database_errors import Records, database_error
 from jobs.settings import settings
 
 # One driver for synchronous and asynchronous connections; by default Airflow uses another package for the latter.

@@ -19,7 +19,6 @@ from jobs.registry import identity
 from jobs.registry.database import (
     HEAD,
     close,
-    database_error,
     engine,
     is_blank,
     migrate,
@@ -27,6 +26,7 @@ from jobs.registry.database import (
     require_sound,
     revision,
 )
+from jobs.registry.database_errors import database_error
 from jobs.registry.models import Identity
 from jobs.registry.transfer import copy_records, copy_tables, records_in_the_way, tables_to_copy
 from jobs.settings import private_home, settings

@@ -9,35 +9,31 @@ import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Connection, Engine, create_engine, event, func, make_url, select, text
-from sqlalchemy.engine import URL
 from sqlalchemy.exc import (
     ArgumentError,
     DataError,
     DBAPIError,
     IntegrityError,
-    InterfaceError,
     NoSuchModuleError,
     OperationalError,
     ProgrammingError,
 )
 from sqlalchemy.orm import Session
 
-from jobs.errors import ExchangeError, Locked, Unavailable
+from jobs.errors import ExchangeError
 from jobs.registry import identity
+from jobs.registry.database_errors import BUSY_SECONDS, REGISTRY, Records, damaged, database_error, shown
 from jobs.settings import private_home, settings
 
 # The newest revision under migrations/versions, written here so that a database at head is recognised
 # by one select, without importing Alembic. A test holds the two together.
 HEAD = "0008"
 _FIRST_WITH_IDENTITY = "0004"
-
-BUSY_SECONDS = 30
 
 # SQLite looks through 1 MB in about 5 ms. A larger file is looked through by upkeep and by the doctor only.
 _LOOKED_THROUGH_BYTES = 4 << 20
@@ -47,33 +43,6 @@ _WAIT_FOR_MIGRATION = text(
     "SELECT pg_advisory_xact_lock(hashtextextended(current_schema() || ' is being migrated', 0))"
 )
 
-
-@dataclass(frozen=True)
-class Records:
-    """Records that are kept in a database of their own.
-
-    Attributes:
-        name: what they are.
-        variable: the setting that says where they are.
-        expected: an example of a valid address.
-    """
-
-    name: str
-    variable: str
-    expected: str
-
-    def refusal(self, what: str) -> ExchangeError:
-        """Return the error for an invalid setting."""
-        return ExchangeError(
-            what, where=self.variable, expected=self.expected,
-            next_step="correct it, or unset it to use SQLite under EXCHANGE_HOME",
-        )  # fmt: skip
-
-
-REGISTRY = Records(
-    "the registry", "EXCHANGE_DATABASE_URL",
-    "an SQLAlchemy address like sqlite:////srv/exchange/registry.db, with its driver installed",
-)  # fmt: skip
 
 _engines: dict[tuple[str, int], Engine] = {}
 _guard = threading.Lock()
@@ -288,7 +257,7 @@ def describe_database() -> str:
     bind = engine()
     with bind.connect() as connection:
         version = ".".join(str(part) for part in connection.dialect.server_version_info or ())
-    return f"{bind.dialect.name} {version}, schema {revision(bind)}, at {_shown(bind.url)}"
+    return f"{bind.dialect.name} {version}, schema {revision(bind)}, at {shown(bind.url)}"
 
 
 def clock_skew() -> float:
@@ -333,7 +302,7 @@ def _open_own(bind: Engine) -> None:
     is_new = is_blank(bind)
     if is_new:
         try:
-            identity.require_unused(_shown(bind.url))
+            identity.require_unused(shown(bind.url))
         except ExchangeError:
             # Another process may just have created it, and begun to work.
             if is_blank(bind):
@@ -346,7 +315,7 @@ def _open_own(bind: Engine) -> None:
     _to_head(bind)
     with bind.execution_options(exchange_begin="DEFERRED").connect() as connection:
         own = connection.execute(text("select id from identity")).scalar_one()
-    identity.require_same(own, _shown(bind.url), is_new=is_new)
+    identity.require_same(own, shown(bind.url), is_new=is_new)
 
 
 def _has_identity(bind: Engine) -> bool:
@@ -387,7 +356,7 @@ def require_sound(bind: Engine, *, thoroughly: bool = False) -> None:
         raise database_error(error, bind.url) from error
     if answer is None or answer[0] != "ok":
         lines = str(answer[0] if answer else "no answer").splitlines()
-        raise _damaged(lines[-1], bind.url)
+        raise damaged(lines[-1], bind.url)
 
 
 def _to_head(bind: Engine) -> None:
@@ -400,7 +369,7 @@ def _to_head(bind: Engine) -> None:
         if at is not None and at > HEAD:
             raise ExchangeError(
                 f"the registry is at revision {at}, which is newer than this program supports",
-                where=_shown(bind.url),
+                where=shown(bind.url),
                 expected=f"revision {HEAD} or older",
                 next_step="run the newer version of the program",
             )
@@ -433,47 +402,3 @@ def _migration_lock(bind: Engine) -> Iterator[None]:
 def _is_missing_table(error: DBAPIError) -> bool:
     # SQLite has no error code of its own for a missing table; PostgreSQL's is 42P01.
     return "no such table" in str(error.orig) or getattr(error.orig, "sqlstate", None) == "42P01"
-
-
-def _shown(url: URL) -> str:
-    return url.render_as_string(hide_password=True)
-
-
-def database_error(
-    error: Exception, url: URL, records: Records = REGISTRY, *, patience: float = BUSY_SECONDS
-) -> ExchangeError:
-    """Translate an error of the database that keeps some records into one line."""
-    # SQLAlchemy's text repeats the statement; the first line of the driver's says what is wrong.
-    cause = (str(getattr(error, "orig", None) or error).strip() or type(error).__name__).splitlines()[0]
-    # PostgreSQL's 55P03 is lock_not_available.
-    locked = "database is locked" in cause or "database table is locked" in cause
-    if locked or getattr(getattr(error, "orig", None), "sqlstate", None) == "55P03":
-        return Locked(
-            f"another process has been writing {records.name} for more than {patience:g} seconds",
-            where=_shown(url),
-            next_step="wait for it to end, then run this again",
-        )
-    if any(sign in cause for sign in _DAMAGE) and records is REGISTRY:
-        return _damaged(cause, url)
-    # A server that is away for a moment comes back; a file that cannot be opened stays so.
-    is_away = isinstance(error, OperationalError | InterfaceError) and url.get_backend_name() != "sqlite"
-    return (Unavailable if is_away else ExchangeError)(
-        f"{records.name} cannot be used: {cause}",
-        where=_shown(url),
-        expected="a database that can be reached, read and written",
-        next_step=f"check {records.variable}, the server, the disk and the permissions",
-    )
-
-
-# What SQLite says of a file that is cut, overwritten or not a database.
-_DAMAGE = ("malformed", "not a database", "disk I/O error")
-
-
-def _damaged(cause: str, url: URL) -> ExchangeError:
-    return ExchangeError(
-        f"the registry is damaged: {cause}",
-        where=_shown(url),
-        expected="a whole SQLite database",
-        next_step="stop what runs, then bring back the newest backup: exchange registry restore. Without one: exchange"
-        " registry rebuild",
-    )

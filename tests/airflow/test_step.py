@@ -17,7 +17,7 @@ from sqlalchemy.exc import OperationalError
 from jobs.airflow.step import StepOperator, logical_date
 from jobs.lake.engine_errors import translate_engine_errors
 from jobs.lake.objects import store_unavailable
-from jobs.registry.database import database_error
+from jobs.registry.database_errors import database_error
 from jobs.registry.locks import hold
 from tests.airflow import generated
 
