@@ -14,10 +14,9 @@ from urllib.parse import unquote
 
 from jobs.durable import sync
 from jobs.errors import Tampered
-from jobs.lake.place import location
+from jobs.lake.place import location, log_folder
 from jobs.settings import settings
 
-_LOG = "_delta_log"
 _COMMIT = re.compile(r"(\d{20})\.json")
 _CHECKPOINT = re.compile(r"(\d{20})\.checkpoint\b.*\.parquet")
 _OF_VERSION = re.compile(r"\d{20}\.")
@@ -41,7 +40,7 @@ def sync_commit(table: str, version: int | None = None) -> None:
     if settings().is_remote:
         return
     folder = location(table)
-    log = folder / _LOG
+    log = log_folder(table)
     commit = log / f"{version:020d}.json" if version is not None else max(_commits(log))[1]
     data = [folder / path for path in _added(commit)]
     folders = {parent for file in data for parent in file.parents if parent.is_relative_to(folder)}
@@ -68,7 +67,7 @@ def require_whole(table: str, version: int) -> None:
     """
     if settings().is_remote:
         return
-    log = location(table) / _LOG
+    log = log_folder(table)
     files = dict(_commits(log))
     begins = max((v for v in _checkpoints(log) if v <= version), default=-1)
     for number in range(begins + 1, version + 1):
@@ -93,7 +92,7 @@ def put_torn_aside(table: str, after: int = -1) -> bool:
     Returns:
         Whether there were any.
     """
-    log = location(table) / _LOG
+    log = log_folder(table)
     if settings().is_remote or not log.is_dir():
         return False
     torn = None

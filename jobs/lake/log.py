@@ -16,7 +16,7 @@ from urllib.parse import unquote
 from jobs.declared.sql import literal, quote
 from jobs.errors import ExchangeError
 from jobs.lake import commits, objects
-from jobs.lake.place import location, storage_options
+from jobs.lake.place import location, log_folder, storage_options
 
 if TYPE_CHECKING:
     from deltalake import DeltaTable
@@ -59,7 +59,8 @@ class DataFile:
 
 def exists(table: str) -> bool:
     """Whether the table has been created."""
-    return any((location(table) / "_delta_log").glob("*.json")) if (location(table) / "_delta_log").is_dir() else False
+    folder = log_folder(table)
+    return folder.is_dir() and any(folder.glob("*.json"))
 
 
 def delta(table: str, version: int | None = None) -> DeltaTable:
@@ -147,7 +148,7 @@ def drop_cached_logs() -> None:
 
 def _identity(table: str) -> tuple[str, int, int]:
     """Distinguishes a table from another that is, or was, in the same place, within this process."""
-    first = location(table) / "_delta_log" / f"{0:020d}.json"
+    first = log_folder(table) / f"{0:020d}.json"
     return str(location(table)), int(first.stat().st_mtime * 1e6) if first.exists() else 0, os.getpid()
 
 
@@ -240,7 +241,7 @@ def _changed_files(table: str, since: int, until: int) -> dict[str, Partition] |
     partitions: dict[str, Partition] = {}
     names = delta(table).metadata().partition_columns
     for commit in range(since + 1, until + 1):
-        file = location(table) / "_delta_log" / f"{commit:020d}.json"
+        file = log_folder(table) / f"{commit:020d}.json"
         if not file.exists():
             return None
         for line in file.read_text(encoding="utf-8").splitlines():

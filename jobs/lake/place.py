@@ -10,6 +10,8 @@ from pathlib import Path
 from jobs.errors import ExchangeError
 from jobs.settings import s3_endpoint, settings
 
+# Name of the folder of a log within its table's.
+LOG = "_delta_log"
 # As patient as the store's other clients; by default delta-rs gives up after three seconds.
 _PATIENCE = {
     "backoff_config.init_backoff": "500ms",
@@ -25,6 +27,11 @@ def location(table: str) -> Path:
     """The folder of a table, for example ``silver.ecb_reference_rates``."""
     layer, name = table.split(".", 1)
     return settings().lake / layer / name
+
+
+def log_folder(table: str) -> Path:
+    """The folder of a table's log."""
+    return location(table) / LOG
 
 
 def relative(table: str) -> str:

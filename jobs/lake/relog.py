@@ -11,9 +11,8 @@ from typing import Any
 from urllib.parse import quote, unquote
 
 from jobs.durable import sync
-from jobs.lake.place import location
+from jobs.lake.place import LOG, log_folder
 
-_LOG = "_delta_log"
 _PLAIN: dict[str, Any] = {"minReaderVersion": 1, "minWriterVersion": 2}
 _WITHOUT_ZONE: dict[str, Any] = {
     "minReaderVersion": 3, "minWriterVersion": 7, "readerFeatures": ["timestampNtz"],
@@ -56,9 +55,9 @@ def rewrite_log(table: str, table_id: str, versions: Sequence[KnownVersion], bef
         versions: what is known, in the order of their numbers; at least one.
         before: what is left of the folder with the lost log, which may still describe files and columns better.
     """
-    log = location(table) / _LOG
+    log = log_folder(table)
     log.mkdir(parents=True)
-    old = list(_actions(before / _LOG)) if before else []
+    old = list(_actions(before / LOG)) if before else []
     added = {unquote(action["add"]["path"]): action["add"] for action in old if "add" in action}
     metadata = [action["metaData"] for action in old if "metaData" in action]
     known = {version.number: version for version in versions}

@@ -11,7 +11,7 @@ from jobs.declared.sql import literal, quote
 from jobs.lake import commits, guard
 from jobs.lake.engine import connect
 from jobs.lake.log import MADE_BY, DataFile, Partition, delta, exists, predicate, version
-from jobs.lake.place import address, from_path, is_embedded, location
+from jobs.lake.place import address, from_path, is_embedded, location, log_folder
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
@@ -281,7 +281,7 @@ def _committed(table: str) -> int:
     # Sail 0.7 writes a checkpoint every ten commits and begins at the one that this optional file names, so it cannot
     # read any version before it. Without the file a reader lists the log and finds the checkpoint for its version.
     if is_embedded():
-        (location(table) / "_delta_log" / "_last_checkpoint").unlink(missing_ok=True)
+        (log_folder(table) / "_last_checkpoint").unlink(missing_ok=True)
     committed = guard.require_own_commit(table)
     # Before the registry says anything of this version: a power cut may take what is not on the disk yet.
     commits.sync_commit(table, committed)

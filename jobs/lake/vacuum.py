@@ -11,9 +11,8 @@ from urllib.parse import unquote
 
 from jobs.lake.log import files
 from jobs.lake.objects import Listed, listed
-from jobs.lake.place import location
+from jobs.lake.place import LOG, location, log_folder
 
-_LOG = "_delta_log"
 # Names of commits, checkpoints and checksums begin with the number of their version.
 _NUMBERED = re.compile(r"(\d{20})\..+")
 _CHECKPOINT = re.compile(r"(\d{20})\.checkpoint\.parquet")
@@ -27,7 +26,7 @@ def unneeded(table: str, versions: Iterable[int], since: datetime) -> Iterator[t
     """
     needed = {f.path for v in versions for f in files(table, v)} | _removed_since(table, since)
     for file in listed(location(table)):
-        is_data = file.name.endswith(".parquet") and not file.name.startswith(f"{_LOG}/")
+        is_data = file.name.endswith(".parquet") and not file.name.startswith(f"{LOG}/")
         if is_data and file.name not in needed and file.modified_at < since:
             yield file.name, file.size
 
@@ -41,13 +40,13 @@ def unneeded_log(table: str, versions: Iterable[int], since: datetime) -> Iterat
     Yields:
         as `unneeded`.
     """
-    log = list(listed(location(table) / _LOG))
+    log = list(listed(log_folder(table)))
     oldest = min([*versions, _newest_at(log, since)])
     begins = max((int(m[1]) for m in map(_CHECKPOINT.fullmatch, _names(log)) if m and int(m[1]) <= oldest), default=0)
     for file in log:
         number = _NUMBERED.fullmatch(file.name)
         if number and int(number[1]) < begins and file.modified_at < since:
-            yield f"{_LOG}/{file.name}", file.size
+            yield f"{LOG}/{file.name}", file.size
 
 
 def remove(folder: Path, names: Iterable[str]) -> None:
@@ -69,7 +68,7 @@ def _newest_at(log: list[Listed], instant: datetime) -> int:
 def _removed_since(table: str, since: datetime) -> set[str]:
     """Files removed by a commit after that instant: whoever began to read before it may still be reading them."""
     removed: set[str] = set()
-    folder = location(table) / _LOG
+    folder = log_folder(table)
     for file in listed(folder):
         if not file.name.endswith(".json") or file.modified_at < since:
             continue
