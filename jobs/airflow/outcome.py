@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from contextlib import suppress
 from dataclasses import replace
 
@@ -15,9 +16,18 @@ from jobs.registry.models import Release
 from jobs.registry.releases import newest_published
 
 
-def outcomes_of(catalog: Catalog, before: dict[str, Release], subjects: dict[str, Subject]) -> list[ProductOutcome]:
-    """One line for each declared product, compared with the releases before the round."""
-    now, drafts = newest_published(), drafts_of(catalog)
+def outcomes_of(
+    catalog: Catalog, before: dict[str, Release], subjects: dict[str, Subject], drafts: Collection[str]
+) -> list[ProductOutcome]:
+    """One line for each declared product, compared with the releases before the round.
+
+    Args:
+        catalog: the declarations.
+        before: the newest releases before the round, by product.
+        subjects: what ran, by DAG id.
+        drafts: names of the products that `drafts_of` holds back.
+    """
+    now = newest_published()
     outcomes = [
         _outcome(product, now.get(product.name), before.get(product.name), subjects.get(product.dag_id))
         for product in catalog.products.values()

@@ -93,9 +93,10 @@ def _one_round(console: Console, services: Services, pace: Pace) -> int:
             current.go()
         except ExchangeError as error:
             current.failures.append(str(error))
-    outcomes = outcomes_of(catalog, before, current.subjects)
+    drafts = drafts_of(catalog)
+    outcomes = outcomes_of(catalog, before, current.subjects, drafts)
     print_outcome(console, outcomes)
-    print_drafts(console, drafts_of(catalog))
+    print_drafts(console, drafts)
     readable = next((outcome.product for outcome in outcomes if outcome.rows is not None), None)
     if readable:
         print_ways_to_read(console, readable, *_programs())

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from datetime import UTC, datetime
 from pathlib import Path
-from secrets import token_hex
 from typing import Annotated
 
 import typer
 
 from jobs.cli.options import AsJson
 from jobs.cli.show import document, line, note
+from jobs.cli.steps import run_id
 
 NewFile = Annotated[
     Path | None, typer.Argument(metavar="[FILE]", help="A new file; by default under backups/ in the home.")
@@ -36,7 +35,7 @@ def restore(file: OldFile = None, as_json: AsJson = False) -> None:
     """Bring back a copy of the registry; stop everything first."""
     from jobs.operate.registry import restore_registry
 
-    done = restore_registry(_run_id(), file)
+    done = restore_registry(run_id("registry"), file)
     if as_json:
         document(asdict(done))
         return
@@ -50,7 +49,7 @@ def rebuild(as_json: AsJson = False) -> None:
     """Without any copy: record again what landed files, evidence and releases tell; stop everything first."""
     from jobs.operate.registry import rebuild_registry
 
-    done = rebuild_registry(_run_id())
+    done = rebuild_registry(run_id("registry"))
     if as_json:
         document(asdict(done))
         return
@@ -65,7 +64,3 @@ def _problems(problems: tuple[str, ...], set_aside: Path | None) -> None:
         note(f"not recorded: {problem}")
     if set_aside:
         note(f"the registry before was moved to {set_aside}")
-
-
-def _run_id() -> str:
-    return f"registry-{datetime.now(UTC):%Y%m%dT%H%M%S}-{token_hex(3)}"
