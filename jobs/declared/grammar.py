@@ -44,7 +44,7 @@ class _Dialect(Spark):
         """Parses calls by name; only what has a syntax of its own keeps its parser."""
 
         FUNCTIONS: ClassVar[dict[str, Any]] = {}
-        FUNCTION_PARSERS = {k: v for k, v in SparkParser.FUNCTION_PARSERS.items() if k in _SYNTAX}  # noqa: RUF012
+        FUNCTION_PARSERS = {k: v for k, v in SparkParser.FUNCTION_PARSERS.items() if k in _SYNTAX}  # noqa: RUF012 - as below
         NO_PAREN_FUNCTION_PARSERS = {  # noqa: RUF012 - as sqlglot declares it
             k: v for k, v in SparkParser.NO_PAREN_FUNCTION_PARSERS.items() if k in ("CASE", "IF", "TRANSFORM")
         }

@@ -43,7 +43,7 @@ class _Forward(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
     def do_GET(self) -> None:
-        upstream = http.client.HTTPConnection("127.0.0.1", self.server.upstream, timeout=60)  # type: ignore[attr-defined]
+        upstream = http.client.HTTPConnection("127.0.0.1", self.server.upstream, timeout=60)
         body = self.rfile.read(int(self.headers.get("content-length", 0)))
         headers = {name: value for name, value in self.headers.items() if name.lower() != "connection"}
         upstream.request(self.command, self.path, body or None, headers | {"X-Forwarded-For": CLIENT})
@@ -66,7 +66,7 @@ class _Forward(BaseHTTPRequestHandler):
 def own_proxy(port: int, upstream: int, authority: Path) -> Iterator[None]:
     """Run a proxy of this test's own."""
     proxy = ThreadingHTTPServer(("127.0.0.1", port), _Forward)
-    proxy.upstream = upstream  # type: ignore[attr-defined]
+    proxy.upstream = upstream
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.load_cert_chain(authority)
     proxy.socket = context.wrap_socket(proxy.socket, server_side=True)

@@ -200,7 +200,7 @@ def test_a_reader_that_fails_refuses_its_file_only(source: Source, monkeypatch: 
 
     read = formats.read
 
-    def fail_on_one(path, name, form):  # type: ignore[no-untyped-def]
+    def fail_on_one(path, name, form):
         if name == "bad.csv":
             raise RecursionError("cell secret")
         yield from read(path, name, form)

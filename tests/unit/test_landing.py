@@ -189,7 +189,7 @@ def test_a_file_that_changes_while_it_is_copied_is_not_landed(tmp_path: Path, ho
                 path.write_bytes(b"2,5678")
                 return opened.read(size)
 
-        with received(replace(file, opened=Growing()), "prices", DAY):  # type: ignore[arg-type]
+        with received(replace(file, opened=Growing()), "prices", DAY):
             pass
     assert files_in(home) == []
 
