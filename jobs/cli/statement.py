@@ -6,7 +6,8 @@ import re
 from dataclasses import dataclass
 
 from jobs.declared import functions
-from jobs.declared.grammar import NOT_A_QUERY, READABLE, READING, Checked, SqlMistake, check_query
+from jobs.declared.grammar import READABLE, READING, Checked, check_query
+from jobs.declared.spark_sql import NOT_A_QUERY, SqlMistake
 from jobs.errors import ExchangeError
 
 _ALLOWED = "SELECT, WITH, VALUES, SHOW, DESCRIBE or EXPLAIN"

@@ -260,7 +260,8 @@ def _transform(declared: dict[str, Any], location: tuple[str | int, ...], file: 
     if declared.get("transformLogic") is None:
         return None
     # Contracts without SQL need no parser.
-    from jobs.declared.grammar import SqlMistake, check_expression
+    from jobs.declared.grammar import check_expression
+    from jobs.declared.spark_sql import SqlMistake
 
     try:
         return check_expression(str(declared["transformLogic"])).text

@@ -4,52 +4,22 @@ Everything is an allow-list: kinds of nodes of the parsed tree, tables, function
 refused with its place, so that a form nobody thought of fails closed. The engine never gets the text as written, but
 the text of the checked tree, without comments and with every name in backticks: wherever the parsers of sqlglot,
 Sail and Spark differ (nested comments, hints, prefixes of strings), the engine cannot read what was not checked.
-
-Functions are parsed by name only (`_Parser`), so that what is checked is the name that the engine will look up.
 """
 
 from __future__ import annotations
 
-import logging
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cached_property, lru_cache
-from typing import Any, ClassVar
 
 from sqlglot import exp
-from sqlglot.dialects.spark import Spark
-from sqlglot.errors import ErrorLevel, SqlglotError
-from sqlglot.parsers.spark import SparkParser
-from sqlglot.tokenizer_core import Token, TokenType
 
 from jobs.declared import functions
-from jobs.errors import ExchangeError
+from jobs.declared.spark_sql import LONGEST_PIECE, SparkSql, SqlMistake, parse, text_of, too_deep
 
-# It warns on stderr about statements that it parses only in part, for example SHOW; here they are refused.
-logging.getLogger("sqlglot").setLevel(logging.ERROR)
-
-NOT_A_QUERY = "not exactly one SELECT"
 _NAME = re.compile(r"^[A-Za-z_][A-Za-z0-9_]*$")
-_ESCAPES = re.compile(r"\\(?:[\\'\"nrtb%_]|0(?![0-9]))")
-_LONGEST_PIECE = 80
-_SYNTAX = ("CAST", "TRY_CAST", "EXTRACT", "TRIM", "SUBSTR", "SUBSTRING")
-
-
-class _Dialect(Spark):
-    """Spark SQL whose function calls keep the name they are written with."""
-
-    class Parser(SparkParser):
-        """Parses calls by name; only what has a syntax of its own keeps its parser."""
-
-        FUNCTIONS: ClassVar[dict[str, Any]] = {}
-        FUNCTION_PARSERS = {k: v for k, v in SparkParser.FUNCTION_PARSERS.items() if k in _SYNTAX}  # noqa: RUF012 - as below
-        NO_PAREN_FUNCTION_PARSERS = {  # noqa: RUF012 - as sqlglot declares it
-            k: v for k, v in SparkParser.NO_PAREN_FUNCTION_PARSERS.items() if k in ("CASE", "IF", "TRANSFORM")
-        }
-
-
 _NODES: frozenset[type[exp.Expr]] = frozenset({
     # Queries
     exp.Select, exp.From, exp.Join, exp.Where, exp.Group, exp.Having, exp.Order, exp.Ordered, exp.Limit, exp.Offset,
@@ -81,17 +51,6 @@ _WORDS: dict[type[exp.Expr], str] = {
     exp.Sort: "SORT BY", exp.Cluster: "CLUSTER BY", exp.Distribute: "DISTRIBUTE BY", exp.Qualify: "QUALIFY",
     exp.Concat: "two strings side by side", exp.Kwarg: "an argument by name", exp.Command: "this statement",
 }  # fmt: skip
-
-
-class SqlMistake(ExchangeError):
-    """SQL that does not parse, or has something that its grammar does not allow; callers add the file."""
-
-    def __init__(
-        self, what: str, *, expected: str | None = None, next_step: str | None = None,
-        line: int | None = None, column: int | None = None,
-    ) -> None:  # fmt: skip
-        self.line, self.column = line, column
-        super().__init__(what, expected=expected, next_step=next_step)
 
 
 @dataclass(frozen=True)
@@ -154,7 +113,7 @@ class Checked:
             SqlMistake: it cannot be written in a way that all parsers agree on.
         """
         text = text_of(self.tree)
-        again = _parsed(text, is_query=self.is_query)
+        again = parse(text, is_query=self.is_query)
         tables: set[str] = set()
         _Visitor(self.grammar, tables).visit(again, self.grammar.names)
         if text_of(again) != text or tuple(sorted(tables)) != self.tables:
@@ -188,78 +147,13 @@ def check_expression(text: str) -> Checked:
 
 
 def _checked(text: str, grammar: Grammar, *, is_query: bool) -> Checked:
-    tree = _parsed(text, is_query=is_query)
+    tree = parse(text, is_query=is_query)
     tables: set[str] = set()
     try:
         _Visitor(grammar, tables).visit(tree, grammar.names)
     except RecursionError:
-        raise _too_deep() from None
+        raise too_deep() from None
     return Checked(tree, tuple(sorted(tables)), grammar, is_query)
-
-
-def text_of(tree: exp.Expr) -> str:
-    """A checked tree, or part of one, as SQL for the engine.
-
-    Raises:
-        SqlMistake: it has something that cannot be written as Spark SQL.
-    """
-    try:
-        return _Dialect().generate(
-            tree, comments=False, identify=True, normalize_functions=False, unsupported_level=ErrorLevel.RAISE
-        )
-    except SqlglotError as error:
-        raise SqlMistake(f"this cannot be said in Spark SQL: {error}", next_step="write it in another way") from None
-    except RecursionError:
-        raise _too_deep() from None
-
-
-def _parsed(text: str, *, is_query: bool) -> exp.Expr:
-    dialect = _Dialect()
-    try:
-        tokens = dialect.tokenize(text)
-        for token in tokens:
-            _check_string(text, token)
-        trees = [tree for tree in dialect.parser().parse(tokens, text) if tree is not None]
-    except SqlglotError as error:
-        raise _unparsed(error, "the SQL does not parse" if is_query else "not an SQL expression") from None
-    except RecursionError:
-        raise _too_deep() from None
-    if is_query and (len(trees) != 1 or not isinstance(trees[0], exp.Query | exp.Values)):
-        raise SqlMistake(NOT_A_QUERY, expected="one SELECT statement and nothing else")
-    if not is_query and (len(trees) != 1 or isinstance(trees[0], exp.Alias | exp.Aliases | exp.Star | exp.Command)):
-        raise SqlMistake("not exactly one SQL expression", expected="one SQL expression, without AS, and nothing else")
-    return trees[0]
-
-
-def _check_string(text: str, token: Token) -> None:
-    """Refuse escapes that engines read differently, or that are mostly a mistake: '\\d' is 'd'."""
-    if token.token_type != TokenType.STRING:
-        return
-    raw = text[token.start : token.end + 1]
-    rest = _ESCAPES.sub("", raw)
-    if "\\" in rest:
-        escape = rest[rest.index("\\") :][:2]
-        raise SqlMistake(
-            f"the escape {escape} in the string {raw[:_LONGEST_PIECE]}",
-            expected=r"one of: \\ \' \" \n \r \t \b \0 \% \_",
-            next_step=f"write \\{escape} for a backslash, or the character itself",
-            line=token.line, column=token.col - len(raw) + 1,
-        )  # fmt: skip
-
-
-def _unparsed(error: Exception, what: str) -> SqlMistake:
-    details = getattr(error, "errors", None)
-    if not details:
-        first = re.sub(r"\x1b\[[0-9;]*m", "", str(error)).splitlines()[0]
-        return SqlMistake(f"{what}: {first}", next_step="correct it")
-    near = (details[0].get("highlight") or "").strip()
-    detail = f"{details[0].get('description')}" + (f" near '{near}'" if near else "")
-    line, column = details[0].get("line"), details[0].get("col")
-    return SqlMistake(f"{what}: {detail}", next_step="correct it", line=line, column=column)
-
-
-def _too_deep() -> SqlMistake:
-    return SqlMistake("the SQL is nested too deeply", next_step="write it more plainly")
 
 
 @dataclass(frozen=True)
@@ -335,7 +229,7 @@ class _Visitor:
         if name not in known:
             near = get_close_matches(name, known, 3, 0.7)
             raise SqlMistake(
-                f"the function {str(call.this)[:_LONGEST_PIECE]}() is not allowed here",
+                f"the function {str(call.this)[:LONGEST_PIECE]}() is not allowed here",
                 expected=f"perhaps {' or '.join(near)}" if near else "a function that both engines compute alike",
                 next_step="use one of those that jobs/declared/functions.py lists", **_place(call),
             )  # fmt: skip
@@ -391,8 +285,8 @@ def _refused(node: exp.Expr, what: str, *, expected: str | None = None) -> SqlMi
 
 
 def _piece(node: exp.Expr) -> str:
-    text = " ".join(str(node.sql(dialect=_Dialect, comments=False)).split())
-    return text if len(text) <= _LONGEST_PIECE else f"{text[: _LONGEST_PIECE - 1]}…"
+    text = " ".join(str(node.sql(dialect=SparkSql, comments=False)).split())
+    return text if len(text) <= LONGEST_PIECE else f"{text[: LONGEST_PIECE - 1]}…"
 
 
 def _place(node: exp.Expr) -> dict[str, int | None]:

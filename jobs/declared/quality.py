@@ -17,7 +17,7 @@ from sqlglot import exp
 
 from jobs import extensions
 from jobs.declared.contract import Column, Contract, in_yaml
-from jobs.declared.grammar import RULE, TABLE, Checked, SqlMistake, check_expression, check_query
+from jobs.declared.grammar import RULE, TABLE, Checked, check_expression, check_query
 from jobs.declared.rules import (
     DIMENSIONS,
     GREAT_EXPECTATIONS,
@@ -36,6 +36,7 @@ from jobs.declared.rules import (
     in_set,
     pattern,
 )
+from jobs.declared.spark_sql import SqlMistake
 from jobs.declared.sql import literal, quote
 from jobs.errors import DeclarationError, ExchangeError
 

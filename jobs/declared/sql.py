@@ -9,7 +9,8 @@ from typing import Any
 
 from sqlglot import exp
 
-from jobs.declared.grammar import PRODUCT, Checked, Grammar, SqlMistake, check_expression, check_query
+from jobs.declared.grammar import PRODUCT, Checked, Grammar, check_expression, check_query
+from jobs.declared.spark_sql import SqlMistake
 from jobs.errors import DeclarationError
 
 

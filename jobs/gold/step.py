@@ -11,7 +11,8 @@ from sqlglot import exp
 from jobs import lake
 from jobs.declared.catalog import Product
 from jobs.declared.contract import Contract, load_contract
-from jobs.declared.grammar import PRODUCT, text_of
+from jobs.declared.grammar import PRODUCT
+from jobs.declared.spark_sql import text_of
 from jobs.declared.sql import normalized, quote, read_query
 from jobs.errors import DeclarationError, ExchangeError
 from jobs.lake import connect

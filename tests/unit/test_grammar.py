@@ -21,10 +21,10 @@ from jobs.declared.grammar import (
     RULE,
     TABLE,
     Grammar,
-    SqlMistake,
     check_expression,
     check_query,
 )
+from jobs.declared.spark_sql import SqlMistake
 from jobs.declared.sql import read_query
 from jobs.errors import DeclarationError
 from tests.declaring import write as write_file
@@ -89,6 +89,7 @@ _AROUND: tuple[Callable[[str], str], ...] = (
     lambda q: f"({q}) EXCEPT SELECT 2 AS x",
     lambda q: f"SELECT (SELECT max(x) FROM ({q}) AS m) AS x FROM silver.v",
     lambda q: f"SELECT 1 AS x FROM silver.v WHERE EXISTS ({q})",
+    lambda q: f"SELECT 1 AS x FROM silver.v WHERE NOT exists (({q}) INTERSECT SELECT 1 AS x)",
     lambda q: f"SELECT 1 AS x FROM silver.v WHERE a IN ({q})",
     lambda q: f"SELECT s.x FROM silver.v, LATERAL ({q}) AS s",
     lambda q: f"SELECT 1 AS x FROM silver.v JOIN ({q}) AS s ON true",
