@@ -14,7 +14,7 @@ from jobs.declared.catalog import Catalog, Product, Source, find_product, find_s
 from jobs.errors import DeclarationError, ExchangeError, NotFound
 from jobs.lake import guard, refresh
 from jobs.lake.engine_errors import translate_engine_errors
-from jobs.registry.runs import Status, StepOutcome, recorded
+from jobs.registry.runs import Status, StepOutcome, has_succeeded, recorded
 from jobs.steps import Step, run_of, step_named
 
 NO_OPTIONS: Mapping[str, str] = MappingProxyType({})
@@ -79,7 +79,7 @@ def run_step(
     """
     chosen = step_named(step)
     subject = _subject(chosen, name)
-    kind: Literal["source", "product"] = "source" if isinstance(subject, Source) else "product"
+    kind = _kind(subject)
     table = f"{chosen.table}.{subject.name}" if chosen.table else subject.table
     logical_date = logical_date if logical_date.tzinfo else logical_date.replace(tzinfo=UTC)
     started = time.monotonic()
@@ -96,8 +96,16 @@ def run_step(
     return StepRun(step, subject.name, table, time.monotonic() - started, outcome)
 
 
-def stale_products() -> list[str]:
-    """Names of products whose checked version or release is behind their inputs, query or contract, inputs first.
+@dataclass(frozen=True)
+class StaleProduct:
+    """A product that is behind its inputs, query or contract; `is_built` if only its release is."""
+
+    name: str
+    is_built: bool
+
+
+def stale_products() -> list[StaleProduct]:
+    """Products whose checked version or release is behind their inputs, query or contract, inputs first.
 
     Products with an input that has no checked version yet are left out, because they cannot be built. So are those with
     a broken query or contract, which the catalogue reports as mistakes.
@@ -106,11 +114,13 @@ def stale_products() -> list[str]:
     from jobs.lake.pointers import pointer
 
     catalog = load_catalog()
-    stale: list[str] = []
+    stale: list[StaleProduct] = []
     for product in in_order(catalog):
         with suppress(DeclarationError):
-            if all(pointer(t) for t in product.inputs) and (not is_current(product) or not _released(product)):
-                stale.append(product.name)
+            if all(pointer(t) for t in product.inputs):
+                is_built = is_current(product)
+                if not is_built or not _released(product):
+                    stale.append(StaleProduct(product.name, is_built))
     return stale
 
 
@@ -131,6 +141,10 @@ def in_order(catalog: Catalog) -> list[Product]:
     for product in catalog.products.values():
         visit(product, ())
     return list(ordered.values())
+
+
+def _kind(subject: Source | Product) -> Literal["source", "product"]:
+    return "source" if isinstance(subject, Source) else "product"
 
 
 def _released(product: Product) -> bool:
@@ -186,9 +200,16 @@ def _run(
     step: Step, subject: Source | Product, logical_date: datetime, run_id: str, options: Mapping[str, str]
 ) -> StepOutcome:
     outcome: StepOutcome = run_of(step)(subject, logical_date, run_id, **options)
-    if outcome.status == "unchanged" and step.leaves_waiting and isinstance(subject, Source):
+    if outcome.status == "unchanged" and _has_more_to_tell(step, subject, run_id):
+        return replace(outcome, status="succeeded")
+    return outcome
+
+
+def _has_more_to_tell(step: Step, subject: Source | Product, run_id: str) -> bool:
+    """Whether a step that found nothing to do must not count as unchanged, because what follows it has work left."""
+    if step.leaves_waiting and isinstance(subject, Source):
         from jobs.silver.step import has_pending_work
 
-        if has_pending_work(subject):
-            return replace(outcome, status="succeeded")
-    return outcome
+        return has_pending_work(subject)
+    # A task that was killed after its record, but before Airflow knew, has announced nothing: readers still wait.
+    return _kind(subject) in step.announces and has_succeeded(run_id, step.name, subject.name)

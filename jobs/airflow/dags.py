@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from itertools import groupby
 from typing import Any
 
-from airflow.sdk import DAG, Asset, AssetAll, get_parsing_context
+from airflow.sdk import DAG, Asset, AssetAny, get_parsing_context
 
 from jobs.airflow.step import StepOperator, UpkeepOperator
 from jobs.declared.catalog import Licence, Product, Source, load_products, load_sources
@@ -66,7 +66,8 @@ def _publish(product: Product) -> DAG:
     declared = product.declared
     dag = DAG(
         product.dag_id,
-        schedule=AssetAll(*(asset(table) for table in product.inputs)),
+        # Any of them: a product of daily rates and a yearly count is built daily.
+        schedule=AssetAny(*(asset(table) for table in product.inputs)),
         description=declared.title,
         doc_md=_product_page(product),
         tags={"product", *declared.tags},

@@ -142,16 +142,22 @@ class Round:
         return False
 
     def _stale(self) -> list[Subject]:
-        """Products with new inputs that had no Asset event in this Airflow, upstream products first."""
+        """Products that no Asset event of this Airflow brought up to date, upstream products first.
+
+        An event of one input starts a product before the others are loaded; their own events start it again.
+        """
         from jobs.flow import stale_products
 
-        names = set(stale_products())
+        stale = {one.name: one for one in stale_products()}
+        tables = {f"gold.{name}" for name in stale}
+        triggered = {dag_id for dag_id, _ in self._triggered}
         tried = {dag_id for dag_id, _ in self._seen}
         return [
             subject for subject in self.subjects.values()
-            if subject.kind == "product" and subject.name in names and subject.state != "paused"
-            and subject.dag_id not in tried
-            and not {f"gold.{name}" for name in names} & set(self.catalog.products[subject.name].inputs)
+            if subject.kind == "product" and subject.name in stale and subject.state not in ("paused", "failed")
+            and subject.dag_id not in triggered
+            and not (subject.dag_id in tried and stale[subject.name].is_built)
+            and not tables & set(self.catalog.products[subject.name].inputs)
         ]  # fmt: skip
 
     def _poll(self) -> None:

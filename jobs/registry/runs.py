@@ -259,6 +259,15 @@ def check_before(table: str) -> Run | None:
         return db.scalars(checks.order_by(Run.id.desc()).offset(1).limit(1)).first()
 
 
+def has_succeeded(run_id: str, step: str, name: str) -> bool:
+    """Whether a step of a source or product succeeded in this run."""
+    done = select(Run.id).where(
+        Run.run_id == run_id, Run.step == step, Run.name == name, Run.status == "succeeded"
+    )  # fmt: skip
+    with reading() as session:
+        return session.scalars(done.limit(1)).first() is not None
+
+
 def _one_line(error: BaseException) -> str:
     if isinstance(error, ExchangeError):
         return str(error)

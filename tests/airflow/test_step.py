@@ -53,6 +53,19 @@ def test_new_bytes_succeed_and_repeated_ones_are_skipped(tmp_path: Path) -> None
         land().execute(context())
 
 
+def test_a_retry_of_a_check_killed_after_its_record_announces_what_it_checked(tmp_path: Path) -> None:
+    generated.drop(tmp_path / "home", 0, "a.csv", [("2026-01-01", "north", "1")])
+    land().execute(context())
+    StepOperator(task_id="load", steps=("bronze", "silver"), subject="source_0").execute(context())
+    check = StepOperator(task_id="check", steps=("check",), subject="silver.source_0")
+    check.execute(context())
+    check.execute(context(try_number=2))
+    later = context()
+    later["dag_run"].run_id = "later"
+    with pytest.raises(AirflowSkipException):
+        check.execute(later)
+
+
 def test_an_unreachable_publisher_is_retried_until_the_last_attempt(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -77,7 +77,7 @@ def test_a_new_input_version_with_the_same_rows_makes_no_new_version(exchange: T
         row.delta_version = row.head_version = lake.version(source.table) or 0
     assert run_step("gold", name, day(1), "r").status == "unchanged"
     assert lake.version(f"gold.{name}") == version
-    assert not [n for n in stale_products() if n == name and pointer(f"gold.{name}") is None]
+    assert not [one for one in stale_products() if one.name == name and pointer(f"gold.{name}") is None]
 
 
 @pytest.mark.both_engines("replaceWhere without rows")
