@@ -112,6 +112,7 @@ def stale_products() -> list[StaleProduct]:
     """
     from jobs.gold.step import is_current
     from jobs.lake.pointers import pointer
+    from jobs.release.step import is_released
 
     catalog = load_catalog()
     stale: list[StaleProduct] = []
@@ -119,7 +120,7 @@ def stale_products() -> list[StaleProduct]:
         with suppress(DeclarationError):
             if all(pointer(t) for t in product.inputs):
                 is_built = is_current(product)
-                if not is_built or not _released(product):
+                if not is_built or not is_released(product):
                     stale.append(StaleProduct(product.name, is_built))
     return stale
 
@@ -145,18 +146,6 @@ def in_order(catalog: Catalog) -> list[Product]:
 
 def _kind(subject: Source | Product) -> Literal["source", "product"]:
     return "source" if isinstance(subject, Source) else "product"
-
-
-def _released(product: Product) -> bool:
-    from jobs.lake.pointers import pointer
-    from jobs.registry.releases import is_released
-    from jobs.registry.runs import last_released_version
-
-    if not is_released(product.name):
-        return False
-    # A version that `release` found equal to the last release counts as released.
-    checked = pointer(product.table)
-    return checked is not None and last_released_version(product.name) == checked.delta_version
 
 
 def _subject(step: Step, name: str) -> Source | Product:

@@ -78,7 +78,8 @@ def diff(
     ]
     shape = [c.model_dump() for c in difference.schema]
     if as_json:
-        summary = {"product": name, "from": before, "to": after, **counts, "schema": shape}
+        terms = [c.model_dump() for c in difference.terms]
+        summary = {"product": name, "from": before, "to": after, **counts, "schema": shape, "terms": terms}
         document(summary | {"rows": [asdict(r) for r in rows]})
         return
     counted = ", ".join(f"{count:,} {kind}" for kind, count in counts.items())
@@ -86,6 +87,8 @@ def diff(
     for change in difference.schema:
         detail = f": {change.before} → {change.after}" if change.before and change.after else ""
         line(f"  {change.kind.replace('_', ' ')} {change.column or ''}{detail}")
+    for term in difference.terms:
+        line(f"  {term.name}: {term.before or 'none'} → {term.after or 'none'}")
     if rows:
         table(("", "key", "column", "before", "after"), [r for row in rows for r in _cells(row)])
 

@@ -255,10 +255,13 @@ def states_in(session: Session, ids: Collection[int]) -> dict[int, ReleaseState]
     return {number: ReleaseState(product, version, status) for number, product, version, status in rows}
 
 
-def is_released(product: str) -> bool:
-    """Whether a product has any release, published or recalled."""
+def newest_terms(product: str) -> dict[str, Any] | None:
+    """The parts of a newest release's manifest that state its terms, published or recalled; None if there is none."""
+    # The rest of a manifest lists every file.
+    parts = [Release.manifest[name].label(name) for name in ("title", "cautions", "licence", "sources")]
     with reading() as session:
-        return session.scalars(select(Release.id).where(Release.product == product).limit(1)).first() is not None
+        row = session.execute(_newest_first(product).with_only_columns(*parts).limit(1)).mappings().first()
+    return dict(row) if row else None
 
 
 def _newest_first(product: str) -> Select[Release]:

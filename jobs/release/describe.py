@@ -8,10 +8,9 @@ from datetime import datetime
 from pathlib import Path
 
 from jobs import lake
-from jobs.declared.catalog import Licence, Product, SourceDeclaration, load_sources
+from jobs.declared.catalog import Product
 from jobs.declared.contract import Contract
-from jobs.declared.drafts import is_written, names_terms
-from jobs.errors import ExchangeError, NotFound, Tampered
+from jobs.errors import NotFound, Tampered
 from jobs.lake.objects import sha256_of
 from jobs.registry.models import Check, Pointer
 from jobs.release.credential import instant
@@ -28,14 +27,12 @@ from jobs.release.manifest import (
     Input,
     Manifest,
     ReleasedFile,
-    SourceTerms,
     TableVersion,
-    Terms,
     content_digest,
     digest,
 )
 from jobs.release.snapshot import Snapshot
-from jobs.settings import settings
+from jobs.release.terms import licence_of, source_terms
 
 
 @dataclass(frozen=True)
@@ -89,8 +86,8 @@ def describe(
         cautions=declared.cautions,
         released_at=instant(now),
         run_id=run_id,
-        licence=_terms(declared.licence),
-        sources=tuple(_source_terms(name) for name in upstream.sources),
+        licence=licence_of(declared.licence),
+        sources=source_terms(upstream.sources),
         table=_table(candidate),
         files=_files(version, previous),
         content=Content(
@@ -174,45 +171,6 @@ def _expectations(check: Check) -> Expectations:
     )
 
 
-def _terms(licence: Licence) -> Terms:
-    return Terms(id=licence.id, url=licence.url, attribution=licence.attribution)
-
-
-def _declaration(name: str) -> tuple[SourceDeclaration, Path]:
-    try:
-        source = load_sources(only=name).source(name)
-    except NotFound as error:
-        raise NotFound(
-            f"the source '{name}' is not declared, so its licence is unknown",
-            where=str(settings().catalogue / "dags" / "sources"),
-            expected="a declaration for every source that a release comes from",
-            next_step="restore its declaration, which a source keeps even after it has stopped",
-        ) from error
-    return source.declared, source.file
-
-
-def _source_terms(name: str) -> SourceTerms:
-    declared, file = _declaration(name)
-    rights = declared.rights
-    allowed = rights.redistribution not in ("no", "unknown")
-    if not (allowed and names_terms(declared.licence) and is_written(rights.evidence)):
-        raise ExchangeError(
-            f"the rights to '{name}' do not allow a release (redistribution: {rights.redistribution}, "
-            f"licence: {declared.licence.id}, evidence: {rights.evidence})",
-            where=f"{file} (rights)",
-            expected="redistribution yes or derived_only, under a named licence, with evidence",
-            next_step="clear the rights with the publisher, or remove the source from the product",
-        )
-    return SourceTerms(
-        source=name,
-        title=declared.title,
-        publisher=declared.publisher.name,
-        licence=_terms(declared.licence),
-        redistribution=declared.rights.redistribution,
-        basis=declared.rights.basis,
-    )
-
-
 def _inputs(upstream: Lineage) -> tuple[Input, ...]:
     return tuple(Input(table=table, delta_version=version) for table, version in upstream.inputs)
 
@@ -224,5 +182,6 @@ def _changes(difference: Difference, previous: Manifest | None, accepted: str | 
         removed=difference.removed,
         changed=difference.changed,
         shape=difference.schema,
+        terms=difference.terms,
         accepted=accepted,
     )

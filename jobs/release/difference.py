@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from jobs import lake
 from jobs.declared.sql import quote
 from jobs.errors import ExchangeError
-from jobs.release.manifest import SchemaChange
+from jobs.release.manifest import SchemaChange, TermChange
 from jobs.release.snapshot import Snapshot
 
 if TYPE_CHECKING:
@@ -57,18 +57,24 @@ class Side:
 
 @dataclass(frozen=True)
 class Difference:
-    """Counts of rows by key, changes of schema, and the fingerprint of the later version's rows."""
+    """Counts of rows by key, changes of schema and of terms, and the fingerprint of the later version's rows."""
 
     added: int
     removed: int
     changed: int
     schema: tuple[SchemaChange, ...]
     fingerprint: Fingerprint
+    terms: tuple[TermChange, ...] = ()
 
     @property
     def is_empty(self) -> bool:
         """Whether readers see no difference."""
-        return not (self.added or self.removed or self.changed or self.schema)
+        return not (self.has_table_changes or self.terms)
+
+    @property
+    def has_table_changes(self) -> bool:
+        """Whether rows or columns differ."""
+        return bool(self.added or self.removed or self.changed or self.schema)
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +22,7 @@ class Lineage:
     @property
     def sources(self) -> tuple[str, ...]:
         """Names of the sources among its origins."""
-        return tuple(sorted({table.split(".", 1)[1] for table, _ in self.inputs if table.startswith("silver.")}))
+        return _sources(self.inputs)
 
 
 def lineage(inputs: dict[str, Any]) -> Lineage:
@@ -33,20 +34,39 @@ def lineage(inputs: dict[str, Any]) -> Lineage:
     Raises:
         NotFound: the inputs of an upstream version were not recorded.
     """
-    tables: set[tuple[str, int]] = set()
+    tables = _upstream(inputs)
     watermarks: dict[str, int] = {}
+    for table, version in tables:
+        layer, name = table.split(".", 1)
+        if layer == "silver":
+            watermarks[name] = max(watermarks.get(name, 0), _landing_id(table, version))
+    return Lineage(tuple(sorted(tables)), tuple(sorted(digests_up_to(watermarks))))
+
+
+def sources_of(inputs: dict[str, Any]) -> tuple[str, ...]:
+    """Names of the sources that a table's inputs lead back to, sorted; see `lineage`.
+
+    Raises:
+        NotFound: the inputs of an upstream version were not recorded.
+    """
+    return _sources(_upstream(inputs))
+
+
+def _upstream(inputs: dict[str, Any]) -> set[tuple[str, int]]:
+    tables: set[tuple[str, int]] = set()
     waiting = list(_tables(inputs).items())
     while waiting:
         table, version = waiting.pop()
         if (table, version) in tables:
             continue
         tables.add((table, version))
-        layer, name = table.split(".", 1)
-        if layer == "silver":
-            watermarks[name] = max(watermarks.get(name, 0), _landing_id(table, version))
-        else:
+        if not table.startswith("silver."):
             waiting += list(_inputs(table, version).items())
-    return Lineage(tuple(sorted(tables)), tuple(sorted(digests_up_to(watermarks))))
+    return tables
+
+
+def _sources(tables: Iterable[tuple[str, int]]) -> tuple[str, ...]:
+    return tuple(sorted({table.split(".", 1)[1] for table, _ in tables if table.startswith("silver.")}))
 
 
 def _landing_id(table: str, version: int) -> int:

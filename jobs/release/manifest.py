@@ -52,6 +52,17 @@ class SourceTerms(_Part):
     basis: str
 
 
+class AllTerms(BaseModel):
+    """The terms of one release: the part of its manifest that a buyer agrees to."""
+
+    model_config = ConfigDict(frozen=True)
+
+    title: str
+    cautions: tuple[str, ...] | None = None
+    licence: Terms
+    sources: tuple[SourceTerms, ...]
+
+
 class ColumnType(_Part):
     """One column: its Delta type, and whether the contract allows it to be null."""
 
@@ -135,11 +146,20 @@ class SchemaChange(_Part):
         return self.kind in ("column_removed", "type_changed", "key_changed", "may_be_absent")
 
 
+class TermChange(_Part):
+    """One change of the terms: of the title, a caution, the licence, or the rights to a source."""
+
+    name: str
+    before: str | None = None
+    after: str | None = None
+
+
 class Changes(_Part):
     """The difference from the previous release, by key.
 
     Attributes:
         against: the previous release; None for a first one.
+        terms: changes of what was sold apart from the table; only if there are any.
         accepted: why a person let the release out although it breaks or shrinks the previous one; only then.
     """
 
@@ -148,15 +168,14 @@ class Changes(_Part):
     removed: Count
     changed: Count
     shape: tuple[SchemaChange, ...] = Field(default=(), validation_alias="schema", serialization_alias="schema")
+    terms: tuple[TermChange, ...] = ()
     accepted: str | None = None
 
     @model_serializer(mode="wrap")
     def _without_absent(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
         document: dict[str, Any] = write(self)
-        if self.accepted is None:
-            # Earlier manifests are signed without the field.
-            document.pop("accepted")
-        return document
+        # Earlier manifests are signed without these fields.
+        return {name: value for name, value in document.items() if value or name not in ("terms", "accepted")}
 
 
 class Manifest(_Part):
@@ -194,6 +213,11 @@ class Manifest(_Part):
         if (self.cautions is None) != (self.format == "exchange-release/1"):
             raise ValueError("cautions belong to the format exchange-release/2, which always has them")
         return self
+
+    @property
+    def terms(self) -> AllTerms:
+        """What a buyer agrees to."""
+        return AllTerms(title=self.title, cautions=self.cautions, licence=self.licence, sources=self.sources)
 
     def document(self) -> dict[str, Any]:
         """The manifest as JSON values."""

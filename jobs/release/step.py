@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
 from jobs import lake
@@ -27,11 +27,12 @@ from jobs.registry.models import Check, Pointer, Release
 from jobs.registry.releases import (
     newest_published_in,
     newest_release,
+    newest_terms,
     numbers_in,
     record_release,
     release_numbered_in,
 )
-from jobs.registry.runs import Counts, StepOutcome
+from jobs.registry.runs import Counts, StepOutcome, last_released_version
 from jobs.release import archive, credential
 from jobs.release.describe import Candidate, describe
 from jobs.release.difference import (
@@ -44,8 +45,10 @@ from jobs.release.difference import (
     fingerprint,
     rows_of,
 )
-from jobs.release.manifest import Changes, Manifest, canonical, parse_number
+from jobs.release.lineage import sources_of
+from jobs.release.manifest import AllTerms, Changes, Manifest, canonical, parse_number
 from jobs.release.snapshot import Snapshot, snapshot
+from jobs.release.terms import changes_between, changes_since, have_changed, source_terms
 from jobs.release.unrecorded import record_unrecorded, release_row
 from jobs.settings import settings
 
@@ -123,13 +126,14 @@ def release(product: Product, *, run_id: str, now: datetime, accept: str | None 
         _require_finished(product, contract)
         newest = newest_release(product.name)
         side = _side(snapshot(product.table, pointer.delta_version), contract)
-        if newest and newest.delta_version == pointer.delta_version and not _is_lost(newest):
-            return _result(newest, is_new=newest.number in completed)
         changes = _compare(newest, side)
+        previous = _manifest_of(newest) if newest else None
+        if previous:
+            sources = source_terms(sources_of(pointer.inputs or {}))
+            changes = replace(changes, terms=changes_since(previous.terms, product, sources))
         if newest and changes.is_empty:
             return _result(newest, is_new=newest.number in completed)
-        previous = _manifest_of(newest) if newest else None
-        doubts = _doubts(product, previous, changes) if previous else ()
+        doubts = _doubts(product, newest, previous, changes) if newest and previous else ()
         if doubts and not accept:
             raise _acceptance_needed(product, pointer, doubts)
         candidate = Candidate(product, pointer, check, contract, side)
@@ -141,11 +145,22 @@ def release(product: Product, *, run_id: str, now: datetime, accept: str | None 
         return _publish(candidate, manifest)
 
 
+def is_released(product: Product) -> bool:
+    """Whether the newest release has the product's checked version, and the terms that are declared now."""
+    sold = newest_terms(product.name)
+    checked_version = pointer_of(product.table)
+    if sold is None or checked_version is None:
+        return False
+    # A version that `release` found equal to the last release counts as released.
+    is_same = last_released_version(product.name) == checked_version.delta_version
+    return is_same and not have_changed(AllTerms.model_validate(sold), product)
+
+
 def next_number(before: tuple[int, int, int] | None, changes: Difference) -> tuple[int, int, int]:
     """The semantic version that follows from a difference.
 
     A breaking change of schema (column removed or retyped, key changed, required column made optional) is major, new
-    rows or columns are minor, rows only corrected or removed are a patch. The first release is 1.0.0.
+    rows or columns are minor; rows only corrected or removed, and terms only, are a patch. The first release is 1.0.0.
     """
     if before is None:
         return 1, 0, 0
@@ -186,8 +201,9 @@ def compare(product: str, before: str, after: str) -> Difference:
         NotFound: there is no such release.
     """
     old, new = find(product, before), find(product, after)
-    recorded = Fingerprint.parse(_manifest_of(old).content.fingerprint)
-    return difference(_released_side(old), _released_side(new), recorded)
+    sold, later = _manifest_of(old), _manifest_of(new)
+    tables = difference(_released_side(old), _released_side(new), Fingerprint.parse(sold.content.fingerprint))
+    return replace(tables, terms=changes_between(sold.terms, later.terms))
 
 
 def rows_of_difference(product: str, before: str, after: str, kind: RowKind, limit: int = 20) -> list[RowDifference]:
@@ -237,9 +253,11 @@ def _require_finished(product: Product, contract: Contract) -> None:
         )  # fmt: skip
 
 
-def _doubts(product: Product, previous: Manifest, changes: Difference) -> tuple[str, ...]:
+def _doubts(product: Product, newest: Release, previous: Manifest, changes: Difference) -> tuple[str, ...]:
     """Why buyers of the previous release could be surprised by this one; a person has to accept it."""
     doubts = []
+    if newest.status == "recalled" and not changes.has_table_changes:
+        doubts.append(f"{newest.number} was recalled, and only the terms have changed since")
     broken = [c for c in changes.schema if c.breaks]
     if broken:
         named = ", ".join(f"{c.kind.replace('_', ' ')}{f' ({c.column})' if c.column else ''}" for c in broken)

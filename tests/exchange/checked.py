@@ -59,8 +59,7 @@ class Desk:
             title="Load by day",
             question="How much does each meter draw a day?",
             licence={"id": licence, "url": "https://creativecommons.org/licenses/by/4.0/"},
-            cautions=list(CAUTIONS),
-            **product_fields,
+            **{"cautions": list(CAUTIONS)} | product_fields,
         )
         declare_source(self.root, SOURCE, source)
         declare_product(self.root, PRODUCT, product, f"SELECT * FROM silver.{SOURCE}")

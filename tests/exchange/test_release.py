@@ -43,15 +43,16 @@ from jobs.lake.pointers import move
 from jobs.registry import reading, transaction
 from jobs.registry.checks import add_check
 from jobs.registry.locks import hold
-from jobs.registry.models import Check, Release
+from jobs.registry.models import Check, Release, Run
 from jobs.registry.releases import pinned_versions, releases_of
 from jobs.registry.runs import StepOutcome, recorded
 from jobs.release import archive, credential
 from jobs.release.difference import Fingerprint, Side, difference, fingerprint, rows_of
 from jobs.release.lineage import lineage
 from jobs.release.manifest import Manifest, digest
+from jobs.release.recall import recall
 from jobs.release.snapshot import snapshot
-from jobs.release.step import compare, find, rows_of_difference, run
+from jobs.release.step import compare, find, is_released, rows_of_difference, run
 from jobs.release.verify import verify
 from jobs.settings import settings
 from tests.exchange.checked import CAUTIONS, NOW, PRODUCT, SOURCE, Desk, meters
@@ -190,6 +191,60 @@ def test_the_same_rows_make_no_new_release(desk: Desk) -> None:
     assert (rebuilt.number, rebuilt.is_new, rebuilt.delta_version) == ("1.0.0", False, first.delta_version)
     assert len(releases_of(PRODUCT)) == 1
     assert pinned_versions(PRODUCT) == {first.delta_version}
+
+
+def test_changed_terms_make_a_patch_of_the_same_rows(desk: Desk) -> None:
+    first = desk.ship(FIRST)
+    assert is_released_by_now(desk) and "terms" not in manifest_of("1.0.0")["diff"]
+    desk.declare(licence="CC0-1.0", redistribution="derived_only")
+    assert not is_released_by_now(desk)
+    patch = desk.release()
+    assert (patch.number, patch.is_new, patch.delta_version) == ("1.0.1", True, first.delta_version)
+    assert manifest_of("1.0.1")["diff"] == {
+        "against": "1.0.0", "added": 0, "removed": 0, "changed": 0, "schema": [],
+        "terms": [
+            {"name": "licence", "before": "CC-BY-4.0", "after": "CC0-1.0"},
+            {"name": f"{SOURCE}: redistribution", "before": "yes", "after": "derived_only"},
+        ],
+    }  # fmt: skip
+    assert compare(PRODUCT, "1.0.0", "1.0.1").terms == patch.diff.terms
+    assert is_released_by_now(desk) and not desk.release().is_new
+    assert verify(PRODUCT, "1.0.0").ok and verify(PRODUCT).ok
+
+    # New rows under new terms are one release; a caution that was dropped is a change, too.
+    desk.declare(licence="CC0-1.0", redistribution="derived_only", cautions=[CAUTIONS[0]])
+    more = desk.ship(pa.concat_tables([FIRST, meters(("z", 9, 1.0))]))
+    assert (more.number, [t.name for t in more.diff.terms]) == ("1.1.0", ["caution 2"])
+
+
+def test_changed_terms_do_not_sell_a_recalled_release_again_unasked(desk: Desk) -> None:
+    desk.ship(FIRST)
+    recall(find(PRODUCT), reason="the meters were wrong", by="staff")
+    desk.declare(licence="CC0-1.0")
+    with pytest.raises(AcceptanceNeeded, match=r"1\.0\.0 was recalled, and only the terms have changed since"):
+        desk.release(accept=None)
+    assert desk.release(accept="only the licence was wrong").number == "1.0.1"
+
+
+def test_withdrawn_rights_leave_the_release_but_are_told(desk: Desk) -> None:
+    desk.ship(FIRST)
+    desk.declare(redistribution="no")
+    assert not is_released_by_now(desk)
+    with pytest.raises(ExchangeError, match=f"the rights to '{SOURCE}' do not allow a release"):
+        desk.release()
+    assert find(PRODUCT).status == "published"
+
+
+def is_released_by_now(desk: Desk) -> bool:
+    """As a round asks; the desk's own releases leave no record of a run, so one is added."""
+    with transaction() as db:
+        db.add(
+            Run(
+                run_id="r", step="release", kind="product", name=PRODUCT, table_name=desk.product.table,
+                logical_date=NOW, started_at=NOW, status="succeeded", output_version=find(PRODUCT).delta_version,
+            )
+        )  # fmt: skip
+    return is_released(desk.product)
 
 
 def test_a_release_needs_a_passed_check_terms_rights_and_the_lock(desk: Desk) -> None:

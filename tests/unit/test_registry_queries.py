@@ -30,7 +30,6 @@ from jobs.registry.models import Check, Landing, Pointer, Recall, Release, Run, 
 from jobs.registry.pointers import pointer, pointers
 from jobs.registry.releases import (
     first_since_in,
-    is_released,
     last_recalls,
     latest_before_in,
     latest_by_in,
@@ -38,6 +37,7 @@ from jobs.registry.releases import (
     newest_published,
     newest_published_in,
     newest_release,
+    newest_terms,
     newest_versions_in,
     numbers_in,
     pinned,
@@ -164,8 +164,15 @@ def test_a_recalled_release_is_kept_but_not_published() -> None:
         recalled.id: ("rates", 2, "recalled")
     }
     assert pinned_versions("rates") == {0, 1, 2}
-    assert is_released("rates") and not is_released("nothing")
     assert [row.status for row in releases_of("rates")] == ["published", "recalled", "recalled"]
+
+
+def test_the_terms_of_the_newest_release_are_read_without_its_files() -> None:
+    terms = {"title": "t", "cautions": ["c"], "licence": {"id": "l"}, "sources": []}
+    record_release(release_row("1.9.0", 1, manifest={"title": "old", "files": ["f"]}))
+    record_release(release_row("1.10.0", 2, manifest={**terms, "files": ["f"]}))
+    assert newest_terms("rates") == terms
+    assert newest_terms("nothing") is None
 
 
 def test_listing_releases_reads_only_the_changes_of_each_manifest() -> None:
