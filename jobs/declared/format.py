@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, Field, PlainValidator, SerializeAsAny, field_validator, model_validator
 
 from jobs.declared.block import Block, by_type, choose
+from jobs.declared.published import Columns, is_plain
 
 GROUP = "exchange.formats"
 
@@ -32,29 +33,15 @@ def _character(value: str) -> str:
     return value
 
 
-def _distinct(names: tuple[str, ...]) -> tuple[str, ...]:
-    for name in names:
-        if not name.strip():
-            raise ValueError("a column needs a name")
-        if name.startswith("_"):
-            raise ValueError(f"{name!r}: names beginning with an underscore are kept for bookkeeping")
-    stripped = [name.strip() for name in names]
-    repeated = sorted({name for name in stripped if stripped.count(name) > 1})
-    if repeated:
-        raise ValueError(f"declared twice: {', '.join(repeated)}")
-    return names
-
-
 Encoding = Annotated[str, AfterValidator(_codec)]
 Character = Annotated[str, AfterValidator(_character)]
-Columns = Annotated[tuple[str, ...], Field(min_length=1), AfterValidator(_distinct)]
 
 
 class Format(Block):
     """What all formats share: the encoding, the published names, which members of an archive to read."""
 
     encoding: Encoding = Field(default="utf-8", description="encoding of the text; a byte order mark is always dropped")
-    columns: Columns = Field(description="names as published, in the order of the bronze table")
+    columns: Columns = Field(description="names in bronze, in its order; with `published:` where files have others")
     null_values: tuple[str, ...] = Field(default=("",), description="texts that mean no value; applied when typed")
     members: tuple[str, ...] = Field(
         default=(), description="globs choosing the members of a zip or tar; needed when it holds several files"
@@ -83,6 +70,15 @@ class Delimited(Format):
         given = [mark for mark in (self.delimiter, self.quote, self.escape) if mark]
         if len(set(given)) != len(given):
             raise ValueError("delimiter, quote and escape must be different characters")
+        return self
+
+    @model_validator(mode="after")
+    def _named_by_a_header(self) -> Self:
+        known = [column for column in self.columns if not is_plain(column)]
+        if known and not self.header:
+            raise ValueError(
+                f"without a header, columns are found by position: {known[0]!r} can have no other names, nor be absent"
+            )
         return self
 
 

@@ -92,6 +92,20 @@ def test_changing_the_declared_columns_reads_all_landings_again(exchange: Trial)
     assert source.step("land", 3).status == "unchanged"
 
 
+def test_a_publisher_who_renames_and_adds_columns_costs_no_earlier_file(exchange: Trial) -> None:
+    source = exchange.source({"meter": "STRING", "kwh": "INT"}, ["meter"])
+    source.take("meter,kwh\nm1,1\n", 0)
+    source.land("meter,Energy,site\nm2,2,b\n", 1)
+    source.step("bronze", 1)
+    with pytest.raises(RefusedFile, match="'Energy'"):
+        source.step("silver", 1)
+    columns = ["meter", {"as": "kwh", "published": ["kwh", "Energy"]}, {"as": "site", "optional": True}]
+    source.declare({"meter": "STRING", "kwh": "INT", "site": "STRING"}, format={"columns": columns})
+    source.build(2)
+    assert source.rows() == [("m1", 1, None), ("m2", 2, "b")]
+    assert source.quarantine() == []
+
+
 def test_other_words_for_no_value_type_the_rows_again_without_reading_the_files(exchange: Trial) -> None:
     source = exchange.source({"meter": "STRING", "kwh": "INT"}, ["meter"])
     source.take([("m1", "1"), ("m2", "-")], 0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from jobs.declared.connector import AnyConnector, DropConnector, PackageConnector
 from jobs.declared.format import AnyFormat, Delimited, JsonDocument, JsonLines
+from jobs.declared.published import is_optional, published_names
 
 formats: TypeAdapter[Any] = TypeAdapter(AnyFormat)
 connectors: TypeAdapter[Any] = TypeAdapter(AnyConnector)
@@ -31,7 +33,11 @@ def test_the_type_chooses_the_model() -> None:
         ({"type": "csv"}, ("type",), "unknown format type; expected one of: delimited, json, json_lines"),
         ({"columns": []}, ("columns",), "at least 1 item"),
         ({"columns": ["a", " a"]}, ("columns",), "declared twice: a"),
-        ({"columns": ["_row"]}, ("columns",), "kept for bookkeeping"),
+        ({"columns": ["_row"]}, ("columns",), "like {as: row, published: [_row]}"),
+        ({"columns": ["a", {"as": "b", "published": ["c", "a"]}]}, ("columns",), "declared twice: a"),
+        ({"columns": ["a", {"as": "b", "publishd": ["c"]}]}, ("columns", 1, "publishd"), "Extra inputs"),
+        ({"columns": ["a", {"published": ["c"]}]}, ("columns", 1, "as"), "Field required"),
+        ({"columns": ["a", {"as": "b", "optional": True}], "header": False}, (), "found by position: 'b'"),
         ({"columns": ["a", False]}, ("columns", 1), "valid string"),
         ({"columns": ["a"], "encoding": "gb99"}, ("encoding",), "'gb99' is not an encoding"),
         ({"columns": ["a"], "encoding": "base64"}, ("encoding",), "not an encoding of text"),
@@ -48,6 +54,18 @@ def test_an_invalid_format_is_refused_at_its_field(block: dict[str, Any], field:
         formats.validate_python({"type": "delimited", **block})
     assert caught.value.errors()[0]["loc"] == field
     assert message in str(caught.value)
+
+
+def test_columns_keep_their_other_names_and_plain_ones_stay_plain() -> None:
+    rate = {"as": "rate", "published": ["Value", "Exchange rate"], "optional": True}
+    form = formats.validate_python({"type": "delimited", "columns": ["day", rate]})
+    assert form.columns == ("day", "rate")
+    assert form.model_dump(mode="json")["columns"] == ["day", rate]
+    # It goes to the workers that read files.
+    sent = pickle.loads(pickle.dumps(form))
+    assert published_names(sent.columns) == ("day", "Value", "Exchange rate")
+    assert [is_optional(column) for column in sent.columns] == [False, True]
+    assert formats.validate_python({"type": "delimited", **form.model_dump(exclude={"type"})}) == form
 
 
 @pytest.mark.parametrize(

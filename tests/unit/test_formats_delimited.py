@@ -74,6 +74,38 @@ def test_what_the_csv_module_writes_is_read_back(
     assert good(rows, *names) == [tuple(row) for row in table]
 
 
+RENAMED = ("day", {"as": "rate", "published": ["Value", "Exchange rate"]}, {"as": "note", "optional": True})
+
+
+def test_columns_that_were_renamed_added_or_moved_are_found_in_every_file() -> None:
+    before = rows_of(b"day,Value\n1,2\n", columns=RENAMED)
+    after = rows_of(b"note,Exchange rate,day\nx,3,2\n", columns=RENAMED)
+    assert good(before, "day", "rate", "note") == [("1", "2", None)]
+    assert good(after, "day", "rate", "note") == [("2", "3", "x")]
+    assert [row["_extra"] for row in before + after] == [None, None]
+    swapped = ({"as": "a", "published": ["b"]}, {"as": "b", "published": ["a"]})
+    assert good(rows_of(b"a,b\n1,2\n", columns=swapped), "a", "b") == [("2", "1")]
+
+
+@pytest.mark.parametrize(
+    ("header", "message"),
+    [
+        (b"day,note", "missing column 'rate'"),
+        (b"day,rates", "optional: true"),
+        (b"day,Value,Exchange rate", "names of one column, 'rate'"),
+        (b"day,Value,Value", "names Value more than once"),
+    ],
+)
+def test_a_header_without_one_name_for_each_column_is_refused(header: bytes, message: str) -> None:
+    with pytest.raises(RefusedFile, match=message):
+        rows_of(header + b"\n1,2,3\n", columns=RENAMED)
+
+
+def test_a_file_with_none_of_the_columns_is_refused_though_all_are_optional() -> None:
+    with pytest.raises(RefusedFile, match="missing columns 'a', 'b'"):
+        rows_of(b"x,y\n1,2\n", columns=({"as": "a", "optional": True}, {"as": "b", "optional": True}))
+
+
 @settings(max_examples=300)
 @given(
     data=st.lists(

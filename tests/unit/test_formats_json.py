@@ -38,6 +38,15 @@ def rows_in(path: Path, **form: Any) -> list[dict[str, Any]]:
     return [row for batch in read(path, path.name, JsonDocument(**form)) for row in batch.to_pylist()]
 
 
+def test_keys_that_were_renamed_are_one_column() -> None:
+    columns = ("day", {"as": "rate", "published": ["Value", "rate"]})
+    rows = lines_of(b'{"day":1,"Value":2}\n{"rate":3}\n{"Value":null,"rate":4}\n{"x":1}\n', columns=columns)
+    assert [(row["day"], row["rate"]) for row in rows[:2]] == [("1", "2"), (None, "3")]
+    assert [row["_refused"] for row in rows[2:]] == [
+        "two_names: Value and rate are declared as names of one column, rate", "no_declared_column: found x",
+    ]  # fmt: skip
+
+
 values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=6),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),

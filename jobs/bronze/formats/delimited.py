@@ -220,8 +220,9 @@ class _Reader:
             yield self._batches.refused(refusals)
 
     def _good(self, columns: list[pa.Array], rows: pa.Array) -> pa.RecordBatch:
-        layout = self._layout
-        return self._batches.good([columns[position] for position in layout.declared], self._extra(columns), rows)
+        absent = pa.nulls(len(rows), pa.string())
+        cells = [absent if position is None else columns[position] for position in self._layout.declared]
+        return self._batches.good(cells, self._extra(columns), rows)
 
     def _extra(self, columns: list[pa.Array]) -> pa.Array | None:
         layout = self._layout

@@ -9,7 +9,7 @@ only the last of two equal keys survives, and values have no line numbers.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from json.encoder import encode_basestring
 from typing import Any
@@ -18,6 +18,7 @@ import pyarrow as pa
 
 from jobs.bronze.formats.batches import Batches, RefusedRecord
 from jobs.bronze.formats.text import shown
+from jobs.declared.published import names_of, published_names
 from jobs.errors import RefusedFile
 
 SHOWN_KEYS = 20
@@ -93,7 +94,10 @@ class Rows:
 
     def __init__(self, columns: tuple[str, ...], batches: Batches) -> None:
         self._columns = columns
-        self._declared = frozenset(columns)
+        self._names = tuple(names_of(column) for column in columns)
+        self._first_names = tuple(names[0] for names in self._names)
+        self._renamed = any(len(names) > 1 for names in self._names)
+        self._declared = frozenset(published_names(columns))
         self._batches = batches
         self._cells: list[list[str | None]] = []
         self._extra: list[str | None] = []
@@ -113,8 +117,11 @@ class Rows:
             keys = ", ".join(list(value)[:SHOWN_KEYS])
             self.refuse(number, f"no_declared_column: found {keys or 'an empty object'}", raw())
             return
-        cells = [_text(value.get(name)) for name in self._columns]
         others = {key: cell for key, cell in value.items() if key not in self._declared}
+        if self._renamed and (twice := self._two_names(value)):
+            self.refuse(number, twice, raw())
+            return
+        cells = [_text(value.get(key)) for key in self._keys(value)]
         extra = compact(others) if others else None
         try:
             "".join([cell for cell in (*cells, extra) if cell]).encode()
@@ -124,6 +131,20 @@ class Rows:
         self._cells.append(cells)
         self._extra.append(extra)
         self._numbers.append(number)
+
+    def _keys(self, value: dict[str, object]) -> Sequence[str]:
+        """The key of each column in a record; any of its names if the record has none of them."""
+        if not self._renamed:
+            return self._first_names
+        return [next((name for name in names if name in value), names[0]) for names in self._names]
+
+    def _two_names(self, value: dict[str, object]) -> str | None:
+        """Why a record cannot be read that has two keys for one column; None if it has not."""
+        for column, names in zip(self._columns, self._names, strict=True):
+            present = [name for name in names if name in value]
+            if len(present) > 1:
+                return f"two_names: {' and '.join(present)} are declared as names of one column, {column}"
+        return None
 
     def refuse(self, number: int, reason: str, raw: str) -> None:
         """Add a refused record."""

@@ -10,6 +10,7 @@ from jobs.bronze.formats.careful import CarefulReader
 from jobs.bronze.formats.text import Utf8, guessed_encoding
 from jobs.bronze.formats.window import BOUNDS, ByteWindow, cut, first_line
 from jobs.declared.format import Delimited
+from jobs.declared.published import is_optional, names_of, published_names
 from jobs.errors import RefusedFile
 
 _CANDIDATES = (",", ";", "\t", "|", ":", " ")
@@ -23,7 +24,7 @@ class Layout:
     Attributes:
         delimiter: the character between cells.
         width: cells per record.
-        declared: position of each declared column.
+        declared: position of each declared column; None for an optional one that the file lacks.
         extra: positions of undeclared columns.
         extra_names: their names; ``column_<n>`` where the header has none.
         nameless: for each undeclared column, whether the header has no name for it.
@@ -31,7 +32,7 @@ class Layout:
 
     delimiter: str
     width: int
-    declared: tuple[int, ...]
+    declared: tuple[int | None, ...]
     extra: tuple[int, ...] = ()
     extra_names: tuple[str, ...] = ()
     nameless: tuple[bool, ...] = ()
@@ -82,7 +83,7 @@ def _header(window: ByteWindow, form: Delimited, delimiter: str, text: Utf8, whe
         window.advance(parsed.size, parsed.lines)
         return [name.strip() for name in parsed.records[0].cells]
     reason = parsed.refusals[0].reason if parsed.refusals else "no line end within the first MiB"
-    guess = guessed_encoding(text.head, form.columns) if reason.startswith("undecodable") else None
+    guess = guessed_encoding(text.head, published_names(form.columns)) if reason.startswith("undecodable") else None
     raise RefusedFile(
         f"the header cannot be read: {reason}",
         where=f"{where} line {window.line}",
@@ -92,12 +93,15 @@ def _header(window: ByteWindow, form: Delimited, delimiter: str, text: Utf8, whe
 
 
 def _matched(header: list[str], form: Delimited, delimiter: str, where: str) -> Layout:
-    declared = [name.strip() for name in form.columns]
-    missing = [name for name in declared if name not in header]
-    undeclared = [name for name in header if name and name not in declared]
-    if missing:
-        raise _missing(missing, undeclared, header, delimiter, where)
-    twice = sorted({name for name in declared if header.count(name) > 1})
+    found = [[name.strip() for name in names_of(column) if name.strip() in header] for column in form.columns]
+    present = {name for names in found for name in names}
+    absent = [column.strip() for column, names in zip(form.columns, found, strict=True) if not names]
+    missing = [column.strip() for column in form.columns if column.strip() in absent and not is_optional(column)]
+    undeclared = [name for name in header if name and name not in present]
+    if missing or not present:
+        raise _missing(missing or absent, undeclared, header, delimiter, where)
+    _refuse_two_names(form, found, where)
+    twice = sorted({name for name in present if header.count(name) > 1})
     if twice:
         raise RefusedFile(
             f"the header names {', '.join(twice)} more than once",
@@ -105,15 +109,26 @@ def _matched(header: list[str], form: Delimited, delimiter: str, where: str) -> 
             expected="each declared column once",
             next_step="use header: false with skip_lines: 1 and name the columns by position",
         )
-    extra = tuple(position for position, name in enumerate(header) if name not in declared)
+    extra = tuple(position for position, name in enumerate(header) if name not in present)
     return Layout(
         delimiter=delimiter,
         width=len(header),
-        declared=tuple(header.index(name) for name in declared),
+        declared=tuple(header.index(names[0]) if names else None for names in found),
         extra=extra,
         extra_names=tuple(_extra_name(header, position) for position in extra),
         nameless=tuple(not header[position] for position in extra),
     )
+
+
+def _refuse_two_names(form: Delimited, found: Sequence[Sequence[str]], where: str) -> None:
+    for column, names in zip(form.columns, found, strict=True):
+        if len(names) > 1:
+            raise RefusedFile(
+                f"the header has {_listed(names)}, which are declared as names of one column, {column!r}",
+                where=where,
+                expected="one of them in a file",
+                next_step="declare them as two columns if they differ, or ask the publisher",
+            )
 
 
 def _extra_name(header: list[str], position: int) -> str:
@@ -130,11 +145,15 @@ def _missing(missing: list[str], undeclared: list[str], header: list[str], delim
     ]
     present = f"undeclared columns: {_listed(undeclared)}" if undeclared else f"the header: {_listed(header)}"
     hint = "; ".join(renamed) or f"look at the first lines (delimiter used: {delimiter!r})"
+    known = f"{{as: {missing[0]}, published: [{missing[0]}, the new name]}}"
     return RefusedFile(
         f"missing column{'s' if len(missing) > 1 else ''} {_listed(missing)}; {present}",
         where=where,
         expected="every declared column in the header",
-        next_step=f"{hint}; then correct `columns:` or ask the publisher",
+        next_step=(
+            f"{hint}; then ask the publisher, or declare a renamed column as {known}, and one that some files lack with"
+            " `optional: true`"
+        ),
     )
 
 
@@ -159,7 +178,7 @@ def _detected(data: bytes, form: Delimited, text: Utf8) -> str:
         rows = [record.cells for record in reader.read(sample, 1, enough, whole).records[:_SAMPLE_LINES]]
         if form.header:
             names = {name.strip() for row in rows[:1] for name in row}
-            return len(names.intersection(name.strip() for name in form.columns)), len(names)
+            return len(names.intersection(name.strip() for name in published_names(form.columns))), len(names)
         return sum(len(row) == len(form.columns) for row in rows), 0
 
     return max(marks, key=score)
