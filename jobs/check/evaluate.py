@@ -18,21 +18,23 @@ import re
 import threading
 import time
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import lru_cache
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Literal
 
 from jobs.check import evidence
+from jobs.check.elsewhere import NOTHING, Elsewhere, document
 from jobs.check.examples import MASK, personal_columns
 from jobs.check.grade import WEIGHTS, Grade, RuleResult, grade
 from jobs.declared.compile import compile_rules
 from jobs.declared.contract import Contract
 from jobs.declared.rules import Rule
 from jobs.lake import ping
+from jobs.registry.models import Check
 
 if TYPE_CHECKING:
     from great_expectations import ExpectationSuite
@@ -96,16 +98,22 @@ class _Result:
     rule: Rule
     validation: ExpectationValidationResult
     error: str | None = None
+    elsewhere: int = 0
 
     @property
     def passed(self) -> bool:
+        return self.holds_in_scope and not self.elsewhere
+
+    @property
+    def holds_in_scope(self) -> bool:
         return bool(self.validation.success) and self.error is None
 
     @property
     def unexpected(self) -> int | None:
         if self.rule.kind.breaks == "value" or self.error:
             return None
-        return 0 if self.passed else int((self.validation.result or {}).get("unexpected_count") or 0)
+        in_scope = 0 if self.holds_in_scope else int((self.validation.result or {}).get("unexpected_count") or 0)
+        return in_scope + self.elsewhere
 
     @property
     def observed(self) -> Any:
@@ -121,6 +129,8 @@ def evaluate(
     logical_date: datetime,
     run_id: str,
     rows: int | None = None,
+    elsewhere: Elsewhere = NOTHING,
+    before: Check | None = None,
 ) -> RuleOutcome:
     """Check a version of a table against its contract, and store the evidence.
 
@@ -132,6 +142,8 @@ def evaluate(
         logical_date: the instant that freshness is measured from; UTC if it has no zone.
         run_id: the run of this check, for the evidence.
         rows: the number of rows of `frame`; None to count them.
+        elsewhere: what is known of the rows outside `scope`; they count for the score and the grade.
+        before: the check that this is known from.
 
     Raises:
         DeclarationError: Great Expectations cannot take a rule of the contract; names file, line and field.
@@ -145,9 +157,11 @@ def evaluate(
         from jobs.check.kinds import suite_of
 
         suite = suite_of(contract, rules)
-        results = _decide(frame, rules, suite, contract, {"logical_date": instant.isoformat()})
+        decided = _decide(frame, rules, suite, contract, {"logical_date": instant.isoformat()})
         rows = frame.count() if rows is None else rows
-    graded = grade((RuleResult(r.rule.dimension, r.rule.severity, r.passed, _bad_rows(r)) for r in results), rows)
+    results = [replace(r, elsewhere=elsewhere.broken.get(r.rule.id, 0)) for r in decided]
+    table_rows = rows + elsewhere.rows
+    graded = grade((RuleResult(r.rule.dimension, r.rule.severity, r.passed, _bad_rows(r)) for r in results), table_rows)
     suite_document = _suite_document(suite)
     suite_digest = evidence.digest_of(suite_document)
     digest = evidence.keep(
@@ -158,6 +172,8 @@ def evaluate(
             "logical_date": instant.isoformat(),
             "run_id": run_id,
             "rows": rows,
+            "table_rows": table_rows,
+            **document(elsewhere, before),
             "contract_sha256": contract.digest,
             "suite_sha256": suite_digest,
             "whole_table_rules_over": "table" if scope is None else "scope",
@@ -176,6 +192,21 @@ def evaluate(
     )  # fmt: skip
 
 
+def count_broken(
+    frame: DataFrame, contract: Contract, rules: Sequence[Rule], logical_date: datetime
+) -> dict[str, int | None]:
+    """The number of rows that break each of some rules of a contract; None for one that cannot be evaluated."""
+    if not rules:
+        return {}
+    _import_once()
+    with _one_at_a_time, quiet():
+        from jobs.check.kinds import suite_of
+
+        suite = suite_of(contract, compile_rules(contract))
+        results = _decide(frame, tuple(rules), suite, contract, {"logical_date": logical_date.isoformat()})
+    return {r.rule.id: r.unexpected for r in results}
+
+
 def _decide(
     frame: DataFrame,
     rules: tuple[Rule, ...],
@@ -189,7 +220,7 @@ def _decide(
     batch = _batch_definition(frame.sparkSession).get_batch(batch_parameters={"dataframe": frame})
     validated = _validate_all(batch, suite.name, {r.id: expectations[r.id] for r in rules}, parameters)
     results = {r.id: _Result(r, validated[r.id], _masked_error(validated[r.id], personal)) for r in rules}
-    return [results[name] for name in expectations]
+    return [results[name] for name in expectations if name in results]
 
 
 def _validate_all(
@@ -244,16 +275,16 @@ def _masked_error(result: ExpectationValidationResult, personal: bool) -> str | 
 
 def _rule_document(result: _Result, contract: Contract) -> dict[str, Any]:
     rule = result.rule
-    document: dict[str, Any] = result.validation.to_json_dict()
+    validation: dict[str, Any] = result.validation.to_json_dict()
     # GX's own account of an error is a traceback with this machine's paths.
-    document["exception_info"] = {"raised_exception": result.error is not None, "exception_message": result.error}
+    validation["exception_info"] = {"raised_exception": result.error is not None, "exception_message": result.error}
     if _touches_personal(rule, contract):
-        document["result"] = _masked(document.get("result") or {}, rule)
+        validation["result"] = _masked(validation.get("result") or {}, rule)
     return {
         "id": rule.id, "kind": rule.kind.name, "dimension": rule.dimension, "severity": rule.severity,
         "description": rule.description, "success": result.passed, "error": result.error,
         "by_row": rule.kind.breaks == "each_row", "unexpected": result.unexpected,
-        "observed": (document.get("result") or {}).get("observed_value"), "result": document,
+        "observed": (validation.get("result") or {}).get("observed_value"), "result": validation,
     }  # fmt: skip
 
 

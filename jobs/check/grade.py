@@ -67,12 +67,12 @@ def recompute(evidence: Mapping[str, Any]) -> Grade:
         RuleResult(rule["dimension"], rule["severity"], rule["success"], rule["unexpected"] if rule["by_row"] else None)
         for rule in evidence["rules"]
     )
-    return grade(results, evidence["rows"])
+    return grade(results, _rows(evidence))
 
 
 def explain(evidence: Mapping[str, Any]) -> tuple[str, ...]:
     """Why a check's grade is what it is, a sentence for each reason: caps, failed rules, the next better grade."""
-    graded, rows = recompute(evidence), evidence["rows"]
+    graded, rows = recompute(evidence), _rows(evidence)
     broken = [rule for rule in evidence["rules"] if not rule["success"]]
     errors = [rule["id"] for rule in broken if rule["severity"] == "error"]
     reasons = [f"graded E because rules of severity error failed: {', '.join(errors)}"] if errors else []
@@ -89,6 +89,11 @@ def explain(evidence: Mapping[str, Any]) -> tuple[str, ...]:
         name, minimum = better[-1]
         reasons.append(f"grade {name} needs a score of {minimum}; this one is {graded.score:.1f}")
     return tuple(reasons)
+
+
+def _rows(evidence: Mapping[str, Any]) -> int:
+    # Earlier documents count the rows of their scope only.
+    return int(evidence.get("table_rows", evidence["rows"]))
 
 
 def _dimension(results: list[RuleResult], rows: int) -> Fraction | None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from jobs import lake
 from jobs.check.blocks import blocked
+from jobs.check.elsewhere import NOTHING, Elsewhere, left_out
 from jobs.declared.catalog import Product, Source
 from jobs.declared.compile import compile_rules
 from jobs.declared.contract import Contract, load_contract
@@ -67,7 +68,11 @@ def check(table: str, logical_date: datetime, run_id: str) -> StepOutcome:
     rules = compile_rules(contract)
     changed = _changed(table, contract, rules, current, head)
     with translate_engine_errors(contract.file):
-        outcome = _evaluate(table, contract, head, changed, logical_date, run_id)
+        elsewhere = NOTHING
+        if current and changed is not None:
+            known = _left_out(table, contract, rules, current, changed, logical_date)
+            changed, elsewhere = (changed, known) if known else (None, NOTHING)
+        outcome = _evaluate(table, contract, head, changed, logical_date, run_id, elsewhere, current)
         if changed is not None and {f.rule_id for f in outcome.failed} & _fail_only_on_all_rows(rules, contract):
             changed = None
             outcome = _evaluate(table, contract, head, changed, logical_date, run_id)
@@ -117,16 +122,33 @@ def _was_cut_off(table: str, current: Pointer) -> bool:
 
 
 def _evaluate(
-    table: str, contract: Contract, head: int, changed: Partitions | None, logical_date: datetime, run_id: str
-) -> RuleOutcome:
+    table: str, contract: Contract, head: int, changed: Partitions | None, logical_date: datetime, run_id: str,
+    elsewhere: Elsewhere = NOTHING, current: Pointer | None = None,
+) -> RuleOutcome:  # fmt: skip
     from jobs.check.evaluate import evaluate
 
     frame = current_rows(table, head)
     scope = lake.predicate(changed) if changed is not None else None
     return evaluate(
         frame.where(scope) if scope else frame, contract, delta_version=head, scope=scope, logical_date=logical_date,
-        run_id=run_id, rows=_rows(table, head, changed),
+        run_id=run_id, rows=_rows(table, head, changed), elsewhere=elsewhere, before=current.check if current else None,
     )  # fmt: skip
+
+
+def _left_out(
+    table: str, contract: Contract, rules: Sequence[Rule], current: Pointer, changed: Partitions, logical_date: datetime
+) -> Elsewhere | None:
+    """What the check of the pointer's version says of the rows outside the partitions that changed since."""
+
+    def found_before(some: Sequence[Rule]) -> tuple[int, Mapping[str, int | None]]:
+        from jobs.check.evaluate import count_broken
+
+        version = current.delta_version
+        frame = current_rows(table, version).where(lake.predicate(changed))
+        rows = _rows(table, version, changed)
+        return frame.count() if rows is None else rows, count_broken(frame, contract, some, logical_date)
+
+    return left_out(current.check, contract, rules, found_before)
 
 
 def _rows(table: str, head: int, changed: Partitions | None) -> int | None:

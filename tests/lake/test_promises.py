@@ -14,10 +14,14 @@ from pathlib import Path
 import pytest
 
 from jobs import lake
+from jobs.check import read_evidence
+from jobs.check.evaluate import evaluate
+from jobs.check.grade import recompute
+from jobs.declared.contract import load_contract
 from jobs.errors import ExchangeError, ExpectationsFailed, Locked
 from jobs.flow import run_step
 from jobs.lake.pointers import checked, pointer
-from jobs.lake.views import session
+from jobs.lake.views import current_rows, session
 from jobs.settings import settings
 from tests.lake.killed import Undertaker
 from tests.lake.trial import (
@@ -141,6 +145,42 @@ def test_only_changed_partitions_are_checked_where_that_suffices(exchange: Trial
     source.drop([("m2", "2026-01-04", "90")])
     with pytest.raises(ExpectationsFailed, match="sane"):
         run_all(source, 4)
+
+
+def test_the_grade_is_that_of_all_rows_although_only_changed_partitions_are_checked(exchange: Trial) -> None:
+    low = {
+        "name": "low", "type": "sql", "dimension": "accuracy", "severity": "warning", "description": "kwh is below 10",
+        "query": "SELECT COUNT(*) FROM ${table} WHERE NOT (kwh < 10)", "mustBe": 0,
+    }  # fmt: skip
+    source = exchange.source(COLUMNS, ["meter", "read_on"], partition=["read_on"], quality=[low])
+    days: list[tuple[list[tuple[str, str, str]], int]] = [
+        ([("m1", "2026-01-01", "90"), ("m2", "2026-01-01", "1"), ("m3", "2026-01-01", "91")], 2),
+        # A clean month leaves the grade of the table where it is.
+        ([("m1", "2026-02-01", "1"), ("m2", "2026-02-01", "2")], 2),
+        ([("m4", "2026-02-01", "50"), ("m1", "2026-03-01", "2")], 3),
+        ([("m1", "2026-01-01", "3")], 2),
+        ([("m4", "2026-02-01", "4"), ("m3", "2026-01-01", "5")], 0),
+    ]
+    for at, (rows, broken) in enumerate(days):
+        source.drop(rows)
+        run_all(source, at)
+        check = checked(source.table).check
+        assert check is not None
+        assert is_partial(source, at) or at == 0
+        contract = load_contract(source.table)
+        whole = evaluate(
+            current_rows(source.table, check.delta_version), contract,
+            delta_version=0, scope=None, logical_date=day(at), run_id="whole",
+        )  # fmt: skip
+        assert (check.score, check.grade, check.dimensions) == (whole.score, whole.grade, whole.dimensions)
+        found = {rule["id"]: rule["unexpected"] for rule in read_evidence(check.result_sha256)["rules"]}
+        assert next(number for rule, number in found.items() if rule.endswith("low")) == broken
+        assert recompute(read_evidence(check.result_sha256)).score == check.score
+
+
+def is_partial(source: Source, at: int) -> bool:
+    """Whether the last check evaluated fewer rows than the table has."""
+    return at > 0 and (source.last("check").rows_in or 0) < lake.rows(source.table)
 
 
 def test_no_row_is_lost_and_the_recorded_counts_add_up(exchange: Trial) -> None:
