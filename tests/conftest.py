@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,8 @@ from xdist.scheduler import LoadScopeScheduling
 # No deadline for an example: it would test the machine.
 settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("any machine")
+# Tests drop whole files, and need not wait until one has not changed for ten seconds.
+os.environ.setdefault("EXCHANGE_DROP_QUIET_SECONDS", "0")
 
 
 class _Together(LoadScopeScheduling):
