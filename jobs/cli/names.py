@@ -50,6 +50,13 @@ def declared_source(name: str) -> str:
     return table.split(".", 1)[1]
 
 
+def own_name(product: str) -> str:
+    """A product's name, given as ``x``, ``gold.x`` or ``release.x``."""
+    for layer in ("gold.", "release."):
+        product = product.removeprefix(layer)
+    return product
+
+
 def _unknown(name: str, own: str, tables: list[str]) -> NotFound:
     by_name = {t.split(".", 1)[1]: t for t in tables}
     near = " or ".join(by_name[n] for n in get_close_matches(own, by_name, 3, 0.5))

@@ -14,17 +14,23 @@ from typing import Any
 
 import typer
 
-from jobs.cli import buyers, cluster, doctor, lake, landing, new, quality, query, records, registry, releases, steps
-from jobs.cli.options import BUYER, ENGINEER, STAFF
-from jobs.errors import (
-    AcceptanceNeeded,
-    ExchangeError,
-    ExpectationsFailed,
-    Locked,
-    PublisherError,
-    RefusedFile,
-    Tampered,
+from jobs.cli import (
+    buyers,
+    cluster,
+    doctor,
+    lake,
+    landing,
+    new,
+    quality,
+    query,
+    records,
+    registry,
+    releases,
+    steps,
+    verify,
 )
+from jobs.cli.options import BUYER, ENGINEER, STAFF
+from jobs.errors import AcceptanceNeeded, ExchangeError, ExpectationsFailed, RefusedFile, Tampered, Transient
 from jobs.operate.signals import block_signals
 from jobs.steps import all_steps
 
@@ -33,7 +39,7 @@ USERS_MISTAKE = 2
 UNEXPECTED = 70
 INTERRUPTED = 130
 
-_FAILURES = (AcceptanceNeeded, ExpectationsFailed, PublisherError, RefusedFile, Locked, Tampered)
+_FAILURES = (AcceptanceNeeded, ExpectationsFailed, RefusedFile, Tampered, Transient)
 
 _ROUNDS: tuple[tuple[str, str, Callable[..., None]], ...] = (
     (ENGINEER, "run", steps.run),
@@ -61,7 +67,7 @@ _COMMANDS: tuple[tuple[str, str, Callable[..., None]], ...] = (
     (BUYER, "products", records.products),
     (BUYER, "releases", releases.releases),
     (BUYER, "diff", releases.diff),
-    (BUYER, "verify", releases.verify),
+    (BUYER, "verify", verify.verify),
     (BUYER, "sql", query.sql),
 )
 

@@ -1,4 +1,4 @@
-"""Commands that list, compare and verify releases."""
+"""Commands that list, compare and recall releases."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from jobs.cli.names import own_name
 from jobs.cli.options import AsJson
-from jobs.cli.show import document, line, listing, note, table
+from jobs.cli.show import document, line, listing, table
 from jobs.errors import ExchangeError, NotFound
 
 if TYPE_CHECKING:
     from jobs.registry.models import Recall, Release
     from jobs.release.difference import RowDifference
 
-CHANGED = 1
 _EXAMPLES = 5
 
 
@@ -27,7 +27,7 @@ def releases(
     from jobs.declared.catalog import load_products
     from jobs.registry.releases import last_recalls, releases_with_changes
 
-    name = _own(product) if product else None
+    name = own_name(product) if product else None
     recalls = last_recalls()
     rows = [_release(release, changes, recalls.get(release.id)) for release, changes in releases_with_changes(name)]
     if name and not rows:
@@ -65,7 +65,7 @@ def diff(
     from jobs.release.difference import ROW_KINDS
     from jobs.release.step import compare, rows_of_difference
 
-    name = _own(product)
+    name = own_name(product)
     before, after = _pair(name, before, after)
     difference = compare(name, before, after)
     counts = {"added": difference.added, "removed": difference.removed, "changed": difference.changed}
@@ -93,30 +93,6 @@ def diff(
         table(("", "key", "column", "before", "after"), [r for row in rows for r in _cells(row)])
 
 
-def verify(
-    product: Annotated[str, typer.Argument(metavar="PRODUCT[@RELEASE]", help="The newest release by default.")],
-    as_json: AsJson = False,
-) -> None:
-    """Recompute a release's digests offline and report every change; exit code 1 if there is any."""
-    from jobs.release.verify import verify as verify_release
-
-    name, _, number = product.partition("@")
-    result = verify_release(_own(name), number or None)
-    if as_json:
-        document({**asdict(result), "ok": result.ok})
-    else:
-        for finding in result.findings:
-            line(f"changed: {finding}")
-        for skipped in result.skipped:
-            note(f"not verified: {skipped}")
-        count = len(result.findings)
-        verdict = "is exactly as it was released" if result.ok else f"is NOT as it was released: {count} findings"
-        scope = f"{result.files} files, {result.bytes:,} bytes, {result.rows:,} rows, {result.landed} landed files"
-        line(f"{result.product}@{result.number} {verdict} ({scope}, certificate and manifest)")
-    if not result.ok:
-        raise typer.Exit(CHANGED)
-
-
 def recall(
     which: Annotated[str, typer.Argument(metavar="PRODUCT@RELEASE", help="The release, for example rates@1.2.0.")],
     reason: Annotated[str, typer.Option("--reason", help="Why; kept with the release.")],
@@ -133,21 +109,15 @@ def recall(
     if not number:
         raise ExchangeError(
             f"'{which}' names no release", expected="a product and a release, for example rates@1.2.0",
-            next_step=f"exchange releases {_own(product)} lists them",
+            next_step=f"exchange releases {own_name(product)} lists them",
         )  # fmt: skip
-    release = find(_own(product), number)
+    release = find(own_name(product), number)
     event = recall_release(release, reason=reason, by=by or user_name(), lift=lift)
     if as_json:
         document({"product": release.product, "release": release.number, **asdict(event)})
         return
     what = "may be read again" if lift else "is recalled: it serves no one now"
     line(f"{release.product}@{release.number} {what} ({event.by}, {event.at:%Y-%m-%d %H:%M:%S} UTC: {event.reason})")
-
-
-def _own(product: str) -> str:
-    for layer in ("gold.", "release."):
-        product = product.removeprefix(layer)
-    return product
 
 
 def _release(release: Release, changes: dict[str, Any], event: Recall | None) -> dict[str, Any]:

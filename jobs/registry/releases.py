@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
@@ -51,6 +51,25 @@ class ReleaseState:
     product: str
     delta_version: int
     status: str
+
+
+@dataclass(frozen=True)
+class Standing:
+    """How a release stands now.
+
+    Attributes:
+        manifest_sha256: of its manifest, as its certificate states it.
+        status: ``published`` or ``recalled``.
+        superseded: whether a release of a higher number is published.
+        recalled_at: when it was recalled; None unless it is.
+        reason: why it was recalled.
+    """
+
+    manifest_sha256: str
+    status: str
+    superseded: bool
+    recalled_at: datetime | None = None
+    reason: str | None = None
 
 
 def record_release(release: Release) -> bool:
@@ -118,6 +137,22 @@ def release_numbered(product: str, number: Number) -> Release | None:
     """As `release_numbered_in`, in a transaction of its own."""
     with reading() as session:
         return release_numbered_in(session, product, number)
+
+
+def standing_in(session: Session, product: str, number: Number) -> Standing | None:
+    """How a release stands; None if there is no such release."""
+    major, minor, patch = number
+    same = (Release.major == major, Release.minor == minor, Release.patch == patch)
+    listed = select(Release).options(*RELEASES_LISTED).where(Release.product == product)
+    release = session.scalars(listed.where(*same)).first()
+    if release is None:
+        return None
+    published = _newest_first(product).with_only_columns(Release.major, Release.minor, Release.patch)
+    newest = session.execute(published.where(Release.status == "published").limit(1)).first()
+    standing = Standing(release.manifest_sha256, release.status, newest is not None and tuple(newest) > number)
+    events = select(Recall).where(Recall.release_id == release.id).order_by(Recall.id.desc()).limit(1)
+    event = session.scalars(events).first() if release.status == "recalled" else None
+    return replace(standing, recalled_at=event.at, reason=event.reason) if event else standing
 
 
 def numbers_in(session: Session, product: str) -> list[Number]:

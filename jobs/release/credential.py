@@ -89,6 +89,16 @@ def check(token: str, key: dict[str, Any], *, kind: str | None = None) -> dict[s
     return _document(payload, kind)
 
 
+def key_id(token: str) -> str | None:
+    """The thumbprint of the key that a token says it was signed with; None if it says none. Verifies nothing.
+
+    Raises:
+        Tampered: it is no token.
+    """
+    kid = _header(token).get("kid")
+    return kid if isinstance(kid, str) else None
+
+
 def public_key() -> dict[str, Any]:
     """The exchange's published public JWK.
 
@@ -168,7 +178,7 @@ def _header(token: str) -> dict[str, Any]:
     try:
         decoded = [base64.urlsafe_b64decode(p + "=" * (-len(p) % 4)) for p in parts]
         header = json.loads(decoded[0])
-    except (binascii.Error, ValueError):
+    except (binascii.Error, ValueError, RecursionError):
         raise Tampered("the header cannot be decoded", expected="base64url of a JSON object") from None
     # The last character of base64 has spare bits, so one signature has several spellings: only one may pass.
     for name, part, data in zip(("header", "payload", "signature"), parts, decoded, strict=True):

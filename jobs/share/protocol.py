@@ -70,8 +70,9 @@ class Writer:
         sizes = {"size": snapshot.size, "numFiles": len(snapshot.files)}
         versioned = {} if version is None else {"version": version}
         if self.format == PARQUET:
-            return _line({"metaData": facts | {"configuration": {"enableChangeDataFeed": "true"}} | versioned | sizes})
-        configuration = snapshot.configuration | ({_CHANGE_FEED: "true"} if change_feed else {})
+            configuration = snapshot.proof | {"enableChangeDataFeed": "true"}
+            return _line({"metaData": facts | {"configuration": configuration} | versioned | sizes})
+        configuration = snapshot.configuration | snapshot.proof | ({_CHANGE_FEED: "true"} if change_feed else {})
         facts |= {"format": {"provider": "parquet", "options": {}}, "configuration": configuration}
         if snapshot.created is not None:
             facts["createdTime"] = snapshot.created

@@ -20,8 +20,9 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from jobs.errors import ExchangeError
 from jobs.exchange.grants import PREFIX
 from jobs.registry import engine
+from jobs.release import did
 from jobs.settings import settings
-from jobs.share import browse, files, tables
+from jobs.share import browse, files, proof, tables
 from jobs.share.connection import HEADER_BYTES, Connection, Crowd, Limits, address_of
 from jobs.share.errors import ShareError, internal, missing, respond, too_long, too_many, unsupported
 from jobs.share.meter import Meter
@@ -51,9 +52,12 @@ def create_app() -> FastAPI:
     app.state.meter = Meter(here.share_refusals_per_minute)
     app.state.questions = Questions()
     protocol = APIRouter(prefix=PREFIX)
-    for part in (browse, tables, files):
-        protocol.include_router(part.router)
+    for router in (browse.router, tables.router, files.router, proof.router, proof.public):
+        protocol.include_router(router)
     app.include_router(protocol)
+    # Where the issuer's own name leads, and where anyone looks first.
+    for address in dict.fromkeys((did.WELL_KNOWN, did.path())):
+        app.add_api_route(address, proof.get_identity)
     app.add_exception_handler(ShareError, _respond)
     app.add_exception_handler(HTTPException, _not_served)
     app.add_exception_handler(Exception, _failed)

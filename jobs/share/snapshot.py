@@ -17,7 +17,7 @@ import pyarrow as pa
 from jobs import lake
 from jobs.errors import Tampered
 from jobs.registry.releases import pinned
-from jobs.release.manifest import description
+from jobs.release.manifest import canonical, description, digest
 from jobs.settings import settings
 from jobs.share.errors import unsupported
 
@@ -64,6 +64,7 @@ class SharedSnapshot:
     schema_string: str
     partition_columns: tuple[str, ...]
     configuration: dict[str, str]
+    proof: dict[str, str]
     created: int | None
     files: tuple[SharedFile, ...]
 
@@ -132,6 +133,7 @@ def _snapshot(release: _Release) -> SharedSnapshot:
         schema_string=table.schema().to_json(),
         partition_columns=tuple(metadata.partition_columns),
         configuration=dict(metadata.configuration),
+        proof=_proof(content.manifest),
         created=metadata.created_time,
         files=_files(table, folder, content.manifest),
     )
@@ -141,6 +143,32 @@ def _description(manifest: dict[str, Any]) -> str | None:
     """Return the release's own description; older releases have no cautions."""
     title = manifest.get("title")
     return description(title, manifest.get("cautions", ())) if title else None
+
+
+def _proof(manifest: dict[str, Any]) -> dict[str, str]:
+    """What a release's manifest says of it, as entries of the table's configuration; older manifests say less."""
+    licence, quality = manifest.get("licence", {}), manifest.get("expectations", {})
+    sources = {source["source"]: source["licence"]["id"] for source in manifest.get("sources", ())}
+    facts = {
+        "release": manifest.get("release"),
+        "releasedAt": manifest.get("released_at"),
+        "grade": quality.get("grade"),
+        "score": quality.get("score"),
+        "licence": licence.get("id"),
+        "licenceUrl": licence.get("url"),
+        "sourceLicences": sources or None,
+        "cautions": manifest.get("cautions"),
+        "manifestSha256": digest(canonical(manifest)),
+        "contentSha256": manifest.get("content", {}).get("sha256"),
+        "contractSha256": manifest.get("contract", {}).get("sha256"),
+        "evidenceSha256": quality.get("result_sha256"),
+    }
+    return {f"exchange.{name}": _text(fact) for name, fact in facts.items() if fact is not None}
+
+
+def _text(fact: Any) -> str:
+    """A fact as text: what is not text already as JSON."""
+    return fact if isinstance(fact, str) else json.dumps(fact, ensure_ascii=False)
 
 
 def _files(table: DeltaTable, folder: Path, manifest: dict[str, Any]) -> tuple[SharedFile, ...]:

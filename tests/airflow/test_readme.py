@@ -60,6 +60,8 @@ class Reader:
     def shell(self, text: str) -> None:
         words = shlex.split(text)
         assert words[0] == "exchange", text
+        if "--from" in words and words[1] == "verify":
+            words = self.as_buyer(words)
         if words[1] == "serve":
             self.serve()
             return
@@ -70,6 +72,17 @@ class Reader:
         assert done.returncode == 0, f"{text}\n{done.stdout}\n{done.stderr}"
         if words[2:3] == ["new"]:
             self.complete()
+
+    def as_buyer(self, words: list[str]) -> list[str]:
+        """Give a buyer what the README says they have: a profile, the exchange's key, and its address."""
+        address = f"http://127.0.0.1:{self.environment['EXCHANGE_SHARE_PORT']}"
+        profile, key = self.folder / "buyer.share", self.folder / "did.json"
+        if not profile.exists():
+            self.shell("exchange grant reference_rates --to 'A verifier' --days 1 --out buyer.share")
+            self.serve()
+            key.write_bytes(urllib.request.urlopen(f"{address}/.well-known/did.json", timeout=60).read())
+        real = {"profile.share": profile.name, "https://share.example.com/delta-sharing": f"{address}/delta-sharing"}
+        return [real.get(word, word) for word in words]
 
     def complete(self) -> None:
         """Fill in the terms of the new proposal, and drop the data of its source."""
