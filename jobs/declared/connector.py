@@ -8,9 +8,9 @@ from __future__ import annotations
 import unicodedata
 from fnmatch import fnmatchcase
 from pathlib import PurePosixPath
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, Field, PlainValidator, SerializeAsAny
+from pydantic import AfterValidator, BeforeValidator, Field, PlainValidator, SerializeAsAny, model_validator
 
 from jobs.declared.block import Block, by_type, choose
 from jobs.settings import settings
@@ -57,6 +57,14 @@ def _parts_match(names: list[str], globs: list[str]) -> bool:
 Globs = Annotated[tuple[str, ...], Field(min_length=1), AfterValidator(_globs)]
 
 
+def _several(value: Any) -> Any:
+    return (value,) if isinstance(value, str) else value
+
+
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Digests = Annotated[tuple[Sha256, ...], BeforeValidator(_several)]
+
+
 class Connector(Block):
     """What all connectors share: their type."""
 
@@ -71,7 +79,14 @@ class PackageConnector(Connector):
     type: Literal["package"] = "package"
     package: str = Field(pattern=r"^[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?$", max_length=100)
     version: str = Field(default="latest", pattern=r"^(latest|[0-9][A-Za-z0-9.!+_-]*)$", max_length=60)
+    sha256: Digests = Field(default=(), description="of the wheel, one for each platform's; another is refused")
     files: Globs = Field(description="paths or globs of members of the wheel; ** crosses folders")
+
+    @model_validator(mode="after")
+    def _pins_a_version(self) -> Self:
+        if self.sha256 and self.version == "latest":
+            raise ValueError("sha256 is the content of one version; say which in `version:`, or leave sha256 out")
+        return self
 
 
 class DropConnector(Connector):

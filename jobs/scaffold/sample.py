@@ -79,7 +79,9 @@ def sample_of(given: str) -> Iterator[Sample]:
     with TemporaryDirectory(prefix="exchange-sample-") as scratch:
         for fetched in fetch(connector, source="sample", scratch=Path(scratch)):
             if isinstance(fetched, Fetched):
-                yield _with_members(Sample(fetched.path, fetched.file_name, connector))
+                pin = fetched.facts["wheel_sha256"] if connector.version != "latest" else ()
+                pinned = PackageConnector.model_validate(connector.model_dump() | {"sha256": pin})
+                yield _with_members(Sample(fetched.path, fetched.file_name, pinned))
                 return
     raise NotFound(f"'{given}' has no such file", expected="a member of the package's wheel")
 

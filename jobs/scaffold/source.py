@@ -140,7 +140,9 @@ def _declaration(name: str, examined: _Examined) -> str:
 def _connector(connector: DropConnector | PackageConnector) -> dict[str, Any]:
     if isinstance(connector, DropConnector):
         return {"type": "drop", "files": connector.files}
-    return {"type": "package", "package": connector.package, "version": connector.version, "files": connector.files}
+    pin = {"sha256": connector.sha256[0]} if connector.sha256 else {}
+    named = {"type": "package", "package": connector.package, "version": connector.version}
+    return named | pin | {"files": connector.files}
 
 
 def _format(form: Delimited | JsonLines | JsonDocument) -> list[str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import shutil
 import tempfile
 import threading
 import zipfile
@@ -11,10 +13,13 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
+from jobs.declared.catalog import load_sources
 from jobs.declared.connector import PackageConnector
 from jobs.errors import ExchangeError, NotFound, PublisherError, RefusedFile
 from jobs.land.connectors import fetch
 from jobs.land.fetched import Fetched
+from jobs.scaffold import new_source
+from jobs.settings import CHECKOUT
 
 
 @pytest.fixture
@@ -77,6 +82,60 @@ def test_a_pinned_version_is_downloaded_once_unless_its_bytes_changed(index: Pat
         fetched(tmp_path, "rates", "rates/a.csv", version="1.0")
     away.rename(origin)
     assert fetched(tmp_path, "rates", "rates/a.csv", version="1.0")[0].path.read_bytes() == b"a"
+
+
+def test_another_content_of_a_pinned_version_is_refused_and_not_kept(index: Path, tmp_path: Path) -> None:
+    def fetch_pinned(*sha256: str) -> list[bytes]:
+        connector = PackageConnector(package="rates", version="1.0", sha256=sha256, files=("rates/a.csv",))
+        scratch = Path(tempfile.mkdtemp(dir=tmp_path))
+        return [one.path.read_bytes() for one in fetch(connector, "rates", scratch) if isinstance(one, Fetched)]
+
+    origin = wheel(index, "rates", "1.0", {"rates/a.csv": b"a"})
+    pin = hashlib.sha256(origin.read_bytes()).hexdigest()
+    assert fetch_pinned(pin) == fetch_pinned("0" * 64, pin) == [b"a"]
+    other = wheel(index, "rates", "1.0", {"rates/a.csv": b"other"})
+    found = hashlib.sha256(other.read_bytes()).hexdigest()
+    # The one that was kept is the declared one, whatever the index serves now.
+    assert fetch_pinned(pin) == [b"a"]
+    kept = tmp_path / "home" / "packages"
+    shutil.rmtree(kept)
+    with pytest.raises(RefusedFile, match=rf"pins, sha256 {found}; expected sha256 {pin}\. Next: find out") as caught:
+        fetch_pinned(pin)
+    assert "rates==1.0 (rates-1.0-py3-none-any.whl)" in str(caught.value)
+    assert not list(kept.rglob("*.whl"))
+    # What an unpinned declaration kept is not taken for the pinned one.
+    assert fetch_pinned() == [b"other"]
+    with pytest.raises(RefusedFile):
+        fetch_pinned(pin)
+
+
+def test_a_pin_is_the_digest_of_one_version() -> None:
+    pin = "0" * 64
+    for wrong in ({"sha256": pin}, {"version": "1.0", "sha256": "abc"}, {"version": "1.0", "sha256": [pin, 1]}):
+        with pytest.raises(ValidationError, match="sha256"):
+            PackageConnector.model_validate({"package": "rates", "files": ["a"]} | wrong)
+    one = PackageConnector.model_validate({"package": "rates", "version": "1.0", "sha256": pin, "files": ["a"]})
+    assert one.sha256 == (pin,)
+
+
+@pytest.mark.parametrize(("asked", "pins"), [("rates==1.0", True), ("rates", False)])
+def test_a_proposed_source_pins_the_version_that_it_names(
+    index: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asked: str, pins: bool
+) -> None:
+    origin = wheel(index, "rates", "1.0", {"rates/a.csv": b"code,rate\nUSD,1.5\nCHF,0.9\n"})
+    monkeypatch.setenv("EXCHANGE_CATALOGUE", str(tmp_path / "catalogue"))
+    # It needs the engine.
+    monkeypatch.setattr("jobs.scaffold.source._try_out", lambda _: None)
+    new_source("finance", "rates", f"package:{asked}#rates/a.csv")
+    connector = load_sources(tmp_path / "catalogue").source("rates").declared.connector
+    assert isinstance(connector, PackageConnector)
+    assert connector.sha256 == ((hashlib.sha256(origin.read_bytes()).hexdigest(),) if pins else ())
+
+
+def test_the_sources_that_come_with_the_project_pin_their_packages() -> None:
+    connectors = [source.declared.connector for source in load_sources(CHECKOUT).sources.values()]
+    packages = [connector for connector in connectors if isinstance(connector, PackageConnector)]
+    assert packages and all(connector.sha256 for connector in packages)
 
 
 def test_a_missing_package_version_or_file_is_named(index: Path, tmp_path: Path) -> None:

@@ -36,12 +36,13 @@ _VERSIONS = re.compile(r"\(from versions: ([^)]*)\)")
 def fetch(connector: PackageConnector, _source: str, scratch: Path) -> Iterator[Fetched]:
     """Download a wheel with pip, under pip's own configuration, and extract the declared files.
 
-    Nothing is installed or imported. A pinned version is downloaded once.
+    Nothing is installed or imported. A pinned version is downloaded once. Where the declaration has its
+    sha256, no other content is opened or kept.
 
     Raises:
         PublisherError: the index is unreachable or the connection breaks.
         NotFound: the index lacks the package, version or wheel, or the wheel lacks a declared file.
-        RefusedFile: the wheel is damaged, or a file in it runs code when opened.
+        RefusedFile: the wheel is damaged or not the declared one, or a file in it runs code when opened.
     """
     wheel = _kept(connector) or _downloaded(connector, scratch)
     version = _version(wheel)
@@ -112,7 +113,8 @@ def _kept(connector: PackageConnector) -> Path | None:
         return None
     folder = settings().home / "packages" / f"{_canonical(connector.package)}-{connector.version}"
     for wheel in sorted(folder.glob("*/*.whl")):
-        if sha256_of(wheel) == wheel.parent.name:
+        sha256 = wheel.parent.name
+        if sha256 in (connector.sha256 or (sha256,)) and sha256_of(wheel) == sha256:
             return wheel
     return None
 
@@ -127,8 +129,10 @@ def _downloaded(connector: PackageConnector, scratch: Path) -> Path:
             raise PublisherError("pip downloaded no wheel", where=connector.package, next_step="run the step again")
         wheel = wheels[0]
         version = _version(wheel) if connector.version == "latest" else connector.version
-        name = f"{_canonical(connector.package)}-{version}"
-        target = kept / name / sha256_of(wheel) / wheel.name
+        name, sha256 = f"{_canonical(connector.package)}-{version}", sha256_of(wheel)
+        if sha256 not in (connector.sha256 or (sha256,)):
+            raise _another(connector, wheel.name, sha256)
+        target = kept / name / sha256 / wheel.name
         target.parent.mkdir(parents=True, exist_ok=True)
         partial = target.with_name(f".{os.getpid()}.{target.name}.part")
         try:
@@ -141,6 +145,16 @@ def _downloaded(connector: PackageConnector, scratch: Path) -> Path:
         finally:
             partial.unlink(missing_ok=True)
         return target
+
+
+def _another(connector: PackageConnector, wheel: str, sha256: str) -> RefusedFile:
+    return RefusedFile(
+        f"the package index serves another content than the declaration pins, sha256 {sha256}",
+        where=f"{connector.package}=={connector.version} ({wheel})",
+        expected=f"sha256 {' or '.join(connector.sha256)}",
+        next_step="find out from the package's owner why it differs, and whether your index or mirror can be trusted;"
+        " only if this content is right, add its digest to `sha256:` in the connector block",
+    )
 
 
 def _run_pip(connector: PackageConnector, folder: Path) -> None:
