@@ -84,6 +84,14 @@ class Workspace:
         rows = (spark.read.schema(frame.schema) if declare else spark.read).parquet(address(folder))
         return self.show(name, rows.withColumns(dict(literals)) if literals else rows)
 
+    def empty(self, name: str) -> Path:
+        """A new, empty folder on this machine for rows that are staged otherwise, until `clear`."""
+        folder = self._folder / name
+        _remove(folder)
+        self._staged.add(name)
+        folder.mkdir(parents=True)
+        return folder
+
     def counts(self, name: str, column: str) -> dict[Any, int]:
         """Number of rows of a view for each value of a column."""
         query = f"SELECT {quote(column)}, count(*) FROM {self.view(name)} GROUP BY 1"

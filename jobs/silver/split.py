@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -41,21 +42,30 @@ class RefusalReason:
 
 @dataclass(frozen=True)
 class Split:
-    """The SQL that turns a source's bronze rows (the workspace's view `bronze`) into silver rows.
+    """The SQL that turns a source's bronze rows into silver rows.
 
-    Each attribute is one SELECT; `good` yields the contract's columns and the origin columns.
+    Each property is one SELECT; `good` yields the contract's columns and the origin columns.
+
+    Attributes:
+        source: the source.
+        contract: its table's contract.
+        work: the workspace whose views it reads.
+        rows: name there of the view of the readable records; all records are in the view `bronze`.
     """
 
     source: Source
     contract: Contract
     work: Workspace
+    rows: str = "bronze"
 
     @cached_property
     def reshaped(self) -> str:
         """Rows in silver's grain with every cell as published text; nothing is dropped yet."""
         if self.source.silver_sql:
             return self._own_query()
-        readable = f"SELECT * FROM {self.work.view('bronze')} WHERE _refused IS NULL"
+        readable = f"SELECT * FROM {self.work.view(self.rows)}"
+        if self.rows == "bronze":
+            readable += " WHERE _refused IS NULL"
         if not self.source.declared.reshape:
             return readable
         unpivot = self.source.declared.reshape.unpivot
@@ -109,12 +119,14 @@ class Split:
         keep = f" WHERE NOT coalesce({self.dropped}, false)" if self.dropped else ""
         if self.source.silver_sql or not null_values:
             return f"SELECT * FROM ({self.reshaped}){keep}"
-        listed = ", ".join(literal(v) for v in null_values)
-        cells = ", ".join(
-            f"CASE WHEN {quote(c)} IN ({listed}) THEN NULL ELSE {quote(c)} END AS {quote(c)}" for c in self.raw_columns
-        )
+        cells = ", ".join(map(self._cell, self.raw_columns))
         origin = ", ".join(map(quote, ORIGIN))
         return f"SELECT {cells}, {origin} FROM ({self.reshaped}){keep}"
+
+    def _cell(self, name: str) -> str:
+        """A published column, null where it has one of the publisher's words for "no value"."""
+        cell, listed = quote(name), ", ".join(literal(v) for v in self.source.declared.format.null_values)
+        return f"CASE WHEN {cell} IN ({listed}) THEN NULL ELSE {cell} END AS {cell}" if listed else cell
 
     @cached_property
     def refusals(self) -> tuple[RefusalReason, ...]:
@@ -130,16 +142,11 @@ class Split:
         otherwise recompute each expression behind it at each use, some ten times. Only refused rows carry their
         published cells, singly and as JSON.
         """
-        typing = [r for r in self.refusals if r.of_type]
-        cases = " ".join(f"WHEN {r.condition} THEN {i}" for i, r in enumerate(typing))
-        first = f"CASE {cases} END" if cases else "CAST(NULL AS INT)"
-        rules = " ".join(f"WHEN {r.condition} THEN {i}" for i, r in enumerate(self.refusals) if not r.of_type)
-        verdict = f"coalesce(_typing, CASE {rules} END)" if rules else "_typing"
+        everything = range(len(self.contract.columns))
+        first, rules = self._first(range(len(self.refusals)))
+        verdict = f"coalesce(_typing, {rules})"
         # Conditions read a converted value from here instead of converting its text again.
-        converted = ", ".join(
-            f"{conversion(self.expression(c))} AS {self._converted(c)}" for c in self.contract.columns
-        )
-        expressions = ", ".join(f"{self._converted(c)} AS {quote(c.name)}" for c in self.contract.columns)
+        converted, expressions = self._conversions(everything), self._expressions(everything)
         columns = ", ".join(map(quote, (*self.contract.names, *ORIGIN)))
         origin = ", ".join(map(quote, ORIGIN))
         each = ", ".join(f"CAST({quote(c)} AS STRING) AS _cell{i}" for i, c in enumerate(self.raw_columns))
@@ -150,6 +157,47 @@ class Split:
         cells = f"SELECT *, {converted} FROM ({self.cells})"
         inner = f"SELECT {expressions}, {first} AS _typing, {origin}, {each} FROM ({cells})"
         return f"SELECT {columns}, {_RULE}, {kept} FROM (SELECT *, {verdict} AS {_RULE} FROM ({inner}))"
+
+    def of_texts(
+        self, view: str, number: str, published: Sequence[str], columns: Sequence[int],
+        verdicts: Mapping[str, Sequence[int]], good: int,
+    ) -> str:  # fmt: skip
+        """SELECT of some of the contract's columns for each row of a view that has what they read, with its number.
+
+        Args:
+            view: name of the view.
+            number: its column that numbers the rows.
+            published: its other columns, which are published ones.
+            columns: places in the contract of the columns to compute.
+            verdicts: further columns: each has the number of the first of these refusals that is true.
+            good: their value where none is.
+        """
+        cells = ", ".join(self._cell(name) for name in published)
+        names = ", ".join(quote(self.contract.names[i]) for i in columns)
+        firsts = {name: self._first(refusals) for name, refusals in verdicts.items()}
+        typing = ", ".join(f"{first} AS {name}" for name, (first, _) in firsts.items())
+        each = ", ".join(f"coalesce({name}, {rules}, {good}) AS {name}" for name, (_, rules) in firsts.items())
+        comma = ", " if columns else ""
+        converted, expressions = self._conversions(columns), self._expressions(columns)
+        texts = f"SELECT {number}, {cells} FROM {view}"
+        inner = f"SELECT {number}, {expressions}{comma}{typing} FROM (SELECT *{comma}{converted} FROM ({texts}))"
+        return f"SELECT {number}, {names}{comma}{each} FROM ({inner})"
+
+    def _first(self, numbers: Iterable[int]) -> tuple[str, str]:
+        """SQL of the number of the first of some refusals that is true, of those of a type and of the others."""
+        cases = {True: "", False: ""}
+        for i in numbers:
+            cases[self.refusals[i].of_type] += f" WHEN {self.refusals[i].condition} THEN {i}"
+        typing, rules = (f"CASE{case} END" if case else "CAST(NULL AS INT)" for case in (cases[True], cases[False]))
+        return typing, rules
+
+    def _conversions(self, columns: Iterable[int]) -> str:
+        chosen = [self.contract.columns[i] for i in columns]
+        return ", ".join(f"{conversion(self.expression(c))} AS {self.converted(c)}" for c in chosen)
+
+    def _expressions(self, columns: Iterable[int]) -> str:
+        chosen = [self.contract.columns[i] for i in columns]
+        return ", ".join(f"{self.converted(c)} AS {quote(c.name)}" for c in chosen)
 
     @cached_property
     def good(self) -> str:
@@ -189,18 +237,18 @@ class Split:
         text = f"CAST({source} AS STRING)" if self.source.silver_sql else source
         return text if column.type == "STRING" else f"try_cast(trim({text}) AS {column.type})"
 
-    def _converted(self, column: Column) -> str:
+    def converted(self, column: Column) -> str:
         """Name of a column's value before it is known whether the row is good; published columns may have its name."""
         return f"_converted{self.contract.columns.index(column)}"
 
     def _typing(self, column: Column) -> RefusalReason | None:
         """Refuses a cell that has a value not of the promised type."""
-        sources = self._sources(column)
+        sources = self.sources(column)
         for name in sources:
             self._require_column(name, f"transformLogic of {column.name}")
         source = column.transform or quote(sources[0])
         expression = self.expression(column) if column.type != "STRING" else source
-        converted = self._converted(column)
+        converted = self.converted(column)
         condition = failure(expression, self.contract, column, converted)
         if column.type in ("DATE", "TIMESTAMP"):
             condition = " OR ".join(filter(None, (condition, f"({out_of_range(converted, column.type)})")))
@@ -211,15 +259,13 @@ class Split:
     def _decimals(self, column: Column) -> RefusalReason | None:
         """Refuses a number with more decimals than the promised type."""
         is_decimal = column.type.startswith("DECIMAL")
-        condition = surplus(self.expression(column), self._converted(column)) if is_decimal else None
+        condition = surplus(self.expression(column), self.converted(column)) if is_decimal else None
         if not condition:
             return None
-        return RefusalReason(
-            f"{column.name}.decimals", (column.name,), self._sources(column), condition, of_type=True
-        )
+        return RefusalReason(f"{column.name}.decimals", (column.name,), self.sources(column), condition, of_type=True)
 
     def _rules(self) -> list[RefusalReason]:
-        sources = {c.name: self._sources(c) for c in self.contract.columns}
+        sources = {c.name: self.sources(c) for c in self.contract.columns}
         return [
             RefusalReason(
                 rule.id,
@@ -230,7 +276,8 @@ class Split:
             for rule in row_rules(self.contract)
         ]
 
-    def _sources(self, column: Column) -> tuple[str, ...]:
+    def sources(self, column: Column) -> tuple[str, ...]:
+        """Names of the columns of `reshaped` that a column is computed from."""
         if not column.transform:
             return (self._same_name(column),)
         return columns_read(column.transform, self.contract.file, f"{column.name}.transformLogic")

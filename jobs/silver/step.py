@@ -28,6 +28,7 @@ from jobs.silver.change import Incoming
 from jobs.silver.deduplicate import deduplicate
 from jobs.silver.join import changes, write
 from jobs.silver.split import Split
+from jobs.silver.typed import type_rows
 
 if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame
@@ -218,21 +219,21 @@ def _pending(source: Source, since: int) -> _Batch:
 
 def _build(source: Source, split: Split, batch: _Batch) -> tuple[Counts, int | None]:
     mode, contract, work = source.declared.silver.mode, split.contract, split.work
-    work.stage("typed", split.typed, constants=batch.origin)
-    totals = _totals(split, batch)
-    clean = deduplicate(work, source.table, split.good, contract, mode)
+    typed = type_rows(split, batch.landings, batch.origin)
+    unreadable = sum(x.rows_refused or 0 for x in batch.landings)
+    clean = deduplicate(work, source.table, typed.good, contract, mode)
     incoming = Incoming(
-        clean.good, totals.good - clean.removed, batch.landings[0].logical_date, batch.instants, batch.reread > 0
+        clean.good, typed.rows - clean.removed, batch.landings[0].logical_date, batch.instants, batch.reread > 0
     )
     change = changes(work, source.table, incoming, contract, mode)
     counts = Counts(
-        rows_in=totals.reshaped + totals.unreadable,
+        rows_in=typed.rows + typed.refused + typed.dropped + unreadable,
         rows_out=change.written,
-        rows_dropped=totals.dropped,
+        rows_dropped=typed.dropped,
         rows_duplicate=clean.duplicate,
         rows_unchanged=change.unchanged,
         rows_superseded=clean.superseded + change.superseded,
-        rows_quarantined=totals.refused + totals.unreadable + clean.refused + change.refused,
+        rows_quarantined=typed.refused + unreadable + clean.refused + change.refused,
     )
     try:
         counts.balanced(source.table)
@@ -240,47 +241,17 @@ def _build(source: Source, split: Split, batch: _Batch) -> tuple[Counts, int | N
         # A concurrent write to the table would explain the difference.
         guard.require_expected_version(source.table)
         raise
-    _quarantine(source, split, batch, [clean.refused_rows, change.refused_rows], counts.rows_quarantined or 0)
+    refused = [typed.refused_rows, clean.refused_rows, change.refused_rows]
+    _quarantine(source, batch, refused, counts.rows_quarantined or 0)
     return counts, write(work, source.table, change, contract)
 
 
-@dataclass(frozen=True)
-class _Totals:
-    reshaped: int
-    dropped: int
-    refused: int
-    good: int
-    unreadable: int
-
-
-def _totals(split: Split, batch: _Batch) -> _Totals:
-    """Count a batch's rows; records that silver.sql leaves out count as dropped.
-
-    Unreadable records were counted when bronze loaded them.
-    """
-    spark = connect()
-    cells, bad = spark.sql(f"SELECT count(*), count(_rule) FROM {split.work.view('typed')}").collect()[0]
-    dropped = left_out = 0
-    if split.source.silver_sql:
-        left_out = spark.sql(
-            f"SELECT count(*) FROM {split.work.view('bronze')} b LEFT ANTI JOIN ({split.reshaped}) r"
-            " ON b._row = r._row AND b._file = r._file"
-            " AND b._landing_sha256 = r._landing_sha256 WHERE b._refused IS NULL"
-        ).collect()[0][0]
-    if split.dropped:
-        dropped = spark.sql(f"SELECT count(*) AS n FROM ({split.reshaped}) WHERE {split.dropped}").collect()[0]["n"]
-    unreadable = sum(x.rows_refused or 0 for x in batch.landings)
-    total_dropped = dropped + left_out
-    return _Totals(cells + total_dropped, total_dropped, bad, cells - bad, unreadable)
-
-
-def _quarantine(source: Source, split: Split, batch: _Batch, selects: list[str | None], refused: int) -> None:
+def _quarantine(source: Source, batch: _Batch, selects: list[str | None], refused: int) -> None:
     """Replace the batch's slices of quarantine with the rows that this build refuses."""
     table = f"quarantine.{source.name}"
     if not refused and not _has_slices(table, batch):
         return
-    parts = [split.refused, *(select for select in selects if select)]
-    frame: DataFrame = connect().sql(" UNION ALL ".join(f"SELECT * FROM ({p})" for p in parts))
+    frame: DataFrame = connect().sql(" UNION ALL ".join(f"SELECT * FROM ({select})" for select in selects if select))
     lake.overwrite(table, frame, slice_of=batch.slices)
 
 
@@ -296,9 +267,7 @@ def _message(batch: _Batch) -> str | None:
     return "; ".join(parts) or None
 
 
-def _refuse_all(
-    source: Source, contract: Contract, batch: _Batch, outcome: StepOutcome, refusal: BatchRefusal
-) -> None:
+def _refuse_all(source: Source, contract: Contract, batch: _Batch, outcome: StepOutcome, refusal: BatchRefusal) -> None:
     """Fail the step because no row of the batch is usable; all of them are in quarantine already.
 
     Raises:
