@@ -222,6 +222,7 @@ def private_home() -> Path:
         found = home.stat()
         # A folder that others use too, as /tmp, is no home of an exchange alone.
         is_ours = found.st_uid == os.geteuid() and not found.st_mode & stat.S_ISVTX
+        is_ours = is_ours and os.access(home, os.W_OK)
         if found.st_mode & 0o077 and is_ours and any((home / name).exists() for name in ("registry.db", "keys")):
             home.chmod(0o700)
             log.warning("note: other users could read %s; now only its owner can (mode 0700)", home)

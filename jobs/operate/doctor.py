@@ -24,6 +24,8 @@ _LOW_BYTES = 2 << 30
 # By the convention of Linux: users of services are below, nobody is above.
 _FIRST_LOGIN_UID, _NOBODY = 1000, 65534
 _OLD_COPY_DAYS = 3
+# Examinations that write; they would only repeat that nothing can be written.
+_WRITING = ("lake", "engine and lake")
 Status = Literal["ok", "warning", "failed"]
 
 
@@ -57,7 +59,8 @@ def examine() -> list[Diagnosis]:
         ("clock", _clock),
         ("last run", _last_run),
     )
-    return [_diagnose(subject, examination) for subject, examination in examinations]
+    left_out = _WRITING if _is_read_only() else ()
+    return [_diagnose(subject, examination) for subject, examination in examinations if subject not in left_out]
 
 
 def require_working() -> None:
@@ -90,7 +93,21 @@ def _diagnose(subject: str, examination: Callable[[], Diagnosis]) -> Diagnosis:
 
 def _settings() -> Diagnosis:
     current = settings()
-    return Diagnosis("settings", "ok", f"home {current.home}, catalogue {current.catalogue}")
+    message = f"home {current.home}, catalogue {current.catalogue}"
+    if not _is_read_only():
+        return Diagnosis("settings", "ok", message)
+    return Diagnosis(
+        "settings", "warning",
+        f"{message}; this user can only read that home: lists, `sql`, `quality` and `verify` work; steps, grants, the"
+        " sharing server and upkeep do not, and whether lake and engine can write was not tried",
+        "nothing, if you only want to read; else work as the home's owner, on a disk that is writable",
+    )  # fmt: skip
+
+
+def _is_read_only() -> bool:
+    """Whether the home is there and cannot be written."""
+    home = settings().home
+    return home.is_dir() and not os.access(home, os.W_OK)
 
 
 def _versions() -> Diagnosis:

@@ -26,7 +26,7 @@ from sqlalchemy.exc import (
 from sqlalchemy.orm import Session
 
 from jobs.errors import ExchangeError
-from jobs.registry import identity
+from jobs.registry import identity, read_only
 from jobs.registry.database_errors import BUSY_SECONDS, REGISTRY, Records, damaged, database_error, shown
 from jobs.settings import private_home, settings
 
@@ -202,6 +202,11 @@ def _make_folder(folder: Path) -> None:
 
 
 def _listen(registry: Engine) -> None:
+    @event.listens_for(registry, "do_connect")
+    def _open(_dialect: object, _record: object, places: list[Any], options: dict[str, Any]) -> Any:
+        file = Path(str(places[0]))
+        return read_only.connect(file, **options) if read_only.is_read_only(file) else None
+
     @event.listens_for(registry, "connect")
     def _pragmas(connection: sqlite3.Connection, _record: object) -> None:
         # The driver would begin transactions itself, late and DEFERRED; _begin below does it instead.
@@ -361,7 +366,8 @@ def require_sound(bind: Engine, *, thoroughly: bool = False) -> None:
 
 def _to_head(bind: Engine) -> None:
     try:
-        if bind.dialect.name == "sqlite":
+        may_write = not (bind.dialect.name == "sqlite" and read_only.is_read_only(Path(bind.url.database or "")))
+        if bind.dialect.name == "sqlite" and may_write:
             _write_ahead(bind)
         at = revision(bind)
         if at == HEAD:
@@ -372,6 +378,13 @@ def _to_head(bind: Engine) -> None:
                 where=shown(bind.url),
                 expected=f"revision {HEAD} or older",
                 next_step="run the newer version of the program",
+            )
+        if not may_write:
+            raise ExchangeError(
+                f"the registry is at revision {at or 'none'}, and this user cannot bring it to this program's",
+                where=shown(bind.url),
+                expected=f"revision {HEAD}, or a home that this user can write",
+                next_step="run any command once as the home's owner, or read it with the version that wrote it",
             )
         migrate(bind)
     except (DBAPIError, sqlite3.Error) as error:

@@ -63,6 +63,13 @@ def database_error(
             where=shown(url),
             next_step="wait for it to end, then run this again",
         )
+    if "readonly database" in cause:
+        return ExchangeError(
+            f"{records.name} is read-only for this user",
+            where=shown(url),
+            expected="a home that this user can write, because this command records something there",
+            next_step="run it as the home's owner, or in a copy of the home; lists, `sql` and `verify` work here",
+        )
     if any(sign in cause for sign in _DAMAGE) and records is REGISTRY:
         return damaged(cause, url)
     # A server that is away for a moment comes back; a file that cannot be opened stays so.
