@@ -98,13 +98,29 @@ def readable() -> list[str]:
 def columns_of(name: str) -> list[tuple[str, str, str]] | None:
     """Name, type and comment of each column of what a name reads; None if there is nothing of that name.
 
+    A checked table's comments are the meanings in its contract as it is now, because the log has those of the day when
+    the table was made; a release's are those in its log.
+
     Raises:
         ExchangeError: the table is gone.
     """
     if name == _RUNS:
         return [(column, kind, "") for column, kind in list_runs().columns]
     found = _find(name)
-    return log.described(found.table, found.version) if found else None
+    if found is None:
+        return None
+    columns, meanings = log.described(found.table, found.version), _meanings(found.table)
+    if name.startswith("release."):
+        return [(column, kind, comment or meanings.get(column, "")) for column, kind, comment in columns]
+    return [(column, kind, meanings.get(column, comment)) for column, kind, comment in columns]
+
+
+def _meanings(table: str) -> dict[str, str]:
+    """What the columns of a table mean by its contract; nothing if it has none that can be read."""
+    try:
+        return {field.name: field.comment for field in tables.fields_of(load_contract(table).columns)}
+    except ExchangeError:
+        return {}
 
 
 def current_rows(table: str, version: int) -> DataFrame:

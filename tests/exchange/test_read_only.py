@@ -79,6 +79,8 @@ def test_a_read_only_home_can_be_read(home: Path, tmp_path: Path) -> None:
         assert "Traceback" not in err
     assert "1.0.0" in told["products"][1] and "1.0.0" in told["releases"][1]
     assert json.loads(told[f"sql 'SELECT count(*) AS n FROM gold.{PRODUCT}' --json"][1]) == [{"n": 2}]
+    meanings = [(c["col_name"], c["comment"]) for c in json.loads(told[f"sql 'DESCRIBE gold.{PRODUCT}' --json"][1])]
+    assert meanings == [("meter", "the meter"), ("day", "the day"), ("kwh", "the kwh")]
     assert "can only read that home" in told["doctor"][1] and "failed" not in told["doctor"][1]
     for command in WRITING:
         code, _, err = told[command]
