@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Set
 from datetime import datetime
 from pathlib import Path
 from urllib.parse import unquote
@@ -18,13 +18,21 @@ _NUMBERED = re.compile(r"(\d{20})\..+")
 _CHECKPOINT = re.compile(r"(\d{20})\.checkpoint\.parquet")
 
 
-def unneeded(table: str, versions: Iterable[int], since: datetime) -> Iterator[tuple[str, int]]:
+def unneeded(
+    table: str, versions: Iterable[int], since: datetime, pinned: Set[str] = frozenset()
+) -> Iterator[tuple[str, int]]:  # fmt: skip
     """Data files that none of these versions references, nor any version that was the newest after an instant.
+
+    Args:
+        table: the table.
+        versions: the versions whose files are read from the log, which takes a while for each.
+        since: the instant.
+        pinned: further files to keep, as paths relative to the table's folder.
 
     Yields:
         Path relative to the table's folder, and size, of each that was last written before that instant.
     """
-    needed = {f.path for v in versions for f in files(table, v)} | _removed_since(table, since)
+    needed = {f.path for v in versions for f in files(table, v)} | pinned | _removed_since(table, since)
     for file in listed(location(table)):
         is_data = file.name.endswith(".parquet") and not file.name.startswith(f"{LOG}/")
         if is_data and file.name not in needed and file.modified_at < since:

@@ -20,7 +20,7 @@ from jobs.lake.pointers import begin, pointer, rebase
 from jobs.land import landed
 from jobs.registry.backup import backup
 from jobs.registry.landings import paths_by_digest
-from jobs.registry.releases import Published, pinned_versions, published_releases
+from jobs.registry.releases import Published, ReleasedVersion, published_releases, released_versions
 from jobs.registry.runs import count_old_runs, delete_old_runs
 from jobs.registry.usage import count_old_usage, fold_old_usage
 from jobs.release.verify import verify
@@ -141,14 +141,16 @@ def plan(table: str) -> Plan:
     small = Counter(f.partition for f in files if f.size < SMALL_BYTES)
     partitions = tuple(sorted((p for p, count in small.items() if count >= _SMALL_FILES), key=str))
     rewrites = [lake.rewritten(f for f in files if f.partition == partition) for partition in partitions]
-    kept = _versions_in_use(table)
+    current, released = _current_versions(table), _released(table)
+    kept = tuple(sorted({*current, *(release.delta_version for release in released)}))
     since = _untouched_since()
     return Plan(
         table=table,
         partitions=partitions,
         rewritten=tuple(file for old, _ in rewrites for file in old),
         new_files=sum(new for _, new in rewrites),
-        removable=tuple(lake.unneeded(table, kept, since)),
+        # Manifests list the files of releases: to read each of their versions from the log would cost all history.
+        removable=tuple(lake.unneeded(table, current, since, {path for r in released for path in r.files})),
         removable_log=tuple(lake.unneeded_log(table, kept, since)),
         kept=kept,
     )
@@ -223,16 +225,16 @@ def _compact(table: str, partitions: Sequence[lake.Partition]) -> None:
         rebase(table, compacted)
 
 
-def _versions_in_use(table: str) -> tuple[int, ...]:
-    layer, name = table.split(".", 1)
-    kept = set(pinned_versions(name)) if layer == "gold" else set()
+def _current_versions(table: str) -> set[int]:
+    """The table's checked and newest versions."""
     current = pointer(table)
-    if current is not None:
-        kept.add(current.delta_version)
-    head = lake.version(table)
-    if head is not None:
-        kept.add(head)
-    return tuple(sorted(kept))
+    versions = {current.delta_version if current else None, lake.version(table)}
+    return {version for version in versions if version is not None}
+
+
+def _released(table: str) -> list[ReleasedVersion]:
+    layer, name = table.split(".", 1)
+    return released_versions(name) if layer == "gold" else []
 
 
 def _drop_old_runs(*, dry_run: bool) -> int:

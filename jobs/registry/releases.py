@@ -45,6 +45,14 @@ class Pinned:
 
 
 @dataclass(frozen=True)
+class ReleasedVersion:
+    """The Delta version that a release is made of, and its files, as paths relative to the table's folder."""
+
+    delta_version: int
+    files: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class ReleaseState:
     """A release's product and version, and its status: ``published`` or ``recalled``."""
 
@@ -270,6 +278,16 @@ def pinned_versions(product: str) -> set[int]:
     """The Delta versions of ``gold.<product>`` that must stay readable, because a release is made of them."""
     with reading() as session:
         return set(session.scalars(select(Release.delta_version).where(Release.product == product)))
+
+
+def released_versions(product: str) -> list[ReleasedVersion]:
+    """What must stay readable of a product's table, because releases are made of it, recalled ones too."""
+    columns = select(Release.delta_version, Release.manifest["files"]).where(Release.product == product)
+    with reading() as session:
+        return [
+            ReleasedVersion(version, tuple(file["path"] for file in files))
+            for version, files in session.execute(columns).tuples()
+        ]
 
 
 def pinned(release_id: int) -> Pinned:

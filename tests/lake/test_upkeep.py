@@ -46,7 +46,7 @@ def product_of(exchange: Trial, source: Source) -> str:
 
 
 def publish(product: str, number: int, steps: Sequence[str] = ("gold", "check", "release")) -> list[str]:
-    return [run_step(step, product, day(number), "r").status for step in steps]
+    return [run_step(step, product, day(number), f"r{number}").status for step in steps]
 
 
 def maintain(table: str) -> TableReport:

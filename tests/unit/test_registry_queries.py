@@ -49,6 +49,7 @@ from jobs.registry.releases import (
     release_of_version,
     released_as_in,
     released_between_in,
+    released_versions,
     releases_of,
     releases_with_changes,
     set_recalled,
@@ -82,8 +83,8 @@ def release_row(number: str, version: int, product: str = "rates", **columns: An
     major, minor, patch = map(int, number.split("."))
     return Release(
         product=product, major=major, minor=minor, patch=patch, delta_version=version, manifest_sha256="",
-        manifest=columns.pop("manifest", {"files": ["f"], "diff": {"added": version}}), credential="token", rows=1,
-        bytes=1, grade="A", licence="CC0-1.0", released_at=columns.pop("at", NOW), **columns,
+        manifest=columns.pop("manifest", {"files": [{"path": f"f{version}"}], "diff": {"added": version}}),
+        credential="token", rows=1, bytes=1, grade="A", licence="CC0-1.0", released_at=columns.pop("at", NOW), **columns,
     )  # fmt: skip
 
 
@@ -129,7 +130,7 @@ def test_releases_are_ordered_by_number_not_by_insertion() -> None:
         assert record_release(release_row(number, version))
     assert [row.number for row in releases_of("rates")] == ["1.10.0", "1.2.0", "1.0.0"]
     newest = newest_release("rates")
-    assert newest is not None and newest.number == "1.10.0" and newest.manifest["files"] == ["f"]
+    assert newest is not None and newest.number == "1.10.0" and newest.manifest["files"] == [{"path": "f3"}]
     assert newest_published()["rates"].number == "1.10.0"
     assert [row.number for row in published_releases()] == ["1.0.0", "1.2.0", "1.10.0"]
     with reading() as session:
@@ -164,6 +165,7 @@ def test_a_recalled_release_is_kept_but_not_published() -> None:
         recalled.id: ("rates", 2, "recalled")
     }
     assert pinned_versions("rates") == {0, 1, 2}
+    assert {(r.delta_version, r.files) for r in released_versions("rates")} == {(v, (f"f{v}",)) for v in (0, 1, 2)}
     assert [row.status for row in releases_of("rates")] == ["published", "recalled", "recalled"]
 
 
@@ -191,7 +193,7 @@ def test_listing_releases_reads_only_the_changes_of_each_manifest() -> None:
 def test_a_release_pins_a_version_and_its_files() -> None:
     record_release(release_row("1.0.0", 4))
     content = pinned(releases_of("rates")[0].id)
-    assert (content.product, content.delta_version, content.manifest["files"]) == ("rates", 4, ["f"])
+    assert (content.product, content.delta_version, content.manifest["files"]) == ("rates", 4, [{"path": "f4"}])
     with pytest.raises(NoResultFound):
         pinned(99)
     assert release_of_version("rates", 5) is None
