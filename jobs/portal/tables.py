@@ -8,6 +8,7 @@ import shutil
 import tempfile
 import uuid
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,14 +17,15 @@ from urllib.parse import quote as url_quote
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from jobs.check import evidence
+from jobs.check import read_evidence
 from jobs.check.evaluate import quiet
 from jobs.declared.catalog import ProductDeclaration, load_products
 from jobs.declared.compile import compile_rules
 from jobs.declared.contract import Contract, load_contract
 from jobs.declared.rules import DIMENSIONS, Rule
-from jobs.errors import DeclarationError
+from jobs.errors import DeclarationError, NotFound
 from jobs.lake.partitions import whole_table_read
+from jobs.registry.checks import latest_checks
 from jobs.settings import settings
 
 # How many checks of a table get a page: all evidence is kept, but pages take time to build.
@@ -125,16 +127,22 @@ def _replace(site: Path, place: Path) -> Path:
 
 
 def _checks() -> dict[str, list[_Evidence]]:
-    """The latest checks of each table, newest first."""
-    by_table: dict[str, list[_Evidence]] = {}
-    for digest in evidence.digests():
-        document = evidence.read_evidence(digest)
-        if "suite" in document:
-            by_table.setdefault(document["table"], []).append(_Evidence(digest, document))
-    for checks in by_table.values():
-        checks.sort(key=lambda c: (c.document["logical_date"], c.document["delta_version"]), reverse=True)
-        del checks[SHOWN_CHECKS:]
-    return by_table
+    """The latest checks of each table that has a contract, newest first."""
+    return {table: list(_latest(table)) for table in _contracts()}
+
+
+def _latest(table: str) -> Iterator[_Evidence]:
+    # Asking the registry costs the checks that are shown; the folder has every check ever made.
+    for digest in dict.fromkeys(check.result_sha256 for check in latest_checks(table, SHOWN_CHECKS)):
+        with suppress(NotFound):
+            yield _Evidence(digest, read_evidence(digest))
+
+
+def _contracts() -> Iterator[str]:
+    """Names of all tables that have a contract, gold first."""
+    for layer in ("gold", "silver"):
+        for file in sorted((settings().catalogue / "expectations" / layer).glob("*.yaml")):
+            yield f"{layer}.{file.stem}"
 
 
 def _data_docs(checks: list[_Evidence], site: Path) -> None:
@@ -235,15 +243,10 @@ def _index(checks: dict[str, list[_Evidence]]) -> str:
 
 
 def _tables(checks: dict[str, list[_Evidence]]) -> Iterator[_Table]:
-    """Every table that has a contract, gold first."""
     products = {p.table: p.declared for p in load_products().products.values()}
-    for layer in ("gold", "silver"):
-        for file in sorted((settings().catalogue / "expectations" / layer).glob("*.yaml")):
-            name = f"{layer}.{file.stem}"
-            try:
-                contract = load_contract(name)
-                yield _Table(
-                    name, contract, compile_rules(contract), checks.get(name, []), product=products.get(name)
-                )
-            except DeclarationError as mistake:
-                yield _Table(name, mistake=mistake)
+    for name in _contracts():
+        try:
+            contract = load_contract(name)
+            yield _Table(name, contract, compile_rules(contract), checks.get(name, []), product=products.get(name))
+        except DeclarationError as mistake:
+            yield _Table(name, mistake=mistake)

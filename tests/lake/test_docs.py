@@ -4,21 +4,42 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from jobs.check import evidence
+from jobs.check.evaluate import RuleOutcome
+from jobs.declared.contract import load_contract
 from jobs.errors import Tampered
 from jobs.portal.tables import SHOWN_CHECKS, build_docs
+from jobs.registry.checks import add_check
+from jobs.registry.models import Check
 from jobs.settings import settings
 from tests.declaring import declare_product, product
-from tests.lake.test_evaluate import Table, good
+from tests.lake.test_evaluate import NOW, Table, good
 from tests.lake.trial import Trial
+
+
+class Recorded(Table):
+    """A table whose checks the registry lists."""
+
+    def check(self, *rows: dict[str, Any], scope: str | None = None) -> RuleOutcome:
+        outcome = super().check(*rows, scope=scope)
+        add_check(
+            Check(
+                table_name="gold.profile", delta_version=7, contract_digest=load_contract("gold.profile").digest,
+                suite_digest=outcome.suite_digest, result_sha256=outcome.result_sha256, passed=outcome.passed,
+                score=outcome.score, grade=outcome.grade, dimensions=outcome.dimensions, scope=None, run_id="r1",
+                checked_at=NOW,
+            )
+        )  # fmt: skip
+        return outcome
 
 
 @pytest.fixture
 def table(exchange: Trial) -> Table:
-    return Table(exchange.root)
+    return Recorded(exchange.root)
 
 
 def pages(index: Path) -> list[Path]:
@@ -74,6 +95,9 @@ def test_no_page_loads_resources_or_runs_scripts(table: Table) -> None:
 def test_a_table_shows_its_last_checks_and_a_broken_contract_its_error(table: Table) -> None:
     for number in range(1, SHOWN_CHECKS + 3):
         table.check(*good(number))
+    # What the registry does not list among them is not even read.
+    oldest = settings().evidence / f"{next(evidence.digests())}.json"
+    oldest.write_bytes(b"")
     assert len(pages(build_docs())) == SHOWN_CHECKS
     (table.root / "expectations" / "gold" / "torn.yaml").write_text("kind: [", "utf-8")
     assert "torn.yaml:" in build_docs().read_text("utf-8")
