@@ -84,7 +84,8 @@ def release_row(number: str, version: int, product: str = "rates", **columns: An
     return Release(
         product=product, major=major, minor=minor, patch=patch, delta_version=version, manifest_sha256="",
         manifest=columns.pop("manifest", {"files": [{"path": f"f{version}"}], "diff": {"added": version}}),
-        credential="token", rows=1, bytes=1, grade="A", licence="CC0-1.0", released_at=columns.pop("at", NOW), **columns,
+        credential="token", rows=1, bytes=1, grade="A", licence="CC0-1.0", released_at=columns.pop("at", NOW),
+        **columns,
     )  # fmt: skip
 
 
