@@ -62,6 +62,13 @@ class Delimited(Format):
     delimiter: Character | None = Field(default=None, description="between cells; null: guessed from the first lines")
     quote: Character | None = Field(default='"', description="around cells; null: quotes mean nothing")
     escape: Character | None = Field(default=None, description="makes the next character literal; null: none")
+    blank_before_quote: bool = Field(
+        default=False, description="blanks around a quoted cell mean nothing; otherwise the cell is taken literally"
+    )
+    ragged: bool = Field(
+        default=False,
+        description="a record may lack its last cells, and have empty cells beyond the last column",
+    )
     header: bool = Field(default=True, description="the first line names the columns, which are matched by name")
     skip_lines: int = Field(default=0, ge=0, le=10_000, description="lines before the header or the first record")
 
@@ -89,10 +96,17 @@ class JsonLines(Format):
 
 
 class JsonDocument(Format):
-    """One JSON document that holds an array of objects."""
+    """One JSON document that holds an array of objects, or of arrays with a value for each column."""
 
     type: Literal["json"] = "json"
-    record_path: str = Field(default="", description="dotted keys that lead to the array; empty: it is the document")
+    record_path: str = Field(
+        default="",
+        description="dotted keys and positions that lead to the array, like data.0.rows; empty: it is the document",
+    )
+    records: Literal["objects", "arrays", "arrays_after_header"] = Field(
+        default="objects",
+        description="objects; arrays whose values are in the order of the columns; or such arrays after one of names",
+    )
 
     @property
     def path(self) -> tuple[str, ...]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -44,7 +43,13 @@ def scalar(value: Any) -> str:
     plain = isinstance(value, str) and _PLAIN.match(value) and value == value.strip()
     if plain and value.lower() not in _WORDS_OF_YAML:
         return str(value)
-    return json.dumps(value, ensure_ascii=False)
+    text = json.dumps(value, ensure_ascii=False)
+    return text if text.isprintable() else "".join(c if c.isprintable() else _escaped(c) for c in text)
+
+
+def _escaped(char: str) -> str:
+    # YAML allows no control characters, and nobody sees the other ones.
+    return f"\\u{ord(char):04x}" if ord(char) < 1 << 16 else f"\\U{ord(char):08x}"
 
 
 def flow(value: Any) -> str:
@@ -62,16 +67,15 @@ def _in_flow(value: Any) -> str:
     return scalar(value)
 
 
-def listed(key: str, values: Sequence[str], indent: int = 2) -> str:
+def listed(key: str, values: Sequence[Any], indent: int = 2) -> str:
     """Write ``key: [a, b, …]``, folded over as many lines as needed."""
     head = f"{' ' * indent}{key}: ["
-    text = ", ".join(_in_flow(v) for v in values) + "]"
-    if len(head) + len(text) <= _WIDTH:
-        return head + text
-    lines = textwrap.wrap(text, _WIDTH, break_long_words=False, break_on_hyphens=False)
-    if any('"' in v for v in values):
-        # A line must not break inside quotes.
-        lines = [_in_flow(v) + ("," if i < len(values) - 1 else "]") for i, v in enumerate(values)]
+    lines = [""]
+    for position, value in enumerate(values, start=1):
+        item = _in_flow(value) + ("," if position < len(values) else "]")
+        if lines[-1] and len(head) + len(lines[-1]) + len(item) + 1 > _WIDTH:
+            lines.append("")
+        lines[-1] += (" " if lines[-1] else "") + item
     return head + ("\n" + " " * len(head)).join(lines)
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from jobs import lake
@@ -12,8 +13,9 @@ from jobs.declared.columns import load_dictionary
 from jobs.declared.connector import DropConnector
 from jobs.declared.drafts import NO_ADDRESS, TO_BE_WRITTEN
 from jobs.declared.format import Delimited, JsonDocument, JsonLines
+from jobs.declared.published import is_plain, names_of
 from jobs.errors import ExchangeError, RefusedFile
-from jobs.scaffold.columns import Proposal, is_measure, key_of, proposals
+from jobs.scaffold.columns import Proposal, proposals
 from jobs.scaffold.document import (
     Property,
     check_name,
@@ -23,6 +25,8 @@ from jobs.scaffold.document import (
     scalar,
     written,
 )
+from jobs.scaffold.found import Found
+from jobs.scaffold.key import Key, key_of
 from jobs.scaffold.layout import form_of
 from jobs.scaffold.sample import Sample, sample_of
 from jobs.settings import settings
@@ -33,7 +37,13 @@ if TYPE_CHECKING:
 
     from jobs.declared.connector import PackageConnector
 
-SAMPLE_ROWS = 100_000
+SAMPLE_ROWS = 500_000
+_NAME = re.compile(r"`[^`]*`")
+# The place of a row in its file, as the key of a table in which no columns name a row.
+_PLACE = (
+    Proposal("_file", "source_file", "STRING", "_file", True),
+    Proposal("_row", "source_row", "BIGINT", "_row", True),
+)
 
 
 @dataclass(frozen=True)
@@ -41,11 +51,17 @@ class _Examined:
     """The findings from a sample."""
 
     sample: Sample
-    form: Delimited | JsonLines | JsonDocument
-    rows: pa.Table
+    found: Found
+    rows: int
+    is_whole: bool
     refused: tuple[str, ...]
     columns: tuple[Proposal, ...]
-    key: tuple[str, ...]
+    key: Key
+
+    @property
+    def form(self) -> Delimited | JsonLines | JsonDocument:
+        """The ``format:`` block."""
+        return self.found.form
 
 
 def new_source(sector: str, name: str, sample: str) -> list[str]:
@@ -80,24 +96,45 @@ def new_source(sector: str, name: str, sample: str) -> list[str]:
 
 
 def _examine(sample: Sample) -> _Examined:
-    form = form_of(sample)
-    rows, refused = _records(sample, form)
-    if not rows.num_rows:
+    found = form_of(sample)
+    form = found.form
+    table, refused, is_whole = _records(sample, form)
+    if not table.num_rows:
         reason = f": {refused[0]}" if refused else ""
         raise RefusedFile(f"no record could be read{reason}", where=sample.file_name, expected="good records")
-    columns = proposals(rows, form.columns, load_dictionary())
-    key = key_of(rows, columns) or tuple(c.name for c in columns if c.required)
-    if not key:
+    rows = table.select(list(form.columns))
+    if all(column.null_count == len(column) or not _has_text(column) for column in rows.columns):
         raise ExchangeError(
-            "every column has nulls, so no key identifies a row",
+            "every column has nothing but nulls and blanks",
             where=sample.file_name,
-            expected="at least one column without nulls",
-            next_step="write the declaration by hand, with a silver.sql that numbers the rows",
+            expected="at least one column with values",
+            next_step="use a sample with data in it",
         )
-    return _Examined(sample, form, rows, refused, columns, key)
+    delimiter = form.delimiter if isinstance(form, Delimited) else None
+    kept = table.filter(found.kept(table)) if found.drop else table
+    columns = proposals(
+        kept.select(list(form.columns)),
+        form.columns,
+        load_dictionary(),
+        delimiter=delimiter,
+        lines=kept.column("_row"),
+        units=found.units,
+    )
+    key = key_of(kept.select(list(form.columns)), columns)
+    if not key.columns:
+        columns = (*columns, *_PLACE)
+        key = Key(tuple(c.name for c in _PLACE), key.copies)
+    return _Examined(sample, found, kept.num_rows, is_whole, refused, columns, key)
 
 
-def _records(sample: Sample, form: Delimited | JsonLines | JsonDocument) -> tuple[pa.Table, tuple[str, ...]]:
+def _has_text(column: pa.ChunkedArray) -> bool:
+    import pyarrow.compute as pc
+
+    return bool(pc.max(pc.binary_length(pc.utf8_trim_whitespace(column))).as_py())
+
+
+def _records(sample: Sample, form: Delimited | JsonLines | JsonDocument) -> tuple[pa.Table, tuple[str, ...], bool]:
+    """The sample's good records with their lines, the refused ones, and whether these are all."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -106,15 +143,17 @@ def _records(sample: Sample, form: Delimited | JsonLines | JsonDocument) -> tupl
     good: list[pa.RecordBatch] = []
     refused: list[str] = []
     count = 0
+    is_whole = True
     for batch in read(sample.path, sample.file_name, form):
         bad = batch.filter(pc.is_valid(batch["_refused"])).select(["_row", "_refused"])
         refused += [f"row {r['_row']}: {r['_refused']}" for r in bad.to_pylist()]
-        good.append(batch.filter(pc.is_null(batch["_refused"])).select(list(form.columns)))
+        good.append(batch.filter(pc.is_null(batch["_refused"])).select([*form.columns, "_row"]))
         count += good[-1].num_rows
-        if count >= SAMPLE_ROWS:
+        if count > SAMPLE_ROWS:
+            is_whole = False
             break
-    schema = pa.schema([(name, pa.string()) for name in form.columns])
-    return pa.Table.from_batches(good, schema).slice(0, SAMPLE_ROWS), tuple(refused)
+    schema = pa.schema([*((name, pa.string()) for name in form.columns), ("_row", pa.int64())])
+    return pa.Table.from_batches(good, schema).slice(0, SAMPLE_ROWS), tuple(refused), is_whole
 
 
 def _declaration(name: str, examined: _Examined) -> str:
@@ -131,6 +170,7 @@ def _declaration(name: str, examined: _Examined) -> str:
             f"connector: {flow(_connector(examined.sample.connector))}",
             "format:",
             *_format(examined.form),
+            *([f"drop: {flow([dict(d) for d in examined.found.drop])}"] if examined.found.drop else []),
             "silver: {mode: merge}",
             "",
         ]
@@ -150,24 +190,35 @@ def _format(form: Delimited | JsonLines | JsonDocument) -> list[str]:
     options: dict[str, Any] = {"encoding": form.encoding} if form.encoding != "utf-8" else {}
     if isinstance(form, Delimited):
         options["delimiter"] = form.delimiter
+        options |= {"quote": form.quote} if form.quote != '"' else {}
+        options |= {"escape": form.escape} if form.escape else {}
+        options |= {"blank_before_quote": True} if form.blank_before_quote else {}
+        options |= {"ragged": True} if form.ragged else {}
         options |= {"header": False} if not form.header else {}
         options |= {"skip_lines": form.skip_lines} if form.skip_lines else {}
     if isinstance(form, JsonDocument) and form.record_path:
         options["record_path"] = form.record_path
+    if isinstance(form, JsonDocument) and form.records != "objects":
+        options["records"] = form.records
     lines += [f"  {k}: {scalar(v)}" for k, v in options.items()]
-    lines.append(listed("columns", form.columns))
+    lines.append(listed("columns", [_column(c) for c in form.columns]))
     if form.members:
         lines.append(listed("members", form.members))
     return lines
 
 
+def _column(column: str) -> Any:
+    return column if is_plain(column) else {"as": str(column), "published": list(names_of(column))}
+
+
 def _contract(sector: str, name: str, examined: _Examined) -> str:
+    key = examined.key.columns
     properties = [
         Property(
             name=c.name,
             type=c.type,
             description=_meaning(c),
-            key_position=examined.key.index(c.name) + 1 if c.name in examined.key else None,
+            key_position=key.index(c.name) + 1 if c.name in key else None,
             required=c.required,
             transform=c.transform,
             unit=c.unit,
@@ -184,13 +235,16 @@ def _contract(sector: str, name: str, examined: _Examined) -> str:
 
 
 def _meaning(column: Proposal) -> str:
+    if column in _PLACE:
+        return "Name of the file that the row came in" if column.type == "STRING" else "Place of the row in its file"
     if column.entry:
         return column.entry.description
-    return TO_BE_WRITTEN + (f' (published as "{column.published}")' if column.published != column.name else "")
+    published = names_of(column.published)[0]
+    return TO_BE_WRITTEN + (f' (published as "{published}")' if published != column.name else "")
 
 
 def _try_out(name: str) -> None:
-    """Load the new files as the steps will."""
+    """Load the new files as the steps will, and compile one column of each kind of transformLogic."""
     from jobs.declared.catalog import load_sources
     from jobs.declared.compile import compile_rules
     from jobs.declared.contract import load_contract
@@ -199,27 +253,39 @@ def _try_out(name: str) -> None:
     source = load_sources().source(name)
     terms = load_contract(source.table)
     compile_rules(terms)
-    _ = Split(source, terms, lake.Workspace("proposal")).typed
+    kinds = {(c.type, _NAME.sub("", c.transform or "")): c for c in terms.columns}
+    # Two thousand columns would take minutes.
+    _ = Split(source, replace(terms, columns=tuple(kinds.values())), lake.Workspace("proposal")).refusals
 
 
 def _report(given: str, name: str, examined: _Examined) -> list[str]:
-    form, sample = examined.form, examined.sample
+    form, sample, key = examined.form, examined.sample, examined.key
     layout = f"{form.type}, {form.encoding}"
     if isinstance(form, Delimited):
-        layout += f", {'header' if form.header else 'no usable header'}, delimiter {form.delimiter!r}"
+        layout += f", {'header' if form.header else examined.found.by_place}, delimiter {form.delimiter!r}"
         layout += f", {form.skip_lines} lines skipped" if form.skip_lines else ""
-    lines = [f"found: {layout}; {examined.rows.num_rows:,} rows read; key {', '.join(examined.key)}"]
+    lines = [f"found: {layout}; {examined.rows:,} rows read; key {', '.join(key.columns)}"]
+    if not examined.is_whole:
+        lines.append(f"only the first {examined.rows:,} rows were looked at")
     if sample.others:
         lines.append(f"left out of the archive: {', '.join(sample.others[:5])}")
     if examined.refused:
         lines.append(f"{len(examined.refused):,} records would go to quarantine; the first is {examined.refused[0]}")
+    if key.copies:
+        lines.append(
+            f"{key.copies:,} of {examined.rows:,} rows are copies, equal in every column to an earlier row;"
+            " silver keeps one of each"
+        )
     named = [c.name for c in examined.columns if c.entry]
     if named:
         lines.append(f"meaning, type and unit from the column dictionary: {', '.join(named)}")
-    lines += [f"look at {c.name}: {c.doubt}" for c in examined.columns if c.doubt]
-    figures = [c.name for c in examined.columns if c.name in examined.key and is_measure(c)]
-    if figures:
-        lines.append(f"look at the key: {', '.join(figures)} is a figure; rows that differ only there need review")
+    lines += [f"{c.name}: {effect}" for c in examined.columns for effect in c.effects]
+    lines += [f"look at the layout: {doubt}" for doubt in examined.found.doubts]
+    lines += [f"look at {c.name}: {doubt}" for c in examined.columns for doubt in c.doubts]
+    lines += [f"look at the key: {doubt}" for doubt in key.doubts]
+    if key.columns == tuple(c.name for c in _PLACE):
+        lines.append("look at the key: no columns name a row, so its place in the file does; a corrected file replaces"
+                     " its rows only under the same name")  # fmt: skip
     lines += _next_steps(given, name, examined.sample.connector)
     return lines
 

@@ -21,6 +21,7 @@ from jobs.errors import DeclarationError
 from jobs.lake import ORIGIN, Workspace
 
 _RULE = "_rule"
+_EXTRA = "_extra"
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ class Split:
         unpivot = self.source.declared.reshape.unpivot
         kept = {k.strip() for k in unpivot.keep}
         wide = [c for c in columns_of(self.source) if c not in kept]
-        keep = ", ".join(quote(c) for c in (*[k.strip() for k in unpivot.keep], *ORIGIN))
+        keep = ", ".join(quote(c) for c in (*[k.strip() for k in unpivot.keep], *self._undeclared, *ORIGIN))
         cells = ", ".join(map(quote, wide))
         name, value = quote(unpivot.name), quote(unpivot.value)
         return (
@@ -102,6 +103,15 @@ class Split:
         return names
 
     @cached_property
+    def _undeclared(self) -> tuple[str, ...]:
+        """The column of undeclared cells, where the contract reads it."""
+        if self.source.silver_sql:
+            return ()
+        transforms = [(c.name, c.transform) for c in self.contract.columns if c.transform]
+        read = [n for c, t in transforms for n in columns_read(t, self.contract.file, f"{c}.transformLogic")]
+        return (_EXTRA,) if any(n.lower() == _EXTRA for n in read) else ()
+
+    @cached_property
     def dropped(self) -> str | None:
         """SQL that is true for reshaped rows declared as placeholders to drop; None if none are declared."""
         terms = []
@@ -120,7 +130,7 @@ class Split:
         if self.source.silver_sql or not null_values:
             return f"SELECT * FROM ({self.reshaped}){keep}"
         cells = ", ".join(map(self._cell, self.raw_columns))
-        origin = ", ".join(map(quote, ORIGIN))
+        origin = ", ".join(map(quote, (*self._undeclared, *ORIGIN)))
         return f"SELECT {cells}, {origin} FROM ({self.reshaped}){keep}"
 
     def _cell(self, name: str) -> str:
@@ -149,9 +159,10 @@ class Split:
         converted, expressions = self._conversions(everything), self._expressions(everything)
         columns = ", ".join(map(quote, (*self.contract.names, *ORIGIN)))
         origin = ", ".join(map(quote, ORIGIN))
-        each = ", ".join(f"CAST({quote(c)} AS STRING) AS _cell{i}" for i, c in enumerate(self.raw_columns))
-        shown = ", ".join(f"{literal(c)}, _cell{i}" for i, c in enumerate(self.raw_columns))
-        of_refused = {f"_cell{i}": f"_cell{i}" for i in range(len(self.raw_columns))}
+        published = (*self.raw_columns, *self._undeclared)
+        each = ", ".join(f"CAST({quote(c)} AS STRING) AS _cell{i}" for i, c in enumerate(published))
+        shown = ", ".join(f"{literal(c)}, _cell{i}" for i, c in enumerate(published))
+        of_refused = {f"_cell{i}": f"_cell{i}" for i in range(len(published))}
         of_refused["_cells"] = f"to_json(named_struct({shown}))"
         kept = ", ".join(f"CASE WHEN {_RULE} IS NOT NULL THEN {sql} END AS {name}" for name, sql in of_refused.items())
         cells = f"SELECT *, {converted} FROM ({self.cells})"
@@ -221,7 +232,7 @@ class Split:
         )
 
     def _shown(self, refusal: RefusalReason) -> str:
-        places = {c.lower(): i for i, c in enumerate(self.raw_columns)}
+        places = {c.lower(): i for i, c in enumerate((*self.raw_columns, *self._undeclared))}
         values = [
             f"_cell{places[c.lower()]}" if c.lower() in places else f"CAST({quote(c)} AS STRING)" for c in refusal.shown
         ]
@@ -294,7 +305,7 @@ class Split:
         )
 
     def _require_column(self, name: str, where: str) -> None:
-        readable = {c.lower() for c in (*self.raw_columns, *ORIGIN)}
+        readable = {c.lower() for c in (*self.raw_columns, *self._undeclared, *ORIGIN)}
         if name.lower() not in readable:
             raise DeclarationError(
                 f"the {where} reads '{name}', which the rows do not have",

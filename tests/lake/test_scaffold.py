@@ -30,8 +30,8 @@ REAL = [
     ("finance/hkex-listings/hk-listings.2026-01-19.json", ("symbol",), None, "utf-8"),
     ("finance/hkex-listings/derived-encodings/*.big5hkscs.csv", ("symbol",), None, "big5hkscs"),
     ("finance/fred-exchange-rates/monthly.2026-03-09a.csv", ("observed_on", "country"), 10680, "utf-8"),
-    ("government/cn-customs-by-city/derived-encodings/*.gb18030.csv", ("column_1", "column_2"), 234, "gb18030"),
-    ("government/cn-customs-by-city/derived-encodings/*.utf16.csv", ("column_1", "column_2"), 234, "utf-16"),
+    ("government/cn-customs-by-city/derived-encodings/*.gb18030.csv", ("di_qu", "shi_jian"), 234, "gb18030"),
+    ("government/cn-customs-by-city/derived-encodings/*.utf16.csv", ("di_qu", "shi_jian"), 234, "utf-16"),
     ("government/world-bank-gdp/gdp.2024-03-22.csv", ("country_code", "year"), 13365, "utf-8"),
     ("government/un-comtrade/reference/reporter.2026-03-04.csv", ("id",), 255, "utf-8"),
     ("utility/eia-natural-gas/daily.2026-08-06.csv", ("observed_on",), None, "utf-8"),
@@ -156,7 +156,7 @@ def test_records_are_found_in_any_json_around_them(case: str, text: str, path: s
     contract = proposed(write(tmp_path / f"{case}.json", text), f"json_{case}")
     form = load_sources().source(f"json_{case}").declared.format
     assert getattr(form, "record_path", None) == path
-    assert types(contract) == {"id": "STRING", "name": "STRING", "observed_at": "TIMESTAMP"}
+    assert types(contract) == {"id": "STRING", "name": "STRING", "secret": "INT", "observed_at": "TIMESTAMP"}
     assert runs(f"json_{case}", "silver")[-1].rows_out == (1 if case == "one_record" else 3)
 
 
@@ -410,3 +410,25 @@ def test_proposals_are_yaml_that_a_person_can_edit(tmp_path: Path) -> None:
     with pytest.raises((DeclarationError, RefusedFile)):
         write(file, "kind: [")
         load_contract("silver.edited")
+
+
+FIELD = {
+    "comma": ("k;price;share;n\na;1.355,90;5%;١٢\nb;12,50;6,5%;٣\n",
+        [("a", "1355.900000", "5.000000", "12"), ("b", "12.500000", "6.500000", "3")]),
+    "blanks": ("k,n,day,note\na,\u00a012\u3000, 2024-01-03,\u00a0x\nb,\t13 ,\t2024-01-04, \n",
+        [("a", "12", "2024-01-03", "x"), ("b", "13", "2024-01-04", "None")]),
+    "exact": ("k,amount,n\na,1.123456789012345678,1E2\nb,250000.000000000000000001,9007199254740993\n",
+        [("a", "1.123456789012345678", "100.000000"), ("b", "250000.000000000000000001", "9007199254740993.000000")]),
+    "ragged": ("\ufeffsite,kwh,flag,\n1,10\n\ufeffsite,kwh,flag,\n2,11,Y,\n3,12,N\n",
+        [("1", "10", "None"), ("2", "11", "Y"), ("3", "12", "N")]),
+    "places": ("a,b\n,1\nx,\n,1\n",
+        [("None", "1", "places.csv", "2"), ("None", "1", "places.csv", "4"), ("x", "None", "places.csv", "3")]),
+}  # fmt: skip
+
+
+@pytest.mark.usefixtures("exchange")
+def test_what_a_proposal_reads_out_of_awkward_text_is_what_silver_holds(tmp_path: Path) -> None:
+    for name, (text, expected) in FIELD.items():
+        names = proposed(write(tmp_path / f"{name}.csv", text), name).names
+        held = sorted(tuple(map(str, row)) for row in table_rows(f"silver.{name}", *names))
+        assert held == expected, name

@@ -19,7 +19,9 @@ from jobs.declared.catalog import load_catalog
 from jobs.declared.columns import TYPES, ColumnDictionary, ColumnEntry, load_dictionary, logical_type
 from jobs.declared.contract import load_contract
 from jobs.errors import DeclarationError
-from jobs.scaffold.columns import fits
+from jobs.scaffold.kinds import fits
+from jobs.scaffold.numerals import Kind
+from jobs.scaffold.texts import Replace
 from tests.unit.contracts import readings, write
 
 REPOSITORY = Path(__file__).parents[2]
@@ -263,27 +265,27 @@ def test_completing_a_shortened_contract_restores_it(entries: list[ColumnEntry],
 
 @given(st.decimals(allow_nan=False, allow_infinity=False, places=4, min_value=-(10**9), max_value=10**9))
 def test_a_number_fits_a_decimal_that_has_room_for_it(number: Decimal) -> None:
-    assert fits(str(number), "DECIMAL(13,4)") == (abs(number) < 10**9)
-    assert fits(str(number), "DECIMAL(12,3)") == (number == round(number, 3) and abs(number) < 10**9)
-    assert fits(str(number), "BIGINT") == ("." not in str(number))
-    assert fits(str(number), "DOUBLE") and fits(str(number), "STRING")
+    assert fits(str(number), Kind("DECIMAL(13,4)")) == (abs(number) < 10**9)
+    assert fits(str(number), Kind("DECIMAL(12,3)")) == (number == round(number, 3) and abs(number) < 10**9)
+    assert fits(str(number), Kind("BIGINT")) == ("." not in str(number))
+    assert fits(str(number), Kind("DOUBLE")) and fits(str(number), Kind("STRING"))
 
 
 @pytest.mark.parametrize(
-    ("value", "kind", "expression", "expected"),
+    ("value", "kind", "expected"),
     [
-        ("127", "TINYINT", "{}", True), ("128", "TINYINT", "{}", False), ("-128", "TINYINT", "{}", True),
-        ("1e3", "DOUBLE", "{}", True), ("1e3", "DECIMAL(6,2)", "{}", True), ("1e999999", "DECIMAL(6,2)", "{}", False),
-        ("1,250", "INT", "replace(trim({}), ',', '')", True), ("1,250", "INT", "{}", False),
-        ("True", "BOOLEAN", "{}", True), ("1", "BOOLEAN", "{}", False), ("", "INT", "{}", False),
-        ("2026-02-28", "DATE", "{}", True), ("2026-02-30", "DATE", "{}", False), ("20260228", "DATE", "{}", False),
-        ("2026-02-28 01:00", "DATE", "{}", False), ("2026-02-28", "TIMESTAMP", "{}", True),
-        ("28/2/2026", "DATE", "try_to_timestamp(trim({}), 'd/M/yyyy')", True),
-        ("28/2/2026 1:00", "DATE", "try_to_timestamp(trim({}), 'd/M/yyyy H:mm')", False),
+        ("127", Kind("TINYINT"), True), ("128", Kind("TINYINT"), False), ("-128", Kind("TINYINT"), True),
+        ("1e3", Kind("DOUBLE"), True), ("1e3", Kind("DECIMAL(6,2)"), True), ("1e999999", Kind("DECIMAL(6,2)"), False),
+        ("1,250", Kind("INT", (Replace(","),)), True), ("1,250", Kind("INT"), False),
+        ("True", Kind("BOOLEAN"), True), ("1", Kind("BOOLEAN"), False), ("", Kind("INT"), False),
+        ("2026-02-28", Kind("DATE"), True), ("2026-02-30", Kind("DATE"), False), ("20260228", Kind("DATE"), False),
+        ("2026-02-28 01:00", Kind("DATE"), False), ("2026-02-28", Kind("TIMESTAMP"), True),
+        ("28/2/2026", Kind("DATE", pattern="d/M/yyyy"), True),
+        ("28/2/2026 1:00", Kind("DATE", pattern="d/M/yyyy H:mm"), False),
     ],
 )  # fmt: skip
-def test_a_text_fits_its_type_or_not(value: str, kind: str, expression: str, expected: bool) -> None:
-    assert fits(value, kind, expression) is expected
+def test_a_text_fits_its_type_or_not(value: str, kind: Kind, expected: bool) -> None:
+    assert fits(value, kind) is expected
 
 
 # The default catalogue.

@@ -370,3 +370,44 @@ def test_gdelt_is_read_with_tabs_and_no_header() -> None:
     rows = rows_in(path, columns=columns, header=False, delimiter="\t", quote=None)
     assert len(rows) == 2105
     assert refused(rows) == []
+
+
+def test_ragged_records_are_completed_alike_by_both_readers() -> None:
+    lines = ["a,b,c", "1,2,3", "4", "5,6", "7,8,9,", '"x,y",8,9,,', "7,8,9,z", 's,say "a,b"']
+    for bounds in (None, TINY):
+        rows = rows_of("\n".join(lines).encode(), bounds, columns=("a", "b", "c"), ragged=True)
+        rows.sort(key=lambda row: int(row["_row"]))
+        assert good(rows, "a", "b", "c") == [
+            ("1", "2", "3"), ("4", "", ""), ("5", "6", ""), ("7", "8", "9"), ("x,y", "8", "9"),
+        ]  # fmt: skip
+        assert [(row, reason.split(":")[0]) for row, reason, _ in refused(rows)] == [
+            (7, "too_many_cells"), (8, "quote_in_cell"),
+        ]  # fmt: skip
+
+
+def test_records_that_all_end_with_a_delimiter_are_read() -> None:
+    text = "a,b\n" + "".join(f"{n},x,\n" for n in range(100)) + "5,y\n"
+    rows = rows_of(text.encode(), columns=("a", "b"), ragged=True)
+    assert sorted(good(rows, "a", "b")) == sorted([*((str(n), "x") for n in range(100)), ("5", "y")])
+
+
+def test_blanks_around_quotes_are_left_out_where_declared() -> None:
+    text = 'a,b\n1, "x, y" \n 2 , z\n'
+    rows = rows_of(text.encode(), columns=("a", "b"), blank_before_quote=True)
+    assert good(rows, "a", "b") == [("1", "x, y"), (" 2 ", " z")]
+
+
+def test_a_quote_within_a_bare_cell_shifts_no_cell_unseen() -> None:
+    text = 'a,b,c\n1,he said "x, y"\n2,6" pipe,12" pipe\n3,"he said ""x",y"\n'
+    rows = rows_of(text.encode(), columns=("a", "b", "c"))
+    assert good(rows, "a", "b", "c") == [("2", '6" pipe', '12" pipe'), ("3", 'he said "x', 'y"')]
+    assert [reason.split(":")[0] for _, reason, _ in refused(rows)] == ["quote_in_cell"]
+
+
+def test_marks_and_headers_in_the_middle_are_no_data() -> None:
+    text = "\ufeffa,b\n1,x\n\ufeffa,b\r\n\ufeff\"2\",y\na,b\n3,\ufeffz\n"
+    rows = rows_of(text.encode(), columns=("a", "b"))
+    assert sorted(good(rows, "a", "b")) == [("1", "x"), ("2", "y"), ("3", "\ufeffz")]
+    assert [(row, reason.split(":")[0]) for row, reason, _ in refused(rows)] == [
+        (3, "repeated_header"), (5, "repeated_header"),
+    ]  # fmt: skip

@@ -10,6 +10,7 @@ refuses everything after the open quote as one row.
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from jobs.bronze.formats.batches import RefusedRecord
@@ -20,6 +21,15 @@ from jobs.bronze.formats.window import BOUNDS, line_ends
 def too_long(limit: int) -> str:
     """The reason for refusing a record longer than ``limit`` bytes."""
     return f"record_too_long: expected at most {limit} bytes"
+
+
+def shifting(quote: str) -> tuple[str, str]:
+    """Patterns of a bare cell in which a quote opens a word and is not closed, and of one in which it only closes one.
+
+    Between two such cells a delimiter may be text. Inches, as in ``6" pipe``, open no word.
+    """
+    q = re.escape(quote)
+    return rf"^[^{q}]*[ (]{q}[^\s{q}][^{q}]*$", rf"^[^{q}]*[^\s{q}]{q}([\s.;:!?)][^{q}]*)?$"
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +71,8 @@ class CarefulReader:
         width: cells per record; None accepts any number (a header).
         text: explains undecodable bytes and makes them printable.
         limit: maximum bytes per record.
+        blanks: blanks around a quoted cell mean nothing.
+        ragged: a record may lack its last cells, and have empty cells beyond the last column.
     """
 
     def __init__(
@@ -71,11 +83,16 @@ class CarefulReader:
         width: int | None,
         text: Utf8,
         limit: int = BOUNDS.record,
+        *,
+        blanks: bool = False,
+        ragged: bool = False,
     ) -> None:
         self._delimiter = delimiter.encode()
         self._quote = quote.encode() if quote else None
         self._escape = escape.encode() if escape else None
         self._opening = self._delimiter + (self._quote or b"")
+        self._blanks = b" \t".replace(self._delimiter, b"") if blanks else b""
+        self._ragged = ragged
         self._width = width
         self._text = text
         self._limit = limit
@@ -83,14 +100,18 @@ class CarefulReader:
         literal = b"|" + e + rb"(?:.|\Z)" if e else b""
         self._bare = re.compile(b"(?:[^" + d + rb"\r\n" + e + b"]++" + literal + b")*+", re.S)
         never = re.compile(b"(?!)")
+        after = b"[" + self._blanks + b"]*" if self._blanks else b""
         self._quoted = (
             never
             if not q
             else re.compile(
-                q + b"((?:[^" + q + e + b"]++|" + q + q + literal + b")*+)" + q + b"(?=[" + d + rb"\r\n]|\Z)", re.S
+                q + b"((?:[^" + q + e + b"]++|" + q + q + literal + b")*+)" + q + after + b"(?=[" + d + rb"\r\n]|\Z)",
+                re.S,
             )
         )
-        self._stray = never if not q else re.compile(q + b"(.*?)" + q + b"(?=" + d + rb"|\Z)", re.S)
+        self._stray = never if not q else re.compile(q + b"(.*?)" + q + after + b"(?=" + d + rb"|\Z)", re.S)
+        self._lead = re.compile(b"[" + self._blanks + b"]+(?=" + q + b")") if self._blanks and q else never
+        self._unclosed, self._unopened = (re.compile(p.encode()) if quote else never for p in shifting(quote or ""))
         self._literal = re.compile(e + b"(.)", re.S)
 
     def read(self, data: bytes, line: int, enough: int, whole: bool) -> ParsedRecords:
@@ -132,8 +153,13 @@ class CarefulReader:
             return self._checked(row, raw.split(self._delimiter), raw), index
         limit = min(start + self._limit, len(data))
         cells: list[bytes] = []
+        quoted: set[int] = set()
         position, last = start, index
         while True:
+            lead = self._lead.match(data, position, limit)
+            position = lead.end() if lead else position
+            if self._quote and data[position : position + 1] == self._quote:
+                quoted.add(len(cells))
             cell, position, last = self._cell(data, position, last, ends, limit)
             if cell is None:
                 reason = f"quote_not_closed: the quote opened in cell {len(cells) + 1} is never closed"
@@ -142,14 +168,16 @@ class CarefulReader:
             if position >= limit and not (whole and limit == len(data)):
                 return self._refusal(row, too_long(self._limit), data[start : ends[index]]), index
             if data[position : position + 1] != self._delimiter:
-                return self._checked(row, cells, data[start:position]), last
+                return self._checked(row, cells, data[start:position], quoted), last
             position += 1
 
     def _is_special(self, raw: bytes) -> bool:
         """Whether a line needs more than splitting at delimiters: a cell begins with a quote, or an escape occurs."""
         if self._escape and self._escape in raw:
             return True
-        return self._quote is not None and (raw.startswith(self._quote) or self._opening in raw)
+        if self._quote is None or self._quote not in raw:
+            return False
+        return raw.startswith(self._quote) or self._opening in raw or bool(self._blanks)
 
     def _cell(self, data: bytes, start: int, line: int, ends: list[int], limit: int) -> tuple[bytes | None, int, int]:
         if not self._quote or data[start : start + 1] != self._quote:
@@ -167,14 +195,33 @@ class CarefulReader:
     def _plain(self, cell: bytes) -> bytes:
         return self._literal.sub(rb"\1", cell) if self._escape and self._escape in cell else cell
 
-    def _checked(self, row: int, cells: list[bytes], raw: bytes) -> Record | RefusedRecord:
+    def _checked(
+        self, row: int, cells: list[bytes], raw: bytes, quoted: Collection[int] = ()
+    ) -> Record | RefusedRecord:
+        if self._quote and self._quote in raw and (shifted := self._shifted(cells, quoted)):
+            return self._refusal(row, shifted, raw)
         if self._width is not None and len(cells) != self._width:
-            kind = "too_many_cells" if len(cells) > self._width else "too_few_cells"
-            return self._refusal(row, f"{kind}: expected {self._width}, found {len(cells)}", raw)
+            if not self._ragged or any(cell.strip() for cell in cells[self._width :]):
+                kind = "too_many_cells" if len(cells) > self._width else "too_few_cells"
+                return self._refusal(row, f"{kind}: expected {self._width}, found {len(cells)}", raw)
+            cells = [*cells[: self._width], *[b""] * (self._width - len(cells))]
         try:
             return Record(row, [cell.decode() for cell in cells])
         except UnicodeDecodeError:
             return self._refusal(row, self._undecodable(cells), raw)
+
+    def _shifted(self, cells: list[bytes], quoted: Collection[int]) -> str | None:
+        """Why a delimiter may be text between quotes that begin within a bare cell, so that later cells may be off."""
+        if self._width is None:
+            return None
+        opened: int | None = None
+        for position, cell in enumerate(cells):
+            if position in quoted or self._quote not in cell:  # type: ignore[operator]  # the caller has looked
+                continue
+            if opened is not None and self._unopened.match(cell):
+                return f"quote_in_cell: a quote opens within cell {opened + 1} and closes within cell {position + 1}"
+            opened = position if self._unclosed.match(cell) else opened
+        return None
 
     def _undecodable(self, cells: list[bytes]) -> str:
         for number, cell in enumerate(cells, start=1):

@@ -7,6 +7,7 @@ of the file as one cell. See `careful` for the other libraries tried.
 
 from __future__ import annotations
 
+import re
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -19,7 +20,7 @@ import pyarrow.compute as pc
 import pyarrow.csv
 
 from jobs.bronze.formats.batches import Batches, RefusedRecord, extra_json
-from jobs.bronze.formats.careful import CarefulReader, Record, too_long
+from jobs.bronze.formats.careful import CarefulReader, Record, shifting, too_long
 from jobs.bronze.formats.layout import Layout, find_layout
 from jobs.bronze.formats.text import RAW_LIMIT, Utf8, refuse_page
 from jobs.bronze.formats.window import BOUNDS, Bounds, ByteWindow, Positions, cut, has_overlong_line, line_ends
@@ -54,13 +55,22 @@ class _Reader:
         self._text = text
         self._batches = batches
         self._bounds = bounds
-        self._careful = CarefulReader(layout.delimiter, form.quote, form.escape, layout.width, text, bounds.record)
+        self._careful = CarefulReader(
+            layout.delimiter, form.quote, form.escape, layout.width, text, bounds.record,
+            blanks=form.blank_before_quote, ragged=form.ragged,
+        )  # fmt: skip
+        self._is_ragged = form.ragged
+        self._shifting = shifting(form.quote) if form.quote else None
+        self._words = [f"{before}{form.quote}".encode() for before in " ("]
+        blank = re.escape((layout.delimiter + "\r\n").encode())
+        self._blank_quote = re.compile(b"(?:^|[" + blank + rb"])[ \t]+" + re.escape((form.quote or "").encode()))
+        self._has_blanks = form.blank_before_quote and form.quote is not None
         self._quote = form.quote.encode() if form.quote else None
         self._escape = form.escape.encode() if form.escape else None
         self._openings = [f"{before}{form.quote}".encode() for before in (layout.delimiter, "\n", "\r")]
         self._edges = np.zeros(256, dtype=bool)
         self._edges[[ord(mark) for mark in (layout.delimiter, "\r", "\n", *(form.quote or ""))]] = True
-        self._names = [f"c{position}" for position in range(layout.width)]
+        self._names = [f"c{position}" for position in range(layout.width + 1)]
         self._types = dict.fromkeys(self._names, pa.string())
 
     def rows(self, window: ByteWindow) -> Iterator[pa.RecordBatch]:
@@ -94,6 +104,10 @@ class _Reader:
         """Number of leading bytes of ``data`` that are whole records which both readers read alike."""
         if data.startswith(_BOM) or (self._escape and self._escape in data):
             return 0
+        if self._has_blanks and (blank := self._blank_quote.search(data)):
+            data, ended = data[: blank.start()], False
+            if not data:
+                return 0
         if not self._has_quoted(data):
             end = len(data) if ended else max(data.rfind(b"\n"), data.rfind(b"\r")) + 1
             return 0 if has_overlong_line(data, end, self._bounds.record) else end
@@ -157,9 +171,33 @@ class _Reader:
         return self._piece(first, line, middle) + self._piece(second, line + middle, lines - middle)
 
     def _parsed(self, piece: bytes, line: int, lines: int) -> list[pa.RecordBatch] | None:
-        """Read a piece with Arrow; None if its number of records differs from ours."""
-        invalid: list[tuple[int, int]] = []
+        """Read a piece with Arrow; None if only the careful reader can tell its records or cells."""
         quoted = self._has_quoted(piece)
+        read = self._tabulated(piece, quoted, self._layout.width)
+        if read and self._is_ragged and 2 * sum(w == self._layout.width + 1 for _, w in read[1]) > len(read[1]):
+            # Most records end with a delimiter.
+            longer = self._tabulated(piece, quoted, self._layout.width + 1)
+            if longer and len(longer[1]) < len(read[1]) and not pc.max(pc.binary_length(longer[0].columns[-1])).as_py():
+                read = longer
+        if read is None or self._may_be_shifted(piece, read[0]):
+            return None
+        table, invalid = read
+        records = table.num_rows + len(invalid)
+        if not invalid and b"\r" not in piece and records == lines:
+            return self._good(_flat(table), pa.array(np.arange(line, line + records)))
+        starts, numbers = self._located(piece, line, quoted)
+        if len(starts) != records:
+            return None
+        good = np.delete(numbers, [number for number, _ in invalid])
+        batches = self._good(_flat(table), pa.array(good)) if len(good) else []
+        if self._is_ragged:
+            return [*batches, *self._mended(piece, starts, numbers, [number for number, _ in invalid])]
+        refusals = [self._miscounted(piece, starts, numbers, number, width) for number, width in invalid]
+        return [*batches, self._batches.refused(refusals)] if refusals else batches
+
+    def _tabulated(self, piece: bytes, quoted: bool, width: int) -> tuple[pa.Table, list[tuple[int, int]]] | None:
+        """The records with as many cells, and number and width of the others; None if Arrow cannot read the piece."""
+        invalid: list[tuple[int, int]] = []
 
         def note(row: Any) -> str:
             invalid.append((row.number - 1, row.actual_columns))
@@ -169,7 +207,7 @@ class _Reader:
             table = pyarrow.csv.read_csv(
                 pa.BufferReader(piece),
                 read_options=pyarrow.csv.ReadOptions(
-                    use_threads=False, block_size=len(piece) + 1, column_names=self._names
+                    use_threads=False, block_size=len(piece) + 1, column_names=self._names[:width]
                 ),
                 parse_options=pyarrow.csv.ParseOptions(
                     delimiter=self._layout.delimiter,
@@ -183,16 +221,32 @@ class _Reader:
             ).combine_chunks()
         except pa.ArrowInvalid:
             return None
-        records = table.num_rows + len(invalid)
-        if not invalid and b"\r" not in piece and records == lines:
-            return [self._good(_flat(table), pa.array(np.arange(line, line + records)))]
-        starts, numbers = self._located(piece, line, quoted)
-        if len(starts) != records:
-            return None
-        refusals = [self._miscounted(piece, starts, numbers, number, width) for number, width in invalid]
-        good = np.delete(numbers, [number for number, _ in invalid])
-        batches = [self._good(_flat(table), pa.array(good))] if len(good) else []
-        return [*batches, self._batches.refused(refusals)] if refusals else batches
+        return table, invalid
+
+    def _may_be_shifted(self, piece: bytes, table: pa.Table) -> bool:
+        """Whether quotes within bare cells may enclose a delimiter."""
+        if self._shifting is None or not any(word in piece for word in self._words):
+            return False
+        opening, closing = self._shifting
+        opened: Any = None
+        for column in table.columns:
+            if opened is not None and pc.any(pc.and_(opened, pc.match_substring_regex(column, closing))).as_py():
+                return True
+            opens = pc.match_substring_regex(column, opening)
+            opened = opens if opened is None else pc.or_(opened, opens)
+        return False
+
+    def _mended(self, piece: bytes, starts: Positions, lines: Positions, odd: list[int]) -> Iterator[pa.RecordBatch]:
+        """Read the records of another width one by one."""
+        records: list[Record] = []
+        refusals: list[RefusedRecord] = []
+        for number in odd:
+            end = int(starts[number + 1]) if number + 1 < len(starts) else len(piece)
+            raw = piece[int(starts[number]) : end]
+            part = self._careful.read(raw, int(lines[number]), len(raw), whole=True)
+            records += part.records
+            refusals += part.refusals
+        return self._batches_of(records, refusals)
 
     def _located(self, piece: bytes, line: int, quoted: bool) -> tuple[Positions, Positions]:
         """Offset and physical line number of each record, blank lines left out."""
@@ -215,14 +269,43 @@ class _Reader:
             columns = [
                 pa.array(cells, pa.string()) for cells in zip(*(record.cells for record in records), strict=True)
             ]
-            yield self._good(columns, pa.array([record.row for record in records], pa.int64()))
+            yield from self._good(columns, pa.array([record.row for record in records], pa.int64()))
         if refusals:
             yield self._batches.refused(refusals)
 
-    def _good(self, columns: list[pa.Array], rows: pa.Array) -> pa.RecordBatch:
+    def _good(self, columns: list[pa.Array], rows: pa.Array) -> list[pa.RecordBatch]:
+        """Batches of the rows, and of the refusals of those that are the header again."""
+        layout = self._layout
+        again = self._header_again(columns)
+        if again is None:
+            return [self._declared(columns, rows)]
+        raw = layout.delimiter.join(layout.header)
+        repeated = [
+            RefusedRecord(row, "repeated_header: the header again", raw) for row in rows.filter(again).to_pylist()
+        ]
+        others = pc.invert(again)
+        columns, rows = [column.filter(others) for column in columns], rows.filter(others)
+        good = [self._declared(columns, rows)] if len(rows) else []
+        return [*good, self._batches.refused(repeated)]
+
+    def _declared(self, columns: list[pa.Array], rows: pa.Array) -> pa.RecordBatch:
         absent = pa.nulls(len(rows), pa.string())
         cells = [absent if position is None else columns[position] for position in self._layout.declared]
         return self._batches.good(cells, self._extra(columns), rows)
+
+    def _header_again(self, columns: list[pa.Array]) -> pa.Array | None:
+        """Which rows are the header again, as in files that were joined; None if none is."""
+        again: Any = None
+        for name, column in zip(self._layout.header, columns, strict=False):
+            same = (
+                pc.equal(column, name)
+                if again is None
+                else pc.and_(again, pc.equal(pc.utf8_trim_whitespace(column), name))
+            )
+            if not pc.any(same).as_py():
+                return None
+            again = same
+        return again
 
     def _extra(self, columns: list[pa.Array]) -> pa.Array | None:
         layout = self._layout

@@ -1,11 +1,12 @@
-"""A JSON document: an array of objects somewhere in a document of any size."""
+"""A JSON document: an array of objects, or of arrays, somewhere in a document of any size."""
 
 from __future__ import annotations
 
 import codecs
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import count
 from typing import Any
 
 import pyarrow as pa
@@ -15,6 +16,7 @@ from jobs.bronze.formats.json_text import SHOWN_KEYS, Rows, compact, decode_at, 
 from jobs.bronze.formats.text import MARKS, Utf8, refuse_page, shown
 from jobs.bronze.formats.window import BOUNDS, Bounds
 from jobs.declared.format import JsonDocument
+from jobs.declared.published import is_optional, names_of
 from jobs.errors import RefusedFile
 from jobs.land import Member
 
@@ -40,8 +42,15 @@ def read(member: Member, form: JsonDocument, bounds: Bounds = BOUNDS) -> Iterato
         raise empty(member.name)
     rows = Rows(form.columns, Batches(form.columns, member.name))
     size = 0
+    names = tuple(names_of(c)[0] for c in form.columns) if form.records == "arrays" else ()
     for number, (value, raw) in enumerate(_walk(cursor, form.path, (), member.name), start=1):
-        rows.add(number, value, lambda raw=raw: shown(raw))  # type: ignore[misc]  # mypy types no lambda defaults
+        if form.records == "arrays_after_header" and number == 1:
+            names = _header(value, form, member.name)
+            continue
+        if names and isinstance(value, list):
+            _add_array(rows, number, value, raw, names)
+        else:
+            rows.add(number, value, lambda raw=raw: shown(raw))  # type: ignore[misc]  # mypy types no lambda defaults
         size += len(raw)
         if size >= bounds.block:
             yield from rows.batches()
@@ -51,11 +60,36 @@ def read(member: Member, form: JsonDocument, bounds: Bounds = BOUNDS) -> Iterato
         raise cursor.wrong("text after the end of the document", "one document; declare type: json_lines for several")
 
 
+def _header(value: Any, form: JsonDocument, where: str) -> tuple[str, ...]:
+    """The names in the first array, each as text."""
+    names = tuple(name if isinstance(name, str) else compact(name) for name in value) if isinstance(value, list) else ()
+    missing = [c for c in form.columns if sum(map(names.count, names_of(c))) != 1 and not is_optional(c)]
+    if missing:
+        raise RefusedFile(
+            f"the first array does not name {', '.join(missing)} once; it is {compact(value)[:200]}",
+            where=where,
+            expected="an array of names, each declared column once",
+            next_step="correct `columns:`, or declare `records: arrays` if there are no names",
+        )
+    return names
+
+
+def _add_array(rows: Rows, number: int, value: list[Any], raw: str, names: Sequence[str]) -> None:
+    if len(value) != len(names):
+        kind = "too_many_cells" if len(value) > len(names) else "too_few_cells"
+        rows.refuse(number, f"{kind}: expected {len(names)}, found {len(value)}", shown(raw))
+        return
+    rows.add(number, dict(zip(names, value, strict=True)), lambda: shown(raw))
+
+
 def _walk(cursor: _Cursor, path: tuple[str, ...], above: tuple[str, ...], where: str) -> Iterator[tuple[Any, str]]:
     if not path:
         if cursor.peek() != "[":
             raise _no_array(cursor, above, where)
         yield from cursor.array()
+        return
+    if cursor.peek() == "[" and path[0].isdecimal():
+        yield from _walk_array(cursor, path, above, where)
         return
     if cursor.peek() != "{":
         raise _no_array(cursor, above, where, path[0])
@@ -71,6 +105,24 @@ def _walk(cursor: _Cursor, path: tuple[str, ...], above: tuple[str, ...], where:
                 skipped[key] = value
     if not is_present:
         raise _no_key(path[0], above, skipped, where)
+
+
+def _walk_array(
+    cursor: _Cursor, path: tuple[str, ...], above: tuple[str, ...], where: str
+) -> Iterator[tuple[Any, str]]:
+    number = -1
+    for number in cursor.positions():
+        if number == int(path[0]):
+            yield from _walk(cursor, path[1:], (*above, path[0]), where)
+        else:
+            cursor.skip()
+    if number < int(path[0]):
+        raise RefusedFile(
+            f"{'.'.join(above) or 'the document'} is an array of {number + 1}, counted from 0",
+            where=where,
+            expected=f"record_path {'.'.join((*above, path[0]))}...",
+            next_step="correct record_path, or read what the publisher replied",
+        )
 
 
 def _no_array(cursor: _Cursor, above: tuple[str, ...], where: str, key: str | None = None) -> RefusedFile:
@@ -158,6 +210,20 @@ class _Cursor:
         while True:
             self.peek()
             yield self.value()
+            if self.peek() != ",":
+                self._take("]")
+                return
+            self._at += 1
+
+    def positions(self) -> Iterator[int]:
+        """Iterate over an array: yields each position with the cursor at its value, which the caller reads or skips."""
+        self._take("[")
+        if self.peek() == "]":
+            self._at += 1
+            return
+        for number in count():
+            self.peek()
+            yield number
             if self.peek() != ",":
                 self._take("]")
                 return

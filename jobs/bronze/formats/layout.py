@@ -28,6 +28,7 @@ class Layout:
         extra: positions of undeclared columns.
         extra_names: their names; ``column_<n>`` where the header has none.
         nameless: for each undeclared column, whether the header has no name for it.
+        header: the header's cells; empty if there is none, or if one column could as well hold its own name.
     """
 
     delimiter: str
@@ -36,6 +37,7 @@ class Layout:
     extra: tuple[int, ...] = ()
     extra_names: tuple[str, ...] = ()
     nameless: tuple[bool, ...] = ()
+    header: tuple[str, ...] = ()
 
 
 def find_layout(window: ByteWindow, form: Delimited, text: Utf8, where: str) -> Layout:
@@ -76,7 +78,7 @@ def _skip_blank(window: ByteWindow) -> None:
 
 
 def _header(window: ByteWindow, form: Delimited, delimiter: str, text: Utf8, where: str) -> list[str]:
-    reader = CarefulReader(delimiter, form.quote, form.escape, None, text)
+    reader = CarefulReader(delimiter, form.quote, form.escape, None, text, blanks=form.blank_before_quote)
     whole = window.ended and len(window.data) <= BOUNDS.record + 1
     parsed = reader.read(cut(window.data, BOUNDS.record + 1), window.line, 1, whole)
     if parsed.records:
@@ -117,6 +119,7 @@ def _matched(header: list[str], form: Delimited, delimiter: str, where: str) -> 
         extra=extra,
         extra_names=tuple(_extra_name(header, position) for position in extra),
         nameless=tuple(not header[position] for position in extra),
+        header=tuple(header) if len(header) > 1 else (),
     )
 
 

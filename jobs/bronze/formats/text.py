@@ -25,6 +25,7 @@ _PAGE = re.compile(
     re.I | re.S,
 )
 _TITLE = re.compile(rb"<title[^>]*>(.*?)</title", re.I | re.S)
+_MARKED_LINE = re.compile(b"([\r\n])(?:" + _BOM + b")+")
 _MARK = re.compile("[\udc00-\udcff]")
 
 
@@ -39,7 +40,7 @@ codecs.register_error(MARKS, _mark)
 
 
 class Utf8:
-    """A UTF-8 stream without byte order mark, from a stream in a declared encoding.
+    """A UTF-8 stream without byte order marks, from a stream in a declared encoding.
 
     Undecodable bytes become invalid UTF-8, so that checking a row's UTF-8 finds them in any encoding.
 
@@ -52,8 +53,9 @@ class Utf8:
         self.encoding = encoding
         self.head = b""
         self._stream = stream
-        self._started = False
         self._ended = False
+        self._held = b""
+        self._is_line_start = True
         self._decoder = None
         if codecs.lookup(encoding).name not in {"utf-8", "utf-8-sig"}:
             self._decoder = codecs.getincrementaldecoder(encoding)(errors=MARKS)
@@ -64,9 +66,7 @@ class Utf8:
             data = self._stream.read(size)
             self._ended = not data
             self.head = self.head or data[:8192]
-            data = self._decoded(data)
-            if not self._started and data:
-                data = self._without_mark(data)
+            data = self._without_marks(self._decoded(data))
             if data:
                 return data
         return b""
@@ -84,11 +84,23 @@ class Utf8:
                 next_step="declare the encoding with its byte order, like utf-16-le or utf-16-be",
             ) from error
 
-    def _without_mark(self, data: bytes) -> bytes:
-        while len(data) < len(_BOM) and _BOM.startswith(data) and (more := self._stream.read(len(_BOM))):
-            data += self._decoded(more)
-        self._started = True
-        return data.removeprefix(_BOM)
+    def _without_marks(self, data: bytes) -> bytes:
+        """Drop byte order marks at the start of lines: files that were joined have them in the middle."""
+        data, self._held = self._held + data, b""
+        part = next((p for p in (_BOM[:2], _BOM[:1]) if data.endswith(p)), b"")
+        if part and not self._ended:
+            before = data[-len(part) - 1 : -len(part)]
+            if before in (b"\n", b"\r") or (not before and self._is_line_start):
+                data, self._held = data[: -len(part)], part
+        if not data:
+            return data
+        if _BOM in data:
+            data = _MARKED_LINE.sub(rb"\1", data)
+            while self._is_line_start and data.startswith(_BOM):
+                data = data.removeprefix(_BOM)
+        if data:
+            self._is_line_start = data[-1:] in b"\r\n"
+        return data
 
     def why(self, cell: bytes, place: str = "") -> str:
         """Explain why a cell is undecodable: the encoding, and the offset and value of the byte in the cell."""
