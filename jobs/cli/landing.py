@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from jobs.cli.options import AsJson, user_name
+from jobs.cli.options import AsJson, SourceName, user_name
 from jobs.cli.show import document, line, listing
 from jobs.errors import ExchangeError, NotFound
 
@@ -15,7 +15,7 @@ _LONGEST_REASON = 512
 
 
 def files(
-    source: Annotated[str, typer.Argument(metavar="SOURCE", help="A source; `exchange sources` lists them.")],
+    source: SourceName,
     as_json: AsJson = False,
 ) -> None:
     """List a source's landed files in the order of arrival, with what bronze has of them."""

@@ -10,7 +10,7 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 
@@ -124,14 +124,21 @@ def run(arguments: Sequence[str]) -> int:
     return code if isinstance(code, int) else 0
 
 
+def _print_version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        print(f"exchange {version('data-exchange-lake')}")
+        raise typer.Exit
+
+
 def application() -> typer.Typer:
     """Return all commands, each in the help panel of its main users."""
     app = typer.Typer(
-        help="The data exchange: publishers' files in; certified, versioned, shared tables out.",
-        add_completion=False,
         no_args_is_help=True,
         pretty_exceptions_enable=False,
     )
+    app.callback()(_whole)
     one_step = [(STAFF if step.by_staff else ENGINEER, step.name, steps.command(step)) for step in all_steps()]
     for panel, name, command in (*_ROUNDS, *one_step, *_COMMANDS):
         app.command(name, rich_help_panel=panel)(command)
@@ -158,6 +165,14 @@ def application() -> typer.Typer:
             group.command(own)(command)
         app.add_typer(group, name=name, help=help_text, rich_help_panel=ENGINEER)
     return app
+
+
+def _whole(
+    _version: Annotated[
+        bool, typer.Option("--version", help="Print the program's version.", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None:
+    """The data exchange: publishers' files in; certified, versioned, shared tables out."""
 
 
 def _report(error: Exception) -> int:

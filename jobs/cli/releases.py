@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from jobs.cli.names import own_name
-from jobs.cli.options import AsJson
+from jobs.cli.options import AsJson, ProductName
 from jobs.cli.show import document, line, listing, table
 from jobs.errors import ExchangeError, NotFound
 
@@ -53,7 +53,7 @@ def releases(
 
 
 def diff(
-    product: Annotated[str, typer.Argument(metavar="PRODUCT", help="The product.")],
+    product: ProductName,
     before: Annotated[
         str | None, typer.Argument(metavar="[FROM]", help="A release; by default the one before TO.")
     ] = None,

@@ -8,6 +8,7 @@ import math
 import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from itertools import chain
@@ -20,6 +21,8 @@ Record = Mapping[str, Any]
 _PIPED_WIDTH = 10_000
 _LONGEST_CELL = 200
 _FOLDED = 44
+# Of the second and later lines of a row.
+_INDENT = 4
 # What a spreadsheet may take for the beginning of a formula, also after spaces and in full-width form.
 _FORMULA = re.compile(r"\s*[=+\-@\uff1d\uff0b\uff0d\uff20]|[\t\r]")
 _NUMBER = re.compile(r"[+-]?[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]+)?")
@@ -46,27 +49,81 @@ def listing(records: Sequence[Record], columns: Sequence[str], *, as_json: bool,
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[Any]], *, exact: bool = False) -> None:
-    """Print rows for people: exact values with `exact`, else numbers and instants in short form."""
+    """Print rows for people: exact values with `exact`, else numbers and instants in short form.
+
+    On a terminal that is too narrow for a row, each row has several lines, cut between columns.
+    """
     from rich.cells import cell_len
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    shown = Table(box=None, pad_edge=False, header_style="bold")
     cells = [[clean(cell(v) if exact else _short(v)) for v in row] for row in rows]
-    needed = 0
-    for position, name in enumerate(header):
-        numeric = all(isinstance(r[position], int | float | Decimal | None) for r in rows)
-        longest = max(cell_len(text) for text in (clean(name), *(row[position] for row in cells)))
+    columns = [
+        _Column(
+            clean(name),
+            is_numeric=all(isinstance(r[position], int | float | Decimal | None) for r in rows),
+            width=max(cell_len(text) for text in (clean(name), *(row[position] for row in cells))),
+        )
+        for position, name in enumerate(header)
+    ]
+    needed = sum(min(column.width, _FOLDED) + 2 for column in columns)
+    width = Console().width if sys.stdout.isatty() else _PIPED_WIDTH
+    if needed - 2 > width and sys.stdout.isatty():
+        _stack(columns, cells, width)
+        return
+    shown = Table(box=None, pad_edge=False, header_style="bold")
+    for column in columns:
         # Only long texts are folded: a name or number broken over two lines cannot be copied.
         shown.add_column(
-            Text(clean(name)), justify="right" if numeric else "left", overflow="fold", no_wrap=longest <= _FOLDED
-        )
-        needed += min(longest, _FOLDED) + 2
+            Text(column.name), justify="right" if column.is_numeric else "left", overflow="fold",
+            no_wrap=column.width <= _FOLDED,
+        )  # fmt: skip
     for row in cells:
         shown.add_row(*map(Text, row))
-    width = Console().width if sys.stdout.isatty() else _PIPED_WIDTH
     Console(width=max(width, needed)).print(shown)
+
+
+@dataclass(frozen=True)
+class _Column:
+    """A column of a table: its heading, and the cells of the terminal that its longest value takes."""
+
+    name: str
+    is_numeric: bool
+    width: int
+
+    def fitted(self, text: str, most: int) -> str:
+        """A value in the column's width, unless the column is wider than a line, which is its own then."""
+        from rich.cells import cell_len
+
+        if self.width > most:
+            return text
+        gap = " " * (self.width - cell_len(text))
+        return gap + text if self.is_numeric else text + gap
+
+
+def _stack(columns: Sequence[_Column], rows: Sequence[Sequence[str]], width: int) -> None:
+    """Print each row in as many lines as it needs, headings alike; only a text too long for one is folded."""
+    from rich.console import Console
+    from rich.padding import Padding
+    from rich.text import Text
+
+    groups: list[list[int]] = [[]]
+    left = width
+    for position, column in enumerate(columns):
+        if groups[-1] and column.width > left:
+            groups.append([])
+            left = width - _INDENT
+        groups[-1].append(position)
+        left -= column.width + 2
+    console = Console(width=width)
+    for style, row in (("bold", [column.name for column in columns]), *(("", row) for row in rows)):
+        for number, group in enumerate(groups):
+            fitted = (columns[position].fitted(row[position], width - _INDENT) for position in group)
+            text = "  ".join(fitted).rstrip()
+            if text:
+                indent = (0, 0, 0, _INDENT if number else 0)
+                console.print(Padding(Text(text, style, overflow="fold"), indent, expand=False))
 
 
 def line(text: str) -> None:

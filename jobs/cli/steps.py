@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from jobs.cli.options import AsJson
+from jobs.cli.options import AsJson, EitherName, ProductName, SourceName
 from jobs.cli.show import document, line, note
 from jobs.errors import ExchangeError
 from jobs.steps import Step, step_named
@@ -21,9 +21,6 @@ if TYPE_CHECKING:
 
 HELD_BACK = 1
 
-SourceName = Annotated[str, typer.Argument(metavar="SOURCE", help="A source; `exchange sources` lists them.")]
-ProductName = Annotated[str, typer.Argument(metavar="PRODUCT", help="A product; `exchange products` lists them.")]
-EitherName = Annotated[str, typer.Argument(metavar="NAME", help="A source, a product, or a table like silver.x.")]
 OnCluster = Annotated[
     bool, typer.Option("--cluster", help="On this machine's cluster, which is started first and stays up.")
 ]

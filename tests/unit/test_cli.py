@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 import subprocess
 import sys
 from datetime import UTC, date, datetime, timedelta, timezone
@@ -12,12 +13,13 @@ from decimal import Decimal
 from pathlib import Path
 
 import pytest
+import typer
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
 from jobs.cli import program
-from jobs.cli.show import cell, clean, comma_separated, json_text
+from jobs.cli.show import cell, clean, comma_separated, json_text, table
 from jobs.cli.statement import Columns, Names, Rows, Shape, read_statement
 from jobs.errors import ExchangeError, ExpectationsFailed, PublisherError, RefusedFile, Tampered
 
@@ -316,3 +318,90 @@ def test_a_closed_output_pipe_is_no_error() -> None:
         shell=True, executable="/bin/bash", capture_output=True, text=True, check=True,
     )  # fmt: skip
     assert done.stderr == ""
+
+
+class Terminal(io.StringIO):
+    """A terminal of some columns."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def shown(monkeypatch: pytest.MonkeyPatch, width: int, header: list[str], rows: list[list[object]]) -> list[str]:
+    terminal = Terminal()
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "stdout", terminal)
+        patch.setenv("COLUMNS", str(width))
+        patch.setenv("TERM", "xterm")
+        table(header, rows)
+    return re.sub(r"\x1b\[\d*m", "", terminal.getvalue()).split("\n")[:-1]
+
+
+RUN = [datetime(2026, 12, 1, 3, 0), "silver", "smart_meter_readings_of_a_town", "succeeded", 12.5, 346_332, 1, 3]
+HEADER = ["started at", "step", "name", "status", "seconds", "in", "out", "version"]
+
+
+def test_a_row_that_is_too_wide_takes_two_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = shown(monkeypatch, 80, HEADER, [RUN, RUN])
+    assert len(lines) == 6 and all(len(line) <= 80 for line in lines)
+    assert lines[2:4] == lines[4:6]
+    assert "smart_meter_readings_of_a_town" in lines[2] and "succeeded" in lines[2] and "346,332" in lines[3]
+    # A heading is over its values.
+    assert lines[0].index("status") == lines[2].index("succeeded")
+    assert lines[1].index("in") + 2 == lines[3].index("346,332") + 7
+    assert [line.startswith("    ") for line in lines] == [False, True] * 3
+    assert len(shown(monkeypatch, 200, HEADER, [RUN, RUN])) == 3
+
+
+@given(
+    st.lists(st.lists(st.text("ab_ 漢", max_size=60) | st.integers(), min_size=4, max_size=4), min_size=1, max_size=4),
+    st.integers(20, 100),
+)
+def test_no_line_is_wider_than_the_terminal_and_no_short_value_is_broken(
+    rows: list[list[object]], width: int
+) -> None:
+    from rich.cells import cell_len
+
+    with pytest.MonkeyPatch.context() as patch:
+        lines = shown(patch, width, ["a", "b", "c", "d"], rows)
+    assert all(cell_len(line) <= width for line in lines)
+    text = "\n".join(lines)
+    for value in (value for row in rows for value in row):
+        written = f"{value:,}" if isinstance(value, int) else str(value).strip()
+        if " " not in written and cell_len(written) <= min(width - 4, 16):
+            assert written in text
+
+
+def test_version_and_completion(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code, out, _ = run_command(capsys, "--version")
+    assert code == 0 and re.fullmatch(r"exchange \d+\.\d+\.\d+\n", out)
+    code, out, _ = run_command(capsys, "--help")
+    assert code == 0 and "--install-completion" in out
+    for kind in ("products/rates", "sources/finance/rest", "sources/finance/meters"):
+        folder = tmp_path / "catalogue/dags" / kind
+        folder.mkdir(parents=True)
+        (folder / f"{kind.split('/')[0][:-1]}.yaml").touch()
+    for typed, names in (("quality r", ["rates", "rest"]), ("gold ", ["rates"]), ("land ", ["meters", "rest"])):
+        words = f"exchange {typed}"
+        monkeypatch.setenv("_EXCHANGE_COMPLETE", "complete_bash")
+        monkeypatch.setenv("COMP_WORDS", words)
+        monkeypatch.setenv("COMP_CWORD", str(len(words.split(" ")) - 1))
+        with pytest.raises(SystemExit):
+            program.run([])
+        assert capsys.readouterr().out.split() == names, typed
+
+
+def test_whatever_lists_prints_json_on_request() -> None:
+    group = typer.main.get_command(program.application())
+    commands = {}
+    for name, command in group.commands.items():
+        inner = getattr(command, "commands", None)
+        commands |= {f"{name} {own}": each for own, each in inner.items()} if inner else {name: command}
+    without = {name for name, command in commands.items() if not any("--json" in p.opts for p in command.params)}
+    # They run until they are stopped, write files, or print one document in any case.
+    assert without == {
+        "run", "up", "serve", "grant", "source new", "product new", "cluster up", "cluster down", "cluster logs",
+        "cluster master", "cluster worker", "cluster connect", "cluster lock-jars",
+    }  # fmt: skip
