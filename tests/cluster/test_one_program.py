@@ -99,7 +99,7 @@ def empty_exchange(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Trial:
     return Trial(tmp_path / "catalogue")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_lake_copied_to_the_cluster_is_extended_by_either_engine(
     on_disk: Place, on_cluster: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -157,7 +157,7 @@ class Later(datetime):
         return super().now(tz) + timedelta(days=30)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_upkeep_on_the_cluster_does_not_disturb_readers(
     on_cluster: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

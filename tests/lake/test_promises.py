@@ -126,7 +126,6 @@ def test_a_failed_product_keeps_its_last_good_version(exchange: Trial) -> None:
     assert table_rows(f"gold.{name}") == [(date(2026, 1, 1), 30)]
 
 
-@pytest.mark.both_engines("files of two versions by partition")
 def test_only_changed_partitions_are_checked_where_that_suffices(exchange: Trial) -> None:
     rule = {"name": "rows", "type": "library", "metric": "rowCount", "mustBeGreaterThan": 2}
     source = exchange.source(COLUMNS, ["meter", "read_on"], partition=["read_on"], quality=[rule])
@@ -239,7 +238,6 @@ def test_a_second_run_of_a_source_in_use_is_refused_and_nothing_is_lost(
     assert source.step("silver").status == "unchanged"
 
 
-@pytest.mark.both_engines("the session's zone", cases=("revisions",))
 @pytest.mark.parametrize("mode", ["merge", "revisions"])
 def test_the_time_zone_of_the_process_does_not_matter(exchange: Trial, undertaker: Undertaker, mode: str) -> None:
     day_in_utc = "try_cast(try_cast(at as timestamp) as date)"

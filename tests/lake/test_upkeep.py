@@ -128,7 +128,6 @@ def test_only_partitions_with_many_small_files_are_compacted(exchange: Trial) ->
     assert len(source.rows()) == 19
 
 
-@pytest.mark.both_engines("which files each engine compacts together")
 def test_a_dry_run_predicts_the_compaction_and_large_files_stay(
     exchange: Trial, monkeypatch: pytest.MonkeyPatch
 ) -> None:
