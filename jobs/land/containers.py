@@ -25,16 +25,34 @@ RATIO_FREE = 100 << 20
 _DAMAGE = (zlib.error, gzip.BadGzipFile, zipfile.BadZipFile, tarfile.TarError, EOFError, NotImplementedError)
 
 _GZIP, _ZIP = b"\x1f\x8b", (b"PK\x03\x04", b"PK\x05\x06", b"PK\x07\x08")
+_AS_CSV = "save each sheet as CSV (UTF-8) and take that, or ask the publisher for CSV"
+_AS_TABLE = "ask the publisher for the tables in it as CSV; no table is read out of a document"
+_UNPACKED = "unpack it and take the data inside, plain or in a gz, zip or tar"
+# What begins a file that is no text: its kind, and what to do about it.
 _FOREIGN = {
-    b"%PDF-": "a PDF document",
-    b"PAR1": "a Parquet file",
-    b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1": "an old Office document (xls)",
-    b"7z\xbc\xaf\x27\x1c": "a 7z archive",
-    b"Rar!\x1a\x07": "a RAR archive",
-    b"BZh": "a bzip2 file",
-    b"\xfd7zXZ\x00": "an xz file",
-    b"\x28\xb5\x2f\xfd": "a Zstandard file",
-    b"\x80\x04\x95": "a Python pickle",
+    b"%PDF-": ("a PDF document", _AS_TABLE),
+    b"PAR1": ("a Parquet file", "write it as CSV, for example with pyarrow or DuckDB, or ask the publisher for CSV"),
+    b"SQLite format 3\x00": (
+        "an SQLite database", "write each table as CSV: sqlite3 -header -csv FILE 'select * from TABLE' > TABLE.csv",
+    ),
+    b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1": ("an old Office document (xls, doc)", _AS_CSV),
+    b"7z\xbc\xaf\x27\x1c": ("a 7z archive", _UNPACKED),
+    b"Rar!\x1a\x07": ("a RAR archive", _UNPACKED),
+    b"BZh": ("a bzip2 file", _UNPACKED),
+    b"\xfd7zXZ\x00": ("an xz file", _UNPACKED),
+    b"\x28\xb5\x2f\xfd": ("a Zstandard file", _UNPACKED),
+    b"\x80\x04\x95": ("a Python pickle", "ask the publisher for the data as text; opening a pickle runs code"),
+    b"{\\rtf": ("a rich text document (rtf)", _AS_TABLE),
+}  # fmt: skip
+# Folders in the zip that an Office document is, and the types that an OpenDocument names itself.
+_OFFICE = {
+    "xl": ("an Excel workbook (xlsx)", _AS_CSV),
+    "word": ("a Word document (docx)", _AS_TABLE),
+    "ppt": ("a PowerPoint presentation (pptx)", _AS_TABLE),
+}
+_OPEN_DOCUMENTS = {
+    b"spreadsheet": ("an OpenDocument spreadsheet (ods)", _AS_CSV),
+    b"text": ("an OpenDocument text (odt)", _AS_TABLE),
 }
 
 
@@ -106,8 +124,7 @@ def _zip_members(raw: IO[bytes], file_name: str, globs: Sequence[str], budget: B
     with archive:
         files = [info for info in archive.infolist() if not info.is_dir() and not _is_clutter(info.filename)]
         names = [info.filename for info in files]
-        if "[Content_Types].xml" in names:
-            raise _foreign(file_name, "an Office document (xlsx, docx)")
+        refuse_document(archive, file_name)
         chosen = _chosen(names, globs, file_name)
         for info in (info for info in files if info.filename in chosen):
             name = f"{file_name}!{info.filename}"
@@ -165,9 +182,9 @@ def _inner(stream: Readable, name: str, budget: Budget) -> Member:
 
 
 def _plain(name: str, stream: Readable, head: bytes) -> Readable:
-    for magic, kind in _FOREIGN.items():
+    for magic, (kind, next_step) in _FOREIGN.items():
         if head.startswith(magic):
-            raise _foreign(name, kind)
+            raise _foreign(name, kind, next_step)
     return stream
 
 
@@ -232,12 +249,31 @@ def _nested(where: str) -> RefusedFile:
     )
 
 
-def _foreign(where: str, kind: str) -> RefusedFile:
+def refuse_document(archive: zipfile.ZipFile, where: str) -> None:
+    """Raise RefusedFile if a zip is an Office document or an OpenDocument, which are no archives of data."""
+    names = archive.namelist()
+    if "[Content_Types].xml" in names:
+        folders = {name.split("/")[0] for name in names}
+        found = [document for folder, document in _OFFICE.items() if folder in folders]
+        raise _foreign(where, *(found or [("an Office document", _AS_CSV)])[0])
+    if names[:1] == ["mimetype"]:
+        try:
+            with archive.open("mimetype") as stream:
+                kind = stream.read(HEAD)
+        except (*_DAMAGE, OSError, RuntimeError):
+            # A damaged or encrypted member, which reading refuses.
+            return
+        if kind.startswith(b"application/vnd.oasis.opendocument."):
+            found = [document for word, document in _OPEN_DOCUMENTS.items() if kind.endswith(word)]
+            raise _foreign(where, *(found or [("an OpenDocument file", _AS_TABLE)])[0])
+
+
+def _foreign(where: str, kind: str, next_step: str) -> RefusedFile:
     return RefusedFile(
         f"{kind} instead of text",
         where=where,
         expected="delimited text or JSON, plain or in a gz, zip or tar",
-        next_step="open the file, then correct the connector or the format",
+        next_step=next_step,
     )
 
 

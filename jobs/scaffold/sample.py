@@ -14,7 +14,7 @@ from tempfile import TemporaryDirectory
 
 from jobs.declared.connector import DropConnector, PackageConnector
 from jobs.errors import ExchangeError, NotFound
-from jobs.land import members
+from jobs.land import members, refuse_document
 
 # Enough to detect the encoding and layout of any file.
 HEAD = 4 << 20
@@ -131,10 +131,11 @@ def _first_line(sample: Sample) -> bytes:
 
 
 def _members(path: Path) -> dict[str, int]:
-    """Return an archive's members and sizes; empty for other files, and for broken archives, which reading refuses."""
+    """An archive's members and sizes; empty for other files, and for broken archives, which reading refuses."""
     try:
         if zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as archive:
+                refuse_document(archive, path.name)
                 return {i.filename: i.file_size for i in archive.infolist() if not i.is_dir()}
         if tarfile.is_tarfile(path):
             with tarfile.open(path) as tar:

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import os
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from hypothesis import strategies as st
 from jobs.bronze.formats import read
 from jobs.declared.catalog import load_sources
 from jobs.declared.contract import load_contract
-from jobs.errors import ExchangeError
+from jobs.errors import ExchangeError, RefusedFile
 from jobs.scaffold import new_source
 from jobs.scaffold.kinds import fits, kind_of
 from jobs.scaffold.layout import form_of
@@ -316,3 +317,21 @@ def test_no_cell_of_a_random_table_is_lost_or_changed_untold(
     rows, refused = cells(sample, found.form)
     is_read = filled(rows) in (filled(table), filled(table[1:]))
     assert is_read or refused or found.doubts, (found, rows)
+
+
+@pytest.mark.parametrize(
+    ("members", "told"),
+    [
+        ({"[Content_Types].xml": "", "xl/workbook.xml": "", "xl/notes.txt": "a,b"}, "an Excel workbook (xlsx)"),
+        ({"[Content_Types].xml": "", "word/document.xml": ""}, "a Word document (docx)"),
+        ({"mimetype": "application/vnd.oasis.opendocument.spreadsheet", "content.xml": ""}, "spreadsheet (ods)"),
+    ],
+)
+def test_a_document_is_named_for_what_it_is(members: dict[str, str], told: str, tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "sample.csv", "w") as archive:
+        for name, text in members.items():
+            archive.writestr(name, text)
+    with pytest.raises(RefusedFile) as caught:
+        proposed(tmp_path / "sample.csv")
+    assert told in str(caught.value)
+    assert "CSV" in str(caught.value)
