@@ -193,7 +193,7 @@ def _either_way(values: Sequence[str], words: Sequence[str], commas: Commas, odd
         return _continental(
             values, words, Doubt("commas are read as decimal points; they may stand between thousands", odd)
         )
-    are_small = [abs(int(v)) < 1000 for v in values if "," not in v]
+    are_small = [bool(_DIGITS.match(v)) and abs(int(v)) < 1000 for v in values if "," not in v]
     if commas.are_decimal is False or (are_small and all(are_small)):
         return _english(
             values, words, Doubt("commas are taken between thousands and removed; they may be decimal", odd)

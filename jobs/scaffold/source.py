@@ -25,6 +25,7 @@ from jobs.scaffold.document import (
     scalar,
     written,
 )
+from jobs.scaffold.footer import footers
 from jobs.scaffold.found import Found
 from jobs.scaffold.key import Key, key_of
 from jobs.scaffold.layout import form_of
@@ -110,6 +111,8 @@ def _examine(sample: Sample) -> _Examined:
             expected="at least one column with values",
             next_step="use a sample with data in it",
         )
+    if isinstance(form, Delimited):
+        found = replace(found, drop=(*found.drop, *footers(rows.filter(found.kept(table)), form.columns)))
     delimiter = form.delimiter if isinstance(form, Delimited) else None
     kept = table.filter(found.kept(table)) if found.drop else table
     columns = proposals(
@@ -280,6 +283,7 @@ def _report(given: str, name: str, examined: _Examined) -> list[str]:
     if named:
         lines.append(f"meaning, type and unit from the column dictionary: {', '.join(named)}")
     lines += [f"{c.name}: {effect}" for c in examined.columns for effect in c.effects]
+    lines += [f"rows with {d['values'][0]!r} in {d['column']} are dropped: {d['reason']}" for d in examined.found.drop]
     lines += [f"look at the layout: {doubt}" for doubt in examined.found.doubts]
     lines += [f"look at {c.name}: {doubt}" for c in examined.columns for doubt in c.doubts]
     lines += [f"look at the key: {doubt}" for doubt in key.doubts]

@@ -432,3 +432,23 @@ def test_what_a_proposal_reads_out_of_awkward_text_is_what_silver_holds(tmp_path
         names = proposed(write(tmp_path / f"{name}.csv", text), name).names
         held = sorted(tuple(map(str, row)) for row in table_rows(f"silver.{name}", *names))
         assert held == expected, name
+
+
+@pytest.mark.usefixtures("exchange")
+def test_undeclared_cells_can_be_read_by_transform_logic(tmp_path: Path) -> None:
+    sample = write(tmp_path / "extra.json", '[{"id": 1, "n": 5}, {"id": 2, "n": "x"}]')
+    new_source("utility", "extra", str(sample))
+    file = tmp_path / "catalogue/dags/sources/utility/extra/source.yaml"
+    write(file, file.read_text().replace('[id, "n"]', "[id]"))
+    terms = tmp_path / "catalogue/expectations/silver/extra.yaml"
+    logic = "try_cast(get_json_object(_extra, '$.n') as int)"
+    reads = f'logicalType: integer, physicalType: INT, transformLogic: "{logic}"'
+    write(terms, terms.read_text().replace("logicalType: string, physicalType: STRING, required: true", reads))
+    folder = settings().drop / "extra"
+    folder.mkdir(parents=True)
+    shutil.copy(sample, folder)
+    for step in ("land", "bronze", "silver"):
+        assert run_step(step, "extra", day(0), "r").status == "succeeded"
+    assert [tuple(map(str, row)) for row in table_rows("silver.extra", "id", "n")] == [("1", "5")]
+    (refused,) = table_rows("quarantine.extra", "rule", "value", "record")
+    assert (refused[0], refused[1]) == ("n.type", '{"n":"x"}')

@@ -148,6 +148,11 @@ TABLES: dict[str, tuple[str, dict[str, str], tuple[str, ...]]] = {
     "thousands by blanks": ("k;n\na;1 234,5\nb;12\u202f345,25\n", {"n": "DECIMAL(18,6)"}, ("between thousands",)),
     "a comma either way": ('k,n\na,"1,234"\nb,"5,678"\n', {"n": "STRING"}, ("may be decimal",)),
     "indian groups": ('k,n\na,"12,34,567"\nb,"1,234"\n', {"n": "BIGINT"}, ("between thousands",)),
+    "totals": ("site,day,kwh\na,2024-01-01,5\nb,2024-01-01,6\nTotal,,11\n",
+        {"site": "STRING", "observed_on": "DATE", "kwh": "INT"}, ("rows with 'Total' in site are dropped",)),
+    "a total that is a value": ("sex,n\nmale,5\nfemale,6\nTotal,11\n", {"sex": "STRING", "n": "INT"}, ("3 rows read",)),
+    "a note below": ("day,site,kwh\n2024-01-01,a,5\n2024-01-02,b,6\nSource: us,,\n",
+        {"observed_on": "DATE", "kwh": "INT"}, ("a note below the table",)),
     "one letter is no unit": ("k,reading_m,t\na,1,2\nb,2,3\n", {"reading_m": "INT", "t": "INT"}, ()),
 }  # fmt: skip
 
