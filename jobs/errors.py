@@ -97,7 +97,7 @@ class Unfinished(ExchangeError):
 
 
 class AcceptanceNeeded(ExchangeError):
-    """A checked version that breaks or shrinks what buyers have; it is released once a person accepts it."""
+    """A version that would take something from its readers; they get it once a person accepts that."""
 
 
 class Locked(Transient):

@@ -51,8 +51,8 @@ def up(cluster: OnCluster = False) -> None:
 
 def command(step: Step) -> Callable[..., None]:
     """Return the command that runs a step of one source or product."""
-    if step.name == "release":
-        return release
+    if step.name in _ACCEPTING:
+        return _ACCEPTING[step.name]
 
     def run_one(name: str, date: Day = None, as_json: AsJson = False) -> None:
         _run(step, name, date, as_json, {})
@@ -74,24 +74,51 @@ def release(
     as_json: AsJson = False,
 ) -> None:
     """Give a product's checked version a number, a manifest and a certificate; exit code 1 if it is held back."""
-    if accept != bool(reason and reason.strip()):
-        raise ExchangeError(
-            "--accept without --reason" if accept else "--reason without --accept",
-            next_step=f'exchange release {name} --accept --reason "why buyers should get it"',
-        )
-    done = _run(step_named("release"), name, date, as_json, {"accept": reason.strip()} if reason else {})
+    done = _run(step_named("release"), name, date, as_json, _accepted(f"release {name}", accept, reason))
     if done.outcome.release is None:
         raise typer.Exit(HELD_BACK)
 
 
+AcceptLeaving = Annotated[bool, typer.Option("--accept", help="Also if rows of the checked version leave.")]
+LeavingReason = Annotated[
+    str | None, typer.Option("--reason", metavar="TEXT", help="Why they may; it is kept with the run.")
+]
+
+
+def silver(
+    name: SourceName,
+    accept: AcceptLeaving = False,
+    reason: LeavingReason = None,
+    date: Day = None,
+    as_json: AsJson = False,
+) -> None:
+    """Type and key the rows of a source; refused ones go to quarantine. Then: check."""
+    _run(step_named("silver"), name, date, as_json, _accepted(f"silver {name}", accept, reason))
+
+
+_ACCEPTING: dict[str, Callable[..., None]] = {"release": release, "silver": silver}
+
+
+def _accepted(command: str, accept: bool, reason: str | None) -> dict[str, str]:
+    """Options of a step that a person accepts something of, with the reason."""
+    if accept != bool(reason and reason.strip()):
+        raise ExchangeError(
+            "--accept without --reason" if accept else "--reason without --accept",
+            next_step=f'exchange {command} --accept --reason "why readers should get it"',
+        )
+    return {"accept": reason.strip()} if reason else {}
+
+
 def rebuild(
     table: Annotated[str, typer.Argument(metavar="TABLE", help="bronze.x, silver.x, quarantine.x or gold.x.")],
+    accept: AcceptLeaving = False,
+    reason: LeavingReason = None,
     as_json: AsJson = False,
 ) -> None:
     """Rebuild a table from landing, and say whether the result is equal."""
     from jobs.operate.rebuild import rebuild as rebuild_table
 
-    results = rebuild_table(table, run_id=run_id("rebuild"))
+    results = rebuild_table(table, run_id("rebuild"), **_accepted(f"rebuild {table}", accept, reason))
     if as_json:
         document([asdict(r) for r in results])
         return

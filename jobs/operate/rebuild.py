@@ -62,7 +62,7 @@ class _Content:
     everything: tuple[int, int]
 
 
-def rebuild(table: str, run_id: str) -> tuple[Rebuilt, ...]:
+def rebuild(table: str, run_id: str, *, accept: str | None = None) -> tuple[Rebuilt, ...]:
     """Rebuild a table from the landed files, and every table it is built from.
 
     ``bronze.x`` is loaded again from all landed bytes, after their digests are verified. ``silver.x`` and
@@ -73,6 +73,7 @@ def rebuild(table: str, run_id: str) -> tuple[Rebuilt, ...]:
 
     Args:
         table: ``bronze.x``, ``silver.x``, ``quarantine.x`` or ``gold.x``.
+        accept: why a person accepts that rows of a source's checked version leave.
         run_id: the run under which its steps are recorded.
 
     Returns:
@@ -81,13 +82,14 @@ def rebuild(table: str, run_id: str) -> tuple[Rebuilt, ...]:
     Raises:
         NotFound: no such table is declared, or no file of its source has landed.
         Tampered: landed bytes have changed; nothing was rebuilt.
+        AcceptanceNeeded: rows of a source's checked version would leave; readers keep it.
         ExpectationsFailed: the new version broke a rule; readers keep the previous one.
     """
     layer, dot, name = table.lower().partition(".")
     if layer in ("bronze", "silver", "quarantine") and dot:
         source = load_sources().source(name)
         with guard.writing(f"source.{name}"):
-            return _source(source, run_id, only_bronze=layer == "bronze")
+            return _source(source, run_id, accept, only_bronze=layer == "bronze")
     if layer == "gold" and dot:
         return _with_inputs(load_products().product(name), run_id)
     raise NotFound(
@@ -97,7 +99,7 @@ def rebuild(table: str, run_id: str) -> tuple[Rebuilt, ...]:
     )
 
 
-def _source(source: Source, run_id: str, *, only_bronze: bool) -> tuple[Rebuilt, ...]:
+def _source(source: Source, run_id: str, accept: str | None, *, only_bronze: bool) -> tuple[Rebuilt, ...]:
     from jobs.bronze.step import bronze, table_of
 
     record_landed(source.name, run_id, verified=True)
@@ -114,19 +116,23 @@ def _source(source: Source, run_id: str, *, only_bronze: bool) -> tuple[Rebuilt,
         return tuple(rebuilt)
     readable = current.delta_version if current and _is_readable(source.table) else None
     silver_before = _content(source.table, readable) if readable is not None else None
-    rebuilt.append(_silver(source, silver_before, run_id))
+    rebuilt.append(_silver(source, silver_before, run_id, accept))
     if lake.exists(quarantine):
         rebuilt.append(_compared(quarantine, before.get(quarantine), lake.version(quarantine) or 0, time.monotonic()))
     return tuple(rebuilt)
 
 
-def _silver(source: Source, before: _Content | None, run_id: str) -> Rebuilt:
+def _silver(source: Source, before: _Content | None, run_id: str, accept: str | None) -> Rebuilt:
     from jobs.silver.step import silver
 
     _set_aside(source.table)
     _set_aside(f"quarantine.{source.name}")
     started = time.monotonic()
-    _record("silver", "source", source.name, source.table, run_id, lambda _date: silver(source, run_id, full=True))
+
+    def rebuilt() -> StepOutcome:
+        return silver(source, run_id, full=True, accept=accept)
+
+    _record("silver", "source", source.name, source.table, run_id, lambda _date: rebuilt())
     version = _check(source.table, "source", source.name, run_id)
     return _compared(source.table, before, version, started)
 

@@ -22,6 +22,8 @@ from jobs.lake import ORIGIN, Workspace
 
 _RULE = "_rule"
 _EXTRA = "_extra"
+# The rule of a file that could not be read at all.
+FILE_RULE = "format.file"
 
 
 @dataclass(frozen=True)
@@ -333,7 +335,7 @@ def refused_records(work: Workspace) -> str:
     """SELECT of the unreadable records and files, in quarantine's columns."""
     origin = ", ".join(map(quote, ORIGIN))
     rule = (
-        f"CASE WHEN _row = {WHOLE_FILE} THEN 'format.file'"
+        f"CASE WHEN _row = {WHOLE_FILE} THEN {literal(FILE_RULE)}"
         " ELSE concat('format.', regexp_extract(_refused, '^([a-z_]*)', 1)) END"
     )
     return (

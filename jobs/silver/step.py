@@ -24,9 +24,10 @@ from jobs.registry.landings import dropped_landings, loaded_landings, newest_lan
 from jobs.registry.models import Landing, Pointer
 from jobs.registry.refusals import BatchRefusal, refused_until
 from jobs.registry.runs import Counts, StepOutcome, leaving
-from jobs.silver.change import Incoming
+from jobs.silver.change import Change, Incoming
 from jobs.silver.deduplicate import deduplicate
 from jobs.silver.join import changes, write
+from jobs.silver.leaving import require_acceptance, rows_leaving
 from jobs.silver.split import Split
 from jobs.silver.typed import type_rows
 
@@ -82,29 +83,53 @@ class _Batch:
         return slice_of(self.landings)
 
 
-def run(source: Source, _logical_date: datetime, run_id: str) -> StepOutcome:
-    """The step, as `jobs.flow` calls it: `silver`, with remarks that users should see in its message."""
-    outcome = silver(source, run_id)
+@dataclass(frozen=True)
+class _Earlier:
+    """The checked version that a rebuild replaces, and why a person accepts that rows leave.
+
+    Attributes:
+        full: the rebuild was asked for, and not caused by changed declarations.
+    """
+
+    version: int
+    accept: str | None
+    full: bool
+
+
+def run(source: Source, _logical_date: datetime, run_id: str, *, accept: str | None = None) -> StepOutcome:
+    """The step, as `jobs.flow` calls it: `silver`, with remarks that users should see in its message.
+
+    Args:
+        accept: why a person accepts that rows of the checked version leave.
+    """
+    outcome = silver(source, run_id, accept=accept)
     return outcome if outcome.output_version is None else replace(outcome, message=_remarks(source, outcome))
 
 
-def silver(source: Source, run_id: str, *, full: bool = False) -> StepOutcome:
+def silver(source: Source, run_id: str, *, full: bool = False, accept: str | None = None) -> StepOutcome:
     """Build the next version of the source's silver table from what landed since the checked version.
 
     Landings of an earlier run that failed its expectations are read again. A table built with other declarations is
     rebuilt from everything that landed, and so is any table with `full`. The version is not readable through the
     pointer until `check` has passed it.
 
+    Args:
+        source: the source.
+        run_id: the current run.
+        full: rebuild from everything that landed.
+        accept: why a person accepts that rows of the checked version leave with a rebuild.
+
     Raises:
         DeclarationError: the contract, source.yaml or silver.sql is unusable.
+        AcceptanceNeeded: rows of the checked version would leave.
         RefusedFile: no landed row is usable; all are in quarantine and will not be read again.
         ExchangeError: rows in and rows accounted for differ; nothing is published.
     """
     with lake.workspace(run_id, "silver", source.name) as work:
-        return _silver(work, source, full=full)
+        return _silver(work, source, full=full, accept=accept)
 
 
-def _silver(work: lake.Workspace, source: Source, *, full: bool) -> StepOutcome:
+def _silver(work: lake.Workspace, source: Source, *, full: bool, accept: str | None) -> StepOutcome:
     contract = load_contract(source.table)
     check_partitions(contract)
     split = Split(source, contract, work)
@@ -124,11 +149,12 @@ def _silver(work: lake.Workspace, source: Source, *, full: bool) -> StepOutcome:
     started = StepOutcome(
         input={"landing_id": refusal.landing_id, "base": refusal.base_version, "made_by": refusal.made_by}
     )
+    earlier = _Earlier(pointer.delta_version, accept, full=full) if rebuild and pointer else None
     with leaving(started), translate_engine_errors(contract.file):
-        counts, version = _build(source, split, batch)
+        counts, version, accepted = _build(source, split, batch, earlier)
     if version is None and rebuild:
         version = lake.version(source.table)
-    outcome = replace(started, counts=counts, output_version=version, message=_message(batch))
+    outcome = replace(started, counts=counts, output_version=version, message=_message(batch, accepted))
     if counts.rows_quarantined == counts.rows_in and counts.rows_in:
         _refuse_all(source, contract, batch, outcome, refusal)
     return _unchanged(source, pointer, outcome, refusal) if version is None else outcome
@@ -217,7 +243,10 @@ def _pending(source: Source, since: int) -> _Batch:
     return _Batch(landings, sum(x.id <= since for x in landings))
 
 
-def _build(source: Source, split: Split, batch: _Batch) -> tuple[Counts, int | None]:
+def _build(
+    source: Source, split: Split, batch: _Batch, earlier: _Earlier | None
+) -> tuple[Counts, int | None, str | None]:
+    """Write the batch; returns its counts, the new version if there is one, and which rows left, if any may."""
     mode, contract, work = source.declared.silver.mode, split.contract, split.work
     typed = type_rows(split, batch.landings, batch.origin)
     unreadable = sum(x.rows_refused or 0 for x in batch.landings)
@@ -241,17 +270,29 @@ def _build(source: Source, split: Split, batch: _Batch) -> tuple[Counts, int | N
         # A concurrent write to the table would explain the difference.
         guard.require_expected_version(source.table)
         raise
-    refused = [typed.refused_rows, clean.refused_rows, change.refused_rows]
+    refused = " UNION ALL ".join(
+        f"SELECT * FROM ({part})" for part in (typed.refused_rows, clean.refused_rows, change.refused_rows) if part
+    )
+    accepted = _leaving(source, split, change, refused, earlier) if earlier else None
     _quarantine(source, batch, refused, counts.rows_quarantined or 0)
-    return counts, write(work, source.table, change, contract)
+    return counts, write(work, source.table, change, contract), accepted
 
 
-def _quarantine(source: Source, batch: _Batch, selects: list[str | None], refused: int) -> None:
+def _leaving(source: Source, split: Split, change: Change, refused: str, earlier: _Earlier) -> str | None:
+    """Which rows leave with a rebuild, if a person accepted it; None if none does."""
+    dropped = tuple(x.tag for x in dropped_landings(source.name))
+    rebuilt = change.view or f"SELECT * FROM {lake.from_path(source.table)}"
+    found = rows_leaving(split.work, source.table, earlier.version, rebuilt, refused, split.contract, dropped)
+    command = f"exchange rebuild {source.table}" if earlier.full else f"exchange silver {source.name}"
+    return require_acceptance(source.table, found, lake.rows(source.table, earlier.version), earlier.accept, command)
+
+
+def _quarantine(source: Source, batch: _Batch, refused: str, count: int) -> None:
     """Replace the batch's slices of quarantine with the rows that this build refuses."""
     table = f"quarantine.{source.name}"
-    if not refused and not _has_slices(table, batch):
+    if not count and not _has_slices(table, batch):
         return
-    frame: DataFrame = connect().sql(" UNION ALL ".join(f"SELECT * FROM ({select})" for select in selects if select))
+    frame: DataFrame = connect().sql(refused)
     lake.overwrite(table, frame, slice_of=batch.slices)
 
 
@@ -260,8 +301,10 @@ def _has_slices(table: str, batch: _Batch) -> bool:
     return any(x.tag in slices for x in batch.landings)
 
 
-def _message(batch: _Batch) -> str | None:
+def _message(batch: _Batch, accepted: str | None) -> str | None:
     parts = [x.fault for x in batch.landings if x.fault]
+    if accepted:
+        parts.append(accepted)
     if batch.reread:
         parts.append(f"late for its logical date: {batch.reread} landings of that date or later were read again")
     return "; ".join(parts) or None

@@ -12,9 +12,10 @@ import pytest
 
 from jobs import lake
 from jobs.declared.contract import load_contract
-from jobs.errors import DeclarationError, ExchangeError, ExpectationsFailed, RefusedFile
+from jobs.errors import AcceptanceNeeded, DeclarationError, ExchangeError, ExpectationsFailed, RefusedFile
 from jobs.lake.pointers import checked
-from tests.lake.trial import Trial, day, run_steps
+from jobs.operate.rebuild import rebuild
+from tests.lake.trial import Trial, day, run_steps, table_rows
 
 READINGS = {"meter": "STRING", "read_on": "DATE", "kwh": "DECIMAL(8,2)"}
 KEY = ("meter", "read_on")
@@ -140,7 +141,9 @@ def test_a_contract_change_that_keeps_the_rows_only_checks_them_again(exchange: 
             steps(at)
     assert (lake.version(source.table), checked(source.table).check_id) == (built, current.check_id)
     source.declare(READINGS | {"kwh": kwh | {"logicalTypeOptions": {"maximum": 100}}}, [warning])
-    assert steps(5) == ["succeeded", "unchanged", "succeeded", "succeeded"]
+    with pytest.raises(AcceptanceNeeded, match=r"1 by kwh\.range"):
+        steps(5)
+    source.build(5, accept="typing error")
     assert [row[0] for row in source.rows()] == ["m1"] and source.quarantine()[0][0] == "kwh.range"
 
 
@@ -188,9 +191,55 @@ def test_a_tightened_rule_applies_to_earlier_rows(exchange: Trial) -> None:
     kwh = {"physicalType": "DECIMAL(8,2)", "logicalTypeOptions": {"maximum": 100}}
     source.declare(READINGS | {"kwh": kwh})
     source.step("land", 1)
-    source.build(1)
+    source.build(1, accept="500 is a typing error")
     assert [r[0] for r in source.rows()] == ["m1"]
     assert source.quarantine() == [("kwh.range", "kwh", "500")]
+
+
+@pytest.mark.both_engines("the earlier version's keys in the new types", "silver.leaving")
+def test_a_change_by_which_good_rows_leave_waits_until_a_person_accepts_it(exchange: Trial) -> None:
+    source = exchange.source(READINGS, KEY, "revisions")
+    source.take([("m1", "2026-01-01", "1"), ("m2", "2026-01-01", "500"), ("m3", "2026-01-01", "600")], 0)
+    source.take("meter,kwh,read_on,site\nm4,4,2026-01-02,a\n", 1)
+    before, version = source.rows(), checked(source.table).delta_version
+    limit = {"physicalType": "DECIMAL(9,1)", "logicalTypeOptions": {"maximum": 100}}
+    source.published = ("meter", "read_on", "kwh", "site")
+    source.declare(READINGS | {"kwh": limit, "site": "STRING"})
+    for _ in range(2):
+        source.step("bronze", 2)
+        with pytest.raises(AcceptanceNeeded, match=r"3 of the 4 rows .*: 3 by format.file \(m1, 2026-01-01; m2, "):
+            source.step("silver", 2)
+    columns = ["meter", "read_on", "kwh", {"as": "site", "optional": True}]
+    source.declare(format={"columns": columns})
+    source.step("bronze", 3)
+    with pytest.raises(AcceptanceNeeded, match=r"2 of the 4 rows .*: 2 by kwh.range \(m2, .*silver s\d+ --accept"):
+        source.step("silver", 3)
+    assert checked(source.table).delta_version == version and table_rows(source.table, *READINGS, at=version) == before
+    assert source.quarantine() == [], "quarantine belongs to what readers see"
+    built = source.build(3, accept="meters cannot draw that much")
+    assert built.message is not None and "accepted (meters cannot draw that much): 2 of the 4" in built.message
+    assert [row[0] for row in source.rows()] == ["m1", "m4"]
+    assert [rule for rule, *_ in source.quarantine()] == ["kwh.range"] * 2
+
+
+def test_rows_under_another_key_stay_and_an_older_one_in_place_of_a_newer_does_not(exchange: Trial) -> None:
+    source = exchange.source({"meter": "STRING", "day": "DATE", "kwh": "INT"}, ["meter", "day"])
+    source.take([("m1", "2026-01-01", "1"), ("m2", "2026-01-01", "2")], 0)
+    source.take([("m1", "2026-01-01", "900")], 1)
+    upper = {"physicalType": "STRING", "transformLogic": "upper(meter)"}
+    source.declare({"meter": upper, "day": "DATE", "kwh": "INT"})
+    source.build(2)
+    assert [row[0] for row in source.rows()] == ["M1", "M2"]
+    kwh = {"physicalType": "INT", "logicalTypeOptions": {"maximum": 100}}
+    source.declare({"meter": upper, "day": "DATE", "kwh": kwh})
+    with pytest.raises(AcceptanceNeeded, match=r"1 of the 2 rows .*: 1 by kwh.range \(M1, 2026-01-01\)"):
+        source.build(3)
+    source.declare({"meter": upper, "day": "DATE", "kwh": kwh, "twice": {
+        "physicalType": "INT", "transformLogic": "2 * try_cast(kwh as int)"}})  # fmt: skip
+    with pytest.raises(AcceptanceNeeded, match="1 of the 2"):
+        rebuild(source.table, "r")
+    assert rebuild(source.table, "r", accept="a typing error")[1].rows == 2
+    assert source.rows() == [("M1", date(2026, 1, 1), 1, 2), ("M2", date(2026, 1, 1), 2, 4)]
 
 
 def test_an_invalid_contract_is_refused_before_anything_is_written(exchange: Trial) -> None:

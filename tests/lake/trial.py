@@ -79,14 +79,14 @@ class Source:
         self.drop(content, file)
         return self.step("land", at)
 
-    def step(self, step: str, at: int | datetime = 0, run_id: str = "r") -> StepRun:
+    def step(self, step: str, at: int | datetime = 0, run_id: str = "r", **options: str) -> StepRun:
         """Run one step."""
-        return run_step(step, self.name, at if isinstance(at, datetime) else day(at), run_id)
+        return run_step(step, self.name, at if isinstance(at, datetime) else day(at), run_id, options)
 
-    def build(self, at: int | datetime = 0) -> StepRun:
+    def build(self, at: int | datetime = 0, **options: str) -> StepRun:
         """Run bronze and silver, then accept the new version without running expectations."""
         self.step("bronze", at)
-        silver = self.step("silver", at)
+        silver = self.step("silver", at, **options)
         if silver.status == "succeeded":
             self.accept()
         return silver
