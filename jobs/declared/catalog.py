@@ -6,9 +6,9 @@ import re
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from jobs.declared.connector import AnyConnector
 from jobs.declared.format import AnyFormat
@@ -21,7 +21,7 @@ _NAME = re.compile(r"[a-z][a-z0-9_]{1,62}")
 _KEPT = re.compile(r".*(_revisions|_v[0-9]+_[0-9]+_[0-9]+)")
 _CRON_FIELDS = 5
 
-SilverMode = Literal["append", "merge", "revisions"]
+SilverMode = Literal["append", "merge", "revisions", "snapshot"]
 
 
 class Publisher(Declared):
@@ -79,6 +79,25 @@ class Silver(Declared):
     """How rows of a later landing join those already there."""
 
     mode: SilverMode
+    largest_loss: float = Field(
+        default=0.05, ge=0, le=1,
+        description="of a snapshot: share of the list that a delivery may lack; beyond it the delivery is held back",
+    )
+    accepted: tuple[Annotated[str, Field(pattern=r"^[0-9a-f]{8,64}(\.[0-9]+)?$")], ...] = Field(
+        default=(), description="of a snapshot: first digits of deliveries that may lack more, because they are right"
+    )
+
+    @property
+    def keeps_versions(self) -> bool:
+        """Whether the table has every version of a row, with the time it became known."""
+        return self.mode in ("revisions", "snapshot")
+
+    @model_validator(mode="after")
+    def _of_snapshots(self) -> Self:
+        declared = self.model_fields_set - {"mode"}
+        if declared and self.mode != "snapshot":
+            raise ValueError(f"only the mode snapshot has {' and '.join(sorted(declared))}")
+        return self
 
 
 class SourceDeclaration(Declared):

@@ -207,7 +207,7 @@ def _keeps_revisions(checked: Pointer) -> bool:
 
 
 def _declares_revisions(source: Source) -> bool:
-    return source.declared.silver.mode == "revisions"
+    return source.declared.silver.keeps_versions
 
 
 def _view(spark: SparkSession, name: str, found: _Readable) -> None:

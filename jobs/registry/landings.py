@@ -125,7 +125,9 @@ def waiting_landings(source: str) -> list[Landing]:
         return list(session.scalars(waiting.order_by(Landing.id)))
 
 
-def loaded_landings(source: str, after: int, again: Literal["later", "same or later"] | None) -> tuple[Landing, ...]:
+def loaded_landings(
+    source: str, after: int, again: Literal["later", "same or later"] | None, *, empty_counts: bool = False
+) -> tuple[Landing, ...]:
     """Files of a source that bronze holds and that arrived after one, by logical date and then by arrival.
 
     Args:
@@ -133,11 +135,13 @@ def loaded_landings(source: str, after: int, again: Literal["later", "same or la
         after: number of the last landing to leave out.
         again: which earlier arrivals to include: those with a later logical date than the earliest of the new ones, or
             also those with the same. A new landing without one good row has no say in that.
+        empty_counts: a new landing without any row has a say.
     """
     loaded = select(Landing).where(Landing.source == source, Landing.loaded_at.is_not(None), _NOT_DROPPED)
     new = Landing.id > after
     with reading() as session:
-        good = loaded.where(new, Landing.rows != Landing.rows_refused)
+        has_good = Landing.rows != Landing.rows_refused
+        good = loaded.where(new, has_good | (Landing.rows == 0) if empty_counts else has_good)
         first = session.scalars(good.with_only_columns(func.min(Landing.logical_date))).one()
         chosen = new
         if first is not None and again == "later":

@@ -13,6 +13,8 @@ from jobs.lake.partitions import partition_filter
 
 # Cheaper to group by than the key itself: few rows share a hash, and only those are compared.
 _HASH = "xxhash64"
+# What tells rows of the same key apart where each landing is a list by itself.
+_APART = ("_landing_sha256",)
 
 
 @dataclass(frozen=True)
@@ -22,6 +24,7 @@ class Clean:
     Attributes:
         good: SELECT of the remaining rows, with ``_whole``: whether all of the batch's rows of that key agree.
         refused_rows: SELECT of the contradicting rows in quarantine's columns, or None.
+        contradictions: SELECT of the contradicting rows, or None.
     """
 
     good: str
@@ -29,6 +32,7 @@ class Clean:
     superseded: int = 0
     refused: int = 0
     refused_rows: str | None = None
+    contradictions: str | None = None
 
     @property
     def removed(self) -> int:
@@ -42,8 +46,8 @@ def deduplicate(work: lake.Workspace, table: str, good: str, contract: Contract,
     Rows of one landing that agree in every column are duplicates of the first. Rows of one landing that share a key
     but disagree are all refused (``key.contradiction``), because it is unknown which of them is right. Between landings
     the latest logical date wins (`merge`, and `revisions` within one logical date), or the first to arrive (`append`,
-    where a later row that differs is refused as ``key.changed``). The row that is kept is the one that introduced its
-    content: later rows that only repeat it are duplicates.
+    where a later row that differs is refused as ``key.changed``); with `snapshot` each landing is by itself. The row
+    that is kept is the one that introduced its content: later rows that only repeat it are duplicates.
 
     Args:
         work: where the batch's rows are staged; its view `landings` orders their landings.
@@ -52,7 +56,8 @@ def deduplicate(work: lake.Workspace, table: str, good: str, contract: Contract,
         contract: the table's contract.
         mode: how later landings join earlier ones.
     """
-    hashed = f"{_HASH}({', '.join(map(quote, contract.key))})"
+    apart = _APART if mode == "snapshot" else ()
+    hashed = f"{_HASH}({', '.join(map(quote, (*contract.key, *apart)))})"
     rows = work.show("good_rows", connect().sql(good))
     shared = work.stage("shared", f"SELECT {hashed} AS _hash FROM {rows} GROUP BY 1 HAVING count(*) > 1")
     if connect().table(shared).isEmpty():
@@ -67,13 +72,14 @@ def deduplicate(work: lake.Workspace, table: str, good: str, contract: Contract,
     return Clean(
         good=(
             f"SELECT {columns}, true AS _whole FROM {rows} g LEFT ANTI JOIN {verdicts} k"
-            f" ON {same_key(contract, 'g', 'k')}"
+            f" ON {same_key(contract, 'g', 'k', *apart)}"
             f" UNION ALL SELECT {columns}, _whole FROM {verdicts} WHERE verdict = 'keep'"
         ),
         duplicate=counts.get("duplicate", 0),
         superseded=counts.get("superseded", 0),
         refused=refused,
         refused_rows=refusals(verdicts, contract, ("contradiction", "changed")) if refused else None,
+        contradictions=f"SELECT * FROM {verdicts} WHERE verdict = 'contradiction'" if refused else None,
     )
 
 
@@ -89,14 +95,14 @@ def content(contract: Contract, alias: str = "", *, but: tuple[str, ...] = ()) -
     return f"to_json(named_struct({cells}))" if cells else "''"
 
 
-def refusals(view: str, contract: Contract, verdicts: tuple[str, ...]) -> str:
-    """SELECT of the rows of a view with one of these verdicts, in quarantine's columns."""
+def refusals(view: str, contract: Contract, verdicts: tuple[str, ...], *, of: str = "key") -> str:
+    """SELECT of the rows of a view with one of these verdicts, in quarantine's columns; the rule is ``of.verdict``."""
     columns = literal(", ".join(contract.key))
     value = "concat_ws(', ', " + ", ".join(f"CAST({quote(k)} AS STRING)" for k in contract.key) + ")"
     origin = ", ".join(map(quote, ORIGIN))
     listed = ", ".join(map(literal, verdicts))
     return (
-        f"SELECT concat('key.', verdict) AS rule, {columns} AS column_name, {value} AS value,"
+        f"SELECT concat({literal(f'{of}.')}, verdict) AS rule, {columns} AS column_name, {value} AS value,"
         f" {content(contract)} AS record, {origin} FROM {view} WHERE verdict IN ({listed})"
     )
 
@@ -109,7 +115,8 @@ def _verdicts(work: lake.Workspace, contract: Contract, mode: SilverMode, existi
     """
     columns = ", ".join(f"g.{quote(c)}" for c in (*contract.names, *ORIGIN))
     key = ", ".join(map(quote, contract.key))
-    sequence = f"PARTITION BY {key}{', _logical_date' if mode == 'revisions' else ''}, _is_candidate"
+    of_list = ", _landing_id" if mode == "snapshot" else ""
+    sequence = f"PARTITION BY {key}{', _logical_date' if mode == 'revisions' else of_list}, _is_candidate"
     order = "_landing_id" if mode == "append" else "_logical_date, _landing_id"
     rows = (
         f"SELECT {columns}, l._landing_id, {content(contract, 'g')} AS _content FROM {work.view('suspects')} g"
@@ -126,7 +133,7 @@ def _verdicts(work: lake.Workspace, contract: Contract, mode: SilverMode, existi
         f"SELECT *, min(_content) OVER ({landing}) <> max(_content) OVER ({landing}) AS _contradicts,"
         f" row_number() OVER ({landing} ORDER BY _file, _row) AS _nth,"
         # Two keys may share a hash, so a suspect may turn out to be the only row of its key.
-        f" sum(CASE WHEN _landing_id > 0 THEN 1 ELSE 0 END) OVER (PARTITION BY {key}) AS _copies FROM ({rows})"
+        f" sum(CASE WHEN _landing_id > 0 THEN 1 ELSE 0 END) OVER (PARTITION BY {key}{of_list}) AS _copies FROM ({rows})"
     )
     candidates = f"SELECT *, NOT _contradicts AND _nth = 1 AS _is_candidate FROM ({within})"
     before = (

@@ -1,9 +1,9 @@
-"""Joins a clean batch to the rows of a silver table: appended, merged by key, or kept as revisions."""
+"""Joins a clean batch to the rows of a silver table: appended, merged by key, or kept as revisions or snapshots."""
 
 from __future__ import annotations
 
 from jobs import lake
-from jobs.declared.catalog import SilverMode
+from jobs.declared.catalog import Silver, SilverMode
 from jobs.declared.contract import Contract
 from jobs.declared.sql import quote
 from jobs.lake import ORIGIN, connect
@@ -12,8 +12,13 @@ from jobs.silver.change import Change, Incoming, differs
 from jobs.silver.deduplicate import refusals, same_key
 
 
-def changes(work: lake.Workspace, table: str, batch: Incoming, contract: Contract, mode: SilverMode) -> Change:
+def changes(work: lake.Workspace, table: str, batch: Incoming, contract: Contract, silver: Silver) -> Change:
     """Compare a clean batch with the table's newest version, which is the checked one or empty."""
+    mode = silver.mode
+    if mode == "snapshot":
+        from jobs.silver.snapshot import snapshot_changes
+
+        return snapshot_changes(work, table, batch, contract, silver)
     if not batch.rows:
         return Change("", "append", 0)
     if mode == "revisions":

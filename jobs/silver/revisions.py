@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from collections.abc import Callable
 
 from jobs import lake
 from jobs.declared.contract import Contract
 from jobs.declared.sql import quote
 from jobs.lake import CURRENT, ORIGIN, connect
 from jobs.lake.partitions import partition_filter
-from jobs.silver.change import Change, Incoming, differs
+from jobs.silver.change import PERIOD, Change, Incoming, differs, instant
 from jobs.silver.deduplicate import content, same_key
-
-_PERIOD = ("_known_at", "_superseded_at")
 
 
 def revision_changes(work: lake.Workspace, table: str, batch: Incoming, contract: Contract) -> Change:
@@ -67,7 +65,7 @@ def _chains(work: lake.Workspace, existing: str | None, batch: Incoming, contrac
     rows = work.view("batch")
     links = f"SELECT {columns}, _logical_date AS _known_at, 1 AS _arrives FROM {rows}"
     if existing:
-        since = _instant(batch.since)
+        since = instant(batch.since)
         open_since = f"(t._superseded_at IS NULL OR t._superseded_at >= {since})"
         replaced = work.stage(
             "replaced",
@@ -86,36 +84,39 @@ def _chains(work: lake.Workspace, existing: str | None, batch: Incoming, contrac
     if not existing:
         written = work.counts("chains", "_arrives").get(1, 0)
         return Change(
-            f"SELECT {columns}, {', '.join(_PERIOD)} FROM {chains}", "append", written, unchanged=batch.rows - written
+            f"SELECT {columns}, {', '.join(PERIOD)} FROM {chains}", "append", written, unchanged=batch.rows - written
         )  # fmt: skip
-    return _rebuilt(work, batch, contract, where)
+    return rebuilt(work, contract, batch.rows, lambda _: where)
 
 
-def _rebuilt(work: lake.Workspace, batch: Incoming, contract: Contract, where: str) -> Change:
-    """Write only the versions that differ from the table's, and delete those that no longer exist."""
-    names = (*contract.names, *ORIGIN, *_PERIOD)
+def rebuilt(work: lake.Workspace, contract: Contract, rows: int, where_of: Callable[[str], str]) -> Change:
+    """Write only the versions that differ from the table's, and delete those that no longer exist.
+
+    Args:
+        work: its view `chains` has the new versions, and `replaced` those of the table in whose place they come.
+        contract: the table's contract.
+        rows: number of the batch's rows that the versions were made from.
+        where_of: SQL over the table (alias t) for the partitions that a view of the written versions falls into.
+    """
+    names = (*contract.names, *ORIGIN, *PERIOD)
     columns = ", ".join(map(quote, names))
     new, old = (", ".join(f"{a}.{quote(c)}" for c in names) for a in ("n", "o"))
     same = same_key(contract, "n", "o", "_known_at")
     equal = " AND ".join(f"n.{quote(c)} <=> o.{quote(c)}" for c in names if c != "_run_id")
     chains, replaced = work.view("chains"), work.view("replaced")
-    rebuilt = work.stage(
+    view = work.stage(
         "rebuilt",
         f"SELECT {new}, n._arrives = 1 AS _counts, false AS _gone FROM {chains} n LEFT JOIN {replaced} o ON {same}"
         f" WHERE o._known_at IS NULL OR NOT ({equal})"
         f" UNION ALL SELECT {old}, false, true FROM {replaced} o LEFT ANTI JOIN {chains} n ON {same}",
     )
-    rows, written = connect().sql(f"SELECT count(*), count_if(_counts) FROM {rebuilt}").collect()[0]
-    if not rows:
-        return Change("", "append", 0, unchanged=batch.rows)
-    return _merge(f"SELECT {columns}, _gone FROM {rebuilt}", contract, where, written, batch.rows - written)
+    differing, written = connect().sql(f"SELECT count(*), count_if(_counts) FROM {view}").collect()[0]
+    if not differing:
+        return Change("", "append", 0, unchanged=rows)
+    return _merge(f"SELECT {columns}, _gone FROM {view}", contract, where_of(view), written, rows - written)
 
 
 def _merge(view: str, contract: Contract, where: str, written: int, unchanged: int) -> Change:
     on = f"({where}) AND {same_key(contract, 't', 's', '_known_at')}"
     return Change(view, "merge", written, unchanged=unchanged, on=on)
 
-
-def _instant(at: datetime) -> str:
-    """An instant as a SQL literal; sessions use UTC."""
-    return f"TIMESTAMP '{at.astimezone(UTC):%Y-%m-%d %H:%M:%S.%f}'"

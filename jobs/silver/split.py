@@ -219,6 +219,12 @@ class Split:
         return f"SELECT {columns} FROM {self.work.view('typed')} WHERE {_RULE} IS NULL"
 
     @cached_property
+    def refused_keys(self) -> str:
+        """The keys and places of the refused rows of the view `typed`."""
+        columns = ", ".join(map(quote, (*self.contract.key, *ORIGIN)))
+        return f"SELECT {columns} FROM {self.work.view('typed')} WHERE {_RULE} IS NOT NULL"
+
+    @cached_property
     def refused(self) -> str:
         """The refused rows of the view `typed`, in quarantine's columns: rule, column, value, record and origin."""
         return f"{self._refused_cells()} UNION ALL {refused_records(self.work)}"

@@ -24,7 +24,7 @@ from jobs.registry.landings import dropped_landings, loaded_landings, newest_lan
 from jobs.registry.models import Landing, Pointer
 from jobs.registry.refusals import BatchRefusal, refused_until
 from jobs.registry.runs import Counts, StepOutcome, leaving
-from jobs.silver.change import Change, Incoming
+from jobs.silver.change import Change, Delivery, Incoming
 from jobs.silver.deduplicate import deduplicate
 from jobs.silver.join import changes, write
 from jobs.silver.leaving import require_acceptance, rows_leaving
@@ -46,7 +46,7 @@ QUARANTINE_FIELDS = (
 # Which earlier landings to read again with a late one, by logical date: revisions of one instant are decided together,
 # and of two landings with the same date the later to arrive is merged last.
 _REREAD: dict[SilverMode, Literal["later", "same or later"] | None] = {
-    "append": None, "merge": "later", "revisions": "same or later",
+    "append": None, "merge": "later", "revisions": "same or later", "snapshot": "same or later",
 }  # fmt: skip
 
 
@@ -66,6 +66,20 @@ class _Batch:
     def watermark(self) -> int:
         """Number of the newest landing."""
         return max(x.id for x in self.landings)
+
+    @property
+    def deliveries(self) -> tuple[Delivery, ...]:
+        """Its landings that could be read, without rows as well."""
+        return tuple(
+            Delivery(x.tag, x.file_name, x.logical_date)
+            for x in self.landings
+            if not x.fault and (not x.rows or x.rows != x.rows_refused)
+        )
+
+    @property
+    def since(self) -> datetime:
+        """The earliest logical date of its readable landings: those read again are as late or later."""
+        return min((x.at for x in self.deliveries), default=self.landings[0].logical_date)
 
     @property
     def instants(self) -> int:
@@ -151,12 +165,16 @@ def _silver(work: lake.Workspace, source: Source, *, full: bool, accept: str | N
     )
     earlier = _Earlier(pointer.delta_version, accept, full=full) if rebuild and pointer else None
     with leaving(started), translate_engine_errors(contract.file):
-        counts, version, accepted = _build(source, split, batch, earlier)
+        counts, version, change = _build(source, split, batch, earlier)
     if version is None and rebuild:
         version = lake.version(source.table)
-    outcome = replace(started, counts=counts, output_version=version, message=_message(batch, accepted))
+    outcome = replace(started, counts=counts, output_version=version, message=_message(batch, change))
+    if change.held_back and version is None:
+        with leaving(replace(outcome, refused=refusal)):
+            raise RefusedFile(change.held_back, where=source.table, next_step="until then readers keep the list before")
     if counts.rows_quarantined == counts.rows_in and counts.rows_in:
         _refuse_all(source, contract, batch, outcome, refusal)
+    outcome = replace(outcome, is_warning=change.held_back is not None)
     return _unchanged(source, pointer, outcome, refusal) if version is None else outcome
 
 
@@ -194,7 +212,9 @@ def needs_recheck(source: Source, contract: Contract, pointer: Pointer | None) -
 
 def declarations_digest(source: Source, contract: Contract) -> str:
     """sha256 of everything that decides which bronze rows become silver rows, and how."""
-    declared = source.declared.model_dump(mode="json", include={"format", "reshape", "drop", "silver"})
+    declared = source.declared.model_dump(mode="json", include={"format", "reshape", "drop"})
+    # Without defaults, which other modes cannot change.
+    declared["silver"] = source.declared.silver.model_dump(mode="json", exclude_defaults=True)
     sql = normalized(source.silver_sql) if source.silver_sql else None
     dropped = [x.tag for x in dropped_landings(source.name)]
     text = json.dumps([rows_digest(contract), declared, sql, *([dropped] if dropped else [])], sort_keys=True)
@@ -203,7 +223,7 @@ def declarations_digest(source: Source, contract: Contract) -> str:
 
 def fields_of(source: Source, contract: Contract) -> tuple[lake.Field, ...]:
     """All columns of the source's silver table."""
-    revisions = REVISION_FIELDS if source.declared.silver.mode == "revisions" else ()
+    revisions = REVISION_FIELDS if source.declared.silver.keeps_versions else ()
     return (*lake.fields_of(contract.columns), *lake.bookkeeping_fields(), *revisions)
 
 
@@ -239,22 +259,24 @@ def _last_processed(source: Source, contract: Contract, pointer: Pointer | None)
 
 
 def _pending(source: Source, since: int) -> _Batch:
-    landings = loaded_landings(source.name, since, _REREAD[source.declared.silver.mode])
+    mode = source.declared.silver.mode
+    landings = loaded_landings(source.name, since, _REREAD[mode], empty_counts=mode == "snapshot")
     return _Batch(landings, sum(x.id <= since for x in landings))
 
 
 def _build(
     source: Source, split: Split, batch: _Batch, earlier: _Earlier | None
-) -> tuple[Counts, int | None, str | None]:
-    """Write the batch; returns its counts, the new version if there is one, and which rows left, if any may."""
+) -> tuple[Counts, int | None, Change]:
+    """Write the batch; returns its counts, the new version if there is one, and what it did to the table."""
     mode, contract, work = source.declared.silver.mode, split.contract, split.work
     typed = type_rows(split, batch.landings, batch.origin)
     unreadable = sum(x.rows_refused or 0 for x in batch.landings)
     clean = deduplicate(work, source.table, typed.good, contract, mode)
     incoming = Incoming(
-        clean.good, typed.rows - clean.removed, batch.landings[0].logical_date, batch.instants, batch.reread > 0
-    )
-    change = changes(work, source.table, incoming, contract, mode)
+        clean.good, typed.rows - clean.removed, batch.since, batch.instants, batch.reread > 0, batch.deliveries,
+        tuple(filter(None, (typed.refused_keys, clean.contradictions))),
+    )  # fmt: skip
+    change = changes(work, source.table, incoming, contract, source.declared.silver)
     counts = Counts(
         rows_in=typed.rows + typed.refused + typed.dropped + unreadable,
         rows_out=change.written,
@@ -273,9 +295,11 @@ def _build(
     refused = " UNION ALL ".join(
         f"SELECT * FROM ({part})" for part in (typed.refused_rows, clean.refused_rows, change.refused_rows) if part
     )
-    accepted = _leaving(source, split, change, refused, earlier) if earlier else None
+    if earlier:
+        accepted = _leaving(source, split, change, refused, earlier)
+        change = replace(change, message="; ".join(filter(None, (accepted, change.message))) or None)
     _quarantine(source, batch, refused, counts.rows_quarantined or 0)
-    return counts, write(work, source.table, change, contract), accepted
+    return counts, write(work, source.table, change, contract), change
 
 
 def _leaving(source: Source, split: Split, change: Change, refused: str, earlier: _Earlier) -> str | None:
@@ -301,10 +325,10 @@ def _has_slices(table: str, batch: _Batch) -> bool:
     return any(x.tag in slices for x in batch.landings)
 
 
-def _message(batch: _Batch, accepted: str | None) -> str | None:
+def _message(batch: _Batch, change: Change) -> str | None:
     parts = [x.fault for x in batch.landings if x.fault]
-    if accepted:
-        parts.append(accepted)
+    if change.message:
+        parts.append(change.message)
     if batch.reread:
         parts.append(f"late for its logical date: {batch.reread} landings of that date or later were read again")
     return "; ".join(parts) or None

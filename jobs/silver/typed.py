@@ -29,6 +29,7 @@ class Typed:
         rows: number of good rows.
         refused: number of refused rows, without unreadable records.
         dropped: number of rows that the declaration drops, or that silver.sql leaves out.
+        refused_keys: SELECT of the refused rows with their keys, where these have their types; None if none is refused.
     """
 
     good: str
@@ -36,6 +37,7 @@ class Typed:
     rows: int
     refused: int
     dropped: int = 0
+    refused_keys: str | None = None
 
 
 def type_rows(split: Split, landings: Sequence[Landing], constants: Mapping[str, Column]) -> Typed:
@@ -71,13 +73,14 @@ def _by_text(split: Split, found: ByText) -> Typed:
             expected="transformLogic and rules that always give the same result for the same text",
             next_step=f"look in {split.contract.file} for one that does not",
         )
-    return Typed(good, of_refused.refused, found.rows, bad)
+    return Typed(good, of_refused.refused, found.rows, bad, refused_keys=of_refused.refused_keys)
 
 
 def _whole(split: Split, constants: Mapping[str, Column]) -> Typed:
     split.work.stage("typed", split.typed, constants=constants)
     cells, bad = _counted(split)
-    return Typed(split.good, split.refused, cells - bad, bad, _dropped(split))
+    refused_keys = split.refused_keys if bad else None
+    return Typed(split.good, split.refused, cells - bad, bad, _dropped(split), refused_keys)
 
 
 def _counted(split: Split) -> tuple[int, int]:

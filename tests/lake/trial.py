@@ -180,7 +180,7 @@ class Trial:
             source.published,
             connector=fields.get("connector") or {"type": "drop", "files": fields.get("files", ["*"])},
             format=format_fields,
-            silver={"mode": source.mode},
+            silver={"mode": source.mode, **fields.get("silver", {})},
             **{name: fields[name] for name in ("reshape", "drop") if name in fields},
         )
         declare_source(self.root, source.name, document, sql=fields.get("sql", ""))

@@ -37,7 +37,7 @@ def write_product(root: Path, name: str, query: str) -> Path:
         ("cadence: '@daily'", "cadence: hourly", 6, "cadence", "not a cron line"),
         ("cadence: '@daily'", "cadance: '@daily'", 6, "cadance", "did you mean 'cadence'"),
         ("owner: data\n", "", 1, "owner", "a required field is missing; expected a value for 'owner'"),
-        ("mode: merge", "mode: upsert", 9, "silver.mode", "'append', 'merge' or 'revisions'"),
+        ("mode: merge", "mode: upsert", 9, "silver.mode", "'append', 'merge', 'revisions' or 'snapshot'"),
         ("type: drop", "type: ftp", 7, "connector.type", "expected one of: drop, package"),
         ("redistribution: yes", "redistribution: perhaps", 5, "rights.redistribution", "unknown"),
         ("columns: [meter, day, kwh]", "columns: [meter, meter]", 8, "format.columns", "declared twice"),
