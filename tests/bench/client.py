@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 from urllib.request import ProxyHandler, build_opener
 
+import psutil
 from rich.console import Console
 from rich.table import Table
 
@@ -61,11 +62,14 @@ def bench(console: Console, scratch: Path, rows: int, rounds: int) -> dict[str, 
     server = subprocess.Popen([sys.executable, "-c", SERVER, str(port)], env=env, cwd=CHECKOUT)
     try:
         wait_for(server, port)
+        process = psutil.Process(server.pid)
+        before = sum(process.cpu_times()[:2])
         url = _profile(scratch / "buyer.share", port)
         direct, client = [], []
         for _ in range(rounds):
             direct.append(_read(_DIRECT, [str(file) for file in files], env))
             client.append(_read(_CLIENT, [url], env))
+        server_cpu = (sum(process.cpu_times()[:2]) - before) / rounds
     finally:
         server.terminate()
         with suppress(subprocess.TimeoutExpired):
@@ -73,10 +77,12 @@ def bench(console: Console, scratch: Path, rows: int, rounds: int) -> dict[str, 
         server.kill()
     if len({read[1:] for read in (*direct, *client)}) != 1:
         raise RuntimeError(f"the two read different rows: {direct[0][1:]} and {client[0][1:]}")
-    return _report(console, rows, files, [read[0] for read in direct], [read[0] for read in client])
+    return _report(console, rows, files, [read[0] for read in direct], [read[0] for read in client], server_cpu)
 
 
-def _report(console: Console, rows: int, files: list[Path], direct: list[float], client: list[float]) -> dict[str, Any]:
+def _report(
+    console: Console, rows: int, files: list[Path], direct: list[float], client: list[float], server_cpu: float
+) -> dict[str, Any]:
     size = sum(file.stat().st_size for file in files)
     figures = {
         "rows": rows,
@@ -84,6 +90,7 @@ def _report(console: Console, rows: int, files: list[Path], direct: list[float],
         "bytes": size,
         "direct": statistics.median(direct),
         "client": statistics.median(client),
+        "server_cpu": server_cpu,
     }
     figures["speed"] = figures["direct"] / figures["client"]
     title = f"{rows:,} rows, {len(files)} files, {size / 1e6:,.0f} MB into pandas"
@@ -94,6 +101,7 @@ def _report(console: Console, rows: int, files: list[Path], direct: list[float],
     table.add_row("delta_sharing, from our server", f"{figures['client']:.2f}", f"{rows / figures['client']:,.0f}")
     console.print(table)
     console.print(f"the client reaches {figures['speed']:.2f} of the direct read's speed (aim: at least 0.8)")
+    console.print(f"the server took {server_cpu:.2f} processor seconds a read")
     return figures
 
 
