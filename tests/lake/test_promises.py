@@ -146,6 +146,7 @@ def test_only_changed_partitions_are_checked_where_that_suffices(exchange: Trial
         run_all(source, 4)
 
 
+@pytest.mark.both_engines("a rule counted in two versions", "check.elsewhere")
 def test_the_grade_is_that_of_all_rows_although_only_changed_partitions_are_checked(exchange: Trial) -> None:
     low = {
         "name": "low", "type": "sql", "dimension": "accuracy", "severity": "warning", "description": "kwh is below 10",
@@ -156,9 +157,7 @@ def test_the_grade_is_that_of_all_rows_although_only_changed_partitions_are_chec
         ([("m1", "2026-01-01", "90"), ("m2", "2026-01-01", "1"), ("m3", "2026-01-01", "91")], 2),
         # A clean month leaves the grade of the table where it is.
         ([("m1", "2026-02-01", "1"), ("m2", "2026-02-01", "2")], 2),
-        ([("m4", "2026-02-01", "50"), ("m1", "2026-03-01", "2")], 3),
-        ([("m1", "2026-01-01", "3")], 2),
-        ([("m4", "2026-02-01", "4"), ("m3", "2026-01-01", "5")], 0),
+        ([("m1", "2026-01-01", "3")], 1),
     ]
     for at, (rows, broken) in enumerate(days):
         source.drop(rows)
