@@ -290,7 +290,7 @@ def _is_header(first: Sequence[str], below: list[list[str]]) -> bool | None:
 
 
 def _is_year(text: str) -> bool:
-    return text.isdigit() and 1800 <= int(text) <= 2200
+    return text.isascii() and text.isdigit() and 1800 <= int(text) <= 2200
 
 
 def _numbered(width: int) -> tuple[str, ...]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import codecs
 
+from jobs.scaffold.alphabets import by_alphabet
+
 # Supersets, because publishers' "GB2312" and "Big5" mostly are.
 _WIDER = {
     "gb2312": "gb18030", "gbk": "gb18030", "cp936": "gb18030", "hz": "gb18030", "big5": "big5hkscs",
@@ -76,6 +78,9 @@ def _with_zero_bytes(head: bytes, whole: bool) -> str | None:
 def _legacy(head: bytes, telling: bytes, whole: bool) -> str:
     from charset_normalizer import from_bytes
 
+    told = by_alphabet(telling)
+    if told and decodes(head, told, whole):
+        return told
     # Lines of plain ASCII tell nothing, and outweigh the others.
     for match in from_bytes(telling or head[:_EXAMINED]):
         name = _WIDER.get(match.encoding, match.encoding)

@@ -20,6 +20,7 @@ from jobs.declared.catalog import load_sources
 from jobs.declared.contract import load_contract
 from jobs.errors import ExchangeError, RefusedFile
 from jobs.scaffold import new_source
+from jobs.scaffold.encoding import encoding_of
 from jobs.scaffold.kinds import fits, kind_of
 from jobs.scaffold.layout import form_of
 from jobs.scaffold.names import words_of
@@ -148,6 +149,7 @@ TABLES: dict[str, tuple[str, dict[str, str], tuple[str, ...]]] = {
     "thousands by blanks": ("k;n\na;1 234,5\nb;12\u202f345,25\n", {"n": "DECIMAL(18,6)"}, ("between thousands",)),
     "a comma either way": ('k,n\na,"1,234"\nb,"5,678"\n', {"n": "STRING"}, ("may be decimal",)),
     "indian groups": ('k,n\na,"12,34,567"\nb,"1,234"\n', {"n": "BIGINT"}, ("between thousands",)),
+    "a power as a name": ("site,²\na,5\nb,6\n", {"site": "STRING", "value_2": "INT"}, ()),
     "totals": ("site,day,kwh\na,2024-01-01,5\nb,2024-01-01,6\nTotal,,11\n",
         {"site": "STRING", "observed_on": "DATE", "kwh": "INT"}, ("rows with 'Total' in site are dropped",)),
     "a total that is a value": ("sex,n\nmale,5\nfemale,6\nTotal,11\n", {"sex": "STRING", "n": "INT"}, ("3 rows read",)),
@@ -229,6 +231,24 @@ def test_a_legacy_encoding_with_little_evidence_is_a_doubt_with_its_line(tmp_pat
     assert "line 3" in found.lines
 
 
+@pytest.mark.parametrize(
+    ("words", "encoding"),
+    [
+        ("Año Niño Málaga", "cp1252"), ("Élève Forêt Nîmes garçon", "cp1252"), ("5€ 7€", "cp1252"),
+        ("Łódź Gdańsk Wrocław Częstochowa", "iso8859_2"), ("Příbram Plzeň Třebíč", "cp1250"),
+        ("Şanlıurfa Çanakkale Eskişehir Muğla", "cp1254"), ("Москва Потребление Регион", "koi8_r"),
+        ("Температура Станция Область", "cp1251"), ("Ημερομηνία Σταθμός Χανιά", "cp1253"),
+        ("東京都 大阪府 観測日 気温 降水量", "shift_jis"), ("北京市 上海市 进出口 日期 数量", "gb18030"),
+        ("臺北市 觀測日期 用電量", "big5"), ("서울특별시 관측일 기온 전력", "euc_kr"),
+    ],
+)  # fmt: skip
+def test_a_legacy_encoding_is_told_by_the_words_of_one_language(words: str, encoding: str) -> None:
+    data = ("id,name,n\n" + "".join(f"{n},{word},{n}\n" for n, word in enumerate(words.split()))).encode(encoding)
+    name, doubt = encoding_of(data, whole=True)
+    assert data.decode(name) == data.decode(encoding)
+    assert doubt is not None
+
+
 def test_one_broken_line_does_not_change_the_encoding(tmp_path: Path) -> None:
     lines = "".join(f"Zürich{n},{n}\n" for n in range(30)).encode() + b"Z\xfcrich,31\n"
     found = proposed(write(tmp_path / "one.csv", b"name,n\n" + lines))
@@ -259,7 +279,7 @@ numbers = st.one_of(
 )  # fmt: skip
 
 
-@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(values=st.lists(numbers, min_size=1, max_size=5, unique=True), delimiter=st.sampled_from([",", ";", None]))
 def test_no_type_refuses_a_value_that_it_was_read_off(values: list[str], delimiter: str | None) -> None:
     kind = kind_of(values, ("n",), Commas(None, delimiter))
@@ -301,7 +321,7 @@ def filled(rows: Any) -> list[list[str]]:
     return [[row[i] for i in kept] for row in stripped if any(row)]
 
 
-@settings(max_examples=120, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 @given(
     table=tables(),
     delimiter=st.sampled_from(",;\t|"),
