@@ -13,6 +13,7 @@ from pydantic import Field, field_validator, model_validator
 from jobs.declared.connector import AnyConnector
 from jobs.declared.format import AnyFormat
 from jobs.declared.yaml_file import Declared, line_of, read_model
+from jobs.declared.zones import Zone
 from jobs.errors import DeclarationError, NotFound
 from jobs.settings import settings
 
@@ -113,6 +114,7 @@ class SourceDeclaration(Declared):
     format: AnyFormat
     reshape: Reshape | None = None
     drop: tuple[Drop, ...] = ()
+    zones: dict[str, Zone] = Field(default={}, description="columns of the contract that hold local times of a zone")
     silver: Silver
     tags: tuple[str, ...] = ()
 

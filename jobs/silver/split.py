@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from jobs.declared.lossless import out_of_range
 from jobs.declared.sql import columns_read, literal, quote, read_query
 from jobs.errors import DeclarationError
 from jobs.lake import ORIGIN, Workspace
+from jobs.silver.local_times import LocalTimes, local_times
 
 _RULE = "_rule"
 _EXTRA = "_extra"
@@ -54,12 +55,30 @@ class Split:
         contract: its table's contract.
         work: the workspace whose views it reads.
         rows: name there of the view of the readable records; all records are in the view `bronze`.
+        spans: where the batch's local times lie, as `spanned` finds it.
     """
 
     source: Source
     contract: Contract
     work: Workspace
     rows: str = "bronze"
+    spans: Mapping[int, tuple[int, int]] = field(default_factory=dict)
+
+    @cached_property
+    def local(self) -> LocalTimes:
+        """The columns that hold local times."""
+        return local_times(self.source, self.contract, self.spans)
+
+    def spanned(self) -> Split:
+        """The same for the rows there are: it reads them, and asks only for zones' stretches that they fall into."""
+        if not self.local.zones:
+            return self
+        spans = self.local.spans_of(self._local_cells, [self.converted(c) for c in self.contract.columns])
+        return replace(self, spans=spans)
+
+    @property
+    def _local_cells(self) -> str:
+        return f"SELECT {self._conversions(self.local.zones)} FROM ({self.cells})"
 
     @cached_property
     def reshaped(self) -> str:
@@ -144,7 +163,8 @@ class Split:
     def refusals(self) -> tuple[RefusalReason, ...]:
         """All reasons to refuse a row: first types, then the contract's row rules."""
         typing = [r for c in self.contract.columns for r in (self._typing(c), self._decimals(c)) if r]
-        return (*typing, *self._rules())
+        local = [r for c in self.contract.columns for r in self._local(c)]
+        return (*typing, *local, *self._rules())
 
     @cached_property
     def typed(self) -> str:
@@ -167,8 +187,11 @@ class Split:
         of_refused = {f"_cell{i}": f"_cell{i}" for i in range(len(published))}
         of_refused["_cells"] = f"to_json(named_struct({shown}))"
         kept = ", ".join(f"CASE WHEN {_RULE} IS NOT NULL THEN {sql} END AS {name}" for name, sql in of_refused.items())
-        cells = f"SELECT *, {converted} FROM ({self.cells})"
-        inner = f"SELECT {expressions}, {first} AS _typing, {origin}, {each} FROM ({cells})"
+        names = [self.converted(c) for c in self.contract.columns]
+        cells = self.local.located(f"SELECT *, {converted} FROM ({self.cells})", names)
+        flags = "".join(f", {flag}" for flag in self.local.flags(names))
+        inner = f"SELECT {expressions}, {first} AS _typing, {origin}, {each}{flags} FROM ({cells})"
+        columns = ", ".join((columns, *self.local.flag_names))
         return f"SELECT {columns}, {_RULE}, {kept} FROM (SELECT *, {verdict} AS {_RULE} FROM ({inner}))"
 
     def of_texts(
@@ -209,8 +232,8 @@ class Split:
         return ", ".join(f"{conversion(self.expression(c))} AS {self.converted(c)}" for c in chosen)
 
     def _expressions(self, columns: Iterable[int]) -> str:
-        chosen = [self.contract.columns[i] for i in columns]
-        return ", ".join(f"{self.converted(c)} AS {quote(c.name)}" for c in chosen)
+        chosen = [(i, self.contract.columns[i]) for i in columns]
+        return ", ".join(f"{self.local.instant(i, self.converted(c))} AS {quote(c.name)}" for i, c in chosen)
 
     @cached_property
     def good(self) -> str:
@@ -274,6 +297,13 @@ class Split:
         if not condition:
             return None
         return RefusalReason(f"{column.name}.type", (column.name,), sources, condition, of_type=True)
+
+    def _local(self, column: Column) -> list[RefusalReason]:
+        """Refuses local times that do not exist, come twice or have an offset."""
+        sources, place = self.sources(column), self.contract.columns.index(column)
+        text = f"CAST({quote(sources[0])} AS STRING)" if len(sources) == 1 else None
+        found = self.local.refusals(place, self.converted(column), sources, text)
+        return [RefusalReason(rule, (column.name,), sources, condition, of_type=True) for rule, condition in found]
 
     def _decimals(self, column: Column) -> RefusalReason | None:
         """Refuses a number with more decimals than the promised type."""

@@ -214,6 +214,8 @@ def declarations_digest(source: Source, contract: Contract) -> str:
     """sha256 of everything that decides which bronze rows become silver rows, and how."""
     declared = source.declared.model_dump(mode="json", include={"format", "reshape", "drop"})
     # Without defaults, which other modes cannot change.
+    if source.declared.zones:
+        declared["zones"] = {name: zone.model_dump(mode="json") for name, zone in source.declared.zones.items()}
     declared["silver"] = source.declared.silver.model_dump(mode="json", exclude_defaults=True)
     sql = normalized(source.silver_sql) if source.silver_sql else None
     dropped = [x.tag for x in dropped_landings(source.name)]
@@ -295,9 +297,8 @@ def _build(
     refused = " UNION ALL ".join(
         f"SELECT * FROM ({part})" for part in (typed.refused_rows, clean.refused_rows, change.refused_rows) if part
     )
-    if earlier:
-        accepted = _leaving(source, split, change, refused, earlier)
-        change = replace(change, message="; ".join(filter(None, (accepted, change.message))) or None)
+    accepted = _leaving(source, split, change, refused, earlier) if earlier else None
+    change = replace(change, message="; ".join(filter(None, (accepted, *typed.remarks, change.message))) or None)
     _quarantine(source, batch, refused, counts.rows_quarantined or 0)
     return counts, write(work, source.table, change, contract), change
 

@@ -19,7 +19,8 @@ _RESERVED = "_text"
 def plan_of(split: Split) -> Plan | None:
     """How a source's rows follow from texts; None if a row depends on more than the texts of its own cells."""
     source = split.source
-    if source.silver_sql or source.declared.reshape or split.dropped or len(split.refusals) >= GOOD:
+    declared = source.declared
+    if source.silver_sql or declared.reshape or declared.zones or split.dropped or len(split.refusals) >= GOOD:
         return None
     raw = {name.lower(): name for name in split.raw_columns}
     if any(name.lower().startswith(_RESERVED) for name in (*raw, *split.contract.names)):

@@ -29,6 +29,7 @@ class Typed:
         rows: number of good rows.
         refused: number of refused rows, without unreadable records.
         dropped: number of rows that the declaration drops, or that silver.sql leaves out.
+        remarks: what became of local times that do not exist or come twice.
         refused_keys: SELECT of the refused rows with their keys, where these have their types; None if none is refused.
     """
 
@@ -38,6 +39,7 @@ class Typed:
     refused: int
     dropped: int = 0
     refused_keys: str | None = None
+    remarks: tuple[str, ...] = ()
 
 
 def type_rows(split: Split, landings: Sequence[Landing], constants: Mapping[str, Column]) -> Typed:
@@ -77,10 +79,12 @@ def _by_text(split: Split, found: ByText) -> Typed:
 
 
 def _whole(split: Split, constants: Mapping[str, Column]) -> Typed:
+    split = split.spanned()
     split.work.stage("typed", split.typed, constants=constants)
     cells, bad = _counted(split)
     refused_keys = split.refused_keys if bad else None
-    return Typed(split.good, split.refused, cells - bad, bad, _dropped(split), refused_keys)
+    remarks = split.local.remarks(split.work.view("typed"))
+    return Typed(split.good, split.refused, cells - bad, bad, _dropped(split), refused_keys, remarks)
 
 
 def _counted(split: Split) -> tuple[int, int]:

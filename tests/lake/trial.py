@@ -181,7 +181,7 @@ class Trial:
             connector=fields.get("connector") or {"type": "drop", "files": fields.get("files", ["*"])},
             format=format_fields,
             silver={"mode": source.mode, **fields.get("silver", {})},
-            **{name: fields[name] for name in ("reshape", "drop") if name in fields},
+            **{name: fields[name] for name in ("reshape", "drop", "zones") if name in fields},
         )
         declare_source(self.root, source.name, document, sql=fields.get("sql", ""))
         declare_contract(self.root, source.table, declaring.contract(
