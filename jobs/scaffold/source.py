@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -99,7 +100,9 @@ def new_source(sector: str, name: str, sample: str) -> list[str]:
 def _examine(sample: Sample) -> _Examined:
     found = form_of(sample)
     form = found.form
-    table, refused, is_whole = _records(sample, form)
+    table, refused, is_whole, later = _records(sample, form)
+    if later:
+        found = replace(found, doubts=(*found.doubts, f"{later} come later in the file; _extra keeps them"))
     if not table.num_rows:
         reason = f": {refused[0]}" if refused else ""
         raise RefusedFile(f"no record could be read{reason}", where=sample.file_name, expected="good records")
@@ -136,27 +139,36 @@ def _has_text(column: pa.ChunkedArray) -> bool:
     return bool(pc.max(pc.binary_length(pc.utf8_trim_whitespace(column))).as_py())
 
 
-def _records(sample: Sample, form: Delimited | JsonLines | JsonDocument) -> tuple[pa.Table, tuple[str, ...], bool]:
-    """The sample's good records with their lines, the refused ones, and whether these are all."""
+def _records(sample: Sample, form: Delimited | JsonLines | JsonDocument) -> tuple[pa.Table, tuple[str, ...], bool, str]:
+    """The sample's good records with their lines, the refused ones, whether these are all, and undeclared names."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
     from jobs.bronze.formats import read
+    from jobs.bronze.formats.json_text import SHOWN_KEYS
 
     good: list[pa.RecordBatch] = []
     refused: list[str] = []
     count = 0
     is_whole = True
+    later: dict[str, None] = {}
     for batch in read(sample.path, sample.file_name, form):
         bad = batch.filter(pc.is_valid(batch["_refused"])).select(["_row", "_refused"])
         refused += [f"row {r['_row']}: {r['_refused']}" for r in bad.to_pylist()]
         good.append(batch.filter(pc.is_null(batch["_refused"])).select([*form.columns, "_row"]))
         count += good[-1].num_rows
+        for extra in pc.unique(batch["_extra"].drop_null()).to_pylist()[:SHOWN_KEYS]:
+            later |= dict.fromkeys(json.loads(extra))
         if count > SAMPLE_ROWS:
             is_whole = False
             break
     schema = pa.schema([*((name, pa.string()) for name in form.columns), ("_row", pa.int64())])
-    return pa.Table.from_batches(good, schema).slice(0, SAMPLE_ROWS), tuple(refused), is_whole
+    return pa.Table.from_batches(good, schema).slice(0, SAMPLE_ROWS), tuple(refused), is_whole, _shown(later)
+
+
+def _shown(names: Iterable[str]) -> str:
+    """The names that a record of the sample has and the beginning of the sample has not."""
+    return ", ".join(repr(name) for name in names if name.strip() == name and name)[:200]
 
 
 def _declaration(name: str, examined: _Examined) -> str:

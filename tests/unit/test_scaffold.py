@@ -360,3 +360,8 @@ def test_a_document_is_named_for_what_it_is(members: dict[str, str], told: str, 
         proposed(tmp_path / "sample.csv")
     assert told in str(caught.value)
     assert "CSV" in str(caught.value)
+
+
+def test_a_key_that_only_late_records_have_is_told(tmp_path: Path) -> None:
+    lines = "".join(f'{{"id": {n}, "text": "{"x" * 1000}"}}\n' for n in range(4300)) + '{"id": 4300, "late": 1}\n'
+    assert "'late' come later in the file" in proposed(write(tmp_path / "late.jsonl", lines)).lines
