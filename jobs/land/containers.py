@@ -11,15 +11,21 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
-from typing import IO, Protocol
+from typing import IO, Protocol, Self
 
 from jobs.errors import NotFound, RefusedFile
 
 HEAD = 1024
 CHUNK = 1 << 18
 MEMBER_LIMIT = 20 << 30
-RATIO_LIMIT = 1000
+# Publishers' tables unpack to 5 to 50 times their size; what a packer can do at most is 1,000 times.
+RATIO_LIMIT = 200
 RATIO_FREE = 100 << 20
+# A long name, or extended attributes, of a tar's member; the standard library reads them whole before the member shows.
+_LONGEST_HEADER = 1 << 20
+_HEADERS = (
+    tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK, tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE,
+)  # fmt: skip
 
 # What the standard library raises on damaged or truncated bytes. A failing disk raises OSError, which is not damage.
 _DAMAGE = (zlib.error, gzip.BadGzipFile, zipfile.BadZipFile, tarfile.TarError, EOFError, NotImplementedError)
@@ -92,10 +98,10 @@ def members(path: Path, file_name: str, globs: Sequence[str] = ()) -> Iterator[M
         raw.seek(0)
         if head.startswith(_ZIP):
             yield from _zip_members(raw, file_name, globs, budget)
-        elif _is_tar(head, file_name):
-            yield from _tar_members(raw, file_name, globs, budget)
         elif head.startswith(_GZIP):
             yield from _gz_members(raw, file_name, globs, budget)
+        elif _is_tar(head, file_name):
+            yield from _tar_members(raw, file_name, globs, budget)
         else:
             yield Member(file_name, _plain(file_name, raw, head))
 
@@ -126,6 +132,7 @@ def _zip_members(raw: IO[bytes], file_name: str, globs: Sequence[str], budget: B
         names = [info.filename for info in files]
         refuse_document(archive, file_name)
         chosen = _chosen(names, globs, file_name)
+        budget.expect(sum(info.file_size for info in files if info.filename in chosen))
         for info in (info for info in files if info.filename in chosen):
             name = f"{file_name}!{info.filename}"
             if info.flag_bits & 0x1:
@@ -145,7 +152,7 @@ def _tar_members(raw: Readable, file_name: str, globs: Sequence[str], budget: Bu
     seen: list[str] = []
     opened: list[str] = []
     try:
-        with tarfile.open(fileobj=tail, mode="r|") as archive:  # type: ignore[call-overload]  # only read() is used
+        with tarfile.open(fileobj=tail, mode="r|", tarinfo=_Header) as archive:  # type: ignore[call-overload]  # only read() is used
             for info in archive:
                 if not info.isfile() or _is_clutter(info.name):
                     continue
@@ -296,9 +303,14 @@ class Budget:
     def spend(self, size: int) -> None:
         """Count bytes; raise RefusedFile when they are out of proportion to the packed size."""
         self._unpacked += size
-        if self._unpacked > RATIO_FREE and self._unpacked > RATIO_LIMIT * self._packed:
+        self.expect(0)
+
+    def expect(self, size: int) -> None:
+        """Raise RefusedFile if bytes still to come, as an archive declares them, would be out of proportion."""
+        size += self._unpacked
+        if size > RATIO_FREE and size > RATIO_LIMIT * self._packed:
             raise RefusedFile(
-                f"{self._packed} bytes unpack to more than {self._unpacked} bytes: a zip bomb",
+                f"{self._packed} bytes unpack to more than {size} bytes: a zip bomb",
                 where=self.file_name,
                 expected=f"at most {RATIO_LIMIT} times the packed size",
                 next_step="inspect the file before you trust its publisher again",
@@ -343,6 +355,17 @@ class _Rest:
             return self._stream.read(size)
         data, self._head = self._head[:size], self._head[size:]
         return data
+
+
+class _Header(tarfile.TarInfo):
+    """A member's header, which is refused if what belongs to it would fill the memory."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
+        found = super().frombuf(buf, encoding, errors)
+        if found.type in _HEADERS and found.size > _LONGEST_HEADER:
+            raise tarfile.ReadError(f"a header of {found.size} bytes, where at most {_LONGEST_HEADER} are read")
+        return found
 
 
 class _Tail:

@@ -162,6 +162,34 @@ def test_a_zip_bomb_is_refused_long_before_it_is_unpacked(tmp_path: Path) -> Non
     assert unpacked < 200 << 20
 
 
+def test_a_bomb_below_the_best_compression_is_refused_early(tmp_path: Path) -> None:
+    packer = zlib.compressobj(9, wbits=31)
+    line = b"1," + b"2" * 1000 + b"\n"
+    bomb = packer.compress(b"a,b\n") + b"".join(packer.compress(line * 1000) for _ in range(150)) + packer.flush()
+    assert 200 < 150 * len(line) * 1000 / len(bomb) < 1000
+    unpacked = 0
+    with pytest.raises(RefusedFile, match="zip bomb"):
+        for batch in read(landed(tmp_path, bomb), "x", Delimited(columns=("a", "b"))):
+            unpacked += batch.nbytes
+    assert unpacked < 150 << 20
+
+
+def test_a_zip_that_declares_too_much_is_refused_unread(tmp_path: Path) -> None:
+    path = landed(tmp_path, zipped({f"{n}.csv": b"1,2\n" * (10 << 20) for n in range(3)}))
+    with pytest.raises(RefusedFile, match="zip bomb"):
+        next(members(path, "in.zip", ["*.csv"]))
+
+
+@pytest.mark.parametrize("kind", [tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK, tarfile.XHDTYPE, tarfile.XGLTYPE])
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_tar_header_that_would_fill_the_memory_is_refused_unread(tmp_path: Path, kind: bytes, packed: bool) -> None:
+    header = tarfile.TarInfo("././@LongLink")
+    header.type, header.size = kind, 3 << 30
+    data = header.tobuf(tarfile.GNU_FORMAT) + b"x" * (4 << 20)
+    with pytest.raises(RefusedFile, match="a header of 3221225472 bytes"):
+        list(members(landed(tmp_path, gzip.compress(data, 1) if packed else data), "in.tar"))
+
+
 def test_a_member_has_a_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "MEMBER_LIMIT", 1 << 10)
     with pytest.raises(RefusedFile, match="unpacks to more than"):
