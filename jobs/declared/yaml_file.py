@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TypeVar, get_args
@@ -15,6 +16,12 @@ from jobs.errors import DeclarationError
 
 # The C loader parses some ten times faster; PyYAML wheels carry it, source builds may not.
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+# Far more than a declaration needs. The C loader crashes at some ten thousand levels; aliases within aliases multiply.
+_DEEPEST = 50
+_MOST_VALUES = 200_000
+_MOST_BRACKETS = 1000
+_MAY_NEST = re.compile(r"^(?: {50}| *(?:[-?] +){20})", re.MULTILINE)
+_MAY_NAME = (" &", "[&", "{&", ",&", "\n&")
 
 
 class Declared(BaseModel):
@@ -39,6 +46,8 @@ def read_yaml(file: Path) -> dict[str, Any]:
     except UnicodeDecodeError as error:
         raise DeclarationError(f"not UTF-8 at byte {error.start}", file=file, expected="a UTF-8 text file") from None
     try:
+        if not _is_plain(text):
+            _require_bounded(text, file)
         parsed = yaml.load(text, Loader=_Loader)  # noqa: S506 - both loaders are the safe ones
     except yaml.YAMLError as error:
         raise _yaml_mistake(error, file) from None
@@ -47,6 +56,40 @@ def read_yaml(file: Path) -> dict[str, Any]:
             "not a mapping of keys to values", file=file, line=1, expected="lines like 'title: …'"
         )
     return parsed
+
+
+def _is_plain(text: str) -> bool:
+    """Whether a glance shows that a text has no aliases and no deep nesting; to parse it takes twenty times as long."""
+    if text.count("[") + text.count("{") > _MOST_BRACKETS or text.startswith("&"):
+        return False
+    return not any(mark in text for mark in _MAY_NAME) and not _MAY_NEST.search(text)
+
+
+def _require_bounded(text: str, file: Path) -> None:
+    """Refuse what would crash the loader or keep it busy: values nested too deeply, or too many by their aliases."""
+    values: dict[str, int] = {}
+    within: list[tuple[str | None, int]] = [(None, 0)]
+    event: Any
+    for event in yaml.parse(text, Loader=_Loader):
+        count, anchor = 0, getattr(event, "anchor", None)
+        if isinstance(event, yaml.MappingStartEvent | yaml.SequenceStartEvent):
+            within.append((anchor, 1))
+        elif isinstance(event, yaml.MappingEndEvent | yaml.SequenceEndEvent):
+            anchor, count = within.pop()
+        elif isinstance(event, yaml.AliasEvent):
+            is_within_itself = any(anchor == name for name, _ in within)
+            count, anchor = _MOST_VALUES + 1 if is_within_itself else values.get(str(anchor), 1), None
+        elif isinstance(event, yaml.ScalarEvent):
+            count = 1
+        if count and anchor:
+            values[anchor] = count
+        within[-1] = (within[-1][0], within[-1][1] + count)
+        if len(within) > _DEEPEST or within[-1][1] > _MOST_VALUES:
+            raise DeclarationError(
+                "values are nested too deeply" if len(within) > _DEEPEST else "the aliases (*name) stand for too much",
+                file=file, line=event.start_mark.line + 1,
+                expected=f"at most {_DEEPEST} levels and {_MOST_VALUES:,} values", next_step="write it more plainly",
+            )  # fmt: skip
 
 
 def read_model(file: Path, model: type[Model]) -> Model:
@@ -64,7 +107,11 @@ def read_model(file: Path, model: type[Model]) -> Model:
 
 def yaml_text(document: dict[str, Any]) -> str:
     """A document as YAML that `read_yaml` reads back as equal, keys in their order."""
-    return yaml.safe_dump(document, sort_keys=False, allow_unicode=True, width=120)
+    text: str = yaml.safe_dump(document, sort_keys=False, allow_unicode=True, width=120)
+    if yaml.load(text, Loader=_Loader) != document:  # noqa: S506 - both loaders are the safe ones
+        # Characters that end a line in Unicode, such as U+0085, are written as they are and read as blanks.
+        return str(yaml.safe_dump(document, sort_keys=False, allow_unicode=False, width=120))
+    return text
 
 
 def mistake(file: Path, what: str, location: tuple[str | int, ...], **more: str) -> DeclarationError:
