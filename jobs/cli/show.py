@@ -68,8 +68,8 @@ def table(header: Sequence[str], rows: Sequence[Sequence[Any]], *, exact: bool =
         for position, name in enumerate(header)
     ]
     needed = sum(min(column.width, _FOLDED) + 2 for column in columns)
-    width = Console().width if sys.stdout.isatty() else _PIPED_WIDTH
-    if needed - 2 > width and sys.stdout.isatty():
+    width = Console().width if sys.stdout.isatty() else max(_PIPED_WIDTH, needed)
+    if needed - 2 > width:
         _stack(columns, cells, width)
         return
     shown = Table(box=None, pad_edge=False, header_style="bold")
@@ -81,7 +81,7 @@ def table(header: Sequence[str], rows: Sequence[Sequence[Any]], *, exact: bool =
         )  # fmt: skip
     for row in cells:
         shown.add_row(*map(Text, row))
-    Console(width=max(width, needed)).print(shown)
+    Console(width=width).print(shown)
 
 
 @dataclass(frozen=True)

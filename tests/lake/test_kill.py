@@ -265,6 +265,6 @@ def test_a_check_killed_while_deciding_is_completed_by_the_next(built: Scene, un
     assert ended["signal"] == 9
     current = pointer(table)
     assert current and current.delta_version == unchecked
-    again = [run_step("check", table, day(1), "again").status for _ in range(2)]
+    again = [run_step("check", table, day(1), f"again-{number}").status for number in range(2)]
     assert again == ["succeeded", "unchanged"], "dependants of the checked version are triggered exactly once"
     assert lake.version(table) == unchecked

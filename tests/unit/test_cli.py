@@ -372,6 +372,11 @@ def test_no_line_is_wider_than_the_terminal_and_no_short_value_is_broken(
             assert written in text
 
 
+def test_a_long_number_that_could_be_folded_takes_no_more_than_the_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows: list[list[object]] = [[-(10**9), "__漢漢", 10**33, "________漢漢漢"]]
+    assert max(map(len, shown(monkeypatch, 84, ["a", "b", "c", "d"], rows))) <= 84
+
+
 def test_version_and_completion(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

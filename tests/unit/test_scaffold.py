@@ -337,6 +337,8 @@ def test_no_cell_of_a_random_table_is_lost_or_changed_untold(
     sample = tmp_path_factory.mktemp("random") / "sample.csv"
     sample.write_bytes(out.getvalue().encode(encoding))
     assume(any(c.strip() for row in table[1:] for c in row))
+    # One cell of apostrophes among bare ones, such as '''', is as well text as a quoted apostrophe.
+    assume(quote == '"' or quoting != csv.QUOTE_MINIMAL or not any(quote in c for row in table for c in row))
     with sample_of(str(sample)) as opened:
         found = form_of(opened)
     rows, refused = cells(sample, found.form)
