@@ -226,7 +226,7 @@ def _refused(load: Callable[[], object], status: str, words: str) -> None:
 def test_wrong_expired_early_and_revoked_tokens_are_refused(door: Door, rates: str, delta: bool) -> None:
     url = door.url(rates, "rates")
     wrong = door.folder / "wrong.share"
-    wrong.write_text(door.profiles[rates].read_text().replace(rates, "x" + rates[1:]))
+    wrong.write_text(door.profiles[rates].read_text().replace(rates, ("y" if rates[0] == "x" else "x") + rates[1:]))
     expired, expired_token = door.grant("rates", "late")
     set_grant(expired, not_before=FIRST_RELEASE, expires_at=datetime.now(UTC) - timedelta(seconds=1))
     early, early_token = door.grant("rates", "soon")
