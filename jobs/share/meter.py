@@ -19,7 +19,7 @@ from starlette.requests import ClientDisconnect
 
 from jobs.errors import Locked
 from jobs.exchange import usage
-from jobs.share.access import PATIENCE_SECONDS, bearer, ended
+from jobs.share.access import PATIENCE_SECONDS, SharedTable, authenticate, bearer, ended, shared_table
 from jobs.share.connection import address_of
 from jobs.share.errors import ShareError, busy, internal
 from jobs.share.questions import Questions
@@ -233,6 +233,23 @@ async def ask(http: Request, question: Callable[[Session], T]) -> T:
     """Ask the registry, together with the other requests of this moment."""
     questions: Questions = http.app.state.questions
     return await questions.ask(question)
+
+
+async def granted_table(http: Request, share: str, schema: str, table: str) -> SharedTable:
+    """A table that the request's buyer may read; its meter entry names the product and the grant.
+
+    Raises:
+        ShareError: the token is not valid, or there is no such table for it.
+    """
+    entry, authorization = entry_of(http), http.headers.get("authorization")
+    entry.product = table
+
+    def find(session: Session) -> SharedTable:
+        return shared_table(session, authenticate(session, authorization, entry), share, schema, table)
+
+    shared = await ask(http, find)
+    entry.product, entry.grant_id = shared.name, shared.product_grant
+    return shared
 
 
 def registry_busy() -> ShareError:

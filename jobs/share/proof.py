@@ -27,13 +27,12 @@ from jobs.release.manifest import (
     digest,
     parse_number,
 )
-from jobs.share.access import PATIENCE_SECONDS, SharedTable, authenticate, shared_table
+from jobs.share.access import PATIENCE_SECONDS
 from jobs.share.connection import address_of
 from jobs.share.errors import Json, forbidden, invalid, missing
-from jobs.share.meter import Meter, MeteredRoute, ask, entry_of
+from jobs.share.meter import Meter, MeteredRoute, ask, entry_of, granted_table
 
 if TYPE_CHECKING:
-    from sqlalchemy.orm import Session
 
     from jobs.registry.models import Release
 
@@ -53,21 +52,14 @@ public = APIRouter()
 @router.get("/shares/{share}/schemas/{schema}/tables/{table}/releases/{number}/{kind}", name="metadata")
 async def get_document(http: Request, share: str, schema: str, table: str, number: str, kind: str) -> Response:
     """Return the manifest, certificate, contract or evidence of a release, byte for byte as it was certified."""
-    entry, authorization = entry_of(http), http.headers.get("authorization")
-    entry.product = table
-
-    def find(session: Session) -> SharedTable:
-        return shared_table(session, authenticate(session, authorization, entry), share, schema, table)
-
-    shared = await ask(http, find)
-    entry.product, entry.grant_id = shared.name, shared.product_grant
+    shared = await granted_table(http, share, schema, table)
     if kind not in _KINDS:
         raise missing(f"a release has no {kind[:32]}; it has {', '.join(_KINDS)}")
     parts = parse_number(shared.latest.number if number == NEWEST else number)
     if parts is None:
         raise invalid(f"{number[:64]} is no release's number; expected one like 1.2.0, or {NEWEST}")
     release = await run_sync(_release, shared.name, parts)
-    entry.version = release.delta_version
+    entry_of(http).version = release.delta_version
     data = await run_sync(_document, release, kind)
     return Response(data, media_type=_KINDS[kind][1], headers={"ETag": f'"{digest(data)}"'})
 

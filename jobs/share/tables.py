@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 from anyio.to_thread import run_sync
 from fastapi import APIRouter, Request, Response
@@ -13,11 +12,11 @@ from jobs.exchange import usage
 from jobs.exchange.grants import PREFIX
 from jobs.settings import settings
 from jobs.share import capabilities, protocol
-from jobs.share.access import SharedTable, Version, authenticate, shared_table
+from jobs.share.access import SharedTable, Version
 from jobs.share.capabilities import Capabilities
 from jobs.share.errors import invalid
 from jobs.share.hints import select_files
-from jobs.share.meter import MeteredRoute, ask, entry_of
+from jobs.share.meter import MeteredRoute, entry_of, granted_table
 from jobs.share.parameters import (
     VersionRange,
     bounded_body,
@@ -29,9 +28,6 @@ from jobs.share.parameters import (
 from jobs.share.protocol import Writer
 from jobs.share.snapshot import SharedFile, SharedSnapshot, shared_snapshot
 from jobs.share.tickets import TICKET_SECONDS, Ticket, signer
-
-if TYPE_CHECKING:
-    from sqlalchemy.orm import Session
 
 VERSION_HEADER = "Delta-Table-Version"
 
@@ -50,7 +46,7 @@ router = APIRouter(route_class=MeteredRoute)
 @router.get(f"{_TABLE}/version", name="version")
 async def get_version(http: Request, share: str, schema: str, table: str) -> Response:
     """Return the latest version, or the first one since a time."""
-    shared = await _shared_table(http, share, schema, table)
+    shared = await granted_table(http, share, schema, table)
     since = timestamp_parameter(http, "startingTimestamp")
     version = shared.latest if since is None else await run_sync(shared.since, since)
     entry_of(http).version = version.delta_version
@@ -60,7 +56,7 @@ async def get_version(http: Request, share: str, schema: str, table: str) -> Res
 @router.get(f"{_TABLE}/metadata", name="metadata")
 async def get_metadata(http: Request, share: str, schema: str, table: str) -> Response:
     """Return the schema of a version."""
-    shared = await _shared_table(http, share, schema, table)
+    shared = await granted_table(http, share, schema, table)
     return await run_sync(_metadata, http, shared)
 
 
@@ -81,7 +77,7 @@ def _metadata(http: Request, shared: SharedTable) -> Response:
 async def query(http: Request, share: str, schema: str, table: str) -> Response:
     """Return the files of a version, or those added and removed since one."""
     # The body is read only of those who may ask.
-    shared = await _shared_table(http, share, schema, table)
+    shared = await granted_table(http, share, schema, table)
     body = await bounded_body(http, settings().share_body_seconds)
     return await run_sync(_query, http, shared, body)
 
@@ -120,7 +116,7 @@ def _query(http: Request, shared: SharedTable, body: bytes) -> Response:
 @router.get(f"{_TABLE}/changes", name="changes")
 async def get_changes(http: Request, share: str, schema: str, table: str) -> Response:
     """Return the files added and removed between released versions."""
-    shared = await _shared_table(http, share, schema, table)
+    shared = await granted_table(http, share, schema, table)
     return await run_sync(_changes, http, entry_of(http), shared, read_version_range(http))
 
 
@@ -167,18 +163,6 @@ def _released_within(table: SharedTable, versions: VersionRange) -> tuple[int, V
     if end < start:
         raise invalid(f"the end, version {end}, is before the start, version {start}; {table.shared_versions}")
     return start, table.before(start), table.between(start, end)
-
-
-async def _shared_table(http: Request, share: str, schema: str, table: str) -> SharedTable:
-    entry, authorization = entry_of(http), http.headers.get("authorization")
-    entry.product = table
-
-    def find(session: Session) -> SharedTable:
-        return shared_table(session, authenticate(session, authorization, entry), share, schema, table)
-
-    shared = await ask(http, find)
-    entry.product, entry.grant_id = shared.name, shared.product_grant
-    return shared
 
 
 def _capabilities(http: Request) -> Capabilities:
