@@ -24,10 +24,18 @@ class Elsewhere:
     Attributes:
         rows: how many there are.
         broken: rows there that break a rule, by rule; only rules that any breaks.
+        evidence: sha256 of the evidence that this follows from.
     """
 
     rows: int = 0
     broken: Mapping[str, int] = field(default_factory=dict)
+    evidence: str = ""
+
+    def document(self) -> dict[str, Any]:
+        """What the evidence of a check says about rows outside its scope; empty if there are none."""
+        if not self.rows and not self.broken:
+            return {}
+        return {"elsewhere": {"rows": self.rows, "broken": dict(self.broken), "evidence": self.evidence}}
 
 
 NOTHING = Elsewhere()
@@ -46,8 +54,10 @@ def left_out(
         found_before: gives, for the changed partitions as they were then, the number of rows, and of rows that break
             each of some rules (None if it cannot be told).
     """
+    if before is None:
+        return None
     try:
-        evidence = read_evidence(before.result_sha256) if before else {}
+        evidence = read_evidence(before.result_sha256)
     except ExchangeError:
         return None
     rows = evidence.get("table_rows", evidence.get("rows") if evidence.get("scope") is None else None)
@@ -64,11 +74,4 @@ def left_out(
             return None
         if total > there:
             broken[rule.id] = total - there
-    return Elsewhere(rows - rows_then, broken)
-
-
-def document(elsewhere: Elsewhere, before: Check | None) -> dict[str, Any]:
-    """What the evidence says about rows outside its scope, and which evidence that follows from."""
-    if elsewhere == NOTHING or before is None:
-        return {}
-    return {"elsewhere": {"rows": elsewhere.rows, "broken": dict(elsewhere.broken), "evidence": before.result_sha256}}
+    return Elsewhere(rows - rows_then, broken, before.result_sha256)

@@ -27,14 +27,13 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Literal
 
 from jobs.check import evidence
-from jobs.check.elsewhere import NOTHING, Elsewhere, document
+from jobs.check.elsewhere import NOTHING, Elsewhere
 from jobs.check.examples import MASK, personal_columns
 from jobs.check.grade import WEIGHTS, Grade, RuleResult, grade
 from jobs.declared.compile import compile_rules
 from jobs.declared.contract import Contract
 from jobs.declared.rules import Rule
 from jobs.lake import ping
-from jobs.registry.models import Check
 
 if TYPE_CHECKING:
     from great_expectations import ExpectationSuite
@@ -130,7 +129,6 @@ def evaluate(
     run_id: str,
     rows: int | None = None,
     elsewhere: Elsewhere = NOTHING,
-    before: Check | None = None,
 ) -> RuleOutcome:
     """Check a version of a table against its contract, and store the evidence.
 
@@ -143,7 +141,6 @@ def evaluate(
         run_id: the run of this check, for the evidence.
         rows: the number of rows of `frame`; None to count them.
         elsewhere: what is known of the rows outside `scope`; they count for the score and the grade.
-        before: the check that this is known from.
 
     Raises:
         DeclarationError: Great Expectations cannot take a rule of the contract; names file, line and field.
@@ -173,7 +170,7 @@ def evaluate(
             "run_id": run_id,
             "rows": rows,
             "table_rows": table_rows,
-            **document(elsewhere, before),
+            **elsewhere.document(),
             "contract_sha256": contract.digest,
             "suite_sha256": suite_digest,
             "whole_table_rules_over": "table" if scope is None else "scope",

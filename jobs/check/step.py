@@ -72,7 +72,7 @@ def check(table: str, logical_date: datetime, run_id: str) -> StepOutcome:
         if current and changed is not None:
             known = _left_out(table, contract, rules, current, changed, logical_date)
             changed, elsewhere = (changed, known) if known else (None, NOTHING)
-        outcome = _evaluate(table, contract, head, changed, logical_date, run_id, elsewhere, current)
+        outcome = _evaluate(table, contract, head, changed, logical_date, run_id, elsewhere)
         if changed is not None and {f.rule_id for f in outcome.failed} & _fail_only_on_all_rows(rules, contract):
             changed = None
             outcome = _evaluate(table, contract, head, changed, logical_date, run_id)
@@ -123,7 +123,7 @@ def _was_cut_off(table: str, current: Pointer) -> bool:
 
 def _evaluate(
     table: str, contract: Contract, head: int, changed: Partitions | None, logical_date: datetime, run_id: str,
-    elsewhere: Elsewhere = NOTHING, current: Pointer | None = None,
+    elsewhere: Elsewhere = NOTHING,
 ) -> RuleOutcome:  # fmt: skip
     from jobs.check.evaluate import evaluate
 
@@ -131,7 +131,7 @@ def _evaluate(
     scope = lake.predicate(changed) if changed is not None else None
     return evaluate(
         frame.where(scope) if scope else frame, contract, delta_version=head, scope=scope, logical_date=logical_date,
-        run_id=run_id, rows=_rows(table, head, changed), elsewhere=elsewhere, before=current.check if current else None,
+        run_id=run_id, rows=_rows(table, head, changed), elsewhere=elsewhere,
     )  # fmt: skip
 
 

@@ -327,6 +327,9 @@ def _require_files(row: Release, before: Snapshot, after: Snapshot) -> None:
 def _compare(newest: Release | None, side: Side) -> Difference:
     if newest is None or _is_lost(newest):
         return Difference(side.version.rows, 0, 0, (), fingerprint(side.version))
+    if newest.delta_version == side.version.version:
+        # Only the terms can differ.
+        return Difference(0, 0, 0, (), Fingerprint.parse(_manifest_of(newest).content.fingerprint))
     before = _released_side(newest)
     _require_files(newest, before.version, side.version)
     recorded = Fingerprint.parse(_manifest_of(newest).content.fingerprint)
