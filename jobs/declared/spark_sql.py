@@ -34,8 +34,10 @@ class SparkSql(Spark):
         """Parses calls by name; only what has a syntax of its own keeps its parser."""
 
         FUNCTIONS: ClassVar[dict[str, Any]] = {}
-        FUNCTION_PARSERS = {k: v for k, v in SparkParser.FUNCTION_PARSERS.items() if k in _SYNTAX}  # noqa: RUF012 - as below
-        NO_PAREN_FUNCTION_PARSERS = {  # noqa: RUF012 - as sqlglot declares it
+        FUNCTION_PARSERS: ClassVar[dict[str, Any]] = {
+            k: v for k, v in SparkParser.FUNCTION_PARSERS.items() if k in _SYNTAX
+        }
+        NO_PAREN_FUNCTION_PARSERS: ClassVar[dict[str, Any]] = {
             k: v for k, v in SparkParser.NO_PAREN_FUNCTION_PARSERS.items() if k in ("CASE", "IF", "TRANSFORM")
         }
 

@@ -48,7 +48,7 @@ def read_yaml(file: Path) -> dict[str, Any]:
     try:
         if not _is_plain(text):
             _require_bounded(text, file)
-        parsed = yaml.load(text, Loader=_Loader)  # noqa: S506 - both loaders are the safe ones
+        parsed = _loaded(text)
     except yaml.YAMLError as error:
         raise _yaml_mistake(error, file) from None
     if not isinstance(parsed, dict):
@@ -56,6 +56,10 @@ def read_yaml(file: Path) -> dict[str, Any]:
             "not a mapping of keys to values", file=file, line=1, expected="lines like 'title: …'"
         )
     return parsed
+
+
+def _loaded(text: str) -> Any:
+    return yaml.load(text, Loader=_Loader)  # noqa: S506 - both loaders are the safe ones
 
 
 def _is_plain(text: str) -> bool:
@@ -108,7 +112,7 @@ def read_model(file: Path, model: type[Model]) -> Model:
 def yaml_text(document: dict[str, Any]) -> str:
     """A document as YAML that `read_yaml` reads back as equal, keys in their order."""
     text: str = yaml.safe_dump(document, sort_keys=False, allow_unicode=True, width=120)
-    if yaml.load(text, Loader=_Loader) != document:  # noqa: S506 - both loaders are the safe ones
+    if _loaded(text) != document:
         # Characters that end a line in Unicode, such as U+0085, are written as they are and read as blanks.
         return str(yaml.safe_dump(document, sort_keys=False, allow_unicode=False, width=120))
     return text

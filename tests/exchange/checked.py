@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pytest
 from deltalake import DeltaTable, write_deltalake
 
 from jobs.check import evidence
 from jobs.declared.catalog import Product, load_products
 from jobs.declared.contract import load_contract
+from jobs.lake import engine
 from jobs.lake.pointers import move
 from jobs.registry import transaction
 from jobs.registry.models import Check, Landing
@@ -142,6 +146,19 @@ class Desk:
             result_sha256=result, passed=passed, score=97.5, grade=grade,
             dimensions={"validity": 1.0, "accuracy": None}, scope=None, run_id="r", checked_at=NOW,
         )  # fmt: skip
+
+
+@contextmanager
+def desk_in(root: Path) -> Iterator[Desk]:
+    """A desk with its declarations, in a home below a folder, for tests that share one exchange."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("EXCHANGE_HOME", str(root / "home"))
+        patch.setenv("EXCHANGE_CATALOGUE", str(root / "catalogue"))
+        patch.delenv("EXCHANGE_DATABASE_URL", raising=False)
+        desk = Desk(root / "catalogue")
+        desk.declare()
+        yield desk
+    engine.close()
 
 
 def meters(*rows: tuple[Any, ...], names: tuple[str, ...] = ("meter", "day", "kwh")) -> pa.Table:

@@ -18,32 +18,25 @@ import pytest
 import rfc8785
 
 from jobs.errors import NotFound
-from jobs.lake import engine
 from jobs.release import credential
 from jobs.release.archive import folder_of
 from jobs.release.manifest import Manifest
 from jobs.release.verify import Discrepancy, verify
 from jobs.settings import settings
 from tests.declaring import write
-from tests.exchange.checked import PRODUCT, SOURCE, Desk, meters
+from tests.exchange.checked import PRODUCT, SOURCE, desk_in, meters
 
 
 @pytest.fixture(scope="module")
 def shipped(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """The folder of an exchange with two releases, made once for the module."""
     root = tmp_path_factory.mktemp("shipped")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("EXCHANGE_HOME", str(root / "home"))
-        patch.setenv("EXCHANGE_CATALOGUE", str(root / "catalogue"))
-        patch.delenv("EXCHANGE_DATABASE_URL", raising=False)
-        desk = Desk(root / "catalogue")
-        desk.declare()
+    with desk_in(root) as desk:
         desk.land("a,1,1\n")
         desk.ship(meters(("a", 1, 1.0), ("b", 1, 2.0)))
         desk.land("a,2,1\n")
         desk.ship(meters(("a", 1, 1.0), ("b", 1, 2.0), ("a", 2, 3.0)))
         yield root
-    engine.close()
 
 
 @pytest.fixture

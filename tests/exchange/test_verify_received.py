@@ -26,17 +26,16 @@ from joserfc.jwk import OKPKey
 
 from jobs.cli.program import application
 from jobs.errors import ExchangeError, NotFound, Unavailable
-from jobs.lake import engine
 from jobs.registry.releases import newest_release, release_numbered
 from jobs.release import credential, did, wire
 from jobs.release.did import Keys, read_keys
 from jobs.release.download import Profile, ask_status, read_profile, verify_download
-from jobs.release.manifest import CREDENTIAL_FILE, MANIFEST_FILE, Manifest
+from jobs.release.manifest import CREDENTIAL_FILE, MANIFEST_FILE, Manifest, parse_number
 from jobs.release.recall import recall
 from jobs.release.received import verify_received
 from jobs.release.verify import Verification
 from jobs.settings import CHECKOUT
-from tests.exchange.checked import PRODUCT, Desk, meters
+from tests.exchange.checked import PRODUCT, desk_in, meters
 from tests.exchange.wares import Door, open_door
 
 NUMBERS = ("1.0.0", "1.1.0", "1.2.0")
@@ -59,12 +58,7 @@ class Exchange:
 @pytest.fixture(scope="module")
 def exchange(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Exchange]:
     root = tmp_path_factory.mktemp("exchange")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("EXCHANGE_HOME", str(root / "home"))
-        patch.setenv("EXCHANGE_CATALOGUE", str(root / "catalogue"))
-        patch.delenv("EXCHANGE_DATABASE_URL", raising=False)
-        desk = Desk(root / "catalogue")
-        desk.declare()
+    with desk_in(root) as desk:
         for last in range(1, 4):
             desk.land(f"a,{last},1\n")
             desk.passes(desk.build(meters(("a", last, float(last)), ("b", last, 0.5)), mode="append"))
@@ -75,7 +69,6 @@ def exchange(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Exchange]:
             key.write_bytes(httpx.get(f"{door.address}{did.WELL_KNOWN}", trust_env=False).content)
             profile = read_profile(door.profiles[token])
             yield Exchange(door, profile, key, root / "received")
-    engine.close()
 
 
 @pytest.fixture
@@ -446,7 +439,9 @@ def _in_document(kind: str, number: str) -> Callable[..., bytes]:
     def changed(handler: BaseHTTPRequestHandler, reply: httpx.Response) -> bytes:
         if not handler.path.endswith(f"/{kind}"):
             return reply.content
-        release = release_numbered(PRODUCT, tuple(map(int, number.split("."))))  # type: ignore[arg-type]
+        parts = parse_number(number)
+        assert parts is not None
+        release = release_numbered(PRODUCT, parts)
         assert release is not None
         manifest = Manifest.model_validate(release.manifest).encode()
         return release.credential.encode() if kind == "certificate" else manifest

@@ -20,8 +20,8 @@ BERLIN = ZoneInfo("Europe/Berlin")
 TWICE = "2026-10-25 02:30:00"
 
 
-def utc(*at: int) -> datetime:
-    return datetime(*at, tzinfo=UTC)  # type: ignore[misc, arg-type]  # mypy cannot count the numbers
+def utc(year: int, month: int, day: int, hour: int, minute: int = 0) -> datetime:
+    return datetime(year, month, day, hour, minute, tzinfo=UTC)
 
 
 @pytest.mark.both_engines("whole-number arithmetic on instants, nested CASE", "silver.local_times")
@@ -34,12 +34,16 @@ def test_local_times_become_the_instants_that_zoneinfo_says(exchange: Trial) -> 
     locals_ |= {datetime(*day, hour, minute) for day in around for hour in (1, 2, 3) for minute in (0, 59)}
     source = exchange.source(READINGS, KEY, zones={"read_at": {"zone": "Europe/Berlin", "doubled": "later"}})
     built = source.take([("m", str(at), n) for n, at in enumerate(sorted(locals_))])
-    expected, never = [], []
+    expected: list[tuple[str, datetime, int]] = []
+    never: list[str] = []
     for n, at in enumerate(sorted(locals_)):
         instant = at.replace(tzinfo=BERLIN, fold=1).astimezone(UTC)
         exists = instant.astimezone(BERLIN).replace(tzinfo=None) == at
-        (expected if exists else never).append(("m", instant, n) if exists else str(at))
-    assert sorted(source.rows()) == sorted(expected)  # type: ignore[type-var]
+        if exists:
+            expected.append(("m", instant, n))
+        else:
+            never.append(str(at))
+    assert sorted(source.rows()) == sorted(expected)
     assert [value for rule, _, value in source.quarantine() if rule == "read_at.nonexistent"] == sorted(never)
     assert len(source.quarantine()) == len(never) > 0
     assert built.message is not None and f"{len(never)} that do not exist were refused" in built.message

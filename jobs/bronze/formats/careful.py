@@ -212,11 +212,11 @@ class CarefulReader:
 
     def _shifted(self, cells: list[bytes], quoted: Collection[int]) -> str | None:
         """Why a delimiter may be text between quotes that begin within a bare cell, so that later cells may be off."""
-        if self._width is None:
+        if self._width is None or self._quote is None:
             return None
         opened: int | None = None
         for position, cell in enumerate(cells):
-            if position in quoted or self._quote not in cell:  # type: ignore[operator]  # the caller has looked
+            if position in quoted or self._quote not in cell:
                 continue
             if opened is not None and self._unopened.match(cell):
                 return f"quote_in_cell: a quote opens within cell {opened + 1} and closes within cell {position + 1}"

@@ -6,6 +6,7 @@ import codecs
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from itertools import count
 from typing import Any
 
@@ -50,7 +51,7 @@ def read(member: Member, form: JsonDocument, bounds: Bounds = BOUNDS) -> Iterato
         if names and isinstance(value, list):
             _add_array(rows, number, value, raw, names)
         else:
-            rows.add(number, value, lambda raw=raw: shown(raw))  # type: ignore[misc]  # mypy types no lambda defaults
+            rows.add(number, value, partial(shown, raw))
         size += len(raw)
         if size >= bounds.block:
             yield from rows.batches()
